@@ -1,0 +1,370 @@
+"""Every hot operation once, in plain array code that runs on NumPy and on CuPy.
+
+This file is the specification: every other kernel set has the same names and signatures and is
+tested against it. It is written to be read, but not to be foolish: no loop over pixels or images.
+
+Conventions: images [N, H, W, C]; convolution weights [KH, KW, C_in, C_out]; linear weights
+[C_in, C_out]; gy is the gradient of the loss with respect to y, so gx has the shape of x. Each
+function keeps the floating-point type that it is given (float32 in use, float64 under gradcheck).
+"""
+
+from collections.abc import Sequence
+from types import ModuleType
+
+from minddpm.backend import Array, array_module
+
+Padding = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right))
+
+
+# --- convolution ---------------------------------------------------------------------------------
+
+
+def _patches(x: Array, KH: int, KW: int, stride: int, padding: Padding) -> Array:
+    """The window under each output pixel, [N, OH, OW, KH, KW, C]: a view, nothing copied yet."""
+    xp = array_module(x)
+    x = xp.pad(x, ((0, 0), *padding, (0, 0)))
+    windows = xp.lib.stride_tricks.sliding_window_view(x, (KH, KW), axis=(1, 2))
+    return windows[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3)
+
+
+def conv2d(x: Array, w: Array, b: Array | None, stride: int, padding: Padding) -> Array:
+    """y[n,i,j,:] = sum over kh, kw of x[n, i*stride+kh, j*stride+kw, :] @ w[kh, kw] + b.
+
+    x [N, H, W, C_in] (zero-padded first), w [KH, KW, C_in, C_out], b [C_out] or None
+    -> y [N, OH, OW, C_out] with OH = (H + top + bottom - KH) // stride + 1.
+    """
+    KH, KW, C_in, C_out = w.shape
+    patches = _patches(x, KH, KW, stride, padding)
+    N, OH, OW = patches.shape[:3]
+    y = patches.reshape(N * OH * OW, KH * KW * C_in) @ w.reshape(KH * KW * C_in, C_out)
+    if b is not None:
+        y += b
+    return y.reshape(N, OH, OW, C_out)
+
+
+def conv2d_backward(
+    gy: Array, x: Array, w: Array, stride: int, padding: Padding, need_gx: bool = True
+) -> tuple[Array | None, Array, Array]:
+    """The transposes of conv2d's one product Y = P W: gW = P^T gY, gP = gY W^T, gb = 1^T gY.
+
+    gy [N, OH, OW, C_out] -> gx [N, H, W, C_in] (None unless need_gx), gw, gb [C_out].
+    """
+    xp = array_module(x)
+    KH, KW, C_in, C_out = w.shape
+    N, OH, OW = gy.shape[:3]
+    (top, bottom), (left, right) = padding
+    H, W = x.shape[1:3]
+    gy2 = gy.reshape(N * OH * OW, C_out)
+    patches = _patches(x, KH, KW, stride, padding).reshape(N * OH * OW, KH * KW * C_in)
+    gw = (patches.T @ gy2).reshape(w.shape)
+    gb = gy2.sum(axis=0)
+    if not need_gx:
+        return None, gw, gb
+    gp = (gy2 @ w.reshape(KH * KW * C_in, C_out).T).reshape(N, OH, OW, KH, KW, C_in)
+    # A pixel lies under several windows, so its gradient is the sum over them: one addition of a
+    # whole shifted picture per kernel tap.
+    gx = xp.zeros((N, H + top + bottom, W + left + right, C_in), x.dtype)
+    for kh in range(KH):
+        for kw in range(KW):
+            rows = slice(kh, kh + stride * OH, stride)
+            cols = slice(kw, kw + stride * OW, stride)
+            gx[:, rows, cols] += gp[:, :, :, kh, kw]
+    return xp.ascontiguousarray(gx[:, top : top + H, left : left + W]), gw, gb
+
+
+# --- linear --------------------------------------------------------------------------------------
+
+
+def linear(x: Array, w: Array, b: Array | None) -> Array:
+    """y = x w + b over the last axis: x [..., C_in], w [C_in, C_out], b [C_out] or None."""
+    y = (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[1])
+    if b is not None:
+        y += b
+    return y
+
+
+def linear_backward(gy: Array, x: Array, w: Array) -> tuple[Array, Array, Array]:
+    """gx = gy w^T, gw = x^T gy, gb = sum of gy over all but the last axis."""
+    x2, gy2 = x.reshape(-1, x.shape[-1]), gy.reshape(-1, gy.shape[-1])
+    return (gy2 @ w.T).reshape(x.shape), x2.T @ gy2, gy2.sum(axis=0)
+
+
+# --- normalisation and activation ----------------------------------------------------------------
+
+
+def silu(x: Array) -> Array:
+    """y = x s(x) with s(x) = 1 / (1 + e^-x)."""
+    return x * _sigmoid(x)
+
+
+def silu_backward(gy: Array, x: Array) -> Array:
+    """dy/dx = s + x s (1 - s), since s' = s (1 - s)."""
+    s = _sigmoid(x)
+    return gy * (s * (1 + x * (1 - s)))
+
+
+def _sigmoid(x: Array) -> Array:
+    # s(x) = (1 + tanh(x/2)) / 2 is the same function without e^-x, which overflows at x = -89.
+    s = array_module(x).tanh(x * 0.5)
+    s += 1
+    s *= 0.5
+    return s
+
+
+def _grouped(x: Array, groups: int) -> Array:
+    return x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
+
+
+def group_norm(
+    x: Array, weight: Array, bias: Array, groups: int, eps: float
+) -> tuple[Array, Array, Array]:
+    """Group normalisation (Wu and He 2018): each group of channels of each image to mean 0, std 1.
+
+    x [N, ..., C], weight and bias [C]; C divisible by groups
+    -> y = (x - mean) rstd weight + bias, and mean and rstd = 1 / sqrt(var + eps), [N, 1, G, 1].
+    """
+    xp = array_module(x)
+    xg = _grouped(x, groups)
+    mean = xg.mean(axis=(1, 3), keepdims=True)
+    centred = xg - mean
+    # The variance of the centred values: E[x^2] - E[x]^2 would cancel where |mean| >> std.
+    var = xp.square(centred).mean(axis=(1, 3), keepdims=True)
+    rstd = 1 / xp.sqrt(var + eps)
+    centred *= rstd
+    y = centred.reshape(x.shape)
+    y *= weight
+    y += bias
+    return y, mean, rstd
+
+
+def group_norm_backward(
+    gy: Array, x: Array, weight: Array, mean: Array, rstd: Array, groups: int
+) -> tuple[Array, Array, Array]:
+    """Through y = n weight + bias, n = (x - mean) rstd, with M values in a group.
+
+    gn = gy weight;  gweight = sum gy n;  gbias = sum gy
+    mean and rstd depend on every x of the group, which gives the two averages that are taken off:
+    gx = rstd (gn - avg(gn) - n avg(gn n))
+    """
+    axes = tuple(range(x.ndim - 1))
+    n = (_grouped(x, groups) - mean) * rstd
+    gw = (gy * n.reshape(x.shape)).sum(axis=axes)
+    gb = gy.sum(axis=axes)
+    gn = _grouped(gy * weight, groups)
+    gx = gn - gn.mean(axis=(1, 3), keepdims=True)
+    gx -= n * (gn * n).mean(axis=(1, 3), keepdims=True)
+    gx *= rstd
+    return gx.reshape(x.shape), gw, gb
+
+
+def group_norm_silu(
+    x: Array, weight: Array, bias: Array, groups: int, eps: float
+) -> tuple[Array, Array, Array]:
+    """silu(group_norm(x)), the pair in front of every convolution of the UNet, as one operation."""
+    y, mean, rstd = group_norm(x, weight, bias, groups, eps)
+    return silu(y), mean, rstd
+
+
+def group_norm_silu_backward(
+    gy: Array, x: Array, weight: Array, bias: Array, mean: Array, rstd: Array, groups: int
+) -> tuple[Array, Array, Array]:
+    """group_norm_backward after silu_backward; the value between the two is made again from x."""
+    n = ((_grouped(x, groups) - mean) * rstd).reshape(x.shape)
+    gy = silu_backward(gy, n * weight + bias)
+    return group_norm_backward(gy, x, weight, mean, rstd, groups)
+
+
+# --- attention -----------------------------------------------------------------------------------
+
+
+def _heads(x: Array, heads: int) -> Array:
+    """[N, L, heads*D] -> [N, heads, L, D]"""
+    N, L, C = x.shape
+    return x.reshape(N, L, heads, C // heads).transpose(0, 2, 1, 3)
+
+
+def _merge(x: Array) -> Array:
+    """[N, heads, L, D] -> [N, L, heads*D]"""
+    N, heads, L, D = x.shape
+    return x.transpose(0, 2, 1, 3).reshape(N, L, heads * D)
+
+
+def _attention_weights(q: Array, k: Array) -> Array:
+    """p = softmax(q k^T / sqrt(D)) over the last axis, [N, heads, L, L]."""
+    xp = array_module(q)
+    s = q @ k.swapaxes(-1, -2)
+    s *= q.shape[-1] ** -0.5
+    s -= s.max(axis=-1, keepdims=True)  # softmax(s + c) = softmax(s): the largest exponent is now 0
+    p = xp.exp(s)
+    p /= p.sum(axis=-1, keepdims=True)
+    return p
+
+
+def attention(q: Array, k: Array, v: Array, heads: int) -> Array:
+    """y = softmax(q k^T / sqrt(D)) v for each head (Vaswani et al. 2017); all [N, L, heads*D]."""
+    q, k, v = (_heads(a, heads) for a in (q, k, v))
+    return _merge(_attention_weights(q, k) @ v)
+
+
+def attention_backward(
+    gy: Array, q: Array, k: Array, v: Array, heads: int
+) -> tuple[Array, Array, Array]:
+    """With s = q k^T / sqrt(D), p = softmax(s), y = p v (p is made again rather than kept):
+
+    gv = p^T gy;  gp = gy v^T;  gs = p (gp - sum_j gp_j p_j) as dp_i/ds_j = p_i (delta_ij - p_j);
+    gq = gs k / sqrt(D);  gk = gs^T q / sqrt(D)
+    """
+    gy, q, k, v = (_heads(a, heads) for a in (gy, q, k, v))
+    p = _attention_weights(q, k)
+    gv = p.swapaxes(-1, -2) @ gy
+    gp = gy @ v.swapaxes(-1, -2)
+    gs = p * (gp - (gp * p).sum(axis=-1, keepdims=True))
+    gs *= q.shape[-1] ** -0.5
+    return _merge(gs @ k), _merge(gs.swapaxes(-1, -2) @ q), _merge(gv)
+
+
+# --- upsampling ----------------------------------------------------------------------------------
+
+
+def upsample_nearest(x: Array) -> Array:
+    """Every pixel becomes 2 x 2 equal ones: [N, H, W, C] -> [N, 2H, 2W, C]."""
+    xp = array_module(x)
+    N, H, W, C = x.shape
+    y = xp.broadcast_to(x[:, :, None, :, None], (N, H, 2, W, 2, C))
+    return y.reshape(N, 2 * H, 2 * W, C)
+
+
+def upsample_nearest_backward(gy: Array) -> Array:
+    """Each pixel of x was copied four times, so gx is the sum of its four gy."""
+    N, H2, W2, C = gy.shape
+    return gy.reshape(N, H2 // 2, 2, W2 // 2, 2, C).sum(axis=(2, 4))
+
+
+# --- diffusion -----------------------------------------------------------------------------------
+
+
+def q_sample(x0: Array, noise: Array, a: Array, b: Array) -> Array:
+    """x_t = a x0 + b noise with one a and b per image: x0, noise [N, ...], a, b [N]."""
+    ones = (1,) * (x0.ndim - 1)
+    return a.reshape(-1, *ones) * x0 + b.reshape(-1, *ones) * noise
+
+
+def sampler_step(
+    x_t: Array, output: Array, noise: Array | None, coefficients: Sequence[float], clip: bool
+) -> tuple[Array, Array]:
+    """One reverse step of any first-order sampler: (x_{t-1}, pred_x0), both [N, H, W, C].
+
+    pred_x0 = px x_t + po output, clipped to [-1, 1] if clip
+    x_{t-1} = k0 pred_x0 + kx x_t + ko output + sigma noise
+    coefficients = (px, po, k0, kx, ko, sigma); noise may be None where sigma = 0.
+    """
+    px, po, k0, kx, ko, sigma = coefficients
+    pred_x0 = px * x_t + po * output
+    if clip:
+        pred_x0 = pred_x0.clip(-1, 1)
+    x_prev = k0 * pred_x0 + kx * x_t + ko * output
+    if sigma != 0:
+        x_prev += sigma * noise
+    return x_prev, pred_x0
+
+
+# --- optimiser, on one flat buffer of all parameters, in place ------------------------------------
+
+
+def adam(
+    param: Array, grad: Array, m: Array, v: Array, step: int, lr: float,
+    beta1: float, beta2: float, eps: float, weight_decay: float, grad_scale: float,
+) -> None:  # fmt: skip
+    """One step of Adam (Kingma and Ba 2015, algorithm 1) with decoupled decay (AdamW, 2019).
+
+    All arrays [P], changed in place; step counts from 1; grad_scale multiplies the gradient first.
+    m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+    param -= lr ( (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay param )
+    """
+    xp = array_module(param)
+    g = grad * grad_scale
+    m *= beta1
+    m += (1 - beta1) * g
+    v *= beta2
+    g *= g
+    v += (1 - beta2) * g
+    update = xp.sqrt(v)
+    update *= (1 - beta2**step) ** -0.5
+    update += eps
+    xp.divide(m, update, out=update)
+    update *= lr / (1 - beta1**step)
+    if weight_decay:
+        param *= 1 - lr * weight_decay
+    param -= update
+
+
+def ema(average: Array, param: Array, decay: float) -> None:
+    """average = decay average + (1 - decay) param, in place, both [P]."""
+    average += (1 - decay) * (param - average)
+
+
+def squared_norm(x: Array) -> Array:
+    """sum x^2 of a flat array, as a 0-d float64 array (it stays on the device)."""
+    xp = array_module(x)
+    return xp.square(x).sum(dtype=xp.float64)
+
+
+# --- Philox4x32-10 -------------------------------------------------------------------------------
+
+PHILOX_M0, PHILOX_M1 = 0xD2511F53, 0xCD9E8D57  # multipliers, and the Weyl constants added to the
+PHILOX_W0, PHILOX_W1 = 0x9E3779B9, 0xBB67AE85  # key each round: the golden ratio and sqrt(3) - 1
+
+
+def philox4x32(counter: Array, key: tuple[int, int]) -> Array:
+    """Ten rounds of Philox4x32 (Salmon et al. 2011) -> random uint32 [n, 4].
+
+    counter uint32 [n, 4], key two integers in 0 .. 2^32 - 1. One round:
+    (c0, c1, c2, c3) -> (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0))
+    """
+    xp = array_module(counter)
+    low = xp.uint64(0xFFFFFFFF)
+    shift = xp.uint64(32)
+    c0, c1, c2, c3 = counter.T.astype(xp.uint64)
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = c0 * xp.uint64(PHILOX_M0), c2 * xp.uint64(PHILOX_M1)
+        c0, c1, c2, c3 = (
+            (p1 >> shift) ^ c1 ^ xp.uint64(k0),
+            p1 & low,
+            (p0 >> shift) ^ c3 ^ xp.uint64(k1),
+            p0 & low,
+        )
+        k0, k1 = (k0 + PHILOX_W0) & 0xFFFFFFFF, (k1 + PHILOX_W1) & 0xFFFFFFFF
+    return xp.stack([c0, c1, c2, c3], axis=1).astype(xp.uint32)
+
+
+def random_bits(xp: ModuleType, n: int, seed: int, purpose: int, step: int) -> Array:
+    """n uint32: element i is word i % 4 of the block with counter (i // 4, step) under the key."""
+    block = xp.arange((n + 3) // 4, dtype=xp.uint64)
+    counter = xp.empty((len(block), 4), dtype=xp.uint32)
+    counter[:, 0] = (block & xp.uint64(0xFFFFFFFF)).astype(xp.uint32)
+    counter[:, 1] = (block >> xp.uint64(32)).astype(xp.uint32)
+    counter[:, 2] = step & 0xFFFFFFFF
+    counter[:, 3] = step >> 32
+    return philox4x32(counter, (seed, purpose)).reshape(-1)[:n]
+
+
+def random_uniform(xp: ModuleType, n: int, seed: int, purpose: int, step: int) -> Array:
+    """n float32 in [0, 1): the upper 24 bits, which float32 holds exactly, times 2^-24."""
+    bits = random_bits(xp, n, seed, purpose, step)
+    return (bits >> xp.uint32(8)).astype(xp.float32) * xp.float32(2**-24)
+
+
+def random_normal(xp: ModuleType, n: int, seed: int, purpose: int, step: int) -> Array:
+    """n standard normals, float32, by Box-Muller: words (2i, 2i + 1) make elements (2i, 2i + 1).
+
+    r = sqrt(-2 ln u1);  z = r cos(2 pi u2), r sin(2 pi u2);  u1 in (0, 1], u2 in [0, 1)
+    Both u are multiples of 2^-24, exact in float32, so that every backend starts from equal
+    numbers and the results differ by the rounding of log, sin and cos alone. |z| <= 5.77.
+    """
+    bits = random_bits(xp, n + n % 2, seed, purpose, step) >> xp.uint32(8)
+    u = bits.astype(xp.float64).reshape(-1, 2) * 2.0**-24
+    r = xp.sqrt(-2 * xp.log(u[:, 0] + 2.0**-24))
+    angle = 2 * xp.pi * u[:, 1]
+    z = xp.stack([r * xp.cos(angle), r * xp.sin(angle)], axis=1)
+    return z.reshape(-1)[:n].astype(xp.float32)

@@ -1,0 +1,66 @@
+"""A check of any backward against finite differences, in a dozen lines of arithmetic."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from minddpm import backend, random
+from minddpm.autodiff.tensor import Tensor
+
+
+class GradientError(AssertionError):
+    """A backward does not agree with the finite difference of its forward."""
+
+
+def gradcheck(
+    function: Callable[..., Tensor],
+    inputs: Sequence[Any],
+    *,
+    seed: int = 0,
+    step: float = 1e-5,
+    tolerance: float = 1e-6,
+) -> float:
+    """Compare backward() with central differences for each input; return the largest error.
+
+    function: takes Tensors, returns a Tensor of any shape. inputs: arrays, cast to float64, or
+    tensors such as the Parameters of a float64 model, perturbed where they stand.
+    With a random direction d for one input and a random covector c for the output:
+
+        <c, (f(x + h d) - f(x - h d)) / 2h>  against  <gx, d>,  gx = backward of c
+
+    Random ones, because a constant covector is blind: softmax and normalisation sum to a constant,
+    so their gradient for c = (1, 1, ...) is 0 whatever the backward does. The error is relative to
+    |gx| |d| / sqrt(size), the size that <gx, d> typically has.
+
+    Raises GradientError if an error exceeds the tolerance or is not a number.
+    """
+    xp = backend.xp
+    tensors = [x if isinstance(x, Tensor) else Tensor(xp.asarray(x, "float64")) for x in inputs]
+    for i, x in enumerate(tensors):
+        if x.dtype != "float64":
+            raise ValueError(f"gradcheck needs float64, input {i} has {x.dtype}")
+        x.requires_grad, x.grad = True, None
+
+    y = function(*tensors)
+    c = xp.asarray(random.normal(y.shape, seed, random.CHECK), "float64")
+    y.backward(c)
+    worst = 0.0
+    for i, x in enumerate(tensors):
+        d = xp.asarray(random.normal(x.shape, seed, random.CHECK, 1 + i), "float64")
+        centre = x.data.copy()
+        x.data[...] = centre + step * d
+        plus = function(*tensors).data
+        x.data[...] = centre - step * d
+        minus = function(*tensors).data
+        x.data[...] = centre
+        numeric = float((c * (plus - minus)).sum()) / (2 * step)
+        gx = xp.zeros_like(centre) if x.grad is None else x.grad
+        analytic = float((gx * d).sum())
+        typical = float(xp.sqrt((gx * gx).sum() * (d * d).sum() / d.size))
+        error = abs(numeric - analytic) / max(typical, abs(numeric), 1e-12)
+        if not error <= tolerance:  # also true for NaN
+            raise GradientError(
+                f"input {i} of shape {x.shape}: backward gives {analytic:.12g} along a random "
+                f"direction, finite differences {numeric:.12g} (relative error {error:.1e})"
+            )
+        worst = max(worst, error)
+    return worst

@@ -1,0 +1,159 @@
+"""The functions of neural-network layers: shapes are checked here, the work is in the kernels.
+
+The mathematics of each backward stands beside its kernel in kernels/reference.py.
+"""
+
+from __future__ import annotations
+
+from minddpm import backend
+from minddpm.autodiff.function import Function, as_tensor
+from minddpm.autodiff.tensor import Tensor
+from minddpm.backend import Array
+
+
+class Conv2d(Function):
+    def __init__(self, stride: int, padding: tuple[tuple[int, int], tuple[int, int]]):
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x: Array, w: Array, b: Array) -> Array:
+        self.save(x, w)
+        return backend.kernels.conv2d(x, w, b, self.stride, self.padding)
+
+    def backward(self, gy: Array) -> tuple[Array | None, ...]:
+        x, w = self.saved
+        return backend.kernels.conv2d_backward(
+            gy, x, w, self.stride, self.padding, need_gx=self.needs_grad(0)
+        )
+
+
+class Linear(Function):
+    def forward(self, x: Array, w: Array, b: Array) -> Array:
+        self.save(x, w)
+        return backend.kernels.linear(x, w, b)
+
+    def backward(self, gy: Array) -> tuple[Array, Array, Array]:
+        x, w = self.saved
+        return backend.kernels.linear_backward(gy, x, w)
+
+
+class GroupNorm(Function):
+    def __init__(self, groups: int, eps: float):
+        self.groups, self.eps = groups, eps
+
+    def forward(self, x: Array, weight: Array, bias: Array) -> Array:
+        y, mean, rstd = backend.kernels.group_norm(x, weight, bias, self.groups, self.eps)
+        self.save(x, weight, mean, rstd)
+        return y
+
+    def backward(self, gy: Array) -> tuple[Array, Array, Array]:
+        x, weight, mean, rstd = self.saved
+        return backend.kernels.group_norm_backward(gy, x, weight, mean, rstd, self.groups)
+
+
+class GroupNormSiLU(Function):
+    def __init__(self, groups: int, eps: float):
+        self.groups, self.eps = groups, eps
+
+    def forward(self, x: Array, weight: Array, bias: Array) -> Array:
+        y, mean, rstd = backend.kernels.group_norm_silu(x, weight, bias, self.groups, self.eps)
+        self.save(x, weight, bias, mean, rstd)
+        return y
+
+    def backward(self, gy: Array) -> tuple[Array, Array, Array]:
+        x, weight, bias, mean, rstd = self.saved
+        return backend.kernels.group_norm_silu_backward(
+            gy, x, weight, bias, mean, rstd, self.groups
+        )
+
+
+class Attention(Function):
+    def __init__(self, heads: int):
+        self.heads = heads
+
+    def forward(self, q: Array, k: Array, v: Array) -> Array:
+        self.save(q, k, v)
+        return backend.kernels.attention(q, k, v, self.heads)
+
+    def backward(self, gy: Array) -> tuple[Array, Array, Array]:
+        return backend.kernels.attention_backward(gy, *self.saved, self.heads)
+
+
+class UpsampleNearest(Function):
+    def forward(self, x: Array) -> Array:
+        return backend.kernels.upsample_nearest(x)
+
+    def backward(self, gy: Array) -> tuple[Array]:
+        return (backend.kernels.upsample_nearest_backward(gy),)
+
+
+def conv2d(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor,
+    stride: int = 1,
+    padding: int | tuple[tuple[int, int], tuple[int, int]] = 0,
+) -> Tensor:
+    """Convolution (cross-correlation, as everywhere in deep learning) of channels-last images.
+
+    x [N, H, W, C_in], w [KH, KW, C_in, C_out], b [C_out] -> [N, OH, OW, C_out]
+    padding: zeros on every side, or ((top, bottom), (left, right)).
+    Raises ValueError if the shapes do not fit.
+    """
+    x = as_tensor(x)
+    if isinstance(padding, int):
+        padding = ((padding, padding), (padding, padding))
+    if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
+        raise ValueError(
+            f"conv2d: x of shape {x.shape} should be [N, H, W, {w.shape[2]}] "
+            f"for a weight [KH, KW, C_in, C_out] of shape {w.shape}"
+        )
+    if b.shape != w.shape[3:]:
+        raise ValueError(f"conv2d: bias of shape {b.shape} for {w.shape[3]} output channels")
+    size = [x.shape[1 + i] + sum(padding[i]) for i in (0, 1)]
+    if size[0] < w.shape[0] or size[1] < w.shape[1]:
+        raise ValueError(f"conv2d: padded image {size} is smaller than the window {w.shape[:2]}")
+    return Conv2d(stride, padding)(x, w, b)
+
+
+def linear(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """x w + b: x [..., C_in], w [C_in, C_out], b [C_out] -> [..., C_out]."""
+    if x.shape[-1] != w.shape[0] or b.shape != w.shape[1:]:
+        raise ValueError(
+            f"linear: x {x.shape}, weight {w.shape} and bias {b.shape} do not fit: "
+            "they should be [..., C_in], [C_in, C_out], [C_out]"
+        )
+    return Linear()(x, w, b)
+
+
+def _check_groups(name: str, x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> None:
+    C = x.shape[-1]
+    if weight.shape != (C,) or bias.shape != (C,):
+        raise ValueError(f"{name}: weight {weight.shape} and bias {bias.shape} for {C} channels")
+    if C % groups:
+        raise ValueError(f"{name}: {C} channels cannot be split into {groups} equal groups")
+
+
+def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    """Group normalisation: x [N, ..., C], weight and bias [C] -> the same shape as x."""
+    _check_groups("group_norm", x, weight, bias, groups)
+    return GroupNorm(groups, eps)(x, weight, bias)
+
+
+def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    """silu(group_norm(x)) as one function, which keeps only x for its backward."""
+    _check_groups("group_norm_silu", x, weight, bias, groups)
+    return GroupNormSiLU(groups, eps)(x, weight, bias)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Multi-head softmax attention over positions: q, k, v and the result [N, L, heads * D]."""
+    if q.ndim != 3 or q.shape != k.shape or q.shape != v.shape or q.shape[2] % heads:
+        raise ValueError(
+            f"attention: q {q.shape}, k {k.shape}, v {v.shape} should all be [N, L, {heads} * D]"
+        )
+    return Attention(heads)(q, k, v)
+
+
+def upsample_nearest(x: Tensor) -> Tensor:
+    """Twice the height and width, each pixel copied: [N, H, W, C] -> [N, 2H, 2W, C]."""
+    return UpsampleNearest()(x)

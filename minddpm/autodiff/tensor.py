@@ -1,0 +1,187 @@
+"""The Tensor: an array that remembers which function made it, and backward() through the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from minddpm import backend
+from minddpm.backend import Array
+from minddpm.errors import GraphError
+
+if TYPE_CHECKING:
+    from minddpm.autodiff.function import Function
+
+_recording = True
+
+
+def is_recording() -> bool:
+    """Whether functions called now are added to the graph."""
+    return _recording
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Within the block nothing is recorded: no graph, no saved arrays."""
+    global _recording
+    before, _recording = _recording, False
+    try:
+        yield
+    finally:
+        _recording = before
+
+
+class Tensor:
+    """An array with a gradient.
+
+    data           the array
+    grad           the gradient of the last backward() calls, an array of the same shape, or None;
+                   only leaves (tensors that no function made) keep theirs
+    requires_grad  whether a gradient is wanted, for itself or for something it was made from
+    creator        the Function that made it, None for a leaf
+
+    References point only from results to inputs, so a graph has no cycle and goes away with the
+    last reference to its result.
+    """
+
+    __array_ufunc__ = None  # numpy_array * tensor must call Tensor.__rmul__, not NumPy's own loop
+
+    def __init__(self, data: Any, requires_grad: bool = False):
+        if isinstance(data, Tensor):
+            raise TypeError("a Tensor of a Tensor has no meaning: pass its .data")
+        self.data = backend.xp.asarray(data)
+        if requires_grad and self.data.dtype.kind != "f":
+            raise TypeError(f"only floating-point tensors have gradients, not {self.data.dtype}")
+        self.grad: Array | None = None
+        self.requires_grad = requires_grad
+        self.creator: Function | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        return self.data.size
+
+    @property
+    def dtype(self) -> Any:
+        return self.data.dtype
+
+    def item(self) -> float:
+        """The value of a tensor with one element, as a Python number."""
+        return self.data.item()
+
+    def numpy(self) -> Any:
+        """The data as a NumPy array on the host."""
+        return backend.to_numpy(self.data)
+
+    def detach(self) -> Tensor:
+        """The same array, cut off from the graph: no gradient flows back through it."""
+        return Tensor(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        made_by = f", made by {type(self.creator).__name__}" if self.creator else ""
+        return f"Tensor({self.data}, shape {self.shape}{made_by})"
+
+    def accumulate_grad(self, gx: Array) -> None:
+        """Add gx to .grad, as every use of a leaf and every backward() does until zero_grad."""
+        if self.grad is None:
+            # A copy: the array may also be another tensor's gradient, as both inputs of a + b have.
+            self.grad = gx.copy()
+        else:
+            grad = self.grad
+            grad += gx
+
+    def backward(self, g: Any = None) -> None:
+        """Add the gradient of this tensor to .grad of every leaf that it was made from.
+
+        g: the gradient with respect to this tensor, same shape; may be left out for one element
+        (then 1). The graph is freed on the way, function by function, so that the saved arrays
+        and the gradients are never all alive together.
+
+        A second backward() of a new graph adds to .grad rather than replacing it: a leaf that is
+        used twice gets the sum of both uses, and two graphs are no different from one.
+
+        Raises GraphError if nothing was recorded or the graph was freed by an earlier backward(),
+        ValueError if g has the wrong shape.
+        """
+        if g is None:
+            if self.size != 1:
+                raise ValueError(
+                    f"backward() of a tensor of shape {self.shape} needs the gradient g with "
+                    "respect to it; only a single number starts from 1"
+                )
+            g = backend.xp.ones_like(self.data)
+        g = backend.xp.asarray(g, dtype=self.dtype)
+        if g.shape != self.shape:
+            raise ValueError(f"the gradient has shape {g.shape}, the tensor {self.shape}")
+        if not self.requires_grad:
+            raise GraphError(
+                "backward() of a tensor that depends on no tensor with requires_grad, "
+                "or was made under no_grad()"
+            )
+        if self.creator is None:
+            self.accumulate_grad(g)
+            return
+
+        grads = {self.creator: g}
+        for function in topological_order(self.creator):
+            gy = grads.pop(function)
+            inputs = function.inputs
+            gradients = function.backward(gy)
+            function.free()
+            for x, gx in zip(inputs, gradients, strict=True):
+                if not x.requires_grad:
+                    continue
+                if gx.shape != x.shape:
+                    raise ValueError(
+                        f"{type(function).__name__}.backward gave a gradient of shape {gx.shape} "
+                        f"for an input of shape {x.shape}"
+                    )
+                if x.creator is None:
+                    x.accumulate_grad(gx)
+                elif x.creator in grads:
+                    grads[x.creator] = grads[x.creator] + gx
+                else:
+                    grads[x.creator] = gx
+            # Drop the last references of this round before the next function allocates its own.
+            del inputs, gradients, gy, x, gx
+
+
+def topological_order(last: Function) -> list[Function]:
+    """Every function behind `last`, each one after all the functions that used its result.
+
+    Why an order at all? In b = a + a; c = b * b, the gradient of b is a sum of two parts. Walking
+    back along each path on its own would run b's backward twice, once for each part, and in a deep
+    graph 2^depth times. In topological order a function runs once, when its gradient is complete.
+
+    Why no recursion? A chain of functions is thousands long; Python's stack ends at one thousand.
+    """
+    order: list[Function] = []
+    seen: set[Function] = set()
+    stack = [(last, False)]
+    while stack:
+        function, inputs_done = stack.pop()
+        if inputs_done:
+            order.append(function)  # post-order: behind everything that it was made from
+            continue
+        if function in seen:
+            continue
+        if function.inputs is None:
+            raise GraphError(
+                "backward() through a graph that an earlier backward() has freed: "
+                "compute the result again, or add the losses up before one backward()"
+            )
+        seen.add(function)
+        stack.append((function, True))
+        stack.extend((x.creator, False) for x in function.inputs if x.creator is not None)
+    return order[::-1]

@@ -1,0 +1,113 @@
+"""The seam: which array library holds the data and which kernel set computes on it.
+
+    backend   arrays   kernels
+    numpy     NumPy    minddpm.kernels.reference
+    cupy      CuPy     minddpm.kernels.reference (plain CuPy calls, cuBLAS underneath)
+
+Everything above this file writes ``backend.xp.exp(x)`` for plain array code and
+``backend.kernels.conv2d(...)`` for the hot operations, and never asks which one is running.
+CuPy is imported only when it is asked for.
+"""
+
+import importlib
+import os
+import sys
+import zlib
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from minddpm.errors import InputError
+
+Array = Any  # numpy.ndarray or cupy.ndarray: the two share the interface that this project uses
+
+NAMES = ("numpy", "cupy")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An array library and the kernel set that works on its arrays."""
+
+    name: str
+    xp: ModuleType
+    kernels: ModuleType
+
+
+_active: Backend | None = None
+
+
+def set_backend(name: str) -> Backend:
+    """Choose the backend for everything that is made from now on.
+
+    name: "numpy", "cupy" or "auto" (CuPy where a GPU answers, else NumPy).
+    Raises InputError for an unknown name, or if CuPy or its GPU is missing.
+    """
+    global _active
+    if name == "auto":
+        name = "cupy" if _gpu_problem() is None else "numpy"
+    if name not in NAMES:
+        raise InputError(f"unknown backend {name!r}: choose one of {', '.join(NAMES)} or auto.")
+    if name == "cupy" and (problem := _gpu_problem()):
+        raise InputError(problem)
+    xp = importlib.import_module(name)
+    kernels = importlib.import_module("minddpm.kernels.reference")
+    _active = Backend(name, xp, kernels)
+    return _active
+
+
+def active() -> Backend:
+    """The backend in use; the first call picks MINDDPM_BACKEND, or "auto" where that is unset."""
+    return _active or set_backend(os.environ.get("MINDDPM_BACKEND", "auto"))
+
+
+def __getattr__(name: str) -> ModuleType:
+    # backend.xp and backend.kernels follow set_backend: a plain variable, once imported, would not.
+    if name in ("xp", "kernels"):
+        return getattr(active(), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def array_module(x: Array) -> ModuleType:
+    """The library that made the array x: numpy or cupy."""
+    # A CuPy array exists only if cupy was imported, so looking it up costs no import.
+    cupy = sys.modules.get("cupy")
+    return cupy if cupy is not None and isinstance(x, cupy.ndarray) else np
+
+
+def to_numpy(x: Array) -> np.ndarray:
+    """x on the host, as a NumPy array (no copy if it is one already)."""
+    return x if isinstance(x, np.ndarray) else array_module(x).asnumpy(x)
+
+
+def fingerprint(x: Array) -> int | None:
+    """A checksum of the bytes of x, or None on a device, where it would force a synchronisation."""
+    if not isinstance(x, np.ndarray):
+        return None
+    return zlib.adler32(np.ascontiguousarray(x).view(np.uint8))
+
+
+def freeze(x: Array) -> None:
+    """Make a host array read-only; device arrays have no such flag and stay as they are."""
+    if isinstance(x, np.ndarray):
+        x.flags.writeable = False
+
+
+def _gpu_problem() -> str | None:
+    """Why CuPy cannot be used here, as one sentence with the remedy, or None if it can."""
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError:
+        return (
+            "the cupy backend needs CuPy, which is not installed: "
+            'pip install "minddpm[cuda12]" (or [cuda13]), or choose --backend numpy.'
+        )
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # CuPy has one class for every CUDA error, known only after import
+        return (
+            f"the cupy backend found no usable GPU ({error}): "
+            "install or update the NVIDIA driver, or choose --backend numpy."
+        )
+    return None if count else "the cupy backend found no GPU: choose --backend numpy."

@@ -1,0 +1,183 @@
+"""The UNet's blocks, with the names of diffusers' parts so that weights load by name.
+
+All images are [N, H, W, C]; temb is the activated time embedding [N, C_time].
+The order of the assignments is the order of diffusers' named_parameters().
+"""
+
+from typing import Any
+
+from minddpm import autodiff as F
+from minddpm.autodiff import Tensor
+from minddpm.nn import Conv2d, Dropout, GroupNorm, Linear, Module, ModuleList
+
+
+class ResnetBlock2D(Module):
+    """Two 3x3 convolutions around a residual path, told the time in between."""
+
+    def __init__(self, C_in: int, C_out: int, config: dict[str, Any], scale: float = 1.0):
+        groups, eps = config["norm_num_groups"], config["norm_eps"]
+        self.scale_shift = config["resnet_time_scale_shift"] == "scale_shift"
+        self.scale = scale
+        self.norm1 = GroupNorm(groups, C_in, eps)
+        self.conv1 = Conv2d(C_in, C_out, 3, padding=1)
+        self.time_emb_proj = Linear(config["temb_channels"], C_out * (2 if self.scale_shift else 1))
+        self.norm2 = GroupNorm(groups, C_out, eps)
+        self.dropout = Dropout(config["dropout"])
+        self.conv2 = Conv2d(C_out, C_out, 3, padding=1, zero=True)
+        if C_in != C_out:
+            self.conv_shortcut = Conv2d(C_in, C_out, 1)
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        h = self.conv1(self.norm1.silu(x))
+        temb = self.time_emb_proj(temb)[:, None, None, :]
+        if self.scale_shift:
+            # Nichol and Dhariwal 2021: h = norm(h) (1 + scale(t)) + shift(t)
+            C = h.shape[-1]
+            h = F.silu(self.norm2(h) * (1 + temb[..., :C]) + temb[..., C:])
+        else:
+            h = self.norm2.silu(h + temb)
+        h = self.conv2(self.dropout(h))
+        shortcut = self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x
+        return rescale(shortcut + h, self.scale)
+
+
+class Attention(Module):
+    """Self-attention over all pixels, with a residual path."""
+
+    def __init__(self, C: int, config: dict[str, Any], groups: int | None, scale: float = 1.0):
+        head_dim = config["attention_head_dim"] or C  # None: one head
+        self.heads, self.scale = max(1, C // head_dim), scale
+        inner = self.heads * head_dim
+        if groups is not None:
+            self.group_norm = GroupNorm(groups, C, config["norm_eps"])
+        self.to_q = Linear(C, inner)
+        self.to_k = Linear(C, inner)
+        self.to_v = Linear(C, inner)
+        self.to_out = ModuleList([Linear(inner, C, zero=True)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        N, H, W, C = x.shape
+        h = self.group_norm(x) if hasattr(self, "group_norm") else x
+        h = h.reshape(N, H * W, C)
+        h = F.attention(self.to_q(h), self.to_k(h), self.to_v(h), self.heads)
+        h = self.to_out[0](h).reshape(N, H, W, C)
+        return rescale(x + h, self.scale)
+
+
+class Downsample2D(Module):
+    """Half the height and width by a 3x3 convolution of stride 2."""
+
+    def __init__(self, C: int, padding: int):
+        # padding 0 is the paper's TensorFlow "SAME": one row and column of zeros at the far sides.
+        self.conv = Conv2d(C, C, 3, stride=2, padding=1 if padding == 1 else ((0, 1), (0, 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsample2D(Module):
+    """Twice the height and width: every pixel four times, then a 3x3 convolution."""
+
+    def __init__(self, C: int):
+        self.conv = Conv2d(C, C, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.upsample_nearest(x))
+
+
+class DownBlock2D(Module):
+    """One level on the way down; its forward returns what the way up will need as well."""
+
+    def __init__(
+        self, C_in: int, C_out: int, config: dict[str, Any], attention: bool, downsample: bool
+    ):
+        layers = config["layers_per_block"]
+        if attention:
+            self.attentions = ModuleList(
+                [Attention(C_out, config, config["norm_num_groups"]) for _ in range(layers)]
+            )
+        self.resnets = ModuleList(
+            [ResnetBlock2D(C_in if i == 0 else C_out, C_out, config) for i in range(layers)]
+        )
+        if downsample:
+            self.downsamplers = ModuleList([Downsample2D(C_out, config["downsample_padding"])])
+
+    def forward(self, x: Tensor, temb: Tensor) -> tuple[Tensor, list[Tensor]]:
+        skips = []
+        attentions = getattr(self, "attentions", [identity] * len(self.resnets))
+        for resnet, attention in zip(self.resnets, attentions, strict=True):
+            x = attention(resnet(x, temb))
+            skips.append(x)
+        for downsampler in getattr(self, "downsamplers", []):
+            x = downsampler(x)
+            skips.append(x)
+        return x, skips
+
+
+class UpBlock2D(Module):
+    """One level on the way up: each residual block first joins a picture from the way down.
+
+    C_skip: the channels of the level below in the order of the way down, from where the last skip
+    comes; C_prev: those of the level above, from where x comes.
+    """
+
+    def __init__(
+        self,
+        C_skip: int,
+        C_prev: int,
+        C_out: int,
+        config: dict[str, Any],
+        attention: bool,
+        upsample: bool,
+    ):
+        layers = config["layers_per_block"] + 1  # one more than down: the downsampler's skip
+        if attention:
+            self.attentions = ModuleList(
+                [Attention(C_out, config, config["norm_num_groups"]) for _ in range(layers)]
+            )
+        resnets = []
+        for i in range(layers):
+            C_x = C_prev if i == 0 else C_out
+            C_joined = C_x + (C_skip if i == layers - 1 else C_out)
+            resnets.append(ResnetBlock2D(C_joined, C_out, config))
+        self.resnets = ModuleList(resnets)
+        if upsample:
+            self.upsamplers = ModuleList([Upsample2D(C_out)])
+
+    def forward(self, x: Tensor, skips: list[Tensor], temb: Tensor) -> Tensor:
+        attentions = getattr(self, "attentions", [identity] * len(self.resnets))
+        for resnet, attention in zip(self.resnets, attentions, strict=True):
+            x = attention(resnet(F.concat([x, skips.pop()]), temb))
+        for upsampler in getattr(self, "upsamplers", []):
+            x = upsampler(x)
+        return x
+
+
+class UNetMidBlock2D(Module):
+    """The lowest level: residual block, attention, residual block."""
+
+    def __init__(self, C: int, config: dict[str, Any]):
+        scale = config["mid_block_scale_factor"]
+        if config["add_attention"]:
+            groups = config["attn_norm_num_groups"]
+            if groups is None and config["resnet_time_scale_shift"] == "default":
+                # With scale_shift diffusers has no normalisation here; we follow it, for its files.
+                groups = config["norm_num_groups"]
+            self.attentions = ModuleList([Attention(C, config, groups, scale)])
+        self.resnets = ModuleList([ResnetBlock2D(C, C, config, scale) for _ in range(2)])
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        x = self.resnets[0](x, temb)
+        for attention in getattr(self, "attentions", []):
+            x = attention(x)
+        return self.resnets[1](x, temb)
+
+
+def identity(x: Tensor) -> Tensor:
+    """x: stands where a level has no attention."""
+    return x
+
+
+def rescale(x: Tensor, scale: float) -> Tensor:
+    """x / scale, which is 1 in all but a few published models."""
+    return x if scale == 1 else x * (1 / scale)

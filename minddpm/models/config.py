@@ -1,0 +1,121 @@
+"""The UNet's configuration: diffusers' UNet2DModel keys, their defaults, and what is supported."""
+
+from typing import Any
+
+from minddpm.errors import InputError
+
+# Every key that UNet2DModel has, with its default there: a key missing in a config.json means this.
+DEFAULTS: dict[str, Any] = {
+    "sample_size": None,
+    "in_channels": 3,
+    "out_channels": 3,
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+    "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (224, 448, 672, 896),
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "downsample_padding": 1,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "dropout": 0.0,
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": None,
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "default",
+    "add_attention": True,
+    "class_embed_type": None,
+    "num_class_embeds": None,
+    "num_train_timesteps": None,  # diffusers uses it for learned time embeddings only
+}
+
+# Keys with a closed list of values that minddpm runs; every other key is a number or a size.
+SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "time_embedding_type": ("positional",),
+    "mid_block_type": ("UNetMidBlock2D", None),
+    "downsample_type": ("conv",),
+    "upsample_type": ("conv",),
+    "downsample_padding": (0, 1),
+    "act_fn": ("silu", "swish"),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
+    "class_embed_type": (None,),
+}
+DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D")
+UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D")
+
+# The default model for MNIST: 1,623,169 parameters.
+SMALL: dict[str, Any] = {
+    "sample_size": 28,
+    "in_channels": 1,
+    "out_channels": 1,
+    "block_out_channels": (32, 64, 64),
+    "down_block_types": ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    "layers_per_block": 2,
+    "norm_num_groups": 8,
+}
+
+# The CIFAR-10 model of Ho et al. 2020, appendix B, under diffusers' names (these are the keys of
+# google/ddpm-cifar10-32): 35.7M parameters.
+PAPER: dict[str, Any] = {
+    "sample_size": 32,
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": (128, 256, 256, 256),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    "layers_per_block": 2,
+    "attention_head_dim": None,
+    "norm_num_groups": 32,
+    "norm_eps": 1e-6,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "downsample_padding": 0,
+    "dropout": 0.1,
+}
+
+
+def complete_config(given: dict[str, Any]) -> dict[str, Any]:
+    """`given` with the defaults filled in. Raises InputError for what minddpm cannot run."""
+    if unknown := sorted(set(given) - set(DEFAULTS)):
+        raise InputError(
+            f"unknown UNet configuration key {unknown[0]!r}: the keys are those of diffusers' "
+            f"UNet2DModel ({', '.join(DEFAULTS)})."
+        )
+    config = {**DEFAULTS, **given}
+    for key, choices in SUPPORTED.items():
+        if config[key] not in choices:
+            raise InputError(
+                f"{key}={config[key]!r} is not supported: choose "
+                f"{' or '.join(repr(c) for c in choices)}."
+            )
+    for key, choices in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
+        config[key] = tuple(config[key])
+        for block in config[key]:
+            if block not in choices:
+                raise InputError(
+                    f"{key} has the unsupported block {block!r}: choose {' or '.join(choices)}."
+                )
+    config["block_out_channels"] = tuple(config["block_out_channels"])
+    levels = len(config["block_out_channels"])
+    if not len(config["down_block_types"]) == len(config["up_block_types"]) == levels:
+        raise InputError(
+            f"down_block_types ({len(config['down_block_types'])}), up_block_types "
+            f"({len(config['up_block_types'])}) and block_out_channels ({levels}) "
+            "must have the same length."
+        )
+    groups = config["norm_num_groups"]
+    for C in config["block_out_channels"]:
+        if C % groups:
+            raise InputError(
+                f"norm_num_groups={groups} does not divide block_out_channels entry {C}: "
+                "choose a divisor of all of them."
+            )
+    return config

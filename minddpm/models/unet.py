@@ -1,0 +1,153 @@
+"""The network that predicts the noise: the UNet of Ho et al. 2020, as diffusers' UNet2DModel.
+
+Down: at each level residual blocks, then half the size. Middle: residual block, attention,
+residual block. Up: the mirror image, each block joined by what the way down left at that level.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from minddpm import autodiff as F
+from minddpm import backend
+from minddpm.autodiff import Tensor
+from minddpm.autodiff.function import as_tensor
+from minddpm.backend import Array
+from minddpm.models.blocks import DownBlock2D, UNetMidBlock2D, UpBlock2D
+from minddpm.models.config import complete_config
+from minddpm.nn import Conv2d, Embedding, GroupNorm, Linear, Module, ModuleList
+
+
+class UNet2D(Module):
+    """eps = unet(x, t): x [N, H, W, in_channels] in about [-1, 1], t int [N] -> [N, H, W, out_channels].
+
+    config: the keys of diffusers' UNet2DModel (models/config.py lists them with their defaults).
+    H and W must be divisible by 2^(levels - 1): an odd size cannot be halved and doubled back.
+    Raises InputError for an unknown or unsupported key or block type.
+    """  # noqa: E501
+
+    def __init__(self, **config: Any):
+        self.config = complete_config(config)
+        channels = self.config["block_out_channels"]
+        levels = len(channels)
+        temb_channels = self.config["time_embedding_dim"] or 4 * channels[0]
+        inner = {**self.config, "temb_channels": temb_channels}
+
+        self.conv_in = Conv2d(self.config["in_channels"], channels[0], 3, padding=1)
+        self.time_embedding = TimestepEmbedding(channels[0], temb_channels)
+        if self.config["num_class_embeds"] is not None:
+            self.class_embedding = Embedding(self.config["num_class_embeds"], temb_channels)
+
+        down = []
+        for i, kind in enumerate(self.config["down_block_types"]):
+            C_in = channels[max(i - 1, 0)]
+            attention = kind == "AttnDownBlock2D"
+            down.append(DownBlock2D(C_in, channels[i], inner, attention, downsample=i < levels - 1))
+        self.down_blocks = ModuleList(down)
+
+        up = []
+        rising = channels[::-1]
+        for i, kind in enumerate(self.config["up_block_types"]):
+            C_skip, C_prev = rising[min(i + 1, levels - 1)], rising[max(i - 1, 0)]
+            attention, upsample = kind == "AttnUpBlock2D", i < levels - 1
+            up.append(UpBlock2D(C_skip, C_prev, rising[i], inner, attention, upsample))
+        self.up_blocks = ModuleList(up)
+
+        if self.config["mid_block_type"] is not None:
+            self.mid_block = UNetMidBlock2D(channels[-1], inner)
+        self.conv_norm_out = GroupNorm(
+            self.config["norm_num_groups"], channels[0], self.config["norm_eps"]
+        )
+        self.conv_out = Conv2d(channels[0], self.config["out_channels"], 3, padding=1, zero=True)
+
+    def forward(self, x: Any, t: Any, class_labels: Any = None) -> Tensor:
+        x, t = self._check(x, t)
+        if (class_labels is not None) != hasattr(self, "class_embedding"):
+            raise ValueError(
+                "class_labels go with a model that has num_class_embeds, and are needed there"
+            )
+        if self.config["center_input_sample"]:
+            x = 2 * x - 1.0
+
+        temb = self.time_embedding(Tensor(self.timestep_features(t).astype(x.dtype)))
+        if hasattr(self, "class_embedding"):
+            temb = temb + self.class_embedding(class_labels)
+        temb = F.silu(temb)  # every residual block would begin with it
+
+        x = self.conv_in(x)
+        skips = [x]
+        for block in self.down_blocks:
+            x, new_skips = block(x, temb)
+            skips += new_skips
+        if hasattr(self, "mid_block"):
+            x = self.mid_block(x, temb)
+        for block in self.up_blocks:
+            x = block(x, skips, temb)
+        return self.conv_out(self.conv_norm_out.silu(x))
+
+    def timestep_features(self, t: Array) -> Array:
+        """Sines and cosines of t at geometrically falling frequencies: int [N] -> [N, C].
+
+        angle_i = t * 10000^(-i / (half - freq_shift)), i = 0..half-1 (Vaswani et al. 2017, 3.5).
+        Ho et al. divide by half - 1, so that the last frequency is exactly 1/10000, and write the
+        sines first: freq_shift=1, flip_sin_to_cos=False. The original Transformer and diffusers'
+        default divide by half. A model works only with the convention that it was trained with.
+        """
+        xp = backend.xp
+        C = self.config["block_out_channels"][0]
+        half = C // 2
+        exponent = xp.arange(half, dtype="float64") / (half - self.config["freq_shift"])
+        angle = t.astype("float64")[:, None] * xp.exp(-math.log(10000) * exponent)
+        parts = [xp.sin(angle), xp.cos(angle)]
+        if self.config["flip_sin_to_cos"]:
+            parts.reverse()
+        if C % 2:
+            parts.append(xp.zeros((len(t), 1)))
+        return xp.concatenate(parts, axis=1)
+
+    def _check(self, x: Any, t: Any) -> tuple[Tensor, Array]:
+        x = as_tensor(x)
+        C, step = self.config["in_channels"], 2 ** (len(self.config["block_out_channels"]) - 1)
+        if x.ndim != 4 or x.shape[3] != C or x.dtype.kind != "f":
+            raise ValueError(
+                f"the UNet takes floating-point images [N, H, W, {C}], not {x.dtype} {x.shape}"
+            )
+        if x.shape[1] % step or x.shape[2] % step:
+            raise ValueError(
+                f"images of {x.shape[1]} x {x.shape[2]} cannot be halved "
+                f"{len(self.config['block_out_channels']) - 1} times: "
+                f"pad or resize them to multiples of {step}"
+            )
+        dtype = self.conv_in.weight.dtype
+        if x.dtype != dtype:
+            x = Tensor(x.data.astype(dtype))
+        t = backend.xp.asarray(t)
+        if t.ndim == 0:
+            t = backend.xp.broadcast_to(t, (len(x),))
+        if t.shape != (len(x),):
+            raise ValueError(f"t of shape {t.shape} for {len(x)} images: give one t for each")
+        return x, t
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> "UNet2D":
+        """The model in a run directory, or in a directory that diffusers' save_pretrained wrote."""
+        from minddpm.checkpoint import load_unet
+
+        return load_unet(directory)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write config.json and diffusion_pytorch_model.safetensors, which diffusers opens."""
+        from minddpm.checkpoint import save_unet
+
+        save_unet(self, directory)
+
+
+class TimestepEmbedding(Module):
+    """Two linear layers with a SiLU between: [N, C] -> [N, C_time]."""
+
+    def __init__(self, C: int, C_time: int):
+        self.linear_1 = Linear(C, C_time)
+        self.linear_2 = Linear(C_time, C_time)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(features)))

@@ -1,0 +1,25 @@
+"""Layers with parameters, and what trains them.
+
+Read module.py (the tree), layers.py, flat.py (one buffer for all parameters), optim.py.
+"""
+
+from minddpm.nn.flat import FlatParameters
+from minddpm.nn.layers import Conv2d, Dropout, Embedding, GroupNorm, Linear
+from minddpm.nn.module import Module, ModuleList, Parameter
+from minddpm.nn.optim import EMA, Adam, clip_scale, warmup_lr
+
+__all__ = [
+    "EMA",
+    "Adam",
+    "Conv2d",
+    "Dropout",
+    "Embedding",
+    "FlatParameters",
+    "GroupNorm",
+    "Linear",
+    "Module",
+    "ModuleList",
+    "Parameter",
+    "clip_scale",
+    "warmup_lr",
+]

@@ -1,0 +1,91 @@
+"""The layers of the UNet: parameters, their initialisation, and one autodiff function each."""
+
+from minddpm import autodiff as F
+from minddpm import backend, random
+from minddpm.autodiff import Tensor
+from minddpm.backend import Array
+from minddpm.nn.init import fan_in_uniform, normal_like
+from minddpm.nn.module import Module, Parameter
+
+
+class Conv2d(Module):
+    """Convolution of [N, H, W, C_in] with a weight [K, K, C_in, C_out] and a bias [C_out].
+
+    padding: zeros on every side, or ((top, bottom), (left, right)). zero: start from zero weights,
+    as Ho et al. do for the last convolution of each residual block, so that every block begins as
+    the identity and the whole network as a shallow one.
+    """
+
+    def __init__(
+        self,
+        C_in: int,
+        C_out: int,
+        K: int,
+        stride: int = 1,
+        padding: int | tuple[tuple[int, int], tuple[int, int]] = 0,
+        zero: bool = False,
+    ):
+        fan_in = K * K * C_in
+        scale = 0.0 if zero else 1.0
+        weight = fan_in_uniform((K, K, C_in, C_out), fan_in) * scale
+        self.weight = Parameter(weight, torch_axes=(3, 2, 0, 1))
+        self.bias = Parameter(fan_in_uniform((C_out,), fan_in) * scale)
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+
+
+class Linear(Module):
+    """x w + b over the last axis: weight [C_in, C_out], bias [C_out]."""
+
+    def __init__(self, C_in: int, C_out: int, zero: bool = False):
+        scale = 0.0 if zero else 1.0
+        weight = fan_in_uniform((C_in, C_out), C_in) * scale
+        self.weight = Parameter(weight, torch_axes=(1, 0))
+        self.bias = Parameter(fan_in_uniform((C_out,), C_in) * scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class Embedding(Module):
+    """A table of `rows` vectors: int [N] -> [N, C]."""
+
+    def __init__(self, rows: int, C: int):
+        self.weight = Parameter(normal_like((rows, C)))
+
+    def forward(self, index: Array) -> Tensor:
+        return F.take_rows(self.weight, index)
+
+
+class GroupNorm(Module):
+    """Group normalisation over [N, ..., C], with or without the SiLU that mostly follows it."""
+
+    def __init__(self, groups: int, C: int, eps: float = 1e-5):
+        if C % groups:
+            raise ValueError(f"norm_num_groups {groups} does not divide {C} channels")
+        self.weight = Parameter(backend.xp.ones(C, "float32"))
+        self.bias = Parameter(backend.xp.zeros(C, "float32"))
+        self.groups, self.eps = groups, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, self.weight, self.bias, self.groups, self.eps)
+
+    def silu(self, x: Tensor) -> Tensor:
+        """silu(forward(x)) in one operation."""
+        return F.group_norm_silu(x, self.weight, self.bias, self.groups, self.eps)
+
+
+class Dropout(Module):
+    """In training, zero each value with probability p and scale the rest by 1 / (1 - p)."""
+
+    def __init__(self, p: float):
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        keep = random.ambient_uniform(x.shape, random.DROPOUT) >= self.p
+        # Scaled here rather than at sampling time, so that eval() has nothing to do.
+        return x * (keep.astype(x.dtype) * (1 / (1 - self.p)))

@@ -1,0 +1,90 @@
+"""Adam, gradient clipping, the learning-rate warm-up, and the moving average of the weights."""
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from minddpm import backend
+from minddpm.nn.flat import FlatParameters
+from minddpm.nn.module import Parameter
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015); with weight_decay > 0 AdamW (Loshchilov and Hutter 2019).
+
+    After construction every parameter's .data and .grad are views of one flat buffer, `flat`.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: float = 2e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
+        self.flat = FlatParameters(parameters)
+        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+        self.m = backend.xp.zeros_like(self.flat.data)
+        self.v = backend.xp.zeros_like(self.flat.data)
+        self.steps = 0
+
+    def grad_norm(self) -> float:
+        """The Euclidean norm of all gradients together."""
+        return math.sqrt(backend.kernels.squared_norm(self.flat.grad).item())
+
+    def step(self, grad_scale: float = 1.0) -> None:
+        """Update the parameters from their gradients, multiplied by grad_scale."""
+        self.steps += 1
+        backend.kernels.adam(
+            self.flat.data, self.flat.grad, self.m, self.v, self.steps,
+            self.lr, *self.betas, self.eps, self.weight_decay, grad_scale,
+        )  # fmt: skip
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero."""
+        self.flat.grad[...] = 0
+
+
+def clip_scale(norm: float, max_norm: float) -> float:
+    """The factor that brings a gradient of length `norm` down to max_norm, 1 if it is shorter."""
+    return min(1.0, max_norm / norm) if norm > 0 else 1.0
+
+
+def warmup_lr(lr: float, step: int, warmup_steps: int) -> float:
+    """The learning rate of step 0, 1, ...: a straight line up to lr within warmup_steps.
+
+    Adam's second moments are averages of few gradients at first, so its first steps are wild.
+    """
+    return lr * min(1.0, (step + 1) / max(1, warmup_steps))
+
+
+class EMA:
+    """The exponential moving average of the weights, which is what samples are made with.
+
+    The weights jitter around a good solution at the scale of the learning rate; their average over
+    the last 1 / (1 - decay) steps is nearer to it (Ho et al. use 0.9999).
+    """
+
+    def __init__(self, flat: FlatParameters, decay: float = 0.9999):
+        self.flat, self.decay = flat, decay
+        self.average = flat.data.copy()
+
+    def update(self, step: int) -> None:
+        """Take in the weights after training step `step` (0-based).
+
+        decay_t = min(decay, (1 + step) / (10 + step)): with the full decay from the start, the
+        random initial weights would still have 0.9999^1000 = 90% of the average after 1,000 steps.
+        """
+        decay = min(self.decay, (1 + step) / (10 + step))
+        backend.kernels.ema(self.average, self.flat.data, decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the block the model's weights are the average; afterwards its own again."""
+        own = self.flat.data.copy()
+        self.flat.data[...] = self.average
+        try:
+            yield
+        finally:
+            self.flat.data[...] = own

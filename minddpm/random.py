@@ -1,0 +1,99 @@
+"""Random numbers as a pure function of (seed, purpose, step, element): Philox4x32-10.
+
+A counter-based generator has no state: the noise of step 1,000 is computed from the number 1,000,
+not from the 999 draws before it. So a resumed run needs no saved generator, any thread can make any
+element, and the same seed gives the same picture on every backend (integers bit for bit, normals to
+rounding).
+
+Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
+"""
+
+import math
+
+import numpy as np
+
+from minddpm import backend
+from minddpm.backend import Array
+from minddpm.errors import InputError
+from minddpm.kernels import reference
+
+# Purposes keep streams apart that share a seed and a step; the upper 24 bits number sub-streams.
+INIT, SHUFFLE, TIMESTEP, NOISE, X_T, SAMPLE, DROPOUT, CHECK = range(8)
+
+_MAX_SEED = 2**32 - 1
+
+
+def check_seed(seed: int) -> int:
+    """Return seed, or raise InputError if it is not an integer in 0 .. 2^32 - 1."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise InputError(f"the seed must be an integer, not {seed!r}: choose 0 .. {_MAX_SEED}.")
+    if not 0 <= seed <= _MAX_SEED:
+        raise InputError(f"the seed {seed} is out of range: choose 0 .. {_MAX_SEED}.")
+    return int(seed)
+
+
+def normal(shape: tuple[int, ...], seed: int, purpose: int, step: int = 0) -> Array:
+    """Standard normal float32 [shape] on the active backend (Box-Muller).
+
+    seed and purpose: 0 .. 2^32 - 1; step: 0 .. 2^64 - 1.
+    """
+    n = math.prod(shape)
+    flat = backend.kernels.random_normal(backend.xp, n, check_seed(seed), purpose, step)
+    return flat.reshape(shape)
+
+
+def uniform(shape: tuple[int, ...], seed: int, purpose: int, step: int = 0) -> Array:
+    """Uniform float32 [shape] in [0, 1), multiples of 2^-24, on the active backend."""
+    n = math.prod(shape)
+    flat = backend.kernels.random_uniform(backend.xp, n, check_seed(seed), purpose, step)
+    return flat.reshape(shape)
+
+
+def bits(n: int, seed: int, purpose: int, step: int = 0) -> np.ndarray:
+    """n random uint32 on the host."""
+    return reference.random_bits(np, n, check_seed(seed), purpose, step)
+
+
+def integers(high: int, n: int, seed: int, purpose: int, step: int = 0) -> np.ndarray:
+    """n integers in 0 .. high - 1, int64 [n], on the host.
+
+    floor(bits * high / 2^32): for high = 1000 no value is likelier than another by more than
+    high / 2^32 = 2.3e-7, far below what any use here can see.
+    """
+    return ((bits(n, seed, purpose, step).astype(np.uint64) * np.uint64(high)) >> 32).astype(
+        np.int64
+    )
+
+
+def permutation(n: int, seed: int, purpose: int, step: int = 0) -> np.ndarray:
+    """A random order of 0 .. n - 1, int64 [n], on the host: the argsort of 64-bit random keys."""
+    high, low = bits(2 * n, seed, purpose, step).astype(np.uint64).reshape(2, n)
+    return np.argsort(high << np.uint64(32) | low, kind="stable")
+
+
+class _Ambient:
+    """Seed, step and draw counter behind the draws that happen inside a model."""
+
+    seed = 0
+    step = 0
+    draw = 0
+
+
+def manual_seed(seed: int, step: int = 0) -> None:
+    """Fix what the next draws inside models (initial weights, dropout masks) will be.
+
+    The trainer calls this at every step, so that dropout depends on (seed, step) alone.
+    """
+    _Ambient.seed, _Ambient.step, _Ambient.draw = check_seed(seed), step, 0
+
+
+def ambient_uniform(shape: tuple[int, ...], purpose: int) -> Array:
+    """The next uniform draw of the stream that manual_seed began: float32 [shape] in [0, 1)."""
+    _Ambient.draw += 1
+    return uniform(shape, _Ambient.seed, purpose | _Ambient.draw << 8, _Ambient.step)
+
+
+def ambient_normal(shape: tuple[int, ...], purpose: int) -> Array:
+    """The next normal draw of that stream: float32 [shape]."""
+    _Ambient.draw += 1
+    return normal(shape, _Ambient.seed, purpose | _Ambient.draw << 8, _Ambient.step)
