@@ -338,33 +338,44 @@ def philox4x32(counter: Array, key: tuple[int, int]) -> Array:
     return xp.stack([c0, c1, c2, c3], axis=1).astype(xp.uint32)
 
 
-def random_bits(xp: ModuleType, n: int, seed: int, purpose: int, step: int) -> Array:
-    """n uint32: element i is word i % 4 of the block with counter (i // 4, step) under the key."""
-    block = xp.arange((n + 3) // 4, dtype=xp.uint64)
+def random_bits(
+    xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0
+) -> Array:
+    """Elements first .. first + n - 1 of the stream (seed, purpose, step), uint32 [n].
+
+    Element i is word i % 4 of the block with counter (i // 4, step) and key (seed, purpose).
+    """
+    block = xp.arange(first // 4, (first + n + 3) // 4, dtype=xp.uint64)
     counter = xp.empty((len(block), 4), dtype=xp.uint32)
     counter[:, 0] = (block & xp.uint64(0xFFFFFFFF)).astype(xp.uint32)
     counter[:, 1] = (block >> xp.uint64(32)).astype(xp.uint32)
     counter[:, 2] = step & 0xFFFFFFFF
     counter[:, 3] = step >> 32
-    return philox4x32(counter, (seed, purpose)).reshape(-1)[:n]
+    return philox4x32(counter, (seed, purpose)).reshape(-1)[first % 4 : first % 4 + n]
 
 
-def random_uniform(xp: ModuleType, n: int, seed: int, purpose: int, step: int) -> Array:
-    """n float32 in [0, 1): the upper 24 bits, which float32 holds exactly, times 2^-24."""
-    bits = random_bits(xp, n, seed, purpose, step)
+def random_uniform(
+    xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0
+) -> Array:
+    """float32 [n] in [0, 1): the upper 24 bits, which float32 holds exactly, times 2^-24."""
+    bits = random_bits(xp, n, seed, purpose, step, first)
     return (bits >> xp.uint32(8)).astype(xp.float32) * xp.float32(2**-24)
 
 
-def random_normal(xp: ModuleType, n: int, seed: int, purpose: int, step: int) -> Array:
-    """n standard normals, float32, by Box-Muller: words (2i, 2i + 1) make elements (2i, 2i + 1).
+def random_normal(
+    xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0
+) -> Array:
+    """Standard normals, float32 [n], by Box-Muller: words (2i, 2i + 1) make elements (2i, 2i + 1).
 
     r = sqrt(-2 ln u1);  z = r cos(2 pi u2), r sin(2 pi u2);  u1 in (0, 1], u2 in [0, 1)
     Both u are multiples of 2^-24, exact in float32, so that every backend starts from equal
     numbers and the results differ by the rounding of log, sin and cos alone. |z| <= 5.77.
     """
-    bits = random_bits(xp, n + n % 2, seed, purpose, step) >> xp.uint32(8)
+    odd = first % 2  # begin and end with whole pairs
+    whole = (n + odd) + (n + odd) % 2
+    bits = random_bits(xp, whole, seed, purpose, step, first - odd) >> xp.uint32(8)
     u = bits.astype(xp.float64).reshape(-1, 2) * 2.0**-24
     r = xp.sqrt(-2 * xp.log(u[:, 0] + 2.0**-24))
     angle = 2 * xp.pi * u[:, 1]
     z = xp.stack([r * xp.cos(angle), r * xp.sin(angle)], axis=1)
-    return z.reshape(-1)[:n].astype(xp.float32)
+    return z.reshape(-1)[odd : odd + n].astype(xp.float32)

@@ -32,13 +32,14 @@ def check_seed(seed: int) -> int:
     return int(seed)
 
 
-def normal(shape: tuple[int, ...], seed: int, purpose: int, step: int = 0) -> Array:
+def normal(shape: tuple[int, ...], seed: int, purpose: int, step: int = 0, first: int = 0) -> Array:
     """Standard normal float32 [shape] on the active backend (Box-Muller).
 
-    seed and purpose: 0 .. 2^32 - 1; step: 0 .. 2^64 - 1.
+    seed and purpose: 0 .. 2^32 - 1; step: 0 .. 2^64 - 1. first: where in the stream to begin, so
+    that a large array can be drawn in parts.
     """
     n = math.prod(shape)
-    flat = backend.kernels.random_normal(backend.xp, n, check_seed(seed), purpose, step)
+    flat = backend.kernels.random_normal(backend.xp, n, check_seed(seed), purpose, step, first)
     return flat.reshape(shape)
 
 

@@ -1,0 +1,72 @@
+"""The pictures that a training run leaves: what it learned from, how it samples, how it went."""
+
+from itertools import count as count_from
+
+import numpy as np
+
+from minddpm import backend, random
+from minddpm.data import ImageDataset, to_float
+from minddpm.diffusion import GaussianDiffusion
+from minddpm.diffusion.samplers import Step
+from minddpm.generate import generate
+from minddpm.models import UNet2D
+from minddpm.rundir import LOSS, RunDirectory, read_loss
+from minddpm.viz import curve, grid, save_gif, save_png, strip
+
+FRAMES = 40  # of denoising.gif
+
+
+def draw_forward(
+    run: RunDirectory, diffusion: GaussianDiffusion, dataset: ImageDataset, seed: int
+) -> None:
+    """forward.png: six images at eleven times, each noised in one jump by q_sample."""
+    x0 = backend.xp.asarray(to_float(dataset.images[:6]))
+    noise = random.normal(x0.shape, seed, random.NOISE)
+    times = np.linspace(0, diffusion.T - 1, 10).round().astype(int)
+    frames = [x0] + [diffusion.q_sample(x0, np.full(len(x0), t), noise) for t in times]
+    labels = ["x0"] + [f"t={t}" for t in times]
+    save_png(strip([backend.to_numpy(x) for x in frames], labels), run.path / "forward.png")
+
+
+def draw_samples(
+    run: RunDirectory,
+    unet: UNet2D,
+    diffusion: GaussianDiffusion,
+    count: int,
+    sampler: str,
+    steps: int,
+    seed: int,
+) -> None:
+    """samples.png, and denoising.gif: the first 25 of them on the way from noise."""
+    frames: list[np.ndarray] = []
+    every = max(1, steps // FRAMES)
+    seen = count_from()
+
+    def watch(start: int, step: Step) -> None:
+        if start == 0 and next(seen) % every == 0:
+            frames.append(backend.to_numpy(step.x[:25]))
+
+    pictures = generate(unet, diffusion, count, sampler, steps, seed, watch=watch)
+    frames.append(pictures[:25])
+    save_png(grid(pictures), run.path / "samples.png")
+    save_gif(frames, run.path / "denoising.gif")
+
+
+def draw_loss(run: RunDirectory) -> None:
+    """loss.png: the loss of every quartile of t over the steps, and of all together."""
+    rows = read_loss(run.path / LOSS)
+    steps = [row["step"] for row in rows]
+    names = {"all t": "loss", **{f"t in quarter {q}": f"loss_q{q}" for q in range(1, 5)}}
+    series = {
+        label: (steps, smooth([row[column] for row in rows])) for label, column in names.items()
+    }
+    curve(series, run.path / "loss.png", "Training loss", "step", "mean squared error", log_y=True)
+
+
+def smooth(values: list[float], width: int = 9) -> np.ndarray:
+    """The median of the values around each one, missing ones (nan) left out."""
+    half = width // 2
+    windows = [np.array(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+    return np.array(
+        [np.median(w[~np.isnan(w)]) if not np.isnan(w).all() else np.nan for w in windows]
+    )

@@ -1,0 +1,163 @@
+"""A run directory: what training writes, how it stays whole, and how a run goes on from it.
+
+training_state.safetensors alone decides where a run stands: it is one file, renamed into place
+when it is complete, so a kill at any moment leaves the checkpoint before it. Everything else
+(the pipeline for diffusers, the pictures) is made from it again.
+"""
+
+import csv
+import io
+import os
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minddpm import __version__, backend
+from minddpm.checkpoint import check_same_names, read_json, read_tensors, write_json, write_tensors
+from minddpm.errors import InputError
+from minddpm.files import atomic_write
+
+STATE = "training_state.safetensors"
+RUN = "run.json"
+LOSS = "loss.csv"
+LOSS_COLUMNS = ("step", "loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4", "grad_norm", "lr")
+
+
+class RunDirectory:
+    """The files of one training run under `path`."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def create(self, options: dict[str, Any], bytes_needed: int) -> None:
+        """Make the directory for a new run, and write run.json.
+
+        Raises InputError, before any training, if it holds something already, cannot be written
+        to, or its disk has too little room for the checkpoints.
+        """
+        if (self.path / RUN).exists():
+            raise InputError(
+                f"{self.path} holds a run already: go on with --resume, or choose another --out."
+            )
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise InputError(f"{self.path} exists and is not a run: choose another --out.")
+        self.check_writable(bytes_needed)
+        self.write_options(options)
+
+    def check_writable(self, bytes_needed: int) -> None:
+        """Raise InputError if a checkpoint could not be written here; leaves nothing behind."""
+        with atomic_write(self.path / ".probe") as file:
+            file.write(b"minddpm")
+        (self.path / ".probe").unlink()
+        free = shutil.disk_usage(self.path).free
+        if free < bytes_needed:
+            raise InputError(
+                f"{self.path} is on a disk with {free / 1e6:.0f} MB left, and the run needs "
+                f"{bytes_needed / 1e6:.0f} MB: free some, or choose another --out."
+            )
+
+    def write_options(self, options: dict[str, Any]) -> None:
+        """Write run.json: every option, and the versions that they ran under."""
+        packages = ("numpy", "numba", "pillow", "safetensors")
+        versions = {
+            "minddpm": __version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in packages},
+        }
+        write_json(self.path / RUN, {"options": options, "versions": versions})
+
+    def read_options(self) -> dict[str, Any]:
+        """The options of the run. Raises InputError if there is no run here."""
+        if not (self.path / RUN).is_file():
+            raise InputError(
+                f"{self.path} holds no run to resume (no {RUN}): leave --resume out to begin one."
+            )
+        options = read_json(self.path / RUN).get("options")
+        if not isinstance(options, dict):
+            raise InputError(f"{self.path / RUN} has no options: it is not a run of minddpm.")
+        return options
+
+    def save_state(self, arrays: dict[str, dict[str, np.ndarray]], step: int) -> None:
+        """Write the checkpoint: groups ("raw", "ema", "adam_m", "adam_v") of named arrays."""
+        tensors = {
+            f"{group}/{name}": array
+            for group, named in arrays.items()
+            for name, array in named.items()
+        }
+        write_tensors(self.path / STATE, tensors, {"step": str(step)})
+
+    def load_state(self, like: dict[str, dict[str, np.ndarray]]) -> int | None:
+        """Fill the arrays of `like` from the checkpoint and return its step; None if there is none.
+
+        Raises InputError if it is the checkpoint of another architecture, or not whole.
+        """
+        path = self.path / STATE
+        self._remove_leftovers()
+        if not path.exists():
+            return None
+        tensors, info = read_tensors(path)
+        expected = {
+            f"{group}/{name}": a for group, named in like.items() for name, a in named.items()
+        }
+        check_same_names(expected, tensors, path)
+        if not info.get("step", "").isdecimal():
+            raise InputError(f"{path} does not say its step: it is not a checkpoint of minddpm.")
+        for name, array in expected.items():
+            array[...] = backend.xp.asarray(tensors[name])
+        return int(info["step"])
+
+    def _remove_leftovers(self) -> None:
+        # A kill while a file is being written leaves its temporary name behind.
+        for leftover in self.path.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+
+class LossLog:
+    """loss.csv: one row for every few steps, and the same rows in memory for the curve."""
+
+    def __init__(self, path: Path, resumed_step: int):
+        """Open the log at `path`, without the rows of steps that the checkpoint does not have."""
+        self.rows = [row for row in read_loss(path) if row["step"] <= resumed_step]
+        with atomic_write(path) as file:
+            file.write(_csv([LOSS_COLUMNS, *map(_cells, self.rows)]))
+        self._file = open(path, "ab")  # noqa: SIM115 (open as long as the training)
+
+    def add(self, row: dict[str, float]) -> None:
+        """Append one row; it is in the file when this returns."""
+        self.rows.append(row)
+        self._file.write(_csv([_cells(row)]))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def read_loss(path: Path) -> list[dict[str, float]]:
+    """The rows of a loss.csv, none if there is no such file. A torn last line is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for row in csv.DictReader(io.StringIO(path.read_text())):
+        try:
+            rows.append({name: float(row[name]) for name in LOSS_COLUMNS})
+        except (TypeError, ValueError, KeyError):
+            break
+    for row in rows:
+        row["step"] = int(row["step"])
+    return rows
+
+
+def _csv(rows: list[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def _cells(row: dict[str, float]) -> list[str]:
+    return [f"{row[name]:.6g}" if name != "step" else str(row[name]) for name in LOSS_COLUMNS]

@@ -1,0 +1,255 @@
+"""The training loop: Ho et al. 2020, algorithm 1, with what makes it converge and survive."""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event
+from types import FrameType
+
+import numpy as np
+from tqdm import tqdm
+
+from minddpm import backend, nn, random
+from minddpm.checkpoint import save_pipeline
+from minddpm.data import ImageDataset, batch_indices, to_float
+from minddpm.diffusion import GaussianDiffusion
+from minddpm.models import UNet2D
+from minddpm.rundir import LOSS, LossLog, RunDirectory
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What decides the weights that come out (with the data, the model and the diffusion)."""
+
+    steps: int = 1000
+    batch_size: int = 64
+    lr: float = 1e-3
+    warmup_steps: int = 100
+    clip_norm: float = 1.0
+    weight_decay: float = 0.0
+    ema_decay: float = 0.999
+    seed: int = 0
+    log_every: int = 10
+    checkpoint_every: int = 100
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss or a gradient is no longer a finite number."""
+
+
+class Trainer:
+    """Trains `unet` on `dataset` and keeps the run in `run`.
+
+    A step is a pure function of (seed, step, weights, moments): which images, which t, which noise
+    and which dropout masks all come from the counter-based generator. So a resumed run needs
+    nothing but the step and the arrays, and N + N steps are bit for bit 2N steps.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2D,
+        diffusion: GaussianDiffusion,
+        dataset: ImageDataset,
+        run: RunDirectory,
+        options: TrainingOptions,
+    ):
+        self.unet, self.diffusion, self.dataset = unet, diffusion, dataset
+        self.run, self.options = run, options
+        self.optimizer = nn.Adam(
+            unet.parameters(), lr=options.lr, weight_decay=options.weight_decay
+        )
+        self.ema = nn.EMA(self.optimizer.flat, options.ema_decay)
+        self.step = 0
+
+    # --- one step --------------------------------------------------------------------------------
+
+    def train_step(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """One step of algorithm 1; returns the losses [N], their t [N], and the gradient's norm.
+
+        Raises TrainingDivergedError, with the weights still as they were, if it is not finite.
+        """
+        options, step = self.options, self.step
+        random.manual_seed(options.seed, step)  # for dropout
+        chosen = batch_indices(len(self.dataset.images), options.batch_size, step, options.seed)
+        x0 = backend.xp.asarray(to_float(self.dataset.images[chosen]))
+        t = random.integers(self.diffusion.T, len(x0), options.seed, random.TIMESTEP, step)
+        noise = random.normal(x0.shape, options.seed, random.NOISE, step)
+
+        losses = self.diffusion.training_losses(self.unet, x0, t, noise)
+        losses.mean().backward()
+        values, norm = losses.numpy(), self.optimizer.grad_norm()
+        if not (math.isfinite(norm) and np.isfinite(values).all()):
+            raise TrainingDivergedError(self._diagnose(values))
+        self.optimizer.lr = nn.warmup_lr(options.lr, step, options.warmup_steps)
+        self.optimizer.step(nn.clip_scale(norm, options.clip_norm))
+        self.optimizer.zero_grad()
+        self.ema.update(step)
+        self.step += 1
+        return values, t, norm
+
+    def _diagnose(self, values: np.ndarray) -> str:
+        bad = [
+            name
+            for name, p in self.unet.named_parameters()
+            if not math.isfinite(backend.kernels.squared_norm(p.grad.reshape(-1)).item())
+        ]
+        gradients = (
+            f"{len(bad)} gradients are not finite, the first that of {bad[0]}"
+            if bad
+            else "all gradients are finite"
+        )
+        return (
+            f"training diverged at step {self.step}: the loss is {values.mean():.4g}, {gradients}. "
+            f"The last checkpoint in {self.run.path} is whole: resume from it, or start again with "
+            f"a smaller --lr than {self.options.lr:g}."
+        )
+
+    def cost(self) -> str:
+        """What the steps that are left will take, measured on the gradient of one batch."""
+        seconds = []
+        for _ in range(2):  # the first one compiles, or warms up the allocator
+            start = time.perf_counter()
+            x0 = to_float(self.dataset.images[: self.options.batch_size])
+            t = random.integers(self.diffusion.T, len(x0), 0, random.CHECK)
+            noise = random.normal(x0.shape, 0, random.CHECK)
+            losses = self.diffusion.training_losses(self.unet, x0, t, noise)
+            losses.mean().backward()
+            self.optimizer.grad_norm()
+            self.optimizer.zero_grad()
+            seconds.append(time.perf_counter() - start)
+        left = (self.options.steps - self.step) * seconds[-1]
+        return f"about {left / 60:.1f} min at {seconds[-1]:.2f} s a step"
+
+    # --- the loop --------------------------------------------------------------------------------
+
+    def train(self, progress: bool = True) -> bool:
+        """Train up to options.steps; True if it got there, False if Ctrl-C stopped it.
+
+        Either way the last thing that it did is a checkpoint.
+        """
+        options = self.options
+        log = LossLog(self.run.path / LOSS, self.step)
+        window = _Window(self.diffusion.T)
+        bar = tqdm(
+            total=options.steps, initial=self.step, unit="step", disable=None if progress else True
+        )
+        self.unet.train()
+        try:
+            with _interrupt_flag() as interrupted, bar:
+                while self.step < options.steps and not interrupted.is_set():
+                    values, t, norm = self.train_step()
+                    window.add(values, t, norm)
+                    bar.update()
+                    save = self.step % options.checkpoint_every == 0
+                    last = self.step == options.steps or interrupted.is_set()
+                    if self.step % options.log_every == 0 or save or last:
+                        row = window.row(self.step, self.optimizer.lr)
+                        log.add(row)
+                        rate = bar.format_dict["rate"] or 0.0
+                        images = rate * options.batch_size
+                        bar.set_postfix_str(f"loss {row['loss']:.4f}, {images:.0f} images/s")
+                    if save and not last:
+                        self.save()
+        finally:
+            log.close()
+        self.save()
+        return self.step >= options.steps
+
+    # --- checkpoints -----------------------------------------------------------------------------
+
+    def _state(self) -> dict[str, dict[str, np.ndarray]]:
+        """Everything that the next step depends on, as named views of the flat buffers."""
+        names = [name for name, _ in self.unet.named_parameters()]
+        flat = self.optimizer.flat
+        buffers = {
+            "raw": flat.data,
+            "ema": self.ema.average,
+            "adam_m": self.optimizer.m,
+            "adam_v": self.optimizer.v,
+        }
+        return {
+            group: dict(zip(names, flat.views(buffer), strict=True))
+            for group, buffer in buffers.items()
+        }
+
+    def save(self) -> None:
+        """Write the checkpoint, then the diffusers pipeline with the averaged weights."""
+        host = {
+            group: {name: backend.to_numpy(array) for name, array in named.items()}
+            for group, named in self._state().items()
+        }
+        self.run.save_state(host, self.step)
+        with self.ema.applied():
+            save_pipeline(self.unet, self.diffusion, self.run.path)
+
+    def resume(self) -> int:
+        """Go on from the run's checkpoint, or from the start if it has none; returns the step."""
+        self.step = self.run.load_state(self._state()) or 0
+        self.optimizer.steps = self.step
+        return self.step
+
+    def bytes_needed(self) -> int:
+        """Disk space for the checkpoint and the pipeline while their successors are written."""
+        weights = self.optimizer.flat.data.nbytes
+        return 2 * (4 * weights + weights) + 20_000_000  # and the pictures
+
+
+class _Window:
+    """Averages since the last row of the log, also per quartile of t.
+
+    The loss of a step depends on its t far more than on the weights: at small t the noise is hard
+    to see. So the whole average jumps about, and the quartiles tell where a model still improves.
+    """
+
+    def __init__(self, T: int):
+        self.T = T
+        self._clear()
+
+    def _clear(self) -> None:
+        self.losses: list[np.ndarray] = []
+        self.quartiles: list[np.ndarray] = []
+        self.norms: list[float] = []
+
+    def add(self, losses: np.ndarray, t: np.ndarray, norm: float) -> None:
+        self.losses.append(losses)
+        self.quartiles.append(4 * t // self.T)
+        self.norms.append(norm)
+
+    def row(self, step: int, lr: float) -> dict[str, float]:
+        """One row of loss.csv; the averages begin anew. A quartile without any t is nan."""
+        losses, quartiles = np.concatenate(self.losses), np.concatenate(self.quartiles)
+        row: dict[str, float] = {"step": step, "loss": float(losses.mean())}
+        for q in range(4):
+            mine = losses[quartiles == q]
+            row[f"loss_q{q + 1}"] = float(mine.mean()) if len(mine) else math.nan
+        row |= {"grad_norm": float(np.mean(self.norms)), "lr": lr}
+        self._clear()
+        return row
+
+
+@contextmanager
+def _interrupt_flag() -> Iterator[Event]:
+    """An event that Ctrl-C (or a polite kill) sets, so that the step in progress is finished.
+
+    A second Ctrl-C interrupts at once, as usual.
+    """
+    interrupted = Event()
+    previous = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            previous[number] = signal.signal(number, handle)
+        except ValueError:  # not the main thread: signals are somebody else's to handle
+            break
+    try:
+        yield interrupted
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

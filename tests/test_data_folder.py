@@ -1,0 +1,144 @@
+"""A folder of pictures: every kind is read, the broken ones are named, folders give labels."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minddpm.data import load_folder
+from minddpm.errors import InputError
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (8, 8), dtype=np.uint8)
+RGB = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    picture.save(path, **options)
+
+
+def test_pictures_of_the_right_size_are_unchanged(tmp_path):
+    save(tmp_path / "a.png", GREY)
+    save(tmp_path / "b.png", RGB)
+    grey = load_folder(tmp_path, 8, 1)
+    np.testing.assert_array_equal(grey.images[0, :, :, 0], GREY)
+    assert grey.images.dtype == np.uint8
+    rgb = load_folder(str(tmp_path), 8, 3)
+    np.testing.assert_array_equal(rgb.images[0], np.repeat(GREY[..., None], 3, axis=2))
+    np.testing.assert_array_equal(rgb.images[1], RGB)
+    assert str(tmp_path) in rgb.source
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_every_mode_is_read(tmp_path, mode):
+    save(tmp_path / "a.tif", Image.new("RGB", (8, 8), "white").convert(mode).copy())
+    np.testing.assert_allclose(load_folder(tmp_path, 8, 3).images, 255, atol=1)
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    save(tmp_path / "a.png", Image.fromarray(GREY.astype(np.uint16) * 257))
+    np.testing.assert_array_equal(load_folder(tmp_path, 8, 1).images[0, :, :, 0], GREY)
+
+
+def test_transparent_pixels_are_white_whatever_colour_they_hide(tmp_path):
+    hidden = np.zeros((8, 8, 4), np.uint8)  # black, alpha 0
+    hidden[:, :4] = (255, 0, 0, 255)
+    save(tmp_path / "a.png", hidden)
+    image = load_folder(tmp_path, 8, 3).images[0]
+    assert (image[:, 4:] == 255).all()
+    assert (image[:, :4] == (255, 0, 0)).all()
+    halved = load_folder(tmp_path, 4, 3).images[0]
+    assert (halved[..., 0] == 255).all()  # red and white alike; the hidden black would darken it
+
+
+def test_palette_transparency(tmp_path):
+    palette = Image.new("P", (8, 8), 0)
+    palette.putpalette([0, 0, 0, 255, 255, 255])
+    save(tmp_path / "a.gif", palette, transparency=0)
+    assert (load_folder(tmp_path, 8, 1).images == 255).all()
+
+
+def test_a_turned_photograph_is_put_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Orientation: to be turned clockwise by 90 degrees
+    save(tmp_path / "a.png", RGB, exif=exif)
+    np.testing.assert_array_equal(load_folder(tmp_path, 8, 3).images[0], np.rot90(RGB, -1))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_centre_is_kept(tmp_path, turned):
+    wide = np.zeros((4, 12), np.uint8)
+    wide[:, 4:8] = 200
+    save(tmp_path / "a.png", wide.T if turned else wide)
+    assert (load_folder(tmp_path, 4, 1).images == 200).all()
+
+
+def test_shrinking_is_antialiased(tmp_path):
+    board = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    save(tmp_path / "a.png", board)
+    inner = load_folder(tmp_path, 8, 1).images[0, 1:-1, 1:-1]
+    assert np.abs(inner.astype(int) - 128).max() < 8  # picking single pixels gives 0 or 255
+
+
+def test_order_labels_and_hidden_files(tmp_path):
+    for value, name in enumerate(["b/z.png", "a/2.png", "a/deep/1.png", "a/1.png", "c/1.PNG"]):
+        save(tmp_path / name, np.full((2, 2), value, np.uint8))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    save(tmp_path / ".thumbnails" / "1.png", GREY)
+    dataset = load_folder(tmp_path, 2, 1)
+    assert dataset.images[:, 0, 0, 0].tolist() == [3, 1, 2, 0, 4]
+    assert dataset.labels.tolist() == [0, 0, 0, 1, 2]
+
+
+def test_one_picture_outside_the_sub_folders_means_no_labels(tmp_path):
+    save(tmp_path / "a" / "1.png", GREY)
+    save(tmp_path / "1.png", GREY)
+    assert load_folder(tmp_path, 2, 1).labels is None
+
+
+def test_broken_files_are_named_counted_and_skipped(tmp_path, capsys):
+    save(tmp_path / "good.png", GREY)
+    save(tmp_path / "cut.jpg", np.zeros((64, 64), np.uint8))
+    whole = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) - 60])
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    save(tmp_path / "float.tif", Image.new("F", (8, 8)))
+    assert len(load_folder(tmp_path, 8, 1)) == 1
+    stderr = capsys.readouterr().err
+    for name in ("cut.jpg", "empty.png", "notes.txt", "float.tif"):
+        assert f"{tmp_path / name}: not a readable picture, skipped" in stderr
+    assert "good.png" not in stderr
+    assert stderr.rstrip().endswith(f"{tmp_path}: skipped 4 of 5 files")
+
+
+def test_nothing_is_printed_when_all_is_well(tmp_path, capsys):
+    save(tmp_path / "good.png", GREY)
+    load_folder(tmp_path, 8, 1)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_no_readable_picture(tmp_path):
+    sentence = "holds no readable picture: give a folder with PNG, JPEG"
+    with pytest.raises(InputError, match=sentence):
+        load_folder(tmp_path, 8, 1)
+    (tmp_path / "notes.txt").write_text("not a picture")
+    with pytest.raises(InputError, match=f"{tmp_path} {sentence}"):
+        load_folder(tmp_path, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "sentence"),
+    [(0, 1, "size=0 .*give at least 1"), (8, 2, r"channels=2 .*give 1 \(grey\) or 3")],
+)
+def test_impossible_arguments(tmp_path, size, channels, sentence):
+    save(tmp_path / "good.png", GREY)
+    with pytest.raises(InputError, match=sentence):
+        load_folder(tmp_path, size, channels)
+
+
+def test_not_a_folder(tmp_path):
+    with pytest.raises(InputError, match="nowhere is not a folder: give the folder"):
+        load_folder(tmp_path / "nowhere", 8, 1)
