@@ -45,31 +45,39 @@ def conv2d(x: Array, w: Array, b: Array | None, stride: int, padding: Padding) -
 def conv2d_backward(
     gy: Array, x: Array, w: Array, stride: int, padding: Padding, need_gx: bool = True
 ) -> tuple[Array | None, Array, Array]:
-    """The transposes of conv2d's one product Y = P W: gW = P^T gY, gP = gY W^T, gb = 1^T gY.
+    """gy [N, OH, OW, C_out] -> gx [N, H, W, C_in] (None unless need_gx), gw, gb [C_out].
 
-    gy [N, OH, OW, C_out] -> gx [N, H, W, C_in] (None unless need_gx), gw, gb [C_out].
+    y is one product Y = P W of the patches, so gW = P^T gY and gb = 1^T gY.
     """
-    xp = array_module(x)
     KH, KW, C_in, C_out = w.shape
     N, OH, OW = gy.shape[:3]
-    (top, bottom), (left, right) = padding
-    H, W = x.shape[1:3]
     gy2 = gy.reshape(N * OH * OW, C_out)
     patches = _patches(x, KH, KW, stride, padding).reshape(N * OH * OW, KH * KW * C_in)
     gw = (patches.T @ gy2).reshape(w.shape)
     gb = gy2.sum(axis=0)
     if not need_gx:
         return None, gw, gb
-    gp = (gy2 @ w.reshape(KH * KW * C_in, C_out).T).reshape(N, OH, OW, KH, KW, C_in)
-    # A pixel lies under several windows, so its gradient is the sum over them: one addition of a
-    # whole shifted picture per kernel tap.
-    gx = xp.zeros((N, H + top + bottom, W + left + right, C_in), x.dtype)
-    for kh in range(KH):
-        for kw in range(KW):
-            rows = slice(kh, kh + stride * OH, stride)
-            cols = slice(kw, kw + stride * OW, stride)
-            gx[:, rows, cols] += gp[:, :, :, kh, kw]
-    return xp.ascontiguousarray(gx[:, top : top + H, left : left + W]), gw, gb
+    return _conv2d_backward_data(gy, x.shape, w, stride, padding), gw, gb
+
+
+def _conv2d_backward_data(
+    gy: Array, x_shape: tuple[int, ...], w: Array, stride: int, padding: Padding
+) -> Array:
+    """gx[n,a,b,:] = sum over kh, kw of gy[n,i,j,:] @ w[kh,kw]^T with a = i*stride+kh, b = j*stride+kw.
+
+    With gy spread out by the stride (zeros between), i*stride = a - kh: a convolution again, by the
+    kernel turned by 180 degrees and transposed. It covers the padded picture; the padding is cut off.
+    """  # noqa: E501
+    xp = array_module(gy)
+    KH, KW, _, C_out = w.shape
+    N, OH, OW = gy.shape[:3]
+    (top, bottom), (left, right) = padding
+    H, W = x_shape[1:3]
+    spread = xp.zeros((N, H + top + bottom - KH + 1, W + left + right - KW + 1, C_out), gy.dtype)
+    spread[:, : stride * OH : stride, : stride * OW : stride] = gy
+    turned = xp.ascontiguousarray(w[::-1, ::-1].swapaxes(2, 3))
+    gx = conv2d(spread, turned, None, 1, ((KH - 1, KH - 1), (KW - 1, KW - 1)))
+    return xp.ascontiguousarray(gx[:, top : top + H, left : left + W])
 
 
 # --- linear --------------------------------------------------------------------------------------
@@ -100,7 +108,12 @@ def silu(x: Array) -> Array:
 def silu_backward(gy: Array, x: Array) -> Array:
     """dy/dx = s + x s (1 - s), since s' = s (1 - s)."""
     s = _sigmoid(x)
-    return gy * (s * (1 + x * (1 - s)))
+    slope = 1 - s
+    slope *= x
+    slope += 1
+    slope *= s
+    slope *= gy
+    return slope
 
 
 def _sigmoid(x: Array) -> Array:
@@ -111,8 +124,19 @@ def _sigmoid(x: Array) -> Array:
     return s
 
 
-def _grouped(x: Array, groups: int) -> Array:
-    return x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
+def _group_mean(x: Array, groups: int) -> Array:
+    """The mean over the pixels and channels of each group: [N, ..., C] -> [N, G]."""
+    # Pixels first: that adds whole rows of C neighbouring values, several times as fast as
+    # hopping through the C / G channels of one group.
+    channels = x.reshape(x.shape[0], -1, x.shape[-1]).mean(axis=1)
+    return channels.reshape(x.shape[0], groups, -1).mean(axis=2)
+
+
+def _spread(groups: Array, x: Array) -> Array:
+    """Each group's value at each of its channels, [N, G] -> [N, 1, ..., 1, C], to go with x."""
+    N, C = x.shape[0], x.shape[-1]
+    channels = groups.repeat(C // groups.shape[1], axis=1)
+    return channels.reshape(N, *(1,) * (x.ndim - 2), C)
 
 
 def group_norm(
@@ -121,18 +145,14 @@ def group_norm(
     """Group normalisation (Wu and He 2018): each group of channels of each image to mean 0, std 1.
 
     x [N, ..., C], weight and bias [C]; C divisible by groups
-    -> y = (x - mean) rstd weight + bias, and mean and rstd = 1 / sqrt(var + eps), [N, 1, G, 1].
+    -> y = (x - mean) rstd weight + bias, and mean and rstd = 1 / sqrt(var + eps), both [N, G].
     """
     xp = array_module(x)
-    xg = _grouped(x, groups)
-    mean = xg.mean(axis=(1, 3), keepdims=True)
-    centred = xg - mean
+    mean = _group_mean(x, groups)
+    y = x - _spread(mean, x)
     # The variance of the centred values: E[x^2] - E[x]^2 would cancel where |mean| >> std.
-    var = xp.square(centred).mean(axis=(1, 3), keepdims=True)
-    rstd = 1 / xp.sqrt(var + eps)
-    centred *= rstd
-    y = centred.reshape(x.shape)
-    y *= weight
+    rstd = 1 / xp.sqrt(_group_mean(xp.square(y), groups) + eps)
+    y *= _spread(rstd, x) * weight
     y += bias
     return y, mean, rstd
 
@@ -140,21 +160,29 @@ def group_norm(
 def group_norm_backward(
     gy: Array, x: Array, weight: Array, mean: Array, rstd: Array, groups: int
 ) -> tuple[Array, Array, Array]:
-    """Through y = n weight + bias, n = (x - mean) rstd, with M values in a group.
+    """Through y = n weight + bias, n = (x - mean) rstd.
 
     gn = gy weight;  gweight = sum gy n;  gbias = sum gy
     mean and rstd depend on every x of the group, which gives the two averages that are taken off:
     gx = rstd (gn - avg(gn) - n avg(gn n))
     """
-    axes = tuple(range(x.ndim - 1))
-    n = (_grouped(x, groups) - mean) * rstd
-    gw = (gy * n.reshape(x.shape)).sum(axis=axes)
-    gb = gy.sum(axis=axes)
-    gn = _grouped(gy * weight, groups)
-    gx = gn - gn.mean(axis=(1, 3), keepdims=True)
-    gx -= n * (gn * n).mean(axis=(1, 3), keepdims=True)
-    gx *= rstd
-    return gx.reshape(x.shape), gw, gb
+    C = x.shape[-1]
+    n = _normalised(x, mean, rstd)
+    gy_n = gy * n
+    gw, gb = gy_n.reshape(-1, C).sum(axis=0), gy.reshape(-1, C).sum(axis=0)
+    gx = gy * weight
+    gx -= _spread(_group_mean(gx, groups), x)
+    gy_n *= weight
+    n *= _spread(_group_mean(gy_n, groups), x)
+    gx -= n
+    gx *= _spread(rstd, x)
+    return gx, gw, gb
+
+
+def _normalised(x: Array, mean: Array, rstd: Array) -> Array:
+    n = x - _spread(mean, x)
+    n *= _spread(rstd, x)
+    return n
 
 
 def group_norm_silu(
@@ -169,8 +197,7 @@ def group_norm_silu_backward(
     gy: Array, x: Array, weight: Array, bias: Array, mean: Array, rstd: Array, groups: int
 ) -> tuple[Array, Array, Array]:
     """group_norm_backward after silu_backward; the value between the two is made again from x."""
-    n = ((_grouped(x, groups) - mean) * rstd).reshape(x.shape)
-    gy = silu_backward(gy, n * weight + bias)
+    gy = silu_backward(gy, _normalised(x, mean, rstd) * weight + bias)
     return group_norm_backward(gy, x, weight, mean, rstd, groups)
 
 

@@ -47,7 +47,7 @@ def test_five_thousand_digits_split_and_interleaved(csv):
         assert images.shape == (len(rows) * 10, 28, 28)
         np.testing.assert_array_equal(labels, np.tile(np.arange(10), len(rows)))
         np.testing.assert_array_equal(images[:, 0, 0], labels)
-        got_rows = images[:, 0, 1] * 256 + images[:, 0, 2].astype(int)
+        got_rows = images[:, 0, 1].astype(int) * 256 + images[:, 0, 2]
         np.testing.assert_array_equal(got_rows, np.repeat(rows, 10))
 
 

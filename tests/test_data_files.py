@@ -2,8 +2,8 @@
 
 import pytest
 
-from minddpm.data import atomic_write
 from minddpm.errors import InputError
+from minddpm.files import atomic_write
 
 
 def test_writes_into_a_new_folder_and_leaves_nothing_else(tmp_path):

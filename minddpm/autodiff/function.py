@@ -10,7 +10,7 @@ from minddpm.backend import Array
 from minddpm.errors import GraphError
 
 # Checksumming more than this per array would show in the profile; see Function._seal.
-_CHECKSUM_BYTES = 1 << 20
+_CHECKSUM_BYTES = 1 << 16
 
 
 def as_tensor(x: Any) -> Tensor:

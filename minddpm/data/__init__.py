@@ -1,0 +1,22 @@
+"""Images in, images out: everything here is NumPy on the host, uint8 until the last moment.
+
+Reading order: dataset.py (what a data set is, and the pixel maps), idx.py (MNIST's file format),
+mnist.py (where the digits come from: a folder or the cache), download.py and fallback.py (if they
+are in neither), folder.py (your own pictures), batching.py (which images a training step sees).
+"""
+
+from minddpm.data.batching import batch_indices
+from minddpm.data.dataset import ImageDataset, to_float, to_uint8
+from minddpm.data.folder import load_folder
+from minddpm.data.idx import read_idx
+from minddpm.data.mnist import load_mnist
+
+__all__ = [
+    "ImageDataset",
+    "batch_indices",
+    "load_folder",
+    "load_mnist",
+    "read_idx",
+    "to_float",
+    "to_uint8",
+]

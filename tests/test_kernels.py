@@ -1,0 +1,198 @@
+"""Every kernel set against the naive loops, on awkward sizes."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import naive
+from minddpm import backend
+
+SIZES = st.sampled_from([1, 2, 3, 5, 7, 8, 14])
+CHANNELS = st.sampled_from([1, 3, 5, 32])
+few = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def draw(seed, *shapes):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def device(*arrays):
+    return [backend.xp.asarray(a) for a in arrays]
+
+
+def check(result, expected, tolerance=1e-5):
+    """Largest error relative to the largest entry; a NaN fails."""
+    result = backend.to_numpy(result)
+    assert result.shape == expected.shape
+    assert np.abs(result - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
+
+
+@few
+@given(
+    N=st.integers(1, 3), H=SIZES, W=SIZES, C_in=CHANNELS, C_out=CHANNELS,
+    KH=st.sampled_from([1, 3]), KW=st.sampled_from([1, 2, 3]), stride=st.sampled_from([1, 2, 3]),
+    pad=st.tuples(*[st.integers(0, 2)] * 4), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_conv2d(any_backend, N, H, W, C_in, C_out, KH, KW, stride, pad, seed):
+    padding = (pad[:2], pad[2:])
+    if H + sum(padding[0]) < KH or W + sum(padding[1]) < KW:
+        return  # no output pixel at all: conv2d of the autodiff refuses it
+    x, w, b = draw(seed, (N, H, W, C_in), (KH, KW, C_in, C_out), (C_out,))
+    y = backend.kernels.conv2d(*device(x, w, b), stride, padding)
+    check(y, naive.conv2d(x, w, b, stride, padding))
+
+
+@few
+@given(
+    N=st.integers(1, 3), H=SIZES, W=SIZES, C_in=CHANNELS, C_out=CHANNELS,
+    K=st.sampled_from([1, 3]), stride=st.sampled_from([1, 2, 3]),
+    pad=st.tuples(*[st.integers(0, 2)] * 4), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_conv2d_backward_is_the_transpose(any_backend, N, H, W, C_in, C_out, K, stride, pad, seed):
+    """conv2d is linear in x, w and b, so its backward is fixed by three equal inner products:
+
+    <gy, conv(dx, w)> = <gx, dx>;  <gy, conv(x, dw)> = <gw, dw>;  sum gy db = <gb, db>
+    """
+    padding = (pad[:2], pad[2:])
+    if H + sum(padding[0]) < K or W + sum(padding[1]) < K:
+        return
+    x, w, dx, dw, db = draw(
+        seed, (N, H, W, C_in), (K, K, C_in, C_out), (N, H, W, C_in), (K, K, C_in, C_out), (C_out,)
+    )
+    (gy,) = draw(seed + 1, naive.conv2d(x, w, 0, stride, padding).shape)
+    gx, gw, gb = backend.kernels.conv2d_backward(*device(gy, x, w), stride, padding)
+    for gradient, change, effect in (
+        (gx, dx, naive.conv2d(dx, w, 0, stride, padding)),
+        (gw, dw, naive.conv2d(x, dw, 0, stride, padding)),
+        (gb, db, np.broadcast_to(db, gy.shape)),
+    ):
+        gradient = backend.to_numpy(gradient)
+        assert gradient.shape == change.shape
+        scale = np.sqrt((gy**2).sum() * (effect**2).sum()) + 1
+        assert abs((gy * effect).sum() - (gradient * change).sum()) <= 1e-5 * scale
+
+
+def test_conv2d_backward_leaves_out_gx_when_nobody_needs_it(any_backend):
+    x, w, gy = device(*draw(0, (1, 4, 4, 2), (3, 3, 2, 2), (1, 2, 2, 2)))
+    gx, gw, _ = backend.kernels.conv2d_backward(gy, x, w, 1, ((0, 0), (0, 0)), need_gx=False)
+    assert gx is None
+    assert gw.shape == w.shape
+
+
+@few
+@given(
+    N=st.integers(1, 3), H=SIZES, W=SIZES, groups=st.sampled_from([1, 2, 3]),
+    size=st.sampled_from([1, 4, 5]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_group_norm(any_backend, N, H, W, groups, size, seed):
+    C = groups * size
+    x, weight, bias = draw(seed, (N, H, W, C), (C,), (C,))
+    expected = naive.group_norm(x, weight, bias, groups, 1e-5)
+    arrays = device(x, weight, bias)
+    check(backend.kernels.group_norm(*arrays, groups, 1e-5)[0], expected)
+    silu, mean, rstd = backend.kernels.group_norm_silu(*arrays, groups, 1e-5)
+    check(silu, naive.silu(expected))
+    assert mean.shape == rstd.shape == (N, groups)
+
+
+def test_group_norm_with_a_mean_far_above_the_spread(any_backend):
+    """E[x^2] - E[x]^2 in float32 would be all rounding here."""
+    (x,) = draw(0, (2, 7, 7, 8))
+    x += 1000
+    ones, zeros = np.ones(8, np.float32), np.zeros(8, np.float32)
+    y = backend.kernels.group_norm(*device(x, ones, zeros), 2, 1e-5)[0]
+    check(y, naive.group_norm(x, ones, zeros, 2, 1e-5), tolerance=1e-3)  # x itself has 6e-5
+
+
+def test_silu_does_not_overflow(any_backend):
+    x = np.array([-1e4, -89.0, -1.0, 0.0, 1.0, 89.0, 1e4], np.float32)
+    expected = np.array([0, -89 / (1 + np.exp(89)), *naive.silu(x[2:5]), 89, 1e4])
+    (x,) = device(x)
+    check(backend.kernels.silu(x) / 1e4, expected / 1e4)
+    slope = backend.to_numpy(backend.kernels.silu_backward(backend.xp.ones_like(x), x))
+    np.testing.assert_allclose(slope[[0, 1, 3, 5, 6]], [0, 0, 0.5, 1, 1], atol=1e-6)
+
+
+@few
+@given(
+    N=st.integers(1, 2), L=st.sampled_from([1, 4, 9]), heads=st.integers(1, 3),
+    D=st.sampled_from([1, 5, 8]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_attention(any_backend, N, L, heads, D, seed):
+    q, k, v = draw(seed, *[(N, L, heads * D)] * 3)
+    check(backend.kernels.attention(*device(q, k, v), heads), naive.attention(q, k, v, heads))
+
+
+def test_attention_with_huge_scores_is_stable(any_backend):
+    """exp(1000) overflows; softmax of scores that far apart picks the largest."""
+    q = np.full((1, 2, 4), 100, np.float32)
+    k = np.stack([q[0, 0], -q[0, 0]])[None]
+    (v,) = draw(0, (1, 2, 4))
+    check(backend.kernels.attention(*device(q, k, v), 1), np.stack([v[:, 0], v[:, 0]], axis=1))
+
+
+@few
+@given(N=st.integers(1, 2), H=SIZES, W=SIZES, C=CHANNELS, seed=st.integers(0, 99))
+def test_upsample_nearest(any_backend, N, H, W, C, seed):
+    x, gy = draw(seed, (N, H, W, C), (N, 2 * H, 2 * W, C))
+    y = naive.upsample_nearest(x)
+    check(backend.kernels.upsample_nearest(*device(x)), y)
+    gx = backend.to_numpy(backend.kernels.upsample_nearest_backward(*device(gy)))
+    assert (gx * x).sum() == pytest.approx((gy * y).sum(), rel=1e-3, abs=1e-3)
+
+
+def test_linear(any_backend):
+    x, w, b = draw(0, (2, 3, 5), (5, 7), (7,))
+    check(backend.kernels.linear(*device(x, w, b)), x.astype(float) @ w + b)
+
+
+def test_q_sample_has_one_pair_of_coefficients_per_image(any_backend):
+    x0, noise, a, b = draw(0, (3, 2, 2, 1), (3, 2, 2, 1), (3,), (3,))
+    expected = np.stack([a[n] * x0[n] + b[n] * noise[n] for n in range(3)])
+    check(backend.kernels.q_sample(*device(x0, noise, a, b)), expected)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("sigma", [0.0, 0.7])
+def test_sampler_step(any_backend, clip, sigma):
+    x_t, output, noise = draw(0, *[(2, 3, 3, 1)] * 3)
+    px, po, k0, kx, ko = 1.5, -0.9, 0.3, 0.6, 0.2
+    pred_x0 = px * x_t + po * output
+    assert (np.abs(pred_x0) > 1).any()
+    if clip:
+        pred_x0 = np.clip(pred_x0, -1, 1)
+    x_prev = k0 * pred_x0 + kx * x_t + ko * output + sigma * noise
+    z = None if sigma == 0 else noise
+    arrays = [None if a is None else backend.xp.asarray(a) for a in (x_t, output, z)]
+    result = backend.kernels.sampler_step(*arrays, (px, po, k0, kx, ko, sigma), clip)
+    check(result[0], x_prev)
+    check(result[1], pred_x0)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("step", [1, 7, 5000])
+def test_adam(any_backend, weight_decay, step):
+    param, grad, m, v = draw(step, *[(50,)] * 4)
+    v = np.abs(v)
+    options = (step, 1e-2, 0.9, 0.999, 1e-8, weight_decay, 0.5)
+    expected = naive.adam(param, grad, m, v, *options)
+    param, grad, m, v = device(param, grad, m, v)
+    before = grad.copy()
+    backend.kernels.adam(param, grad, m, v, *options)
+    for result, value in zip((param, m, v), expected, strict=True):
+        check(result, value)
+    assert (grad == before).all()
+
+
+def test_ema_and_squared_norm(any_backend):
+    average, param = draw(0, (50,), (50,))
+    expected = 0.9 * average.astype(float) + 0.1 * param
+    (average, param) = device(average, param)
+    backend.kernels.ema(average, param, 0.9)
+    check(average, expected)
+    square = backend.kernels.squared_norm(param).item()
+    assert square == pytest.approx((backend.to_numpy(param).astype(float) ** 2).sum(), rel=1e-6)
