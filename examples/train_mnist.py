@@ -147,6 +147,7 @@ def main() -> int:
     unet = minddpm.UNet2D(
         **{**MODELS[options["model"]], "sample_size": H, "in_channels": C, "out_channels": C}
     )
+    unet.check_image_size(H, W)
     fields = {f.name for f in dataclasses.fields(TrainingOptions)}
     training = TrainingOptions(**{k: v for k, v in options.items() if k in fields})
     trainer = Trainer(unet, diffusion, dataset, run, training)

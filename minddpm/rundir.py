@@ -142,15 +142,15 @@ def read_loss(path: Path) -> list[dict[str, float]]:
     """The rows of a loss.csv, none if there is no such file. A torn last line is left out."""
     if not path.exists():
         return []
-    rows = []
-    for row in csv.DictReader(io.StringIO(path.read_text())):
-        try:
-            rows.append({name: float(row[name]) for name in LOSS_COLUMNS})
-        except (TypeError, ValueError, KeyError):
-            break
-    for row in rows:
-        row["step"] = int(row["step"])
-    return rows
+    text = path.read_text()
+    whole_lines = text[: text.rfind("\n") + 1]
+    try:
+        return [
+            {name: float(row[name]) if name != "step" else int(row[name]) for name in LOSS_COLUMNS}
+            for row in csv.DictReader(io.StringIO(whole_lines))
+        ]
+    except (TypeError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is not the log of a run ({error!r}): move it away.") from error
 
 
 def _csv(rows: list[Any]) -> bytes:

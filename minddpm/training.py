@@ -16,6 +16,7 @@ from minddpm import backend, nn, random
 from minddpm.checkpoint import save_pipeline
 from minddpm.data import ImageDataset, batch_indices, to_float
 from minddpm.diffusion import GaussianDiffusion
+from minddpm.errors import InputError
 from minddpm.models import UNet2D
 from minddpm.rundir import LOSS, LossLog, RunDirectory
 
@@ -34,6 +35,21 @@ class TrainingOptions:
     seed: int = 0
     log_every: int = 10
     checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a value with which nothing could be learned."""
+        random.check_seed(self.seed)
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: choose at least 1.")
+        for name in ("lr", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name}={getattr(self, name)}: choose a number above 0.")
+        for name in ("warmup_steps", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name}={getattr(self, name)}: choose 0 or a number above 0.")
+        if not 0 <= self.ema_decay <= 1:
+            raise InputError(f"ema_decay={self.ema_decay}: choose 0 (no average) .. 1.")
 
 
 class TrainingDivergedError(RuntimeError):
@@ -133,9 +149,7 @@ class Trainer:
         options = self.options
         log = LossLog(self.run.path / LOSS, self.step)
         window = _Window(self.diffusion.T)
-        bar = tqdm(
-            total=options.steps, initial=self.step, unit="step", disable=None if progress else True
-        )
+        bar = tqdm(total=options.steps, initial=self.step, unit="step", disable=not progress)
         self.unet.train()
         try:
             with _interrupt_flag() as interrupted, bar:

@@ -13,6 +13,7 @@ from minddpm import backend
 from minddpm.autodiff import Tensor
 from minddpm.autodiff.function import as_tensor
 from minddpm.backend import Array
+from minddpm.errors import InputError
 from minddpm.models.blocks import DownBlock2D, UNetMidBlock2D, UpBlock2D
 from minddpm.models.config import complete_config
 from minddpm.nn import Conv2d, Embedding, GroupNorm, Linear, Module, ModuleList
@@ -107,17 +108,12 @@ class UNet2D(Module):
 
     def _check(self, x: Any, t: Any) -> tuple[Tensor, Array]:
         x = as_tensor(x)
-        C, step = self.config["in_channels"], 2 ** (len(self.config["block_out_channels"]) - 1)
+        C = self.config["in_channels"]
         if x.ndim != 4 or x.shape[3] != C or x.dtype.kind != "f":
             raise ValueError(
                 f"the UNet takes floating-point images [N, H, W, {C}], not {x.dtype} {x.shape}"
             )
-        if x.shape[1] % step or x.shape[2] % step:
-            raise ValueError(
-                f"images of {x.shape[1]} x {x.shape[2]} cannot be halved "
-                f"{len(self.config['block_out_channels']) - 1} times: "
-                f"pad or resize them to multiples of {step}"
-            )
+        self.check_image_size(*x.shape[1:3])
         dtype = self.conv_in.weight.dtype
         if x.dtype != dtype:
             x = Tensor(x.data.astype(dtype))
@@ -127,6 +123,15 @@ class UNet2D(Module):
         if t.shape != (len(x),):
             raise ValueError(f"t of shape {t.shape} for {len(x)} images: give one t for each")
         return x, t
+
+    def check_image_size(self, H: int, W: int) -> None:
+        """Raise InputError if images of this size cannot go down all levels and come back."""
+        halvings = len(self.config["block_out_channels"]) - 1
+        if H % 2**halvings or W % 2**halvings:
+            raise InputError(
+                f"images of {H} x {W} cannot be halved {halvings} times: "
+                f"pad or resize them to multiples of {2**halvings}."
+            )
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> "UNet2D":

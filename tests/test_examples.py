@@ -1,0 +1,249 @@
+"""The commands: what they leave, and one sentence with exit code 2 for whatever is wrong."""
+
+import gzip
+import importlib.util
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import minddpm
+from minddpm import checkpoint, cli
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+QUICK = ["--steps", "2", "--batch-size", "2", "--timesteps", "40", "--sample-steps", "2"]
+QUICK += ["--samples", "4", "--backend", "numpy"]
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """command("sample", "--model", ...) -> (exit code, stdout, stderr), from within tmp_path."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"examples/{name}.py", *map(str, arguments)])
+        try:
+            code = cli.run(load(name).main)
+        except SystemExit as stop:  # argparse
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """A folder with 30 tiny "digits" in MNIST's files."""
+    folder = tmp_path_factory.mktemp("digits")
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
+    for part in ("train", "t10k"):
+        header = struct.pack(">IIII", 0x803, *pixels.shape)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        labels = gzip.compress(struct.pack(">II", 0x801, 30) + bytes(i % 10 for i in range(30)))
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(labels)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(digits, tmp_path_factory):
+    """A finished run of two steps, made by the real command in a process of its own."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    arguments = ["--data-dir", digits, "--out", out, *QUICK]
+    subprocess.run(
+        [sys.executable, EXAMPLES / "train_mnist.py", *arguments],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )
+    return out
+
+
+def snapshot(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def refused(result, *words):
+    """Exit code 2 and one sentence on stderr, no traceback."""
+    code, _, stderr = result
+    assert code == 2, stderr
+    sentence = stderr.strip().splitlines()[-1]
+    assert sentence.startswith(("error: ", "train_mnist.py: error: ", "sample.py: error: "))
+    assert "Traceback" not in stderr
+    for word in words:
+        assert str(word) in sentence
+
+
+def test_training_leaves_what_it_promises(trained):
+    for name in ("samples.png", "forward.png", "loss.png", "denoising.gif"):
+        with Image.open(trained / name) as picture:
+            picture.verify()
+    assert (trained / "loss.csv").read_text().startswith("step,loss,")
+    run = json.loads((trained / "run.json").read_text())
+    assert run["options"]["batch_size"] == 2
+    assert run["options"]["seed"] == 0
+    assert set(run["versions"]) >= {"minddpm", "numpy", "python"}
+    assert (trained / "model_index.json").is_file()
+    assert not list(trained.rglob("*.bin"))
+    assert not list(trained.rglob("*.pkl"))
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_sampling(command, trained, tmp_path, sampler):
+    arguments = ["--model", trained, "--count", 3, "--steps", 2, "--sampler", sampler]
+    files = ["--out", "a.png", "--npz", "a.npz"]
+    code, stdout, _ = command("sample", *arguments, "--backend", "numpy", *files)
+    assert code == 0
+    assert "about" in stdout
+    assert "a.png" in stdout
+    images = np.load(tmp_path / "a.npz")["images"]
+    assert images.shape == (3, 28, 28)
+    assert images.dtype == np.uint8
+    again = command("sample", *arguments, "--batch-size", 2, "--backend", "numpy", "--npz", "b.npz")
+    assert again[0] == 0
+    difference = images.astype(int) - np.load(tmp_path / "b.npz")["images"]
+    assert np.abs(difference).max() <= 1  # another batch size: other roundings in the products
+
+
+def test_resuming_goes_on_and_keeps_the_options(command, digits, tmp_path):
+    out = ["--data-dir", digits, "--out", "run"]
+    assert command("train_mnist", *out, *QUICK)[0] == 0
+    more = ["--resume", "--steps", 3, "--sample-steps", 2, "--samples", 4, "--backend", "numpy"]
+    code, stdout, _ = command("train_mnist", *out, *more)
+    assert code == 0
+    assert "resuming run at step 2" in stdout
+    options = json.loads((tmp_path / "run" / "run.json").read_text())["options"]
+    assert (options["steps"], options["batch_size"]) == (3, 2)
+    refused(command("train_mnist", *out, *more, "--lr", 0.5), "lr=0.001", "--lr", "--out")
+
+
+def test_default_names_never_overwrite(command, digits, trained, tmp_path):
+    for number in ("", "-2"):
+        assert command("train_mnist", "--data-dir", digits, *QUICK)[0] == 0
+        assert (tmp_path / f"runs/mnist{number}" / "samples.png").is_file()
+        sampled = command("sample", "--model", trained, "--count", 1, "--steps", 1)
+        assert sampled[0] == 0
+        assert (tmp_path / f"samples{number}.png").is_file()
+
+
+def test_epochs(command, digits):
+    arguments = ["--data-dir", digits, "--epochs", 1, "--batch-size", 20, *QUICK[4:]]
+    code, stdout, _ = command("train_mnist", *arguments)
+    assert code == 0
+    assert "2 steps of 20 images" in stdout  # 30 digits in batches of 20, rounded up
+
+
+def test_a_folder_of_pictures(command, tmp_path):
+    for i in range(3):
+        Image.new("RGB", (40, 30), (i * 100, 0, 0)).save(tmp_path / f"{i}.png")
+    arguments = ["--image-folder", tmp_path, "--image-size", 8, "--out", tmp_path / "run"]
+    assert command("train_mnist", *arguments, *QUICK)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["train_mnist", "sample"])
+def test_help_ends_by_itself(command, name):
+    code, stdout, _ = command(name, "--help")
+    assert code == 0
+    assert "--backend" in stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--backend", "cupy"], ["cupy", "pip install", "--backend numpy"]),
+        (["--backend", "torch"], ["'torch'", "numpy"]),
+        (["--steps", "0"], ["--steps", "below 1"]),
+        (["--steps", "many"], ["--steps"]),
+        (["--seed", "-1"], ["-1", "choose 0"]),
+        (["--lr", "0"], ["lr=", "above 0"]),
+        (["--lr", "nan"], ["lr=", "above 0"]),
+        (["--ema-decay", "1.5"], ["ema_decay=1.5", "1."]),
+        (["--timesteps", "10"], ["choose T above 20"]),
+        (["--sample-steps", "41"], ["41", "1 .. 40"]),
+        (["--resume"], ["no run"]),
+        (["--out", "file"], ["file", "--out"]),
+        (["--image-folder", "empty"], ["empty"]),
+        (["--image-folder", "pictures", "--image-size", "30"], ["30 x 30", "multiples of 4"]),
+    ],
+)
+def test_bad_options_of_train(command, digits, tmp_path, arguments, words):
+    if "cupy" in arguments and not _cupy_is_missing():
+        pytest.skip("cupy works here")
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "pictures").mkdir()
+    Image.new("L", (40, 30)).save(tmp_path / "pictures" / "a.png")
+    before = snapshot(tmp_path)
+    refused(command("train_mnist", "--data-dir", digits, *QUICK, *arguments), *words)
+    assert snapshot(tmp_path) == before
+
+
+def test_bad_data(command, tmp_path):
+    refused(command("train_mnist", "--data-dir", tmp_path), tmp_path, "train-images")
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\x00\x00\x08\x03\x00\x00")
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, 1) + b"\x00")
+    refused(command("train_mnist", "--data-dir", tmp_path), "train-images-idx3-ubyte")
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    refused(command("train_mnist", "--data-dir", tmp_path), "train-images-idx3-ubyte")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "nowhere"], ["nowhere", "run directory"]),
+        (["--model", "empty"], ["empty", "run directory"]),
+        (["--model", "pickle"], ["pickle", "save_pretrained"]),
+        (["--model", "truncated"], ["truncated", "copy it again"]),
+        (["--model", "mixed"], ["another architecture"]),
+        (["--model", "MODEL", "--steps", "0"], ["0 sampling steps", "1 .. 40"]),
+        (["--model", "MODEL", "--steps", "41"], ["41 sampling steps", "1 .. 40"]),
+        (["--model", "MODEL", "--count", "0"], ["--count", "below 1"]),
+        (["--model", "MODEL", "--seed", "-1"], ["-1", "choose 0"]),
+        (["--model", "MODEL", "--sampler", "magic"], ["magic", "ddim"]),
+        (["--model", "MODEL", "--out", "taken.png"], ["taken.png", "another name"]),
+        (["--model", "MODEL", "--out", "file/a.png"], ["file/a.png", "folder"]),
+        (["--model", "MODEL", "--backend", "cupy"], ["cupy"]),
+    ],
+)
+def test_bad_options_of_sample(command, trained, tmp_path, arguments, words):
+    if "cupy" in arguments and not _cupy_is_missing():
+        pytest.skip("cupy works here")
+    for name in ("empty", "pickle"):
+        (tmp_path / name).mkdir()
+    unet = minddpm.UNet2D.from_pretrained(trained)
+    for name in ("pickle", "truncated", "mixed"):
+        checkpoint.save_pipeline(unet, checkpoint.load_diffusion(trained), tmp_path / name)
+    weights = Path("unet", checkpoint.WEIGHTS)
+    (tmp_path / "pickle" / weights).rename(tmp_path / "pickle/unet/diffusion_pytorch_model.bin")
+    cut = tmp_path / "truncated" / weights
+    cut.write_bytes(cut.read_bytes()[:-1000])
+    config = tmp_path / "mixed/unet/config.json"
+    changed = {**json.loads(config.read_text()), "block_out_channels": [16, 64, 64]}
+    config.write_text(json.dumps(changed))
+    for name in ("file", "taken.png"):
+        (tmp_path / name).write_text("precious")
+
+    before = snapshot(tmp_path)
+    arguments = [trained if a == "MODEL" else a for a in arguments]
+    refused(command("sample", "--count", "1", *arguments), *words)
+    assert snapshot(tmp_path) == before
+
+
+def _cupy_is_missing():
+    try:
+        minddpm.set_backend("cupy")
+    except minddpm.InputError:
+        return True
+    return False
