@@ -77,8 +77,9 @@ def array_module(x: Array) -> ModuleType:
 
 
 def to_numpy(x: Array) -> np.ndarray:
-    """x on the host, as a NumPy array (no copy if it is one already)."""
-    return x if isinstance(x, np.ndarray) else array_module(x).asnumpy(x)
+    """x (an array, list or number) on the host as a NumPy array; no copy if it is one already."""
+    xp = array_module(x)
+    return np.asarray(x) if xp is np else xp.asnumpy(x)
 
 
 def fingerprint(x: Array) -> int | None:

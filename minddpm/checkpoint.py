@@ -11,6 +11,8 @@ back. No pickle is read or written anywhere: a pickle can run any code when it i
 
 import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,15 @@ PREDICTION_TYPES = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
 # --- the UNet ------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say which file an InputError in the block is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
 def save_unet(unet: UNet2D, directory: str | Path) -> None:
     """Write unet's config.json and weights into `directory` as UNet2DModel.save_pretrained does."""
     directory = Path(directory)
@@ -59,7 +70,8 @@ def load_unet(directory: str | Path) -> UNet2D:
     kind = config.get("_class_name", "UNet2DModel")
     if kind != "UNet2DModel":
         raise InputError(f"{path} describes a {kind}: minddpm runs diffusers' UNet2DModel only.")
-    unet = UNet2D(**{key: value for key, value in config.items() if not key.startswith("_")})
+    with _named(path):
+        unet = UNet2D(**{key: value for key, value in config.items() if not key.startswith("_")})
     tensors, _ = read_tensors(_weights_file(folder))
     load_torch_tensors(unet, tensors, folder / WEIGHTS)
     return unet.eval()
@@ -137,8 +149,15 @@ def _weights_file(folder: Path) -> Path:
 
 
 def scheduler_config(diffusion: GaussianDiffusion) -> dict[str, Any]:
-    """The configuration with which diffusers' schedulers are this diffusion process."""
+    """The configuration with which diffusers' schedulers are this diffusion process.
+
+    Raises InputError for a shortened one, whose timesteps the file could not tell.
+    """
     T, betas = diffusion.T, diffusion.betas
+    if not np.array_equal(diffusion.timestep_map, np.arange(T)):
+        raise InputError(
+            "a file cannot tell the timesteps of a respaced process: save the one it was made from."
+        )
     config: dict[str, Any] = {
         "_class_name": "DDPMScheduler",
         "_diffusers_version": DIFFUSERS_VERSION,
@@ -168,49 +187,64 @@ def load_diffusion(directory: str | Path) -> GaussianDiffusion:
     """
     path = Path(directory) / "scheduler" / "scheduler_config.json"
     config = read_json(path)
+    with _named(path):
+        return _diffusion(config)
 
-    def choose(key: str, default: Any, choices: dict[Any, Any]) -> Any:
-        value = config.get(key, default)
-        if value not in choices:
+
+# What minddpm runs of a scheduler's settings, and what it calls that; the first is the default.
+SCHEDULER_CHOICES: dict[str, dict[Any, Any]] = {
+    "prediction_type": {theirs: ours for ours, theirs in PREDICTION_TYPES.items()},
+    "variance_type": {
+        "fixed_small": "fixed_small",
+        "fixed_small_log": "fixed_small",  # the same variance, by way of its logarithm
+        "fixed_large": "fixed_large",
+        "fixed_large_log": "fixed_large",
+    },
+    "beta_schedule": {
+        "linear": schedules.linear,
+        "scaled_linear": schedules.quadratic,
+        "squaredcos_cap_v2": schedules.cosine,
+    },
+    "clip_sample": {True: True, False: False},
+    "thresholding": {False: False},
+    "rescale_betas_zero_snr": {False: False},
+    "clip_sample_range": {1.0: 1.0},
+}
+
+
+def _diffusion(config: dict[str, Any]) -> GaussianDiffusion:
+    chosen = {}
+    for key, choices in SCHEDULER_CHOICES.items():
+        value = config.get(key, next(iter(choices)))
+        if not any(value == choice for choice in choices):
             raise InputError(
-                f"{path}: {key}={value!r} is not supported: choose "
-                f"{' or '.join(repr(c) for c in choices)}."
+                f"{key}={value!r} is not supported: choose {' or '.join(repr(c) for c in choices)}."
             )
-        return choices[value]
+        chosen[key] = choices[value]
+    return GaussianDiffusion(
+        _betas(config, chosen["beta_schedule"]),
+        chosen["prediction_type"],
+        chosen["variance_type"],
+        chosen["clip_sample"],
+    )
 
-    prediction = choose(
-        "prediction_type", "epsilon", {theirs: ours for ours, theirs in PREDICTION_TYPES.items()}
-    )
-    variance = choose(
-        "variance_type",
-        "fixed_small",
-        {
-            "fixed_small": "fixed_small",
-            "fixed_small_log": "fixed_small",  # the same variance, by way of its logarithm
-            "fixed_large": "fixed_large",
-            "fixed_large_log": "fixed_large",
-        },
-    )
-    choose("thresholding", False, {False: False})
-    choose("rescale_betas_zero_snr", False, {False: False})
-    choose("clip_sample_range", 1.0, {1.0: 1.0})
-    if config.get("trained_betas") is not None:
-        betas = np.asarray(config["trained_betas"], dtype=np.float64)
-    else:
-        T = config.get("num_train_timesteps", 1000)
-        # minddpm's schedules scale their ends by 1000 / T; a file gives the ends as they are.
-        ends = (config.get(k, d) * T / 1000 for k, d in (("beta_start", 1e-4), ("beta_end", 0.02)))
-        schedule = choose(
-            "beta_schedule",
-            "linear",
-            {
-                "linear": schedules.linear,
-                "scaled_linear": schedules.quadratic,
-                "squaredcos_cap_v2": lambda T, *_: schedules.cosine(T),
-            },
-        )
-        betas = schedule(T, *ends)
-    return GaussianDiffusion(betas, prediction, variance, config.get("clip_sample", True))
+
+def _betas(config: dict[str, Any], schedule: Callable[..., np.ndarray]) -> np.ndarray:
+    trained = config.get("trained_betas")
+    T = config.get("num_train_timesteps", 1000)
+    ends = [config.get("beta_start", 1e-4), config.get("beta_end", 0.02)]
+    numbers = ends if trained is None else trained
+    if not isinstance(numbers, list) or not all(type(x) in (int, float) for x in numbers):
+        raise InputError("trained_betas, beta_start and beta_end must be numbers: correct them.")
+    if trained is not None:
+        return schedules.check_betas(np.array(trained, np.float64))
+    if type(T) is not int:
+        raise InputError(f"num_train_timesteps={T!r} is no integer: correct it.")
+    if schedule is schedules.cosine:
+        return schedule(T)
+    # minddpm's schedules scale their ends by 1000 / T; a file gives the ends as they are.
+    schedules.check_betas(np.array(ends))
+    return schedule(T, *(end * T / 1000 for end in ends))
 
 
 def save_pipeline(unet: UNet2D, diffusion: GaussianDiffusion, directory: str | Path) -> None:

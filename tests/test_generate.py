@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from minddpm import GaussianDiffusion, UNet2D, backend
+from minddpm import GaussianDiffusion, UNet2D, backend, samplers
 from minddpm.diffusion.schedules import cosine
 from minddpm.errors import InputError
 from minddpm.generate import SAMPLERS, generate, image_size, seconds_per_step
@@ -95,6 +95,12 @@ def test_the_samplers_name_chooses_the_sampler():
     unet = tiny_unet()
     ddpm, ddim = generate(unet, D, 2, "ddpm"), generate(unet, D, 2, "ddim")
     assert np.abs(ddpm - ddim).max() > 0.1
+
+
+def test_a_single_batch_is_what_the_sampler_gives_for_that_seed():
+    unet = tiny_unet()
+    *_, step = samplers.ddpm(D, unet, (3, 8, 8, 1), seed=7)
+    np.testing.assert_array_equal(generate(unet, D, 3, "ddpm", seed=7), step.x)
 
 
 def test_the_model_is_asked_for_the_noise():

@@ -236,8 +236,7 @@ class GaussianDiffusion:
         every formula of this class then holds for the strided process without a change, and the
         model is still told the t that it knows (Nichol and Dhariwal 2021, section 4).
         """
-        timesteps = np.asarray(timesteps, dtype=np.int64)
-        self.check_t(timesteps, len(timesteps))
+        timesteps = self.check_t(timesteps, len(timesteps))
         if not (np.diff(timesteps) > 0).all():
             raise InputError("the timesteps to keep must rise, each one once.")
         kept = self.alphas_cumprod[timesteps]

@@ -1,5 +1,6 @@
 """The UNet's configuration: diffusers' UNet2DModel keys, their defaults, and what is supported."""
 
+from collections.abc import Callable
 from typing import Any
 
 from minddpm.errors import InputError
@@ -36,7 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": None,  # diffusers uses it for learned time embeddings only
 }
 
-# Keys with a closed list of values that minddpm runs; every other key is a number or a size.
+# Keys with a closed list of values that minddpm runs.
 SUPPORTED: dict[str, tuple[Any, ...]] = {
     "time_embedding_type": ("positional",),
     "mid_block_type": ("UNetMidBlock2D", None),
@@ -47,6 +48,55 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {
     "resnet_time_scale_shift": ("default", "scale_shift"),
     "class_embed_type": (None,),
 }
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+
+def _is_count(x: Any) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool) and x >= 1
+
+
+def _is_list(x: Any) -> bool:
+    return isinstance(x, (list, tuple)) and len(x) > 0
+
+
+# What the value of every other key must be: a test and its name.
+COUNT = (_is_count, "an integer of at least 1")
+OPTIONAL_COUNT = (lambda x: x is None or _is_count(x), "an integer of at least 1, or null")
+FLAG = (lambda x: isinstance(x, bool), "true or false")
+NAMES = (lambda x: _is_list(x) and all(isinstance(b, str) for b in x), "a list of block types")
+KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "sample_size": (
+        lambda x: (
+            x is None or _is_count(x) or (_is_list(x) and len(x) == 2 and all(map(_is_count, x)))
+        ),
+        "an integer of at least 1, a pair of them, or null",
+    ),
+    "in_channels": COUNT,
+    "out_channels": COUNT,
+    "center_input_sample": FLAG,
+    "time_embedding_dim": OPTIONAL_COUNT,
+    "freq_shift": (_is_number, "a number"),
+    "flip_sin_to_cos": FLAG,
+    "down_block_types": NAMES,
+    "up_block_types": NAMES,
+    "block_out_channels": (
+        lambda x: _is_list(x) and all(map(_is_count, x)),
+        "a list of integers of at least 1",
+    ),
+    "layers_per_block": COUNT,
+    "mid_block_scale_factor": (lambda x: _is_number(x) and x > 0, "a number above 0"),
+    "dropout": (lambda x: _is_number(x) and 0 <= x < 1, "a number from 0 to below 1"),
+    "attention_head_dim": OPTIONAL_COUNT,
+    "norm_num_groups": COUNT,
+    "attn_norm_num_groups": OPTIONAL_COUNT,
+    "norm_eps": (lambda x: _is_number(x) and x > 0, "a number above 0"),
+    "add_attention": FLAG,
+    "num_class_embeds": OPTIONAL_COUNT,
+}
+
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D")
 
@@ -91,11 +141,14 @@ def complete_config(given: dict[str, Any]) -> dict[str, Any]:
         )
     config = {**DEFAULTS, **given}
     for key, choices in SUPPORTED.items():
-        if config[key] not in choices:
+        if not any(config[key] == choice for choice in choices):
             raise InputError(
                 f"{key}={config[key]!r} is not supported: choose "
                 f"{' or '.join(repr(c) for c in choices)}."
             )
+    for key, (is_right, wanted) in KINDS.items():
+        if not is_right(config[key]):
+            raise InputError(f"{key}={config[key]!r} is not possible: give {wanted}.")
     for key, choices in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
         config[key] = tuple(config[key])
         for block in config[key]:
@@ -118,4 +171,10 @@ def complete_config(given: dict[str, Any]) -> dict[str, Any]:
                 f"norm_num_groups={groups} does not divide block_out_channels entry {C}: "
                 "choose a divisor of all of them."
             )
+    groups, C = config["attn_norm_num_groups"], config["block_out_channels"][-1]
+    if groups is not None and C % groups:
+        raise InputError(
+            f"attn_norm_num_groups={groups} does not divide the {C} channels of the lowest level: "
+            "choose a divisor."
+        )
     return config
