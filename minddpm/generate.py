@@ -41,6 +41,7 @@ def generate(
         raise InputError(f"unknown sampler {sampler!r}: choose {' or '.join(SAMPLERS)}.")
     if count < 1 or batch_size < 1:
         raise InputError(f"{count} pictures in batches of {batch_size}: choose at least 1 of each.")
+    unet.eval()  # dropout is for training
     H, W = image_size(unet)
     C = unet.config["in_channels"]
     starts = range(0, count, batch_size)

@@ -559,3 +559,17 @@ def test_the_cosine_schedule_makes_a_process_of_any_length():
         for name, table in vars(d).items():
             if isinstance(table, np.ndarray):
                 assert np.isfinite(table).all(), name
+
+
+def test_a_model_of_other_channels_is_refused():
+    """[N, H, W, 1] against [N, H, W, 3] would be broadcast in silence."""
+    d = GaussianDiffusion(linear(50))
+    x, t = np.zeros((2, 4, 4, 3), np.float32), np.array([1, 2])
+    for call in (
+        lambda: d.p_mean_variance(lambda x, t: x[..., :1], x, t),
+        lambda: d.training_losses(lambda x, t: x[..., :1], x, t, x),
+    ):
+        with pytest.raises(InputError, match="output channels"):
+            call()
+    with pytest.raises(InputError, match="timestep_map has 3"):
+        GaussianDiffusion(linear(50), timestep_map=np.arange(3))

@@ -212,3 +212,15 @@ def test_timesteps_of_no_steps_at_all_are_refused():
 def test_an_unknown_spacing_is_refused():
     with refused("'even'", *SPACINGS):
         timesteps(10, 5, "even")
+
+
+def test_ends_and_counts_that_make_no_sense_are_refused():
+    """The root of a negative end would be complex, half a step no step at all."""
+    for call in (
+        lambda: quadratic(50, -1e-4),
+        lambda: linear(50.0),
+        lambda: timesteps(10, 2.5),
+        lambda: timesteps(10, 2.5, "linspace"),
+    ):
+        with pytest.raises(InputError, match="choose"):
+            call()

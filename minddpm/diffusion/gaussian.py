@@ -67,6 +67,10 @@ class GaussianDiffusion:
         self.betas = check_betas(betas)
         self.T = len(self.betas)
         self.timestep_map = np.arange(self.T) if timestep_map is None else np.asarray(timestep_map)
+        if len(self.timestep_map) != self.T:
+            raise InputError(
+                f"timestep_map has {len(self.timestep_map)} entries for {self.T} betas: equal them."
+            )
 
         # Tables, float64 [T]; a value is cast to the type of the image where it is used.
         self.alphas = 1 - self.betas
@@ -215,6 +219,7 @@ class GaussianDiffusion:
         x0, noise = backend.xp.asarray(x0), backend.xp.asarray(noise)
         t = self.check_t(t, len(x0))
         output = model(self.q_sample(x0, t, noise), self._model_t(t))
+        _check_output(output, x0)
         return ((output - self.target(x0, t, noise)) ** 2).mean(axis=tuple(range(1, x0.ndim)))
 
     def target(self, x0: Array, t: Any, noise: Array) -> Array:
@@ -251,6 +256,7 @@ class GaussianDiffusion:
         """The model's output as an array; nothing is recorded."""
         with no_grad():
             output = model(x_t, self._model_t(t))
+        _check_output(output, x_t)
         return output.data if isinstance(output, Tensor) else output
 
     def check_t(self, t: Any, N: int) -> np.ndarray:
@@ -280,3 +286,12 @@ class GaussianDiffusion:
     def _image(self, table: np.ndarray, t: np.ndarray, like: Array) -> Array:
         """table[t] shaped to multiply images: float64 [T] -> [N, 1, 1, 1]."""
         return self._at(table, t, like.dtype).reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _check_output(output: Any, x: Array) -> None:
+    # A different number of channels would be broadcast in silence.
+    if output.shape != x.shape:
+        raise InputError(
+            f"the model's output has shape {output.shape} for images {x.shape}: choose a model "
+            "with as many output channels as input channels."
+        )

@@ -126,6 +126,8 @@ def _sample(
         z = None
         if sigma[t] != 0:
             z = random.normal(shape, seed, random.SAMPLE, i) if noise is None else noise(i)
+            if z.shape != x.shape:
+                raise InputError(f"noise({i}) has shape {z.shape}, the pictures {x.shape}.")
         coefficients = tuple(float(c[t]) for c in (px, po, k0, kx, ko, sigma))
         x, pred_x0 = backend.kernels.sampler_step(x, output, z, coefficients, diffusion.clip_x0)
         yield Step(x, pred_x0, int(diffusion.timestep_map[t]))

@@ -40,8 +40,8 @@ def quadratic(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> np.nd
     diffusers calls it scaled_linear.
     """
     scale = 1000 / _check_steps(T)
-    roots = np.linspace((beta_start * scale) ** 0.5, (beta_end * scale) ** 0.5, T, dtype=np.float64)
-    return check_betas(roots**2)
+    ends = check_betas(np.array([beta_start * scale, beta_end * scale]))
+    return np.linspace(*np.sqrt(ends), T, dtype=np.float64) ** 2
 
 
 BY_NAME = {"linear": linear, "cosine": cosine, "quadratic": quadratic}
@@ -55,7 +55,7 @@ def check_betas(betas: np.ndarray) -> np.ndarray:
     if not ((betas > 0) & (betas < 1)).all():
         raise InputError(
             f"betas lie in {betas.min():.3g} .. {betas.max():.3g}, but each must be between 0 and "
-            "1: with a linear or quadratic schedule choose T above 20, or take the cosine one."
+            "1: correct their ends; with the default ones choose T above 20, or a cosine schedule."
         )
     return betas
 
@@ -68,7 +68,7 @@ def timesteps(T: int, steps: int, spacing: str = "leading") -> np.ndarray:
     trailing  even steps back from T-1: starts where x_T really is pure noise (Lin et al. 2024)
     Raises InputError unless 1 <= steps <= T.
     """
-    if not 1 <= steps <= _check_steps(T):
+    if not isinstance(steps, (int, np.integer)) or not 1 <= steps <= _check_steps(T):
         raise InputError(f"{steps} sampling steps of a model with T = {T}: choose 1 .. {T}.")
     if spacing == "leading":
         return np.arange(steps, dtype=np.int64) * (T // steps)
@@ -80,6 +80,6 @@ def timesteps(T: int, steps: int, spacing: str = "leading") -> np.ndarray:
 
 
 def _check_steps(T: int) -> int:
-    if T < 1:
-        raise InputError(f"T = {T} diffusion steps: choose at least 1.")
+    if not isinstance(T, (int, np.integer)) or T < 1:
+        raise InputError(f"T = {T} diffusion steps: choose an integer of at least 1.")
     return T
