@@ -2,6 +2,7 @@
 
     backend   arrays   kernels
     numpy     NumPy    minddpm.kernels.reference
+    numba     NumPy    minddpm.kernels.cpu
     cupy      CuPy     minddpm.kernels.reference (plain CuPy calls, cuBLAS underneath)
 
 Everything above this file writes ``backend.xp.exp(x)`` for plain array code and
@@ -23,7 +24,13 @@ from minddpm.errors import InputError
 
 Array = Any  # numpy.ndarray or cupy.ndarray: the two share the interface that this project uses
 
-NAMES = ("numpy", "cupy")
+# name: (array library, kernel set)
+BACKENDS = {
+    "numpy": ("numpy", "reference"),
+    "numba": ("numpy", "cpu"),
+    "cupy": ("cupy", "reference"),
+}
+NAMES = tuple(BACKENDS)
 
 
 @dataclass(frozen=True)
@@ -41,19 +48,22 @@ _active: Backend | None = None
 def set_backend(name: str) -> Backend:
     """Choose the backend for everything that is made from now on.
 
-    name: "numpy", "cupy" or "auto" (CuPy where a GPU answers, else NumPy).
+    name: "numpy", "numba", "cupy" or "auto" (CuPy where a GPU answers, else Numba).
     Raises InputError for an unknown name, or if CuPy or its GPU is missing.
     """
     global _active
     if name == "auto":
-        name = "cupy" if _gpu_problem() is None else "numpy"
+        name = "cupy" if _gpu_problem() is None else "numba"
     if name not in NAMES:
         raise InputError(f"unknown backend {name!r}: choose one of {', '.join(NAMES)} or auto.")
     if name == "cupy" and (problem := _gpu_problem()):
         raise InputError(problem)
-    xp = importlib.import_module(name)
-    kernels = importlib.import_module("minddpm.kernels.reference")
-    _active = Backend(name, xp, kernels)
+    library, kernels = BACKENDS[name]
+    _active = Backend(
+        name,
+        importlib.import_module(library),
+        importlib.import_module(f"minddpm.kernels.{kernels}"),
+    )
     return _active
 
 

@@ -31,7 +31,7 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         default="auto",
-        help="numpy, cupy, or auto: cupy where a GPU answers, else numpy (default: auto)",
+        help="numpy, numba, cupy, or auto: cupy where a GPU answers, else numba (default: auto)",
     )
 
 

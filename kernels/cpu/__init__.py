@@ -1,0 +1,231 @@
+"""The hot operations in Numba, under the names and signatures of kernels/reference.py.
+
+Read vector.py (how a kernel is written), gemm.py (the register tile), direct.py, winograd.py,
+norm.py, attention.py, pointwise.py. This file chooses among them by shape.
+
+float32 only: other types (gradient checks use float64) go to the reference.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import wraps
+from types import ModuleType
+
+import numpy as np
+
+from minddpm.kernels import reference
+from minddpm.kernels.cpu.cache import own_cache
+from minddpm.kernels.reference import Padding, philox4x32
+
+with own_cache():
+    from minddpm.kernels.cpu import attention as _attention
+    from minddpm.kernels.cpu import direct, norm, pointwise, winograd
+    from minddpm.kernels.cpu.memory import keep_freed_memory
+
+keep_freed_memory()
+
+__all__ = [
+    "adam", "attention", "attention_backward", "conv2d", "conv2d_backward", "ema", "group_norm",
+    "group_norm_backward", "group_norm_silu", "group_norm_silu_backward", "linear",
+    "linear_backward", "philox4x32", "q_sample", "random_bits", "random_normal", "random_uniform",
+    "sampler_step", "silu", "silu_backward", "squared_norm", "upsample_nearest",
+    "upsample_nearest_backward",
+]  # fmt: skip
+
+
+def float32_only(function: Callable) -> Callable:
+    """Contiguous float32 arrays for the function; where one has another type, the reference."""
+    specification = getattr(reference, function.__name__)
+
+    @wraps(function)
+    def chosen(*args, **kwargs):
+        arrays = [a for a in args if isinstance(a, np.ndarray)]
+        if any(a.dtype != np.float32 for a in arrays):
+            return specification(*args, **kwargs)
+        args = [np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a for a in args]
+        return function(*args, **kwargs)
+
+    return chosen
+
+
+# --- convolution and linear layers ---------------------------------------------------------------
+
+
+def use_winograd(w: np.ndarray, stride: int, padding: Padding) -> bool:
+    """3x3 windows of stride 1 between enough channels to fill the vectors."""
+    KH, KW, C, K = w.shape
+    enough = min(C, K) >= 8
+    return (KH, KW, stride) == (3, 3, 1) and enough and max(max(p) for p in padding) <= 2
+
+
+@float32_only
+def conv2d(x, w, b, stride: int, padding: Padding):
+    if use_winograd(w, stride, padding):
+        return winograd.conv2d(x, w, b, padding)
+    return direct.conv2d(x, w, b, stride, padding)
+
+
+@float32_only
+def conv2d_backward(gy, x, w, stride: int, padding: Padding, need_gx: bool = True):
+    if use_winograd(w, stride, padding):
+        gx, gw = winograd.conv2d_backward(gy, x, w, padding, need_gx)
+        return gx, gw, pointwise.column_sums(gy.reshape(-1, gy.shape[-1]))
+    return direct.conv2d_backward(gy, x, w, stride, padding, need_gx)
+
+
+def _pixels(x: np.ndarray) -> np.ndarray:
+    """Rows [R, C] as R pictures of one pixel."""
+    return x.reshape(-1, 1, 1, x.shape[-1])
+
+
+NO_PADDING = ((0, 0), (0, 0))
+
+
+@float32_only
+def linear(x, w, b):
+    return direct.conv2d(_pixels(x), w[None, None], b, 1, NO_PADDING).reshape(*x.shape[:-1], -1)
+
+
+@float32_only
+def linear_backward(gy, x, w):
+    gx, gw, gb = direct.conv2d_backward(_pixels(gy), _pixels(x), w[None, None], 1, NO_PADDING)
+    return gx.reshape(x.shape), gw.reshape(w.shape), gb
+
+
+# --- normalisation, activation, attention, upsampling --------------------------------------------
+
+
+@float32_only
+def group_norm(x, weight, bias, groups: int, eps: float):
+    if not norm.fits(x):
+        return reference.group_norm(x, weight, bias, groups, eps)
+    return norm.forward(x, weight, bias, groups, eps, False)
+
+
+@float32_only
+def group_norm_backward(gy, x, weight, mean, rstd, groups: int):
+    if not norm.fits(x):
+        return reference.group_norm_backward(gy, x, weight, mean, rstd, groups)
+    return norm.backward(gy, x, weight, weight, mean, rstd, groups, False)
+
+
+@float32_only
+def group_norm_silu(x, weight, bias, groups: int, eps: float):
+    if not norm.fits(x):
+        return reference.group_norm_silu(x, weight, bias, groups, eps)
+    return norm.forward(x, weight, bias, groups, eps, True)
+
+
+@float32_only
+def group_norm_silu_backward(gy, x, weight, bias, mean, rstd, groups: int):
+    if not norm.fits(x):
+        return reference.group_norm_silu_backward(gy, x, weight, bias, mean, rstd, groups)
+    return norm.backward(gy, x, weight, bias, mean, rstd, groups, True)
+
+
+@float32_only
+def silu(x):
+    y = np.empty_like(x)
+    pointwise.silu(x.reshape(-1), y.reshape(-1))
+    return y
+
+
+@float32_only
+def silu_backward(gy, x):
+    gx = np.empty_like(x)
+    pointwise.silu_backward(gy.reshape(-1), x.reshape(-1), gx.reshape(-1))
+    return gx
+
+
+@float32_only
+def attention(q, k, v, heads: int):
+    y = np.empty_like(q)
+    _attention.forward(q, k, v, heads, y)
+    return y
+
+
+@float32_only
+def attention_backward(gy, q, k, v, heads: int):
+    gq, gk, gv = np.empty_like(q), np.empty_like(q), np.empty_like(q)
+    _attention.backward(gy, q, k, v, heads, gq, gk, gv)
+    return gq, gk, gv
+
+
+@float32_only
+def upsample_nearest(x):
+    N, H, W, C = x.shape
+    y = np.empty((N, 2 * H, 2 * W, C), np.float32)
+    pointwise.upsample(x, y)
+    return y
+
+
+@float32_only
+def upsample_nearest_backward(gy):
+    N, H2, W2, C = gy.shape
+    gx = np.empty((N, H2 // 2, W2 // 2, C), np.float32)
+    pointwise.upsample_backward(gy, gx)
+    return gx
+
+
+# --- diffusion and optimiser ---------------------------------------------------------------------
+
+
+@float32_only
+def q_sample(x0, noise, a, b):
+    x_t, flat = np.empty_like(x0), (len(x0), -1)
+    pointwise.q_sample(x0.reshape(flat), noise.reshape(flat), a, b, x_t.reshape(flat))
+    return x_t
+
+
+@float32_only
+def sampler_step(x_t, output, noise, coefficients: Sequence[float], clip: bool):
+    x_prev, pred_x0 = np.empty_like(x_t), np.empty_like(x_t)
+    noise = x_t if noise is None else noise  # not read where sigma = 0
+    flat = [a.reshape(-1) for a in (x_t, output, noise)]
+    numbers = [np.float32(c) for c in coefficients]
+    pointwise.sampler_step(*flat, *numbers, clip, x_prev.reshape(-1), pred_x0.reshape(-1))
+    return x_prev, pred_x0
+
+
+def adam(
+    param, grad, m, v, step: int, lr: float, beta1: float, beta2: float, eps: float,
+    weight_decay: float, grad_scale: float,
+):  # fmt: skip
+    numbers = (
+        lr / (1 - beta1**step), beta1, beta2, eps, 1 - lr * weight_decay, grad_scale,
+        1 / math.sqrt(1 - beta2**step),
+    )  # fmt: skip
+    pointwise.adam(param, grad, m, v, *(np.float32(x) for x in numbers))
+
+
+def ema(average, param, decay: float):
+    pointwise.ema(average, param, np.float32(1 - decay))
+
+
+@float32_only
+def squared_norm(x):
+    return np.float64(pointwise.squared_norm(x))
+
+
+# --- random numbers ------------------------------------------------------------------------------
+
+
+def _blocks(kernel: Callable, kind: type, n: int, seed: int, purpose: int, step: int, first: int):
+    """Elements first .. first + n - 1 of a stream, by way of whole blocks of four."""
+    start, end = first // 4, (first + n + 3) // 4
+    out = np.empty(4 * (end - start), kind)
+    kernel(start, *(np.uint64(x) for x in (step, seed, purpose)), out)
+    return out[first - 4 * start : first - 4 * start + n]
+
+
+def random_bits(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
+    return _blocks(pointwise.bits, np.uint32, n, seed, purpose, step, first)
+
+
+def random_uniform(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
+    words = random_bits(xp, n, seed, purpose, step, first)
+    return (words >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
+
+
+def random_normal(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
+    return _blocks(pointwise.normals, np.float32, n, seed, purpose, step, first)

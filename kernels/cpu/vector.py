@@ -1,0 +1,222 @@
+"""Vectors by hand: LLVM instructions emitted from inside Numba functions.
+
+Numba compiles a plain loop well, but leaves to LLVM whether it becomes vector code, and over
+channels-last pictures it often does not. Here a kernel says itself: "load W floats, multiply-add,
+store". W is what the machine has:
+
+    AVX-512   W = 16, 32 registers
+    AVX2      W = 8,  16 registers
+    NEON      W = 4,  32 registers       (and anything else)
+
+A kernel is a Numba intrinsic whose arguments are addresses and counts (64-bit integers), and whose
+body is written with the small vocabulary of `Emitter`. All addresses are in bytes.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+FLOAT = ir.FloatType()
+I32 = ir.IntType(32)
+I64 = ir.IntType(64)
+
+
+def _host_bits() -> int:
+    """Vector width in bits; MINDDPM_VECTOR_BITS limits it, to see what another machine would do."""
+    features = llvm.get_host_cpu_features()
+    bits = 512 if features.get("avx512f") else 256 if features.get("avx2") else 128
+    return min(bits, int(os.environ.get("MINDDPM_VECTOR_BITS", "512")))
+
+
+W = _host_bits() // 32  # floats in a vector
+BYTES = 4 * W
+# The register tile of the product: ROWS x 2 accumulators, 2 vectors of B and one broadcast of A
+# have to fit into the registers.
+ROWS = {16: 14, 8: 6, 4: 8}[W]
+
+VECTOR = ir.VectorType(FLOAT, W)
+INTS = ir.VectorType(I32, W)
+
+
+class Emitter:
+    """Writes instructions into one function; every method returns the value that it computes."""
+
+    def __init__(self, builder: ir.IRBuilder):
+        self.b = builder
+
+    # numbers and addresses
+
+    def const(self, x: float) -> ir.Value:
+        """x in every lane."""
+        return ir.Constant(VECTOR, [ir.Constant(FLOAT, float(x))] * W)
+
+    def offset(self, address: ir.Value, by: ir.Value | int) -> ir.Value:
+        """address + by, in bytes."""
+        if isinstance(by, int):
+            by = ir.Constant(I64, by)
+        return self.b.add(address, by)
+
+    def times(self, i: ir.Value, by: int) -> ir.Value:
+        return self.b.mul(i, ir.Constant(I64, by))
+
+    def _pointer(self, address: ir.Value, by: ir.Value | int, kind: ir.Type) -> ir.Value:
+        return self.b.inttoptr(self.offset(address, by), kind.as_pointer())
+
+    # memory
+
+    def load(self, address: ir.Value, by: ir.Value | int = 0) -> ir.Value:
+        """W floats at address + by."""
+        return self.b.load(self._pointer(address, by, VECTOR), align=4)
+
+    def store(self, value: ir.Value, address: ir.Value, by: ir.Value | int = 0) -> None:
+        self.b.store(value, self._pointer(address, by, VECTOR), align=4)
+
+    def broadcast(self, address: ir.Value, by: ir.Value | int = 0) -> ir.Value:
+        """One float, in every lane."""
+        one = self.b.load(self._pointer(address, by, FLOAT), align=4)
+        undefined = ir.Constant(VECTOR, ir.Undefined)
+        first = self.b.insert_element(undefined, one, ir.Constant(I32, 0))
+        return self.b.shuffle_vector(first, undefined, ir.Constant(INTS, [0] * W))
+
+    # arithmetic
+
+    def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.b.fadd(a, b)
+
+    def sub(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.b.fsub(a, b)
+
+    def mul(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.b.fmul(a, b)
+
+    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """a b + c, rounded once."""
+        return self.call("fma", a, b, c)
+
+    def maximum(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """The larger one in each lane; nan if a is nan."""
+        return self.b.select(self.b.fcmp_ordered("<", a, b), b, a)
+
+    def across(self, combine: Callable[..., ir.Value], x: ir.Value) -> ir.Value:
+        """combine over all lanes, in every lane: halves, quarters, ... in a fixed order."""
+        step = W // 2
+        while step:
+            turned = ir.Constant(INTS, [(lane + step) % W for lane in range(W)])
+            x = combine(x, self.b.shuffle_vector(x, x, turned))
+            step //= 2
+        return x
+
+    def call(self, name: str, *args: ir.Value) -> ir.Value:
+        """The LLVM intrinsic of this name for vectors, such as fma or floor."""
+        module, full = self.b.function.module, f"llvm.{name}.v{W}f32"
+        function = module.globals.get(full) or ir.Function(
+            module, ir.FunctionType(VECTOR, [VECTOR] * len(args)), full
+        )
+        return self.b.call(function, args)
+
+    def exp(self, x: ir.Value) -> ir.Value:
+        """e^x to about 1e-7 relative; nan stays nan, and the result stays within 2^+-126.
+
+        e^x = 2^(n + f) with n integer and |f| <= 1/2: n goes into the exponent's bits, and 2^f is
+        its Taylor polynomial, the sum of (f ln 2)^k / k!, whose next term is below 1e-8.
+        """
+        y = self.mul(x, self.const(1.4426950408889634))  # log2(e)
+        # 2^+-126 is as far as the exponent bits reach, and far beyond where float32 sees 0 or 1.
+        for beyond, edge in ((">", self.const(126)), ("<", self.const(-126))):
+            y = self.b.select(self.b.fcmp_ordered(beyond, y, edge), edge, y)
+        n = self.call("rint", y)
+        f = self.sub(y, n)
+        power = self.const(0.00015403530393381608)
+        for c in (
+            0.0013333558146428443,
+            0.009618129107628477,
+            0.05550410866482158,
+            0.24022650695910072,
+            0.6931471805599453,
+            1.0,
+        ):
+            power = self.fma(power, f, self.const(c))
+        exponent = self.b.add(self.b.fptosi(n, INTS), ir.Constant(INTS, [127] * W))
+        two_n = self.b.bitcast(self.b.shl(exponent, ir.Constant(INTS, [23] * W)), VECTOR)
+        return self.mul(power, two_n)
+
+    def sigmoid(self, x: ir.Value) -> ir.Value:
+        """1 / (1 + e^-x)."""
+        return self.b.fdiv(
+            self.const(1), self.add(self.exp(self.sub(self.const(0), x)), self.const(1))
+        )
+
+    # loops
+
+    def loop(
+        self,
+        count: ir.Value,
+        addresses: Sequence[tuple[ir.Value, ir.Value | int]],
+        carried: Sequence[ir.Value],
+        body: Callable[[list[ir.Value], list[ir.Value]], list[ir.Value]],
+    ) -> list[ir.Value]:
+        """Run body `count` (at least 1) times; return what the carried values end as.
+
+        addresses: (start, step in bytes) pairs. body(addresses, carried) -> new carried values.
+        """
+        b, function = self.b, self.b.function
+        before = b.block
+        top, after = function.append_basic_block(), function.append_basic_block()
+        b.branch(top)
+        b.position_at_end(top)
+        left = b.phi(I64)
+        left.add_incoming(count, before)
+        moving = [b.phi(I64) for _ in addresses]
+        for phi, (start, _) in zip(moving, addresses, strict=True):
+            phi.add_incoming(start, before)
+        values = [b.phi(v.type) for v in carried]
+        for phi, value in zip(values, carried, strict=True):
+            phi.add_incoming(value, before)
+
+        results = body(list(moving), list(values))
+        end = b.block
+        fewer = b.sub(left, ir.Constant(I64, 1))
+        left.add_incoming(fewer, end)
+        for phi, (_, step) in zip(moving, addresses, strict=True):
+            phi.add_incoming(self.offset(phi, step), end)
+        for phi, value in zip(values, results, strict=True):
+            phi.add_incoming(value, end)
+        b.cbranch(b.icmp_signed(">", fewer, ir.Constant(I64, 0)), top, after)
+        b.position_at_end(after)
+        return results
+
+
+def kernel(body: Callable[..., None]) -> Any:
+    """Makes body(emitter, a0, a1, ...) callable from Numba functions as name((a0, a1, ...)).
+
+    The arguments are int64: addresses in bytes and counts. The body becomes one function of its
+    own in the compiled module, however often it is called there.
+    """
+    name = f"minddpm_{body.__name__}_{W}"
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, packed: Any) -> ir.Value:
+        values = cgutils.unpack_tuple(builder, packed[0])
+        module = builder.module
+        function = module.globals.get(name)
+        if function is None:
+            kind = ir.FunctionType(ir.VoidType(), [I64] * len(values))
+            function = ir.Function(module, kind, name)
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            function.attributes.add("nounwind")
+            inner = ir.IRBuilder(function.append_basic_block())
+            body(Emitter(inner), *function.args)
+            inner.ret_void()
+        builder.call(function, values)
+        return context.get_dummy_value()
+
+    def typing(typing_context: Any, arguments: Any) -> Any:
+        return types.void(arguments), codegen
+
+    return intrinsic(typing)
