@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 import minddpm
-from minddpm import cli
+from minddpm import cli, random
 from minddpm.checkpoint import load_diffusion
 from minddpm.data import to_uint8
 from minddpm.errors import InputError
-from minddpm.files import atomic_write
+from minddpm.files import atomic_write, check_writable
 from minddpm.generate import SAMPLERS, generate, seconds_per_step
 from minddpm.viz import grid, save_png
 
@@ -37,19 +37,31 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
+    random.check_seed(args.seed)
     for path in (args.out, args.npz):
         if path is not None and path.exists():
             raise InputError(f"{path} exists: choose another name, or remove it first.")
     out = args.out or cli.free_name(Path("samples.png"))
-    minddpm.set_backend(args.backend)
+    if args.npz is not None and args.npz.resolve() == out.resolve():
+        raise InputError(f"--out and --npz are both {out}: choose two names.")
+    minddpm.set_backend(args.backend or "auto")
     unet = minddpm.UNet2D.from_pretrained(args.model)
     diffusion = load_diffusion(args.model)
+    channels = unet.config["in_channels"], unet.config["out_channels"]
+    if channels not in ((1, 1), (3, 3)) or unet.config["num_class_embeds"] is not None:
+        raise InputError(
+            f"{args.model} maps {channels[0]} channels to {channels[1]}, classes: "
+            f"{unet.config['num_class_embeds']}; choose a model of grey or colour pictures "
+            "without classes."
+        )
     steps = args.steps
     if steps is None:
         steps = diffusion.T if args.sampler == "ddpm" else min(50, diffusion.T)
 
     batch = min(args.batch_size, args.count)
     minddpm.schedules.timesteps(diffusion.T, steps)  # refuses a wrong number before the timing
+    for path in filter(None, (out, args.npz)):
+        check_writable(path)
     seconds = seconds_per_step(unet, batch) * steps * args.count / batch
     print(f"{args.count} pictures by {steps} {args.sampler} steps: about {seconds / 60:.1f} min")
     pictures = generate(

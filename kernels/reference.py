@@ -6,6 +6,8 @@ tested against it. It is written to be read, but not to be foolish: no loop over
 Conventions: images [N, H, W, C]; convolution weights [KH, KW, C_in, C_out]; linear weights
 [C_in, C_out]; gy is the gradient of the loss with respect to y, so gx has the shape of x. Each
 function keeps the floating-point type that it is given (float32 in use, float64 under gradcheck).
+Arrays may be views of any strides, and are never written to unless the function says "in place":
+one gy may be the gradient of several results.
 """
 
 from collections.abc import Sequence

@@ -99,21 +99,31 @@ def fingerprint(x: Array) -> int | None:
     return zlib.adler32(np.ascontiguousarray(x).view(np.uint8))
 
 
-def freeze(x: Array) -> None:
-    """Make a host array read-only; device arrays have no such flag and stay as they are."""
-    if isinstance(x, np.ndarray):
-        x.flags.writeable = False
+def freeze(x: Array) -> bool:
+    """Make a host array read-only; True if it was writable. A device array has no such flag."""
+    if not isinstance(x, np.ndarray) or not x.flags.writeable:
+        return False
+    x.flags.writeable = False
+    return True
+
+
+def thaw(x: np.ndarray) -> None:
+    """Undo freeze."""
+    x.flags.writeable = True
 
 
 def _gpu_problem() -> str | None:
     """Why CuPy cannot be used here, as one sentence with the remedy, or None if it can."""
+    remedy = (
+        'pip install "minddpm[cuda12]" or "minddpm[cuda13]" (the CUDA version that nvidia-smi '
+        "prints), or choose --backend numpy."
+    )
     try:
         cupy = importlib.import_module("cupy")
-    except ImportError:
-        return (
-            "the cupy backend needs CuPy, which is not installed: "
-            'pip install "minddpm[cuda12]" (or [cuda13]), or choose --backend numpy.'
-        )
+    except ModuleNotFoundError:
+        return f"the cupy backend needs CuPy, which is not installed: {remedy}"
+    except Exception as error:  # a damaged installation fails in many ways
+        return f"the cupy backend could not load CuPy ({error}): {remedy}"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # CuPy has one class for every CUDA error, known only after import

@@ -61,6 +61,8 @@ def save_unet(unet: UNet2D, directory: str | Path) -> None:
 def load_unet(directory: str | Path) -> UNet2D:
     """The UNet in a run directory, a pipeline directory or a model directory.
 
+    Of a run these are the averaged (EMA) weights; the raw ones are in training_state.safetensors.
+
     Raises InputError, naming the file and the remedy, for a missing or truncated file, a pickle,
     an unsupported configuration, and weights of another architecture.
     """
@@ -186,6 +188,9 @@ def load_diffusion(directory: str | Path) -> GaussianDiffusion:
     Raises InputError if scheduler/scheduler_config.json is missing or asks for something else.
     """
     path = Path(directory) / "scheduler" / "scheduler_config.json"
+    flat = Path(directory) / "scheduler_config.json"  # as in google/ddpm-cifar10-32
+    if not path.is_file() and flat.is_file():
+        path = flat
     config = read_json(path)
     with _named(path):
         return _diffusion(config)
@@ -193,6 +198,8 @@ def load_diffusion(directory: str | Path) -> GaussianDiffusion:
 
 # What minddpm runs of a scheduler's settings, and what it calls that; the first is the default.
 SCHEDULER_CHOICES: dict[str, dict[Any, Any]] = {
+    # These samplers share one forward process, which is all that is read here.
+    "_class_name": {"DDPMScheduler": None, "DDIMScheduler": None, "PNDMScheduler": None},
     "prediction_type": {theirs: ours for ours, theirs in PREDICTION_TYPES.items()},
     "variance_type": {
         "fixed_small": "fixed_small",
@@ -309,7 +316,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} cannot be read ({error.strerror}): give a directory that has it."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON file ({error}): copy it again.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object: copy it again.")

@@ -1,6 +1,7 @@
 """What all commands share: one clear sentence for bad input, exit codes, free file names."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from minddpm.errors import InputError
 from minddpm.training import TrainingDivergedError
 
-BAD_INPUT, DIVERGED, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
 def run(main: Callable[[], int | None]) -> int:
@@ -16,21 +17,32 @@ def run(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return _say(f"error: {error}", BAD_INPUT)
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain once more when it flushes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        return _say(f"error: {error}: correct the path, or its permissions.", BAD_INPUT)
+    except MemoryError as error:
+        size = f" ({error})" if str(error) else ""
+        return _say(f"error: not enough memory{size}: choose smaller numbers.", BAD_INPUT)
     except TrainingDivergedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return DIVERGED
+        return _say(f"error: {error}", FAILED)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return _say("interrupted", INTERRUPTED)
+
+
+def _say(sentence: str, code: int) -> int:
+    print(sentence, file=sys.stderr)
+    return code
 
 
 def add_backend(parser: argparse.ArgumentParser) -> None:
-    """The flag --backend."""
+    """The flag --backend; None where neither it nor MINDDPM_BACKEND is given."""
     parser.add_argument(
         "--backend",
-        default="auto",
+        default=os.environ.get("MINDDPM_BACKEND"),
         help="numpy, numba, cupy, or auto: cupy where a GPU answers, else numba (default: auto)",
     )
 
@@ -50,3 +62,13 @@ def free_name(path: Path) -> Path:
         number += 1
         candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return candidate
+
+
+def peak_memory() -> str:
+    """The most memory that this process has used, as text for a person."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return "memory not measured"
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.1f} GB of memory"

@@ -35,3 +35,12 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
             f"{path} could not be written ({error.strerror or error}): free some space, or choose "
             "a folder that you may write to."
         ) from error
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raise InputError if a file at ``path`` could not be written; its folder is made if absent."""
+    path = Path(path)
+    probe = path.with_name(f".{path.name}.probe")
+    with atomic_write(probe) as file:
+        file.write(b"minddpm")
+    probe.unlink()

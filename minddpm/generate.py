@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -33,20 +34,23 @@ def generate(
     """`count` pictures, float32 [count, H, W, C] on the host, with a progress bar.
 
     sampler: a key of SAMPLERS; steps: None for all T. Picture i depends on (seed, i) alone: its
-    noise is drawn from its own part of the stream. watch(number of pictures before, step) sees
-    every step of every batch.
+    noise is drawn from its own part of the stream. The pictures are made with the weights that the
+    model has: those of a saved model are the averages (EMA). watch(number of pictures before, step)
+    sees every step of every batch.
     Raises InputError for an unknown sampler, a count below 1, or steps outside 1 .. T.
     """
     if sampler not in SAMPLERS:
         raise InputError(f"unknown sampler {sampler!r}: choose {' or '.join(SAMPLERS)}.")
     if count < 1 or batch_size < 1:
         raise InputError(f"{count} pictures in batches of {batch_size}: choose at least 1 of each.")
-    unet.eval()  # dropout is for training
     H, W = image_size(unet)
     C = unet.config["in_channels"]
     starts = range(0, count, batch_size)
     pictures = np.empty((count, H, W, C), np.float32)
-    with tqdm(total=len(starts) * (steps or diffusion.T), unit="step", desc=sampler) as bar:
+    with (
+        _evaluating(unet),
+        tqdm(total=len(starts) * (steps or diffusion.T), unit="step", desc=sampler) as bar,
+    ):
         for start in starts:
             shape = (min(batch_size, count - start), H, W, C)
             draw = partial(random.normal, shape, seed, first=start * H * W * C)
@@ -55,6 +59,7 @@ def generate(
                 unet,
                 shape,
                 steps,
+                spacing="linspace",
                 x_T=draw(purpose=random.X_T),
                 noise=partial(_noise, draw),
             )
@@ -64,6 +69,17 @@ def generate(
                     watch(start, step)
             pictures[start : start + len(step.x)] = backend.to_numpy(step.x)
     return pictures
+
+
+@contextmanager
+def _evaluating(unet: UNet2D) -> Iterator[None]:
+    """Without dropout, which is for training; afterwards as before."""
+    before = unet.training
+    unet.eval()
+    try:
+        yield
+    finally:
+        unet.train(before)
 
 
 def _noise(draw: Callable[..., backend.Array], i: int) -> backend.Array:

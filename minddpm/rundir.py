@@ -7,8 +7,8 @@ when it is complete, so a kill at any moment leaves the checkpoint before it. Ev
 
 import csv
 import io
-import os
 import platform
+import re
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from minddpm import __version__, backend
 from minddpm.checkpoint import check_same_names, read_json, read_tensors, write_json, write_tensors
 from minddpm.errors import InputError
-from minddpm.files import atomic_write
+from minddpm.files import atomic_write, check_writable
 
 STATE = "training_state.safetensors"
 RUN = "run.json"
@@ -33,8 +33,8 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def create(self, options: dict[str, Any], bytes_needed: int) -> None:
-        """Make the directory for a new run, and write run.json.
+    def check_new(self, bytes_needed: int) -> None:
+        """Make the directory for a new run.
 
         Raises InputError, before any training, if it holds something already, cannot be written
         to, or its disk has too little room for the checkpoints.
@@ -46,13 +46,10 @@ class RunDirectory:
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(f"{self.path} exists and is not a run: choose another --out.")
         self.check_writable(bytes_needed)
-        self.write_options(options)
 
     def check_writable(self, bytes_needed: int) -> None:
-        """Raise InputError if a checkpoint could not be written here; leaves nothing behind."""
-        with atomic_write(self.path / ".probe") as file:
-            file.write(b"minddpm")
-        (self.path / ".probe").unlink()
+        """Raise InputError if a checkpoint could not be written here."""
+        check_writable(self.path / STATE)
         free = shutil.disk_usage(self.path).free
         if free < bytes_needed:
             raise InputError(
@@ -60,26 +57,27 @@ class RunDirectory:
                 f"{bytes_needed / 1e6:.0f} MB: free some, or choose another --out."
             )
 
-    def write_options(self, options: dict[str, Any]) -> None:
-        """Write run.json: every option, and the versions that they ran under."""
+    def write_info(self, options: dict[str, Any], data: dict[str, Any]) -> None:
+        """Write run.json: every option, the data, and the versions that they run under."""
         packages = ("numpy", "numba", "pillow", "safetensors")
         versions = {
             "minddpm": __version__,
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in packages},
         }
-        write_json(self.path / RUN, {"options": options, "versions": versions})
+        write_json(self.path / RUN, {"options": options, "data": data, "versions": versions})
 
-    def read_options(self) -> dict[str, Any]:
-        """The options of the run. Raises InputError if there is no run here."""
+    def read_info(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The options and the data of the run. Raises InputError if there is no run here."""
         if not (self.path / RUN).is_file():
             raise InputError(
                 f"{self.path} holds no run to resume (no {RUN}): leave --resume out to begin one."
             )
-        options = read_json(self.path / RUN).get("options")
-        if not isinstance(options, dict):
-            raise InputError(f"{self.path / RUN} has no options: it is not a run of minddpm.")
-        return options
+        info = read_json(self.path / RUN)
+        options, data = info.get("options"), info.get("data")
+        if not isinstance(options, dict) or not isinstance(data, dict):
+            raise InputError(f"{self.path / RUN} has no options and data: it is no run of minddpm.")
+        return options, data
 
     def save_state(self, arrays: dict[str, dict[str, np.ndarray]], step: int) -> None:
         """Write the checkpoint: groups ("raw", "ema", "adam_m", "adam_v") of named arrays."""
@@ -98,6 +96,11 @@ class RunDirectory:
         path = self.path / STATE
         self._remove_leftovers()
         if not path.exists():
+            if (self.path / "model_index.json").exists() or read_loss(self.path / LOSS):
+                raise InputError(
+                    f"{path} is missing, without which the run would begin anew and overwrite its "
+                    "model: put it back, or choose another --out."
+                )
             return None
         tensors, info = read_tensors(path)
         expected = {
@@ -113,43 +116,44 @@ class RunDirectory:
     def _remove_leftovers(self) -> None:
         # A kill while a file is being written leaves its temporary name behind.
         for leftover in self.path.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+            if re.fullmatch(r"\..+\.\d+\.tmp", leftover.name):  # as atomic_write names them
+                leftover.unlink(missing_ok=True)
 
 
 class LossLog:
-    """loss.csv: one row for every few steps, and the same rows in memory for the curve."""
+    """loss.csv: one row for every few steps."""
 
     def __init__(self, path: Path, resumed_step: int):
         """Open the log at `path`, without the rows of steps that the checkpoint does not have."""
-        self.rows = [row for row in read_loss(path) if row["step"] <= resumed_step]
+        rows = [row for row in read_loss(path) if row["step"] <= resumed_step]
         with atomic_write(path) as file:
-            file.write(_csv([LOSS_COLUMNS, *map(_cells, self.rows)]))
-        self._file = open(path, "ab")  # noqa: SIM115 (open as long as the training)
+            file.write(_csv([LOSS_COLUMNS, *map(_cells, rows)]))
+        self.path = path
 
     def add(self, row: dict[str, float]) -> None:
-        """Append one row; it is in the file when this returns."""
-        self.rows.append(row)
-        self._file.write(_csv([_cells(row)]))
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Append one row, in the file when this returns. Raises InputError where that fails."""
+        try:
+            with open(self.path, "ab") as file:
+                file.write(_csv([_cells(row)]))
+        except OSError as error:
+            raise InputError(
+                f"{self.path} could not be written ({error.strerror}): free some space, then go on "
+                "from the last checkpoint with --resume."
+            ) from error
 
 
 def read_loss(path: Path) -> list[dict[str, float]]:
     """The rows of a loss.csv, none if there is no such file. A torn last line is left out."""
     if not path.exists():
         return []
-    text = path.read_text()
-    whole_lines = text[: text.rfind("\n") + 1]
     try:
+        text = path.read_text(encoding="utf-8")
+        whole_lines = text[: text.rfind("\n") + 1]
         return [
             {name: float(row[name]) if name != "step" else int(row[name]) for name in LOSS_COLUMNS}
             for row in csv.DictReader(io.StringIO(whole_lines))
         ]
-    except (TypeError, ValueError, KeyError) as error:
+    except (OSError, TypeError, ValueError, KeyError) as error:
         raise InputError(f"{path} is not the log of a run ({error!r}): move it away.") from error
 
 

@@ -107,28 +107,36 @@ class Trainer:
         return values, t, norm
 
     def _diagnose(self, values: np.ndarray) -> str:
-        bad = [
-            name
-            for name, p in self.unet.named_parameters()
-            if not math.isfinite(backend.kernels.squared_norm(p.grad.reshape(-1)).item())
-        ]
-        gradients = (
-            f"{len(bad)} gradients are not finite, the first that of {bad[0]}"
-            if bad
-            else "all gradients are finite"
-        )
+        def broken(array: backend.Array) -> bool:
+            return not math.isfinite(backend.kernels.squared_norm(array.reshape(-1)).item())
+
+        named = list(self.unet.named_parameters())
+        weights = [name for name, p in named if broken(p.data)]
+        # Gradients flow from the output back, so the last one in order is nearest to the fault.
+        gradients = [name for name, p in named if broken(p.grad)]
+        if weights:
+            where = f"the weight {weights[0]} is not finite"
+        elif gradients:
+            where = f"{len(gradients)} gradients are not finite, nearest the output {gradients[-1]}"
+        else:
+            where = "all weights and gradients are finite"
+        self.optimizer.zero_grad()
         return (
-            f"training diverged at step {self.step}: the loss is {values.mean():.4g}, {gradients}. "
-            f"The last checkpoint in {self.run.path} is whole: resume from it, or start again with "
-            f"a smaller --lr than {self.options.lr:g}."
+            f"training diverged at step {self.step}: the loss is {values.mean():.4g}, {where}. "
+            f"What {self.run.path} held before is whole; begin a new run with a smaller --lr than "
+            f"{self.options.lr:g}."
         )
 
-    def cost(self) -> str:
-        """What the steps that are left will take, measured on the gradient of one batch."""
+    def seconds_per_step(self) -> tuple[float, float]:
+        """What the gradient of one batch takes: the first time, and from then on.
+
+        The first call compiles kernels that are not in the cache, and fills caches and pools.
+        """
         seconds = []
-        for _ in range(2):  # the first one compiles, or warms up the allocator
+        for _ in range(2):
             start = time.perf_counter()
-            x0 = to_float(self.dataset.images[: self.options.batch_size])
+            chosen = batch_indices(len(self.dataset), self.options.batch_size, 0, 0)
+            x0 = backend.xp.asarray(to_float(self.dataset.images[chosen]))
             t = random.integers(self.diffusion.T, len(x0), 0, random.CHECK)
             noise = random.normal(x0.shape, 0, random.CHECK)
             losses = self.diffusion.training_losses(self.unet, x0, t, noise)
@@ -136,8 +144,7 @@ class Trainer:
             self.optimizer.grad_norm()
             self.optimizer.zero_grad()
             seconds.append(time.perf_counter() - start)
-        left = (self.options.steps - self.step) * seconds[-1]
-        return f"about {left / 60:.1f} min at {seconds[-1]:.2f} s a step"
+        return seconds[0], seconds[1]
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -151,8 +158,8 @@ class Trainer:
         window = _Window(self.diffusion.T)
         bar = tqdm(total=options.steps, initial=self.step, unit="step", disable=not progress)
         self.unet.train()
-        try:
-            with _interrupt_flag() as interrupted, bar:
+        with _interrupt_flag() as interrupted:
+            with bar:
                 while self.step < options.steps and not interrupted.is_set():
                     values, t, norm = self.train_step()
                     window.add(values, t, norm)
@@ -167,9 +174,7 @@ class Trainer:
                         bar.set_postfix_str(f"loss {row['loss']:.4f}, {images:.0f} images/s")
                     if save and not last:
                         self.save()
-        finally:
-            log.close()
-        self.save()
+            self.save()
         return self.step >= options.steps
 
     # --- checkpoints -----------------------------------------------------------------------------
@@ -216,6 +221,8 @@ class _Window:
 
     The loss of a step depends on its t far more than on the weights: at small t the noise is hard
     to see. So the whole average jumps about, and the quartiles tell where a model still improves.
+    Even they are no measure of quality: in one public CIFAR-10 run FID went from 9.2 to 3.2 while
+    the loss moved from .0295 to .0277. Look at the samples.
     """
 
     def __init__(self, T: int):

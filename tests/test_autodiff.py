@@ -9,6 +9,7 @@ import pytest
 
 from minddpm import GraphError, Tensor, no_grad
 from minddpm import autodiff as F
+from minddpm.autodiff import elementwise
 
 
 def leaf(*values):
@@ -57,6 +58,39 @@ def test_the_gradient_of_a_sum_is_not_shared_between_its_operands():
     (a + b).backward()
     a.grad += 1
     assert b.grad == [1.0]
+
+
+def test_a_leaf_without_axes_accumulates_too():
+    """Arithmetic of 0-d arrays gives scalars, which += would not change in place."""
+    a = Tensor(2.0, requires_grad=True)
+    (a * a + a).backward()
+    (a * 3.0).backward()
+    assert a.grad == 8.0
+
+
+def test_a_function_is_used_once():
+    a, f = leaf(1.0), elementwise.Exp()
+    f(a)
+    with pytest.raises(GraphError, match="once"):
+        f(a)
+
+
+def test_an_array_is_no_index():
+    with pytest.raises(TypeError, match="take_rows"):
+        leaf(1.0, 2.0)[np.array([0, 0])]
+
+
+def test_the_power_zero_has_gradient_zero():
+    a = leaf(0.0, 1.0)
+    (a**0).sum().backward()
+    assert (a.grad == 0).all()
+
+
+def test_a_large_result_can_be_written_to_again_after_backward():
+    a = Tensor(np.ones(100_000), requires_grad=True)
+    y = F.exp(a)
+    (y * y).sum().backward()
+    y.data[0] = 5
 
 
 def test_backward_leaves_the_given_gradient_alone():

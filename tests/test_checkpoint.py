@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from minddpm import GaussianDiffusion, UNet2D, backend
-from minddpm.checkpoint import load_diffusion, save_pipeline, scheduler_config
+from minddpm.checkpoint import load_diffusion, save_pipeline, scheduler_config, write_json
 from minddpm.diffusion.schedules import BY_NAME, cosine, linear, quadratic
 from minddpm.errors import InputError
 
@@ -524,3 +524,18 @@ def test_a_pipeline_is_both(tmp_path):
     }
     names = {str(p.relative_to(tmp_path)) for p in content(tmp_path)}
     assert names == {"model_index.json", SCHEDULER, "unet/config.json", f"unet/{WEIGHTS}"}
+
+
+def test_a_pipeline_with_everything_in_one_folder_opens(saved):
+    """The layout of google/ddpm-cifar10-32: both configurations beside the weights."""
+    d = GaussianDiffusion(linear(60), variance="fixed_large")
+    write_json(saved / "scheduler_config.json", scheduler_config(d))
+    np.testing.assert_allclose(load_diffusion(saved).betas, d.betas, rtol=1e-12)
+    UNet2D.from_pretrained(saved)
+
+
+def test_another_kind_of_process_is_refused(saved):
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
+    write_json(saved / "scheduler_config.json", config)
+    with pytest.raises(InputError, match="FlowMatch"):
+        load_diffusion(saved)

@@ -4,6 +4,7 @@ import gzip
 import importlib.util
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -126,6 +127,44 @@ def test_resuming_goes_on_and_keeps_the_options(command, digits, tmp_path):
     options = json.loads((tmp_path / "run" / "run.json").read_text())["options"]
     assert (options["steps"], options["batch_size"]) == (3, 2)
     refused(command("train_mnist", *out, *more, "--lr", 0.5), "lr=0.001", "--lr", "--out")
+    refused(command("train_mnist", *out, *more, "--steps", 2), "step 3 already", "--steps")
+
+
+def test_resuming_with_other_pictures_is_refused(command, digits, tmp_path):
+    assert command("train_mnist", "--data-dir", digits, "--out", "run", *QUICK)[0] == 0
+    other = tmp_path / "other"
+    shutil.copytree(digits, other)
+    images = other / "train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:-1] + b"\x00")
+    before = snapshot(tmp_path)
+    result = command("train_mnist", "--data-dir", other, "--out", "run", "--resume")
+    refused(result, digits, other, "same data")
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch_size", "64"), ("model", "huge"), ("schedule", None), ("steps", 2.5)]
+)
+def test_a_spoilt_run_json(command, trained, tmp_path, name, value):
+    shutil.copytree(trained, tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    info = json.loads(path.read_text())
+    info["options"][name] = value
+    path.write_text(json.dumps(info))
+    refused(command("train_mnist", "--out", "run", "--resume"), "run.json", name)
+
+
+def test_ctrl_c_says_how_to_go_on(command, digits, monkeypatch):
+    """Also in the pictures after the training, which --resume then draws."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minddpm.report.draw_samples", interrupted)
+    code, stdout, _ = command("train_mnist", "--data-dir", digits, "--out", "run", *QUICK)
+    assert code == 130
+    assert f"--data-dir {digits}" in stdout
+    assert stdout.rstrip().endswith("--resume")
 
 
 def test_default_names_never_overwrite(command, digits, trained, tmp_path):
@@ -172,6 +211,8 @@ def test_help_ends_by_itself(command, name):
         (["--timesteps", "10"], ["choose T above 20"]),
         (["--sample-steps", "41"], ["41", "1 .. 40"]),
         (["--resume"], ["no run"]),
+        (["--steps", "3", "--epochs", "1"], ["--epochs", "not allowed"]),
+        (["--timesteps", "1" + "0" * 11], ["memory", "smaller"]),
         (["--out", "file"], ["file", "--out"]),
         (["--image-folder", "empty"], ["empty"]),
         (["--image-folder", "pictures", "--image-size", "30"], ["30 x 30", "multiples of 4"]),
@@ -185,7 +226,8 @@ def test_bad_options_of_train(command, digits, tmp_path, arguments, words):
     (tmp_path / "pictures").mkdir()
     Image.new("L", (40, 30)).save(tmp_path / "pictures" / "a.png")
     before = snapshot(tmp_path)
-    refused(command("train_mnist", "--data-dir", digits, *QUICK, *arguments), *words)
+    data = [] if "--image-folder" in arguments else ["--data-dir", digits]
+    refused(command("train_mnist", *data, *QUICK, *arguments), *words)
     assert snapshot(tmp_path) == before
 
 
@@ -213,7 +255,10 @@ def test_bad_data(command, tmp_path):
         (["--model", "MODEL", "--seed", "-1"], ["-1", "choose 0"]),
         (["--model", "MODEL", "--sampler", "magic"], ["magic", "ddim"]),
         (["--model", "MODEL", "--out", "taken.png"], ["taken.png", "another name"]),
-        (["--model", "MODEL", "--out", "file/a.png"], ["file/a.png", "folder"]),
+        (["--model", "MODEL", "--out", "file/a.png"], ["a.png", "folder"]),
+        (["--model", "MODEL", "--out", "a.png", "--npz", "a.png"], ["two names"]),
+        (["--model", "x" * 300], ["x" * 300]),
+        (["--model", "MODEL", "--count", "1" + "0" * 12], ["memory", "smaller"]),
         (["--model", "MODEL", "--backend", "cupy"], ["cupy"]),
     ],
 )

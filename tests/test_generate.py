@@ -120,7 +120,7 @@ def test_no_gradients_are_left_behind():
 
 
 @every_sampler
-@pytest.mark.parametrize(("steps", "ts"), [(None, [5, 4, 3, 2, 1, 0]), (3, [4, 2, 0]), (1, [0])])
+@pytest.mark.parametrize(("steps", "ts"), [(None, [5, 4, 3, 2, 1, 0]), (3, [5, 2, 0]), (1, [0])])
 def test_watch_sees_every_step_of_every_batch(sampler, steps, ts):
     seen = []
     generate(tiny_unet(), D, 5, sampler, steps, batch_size=2, watch=lambda *args: seen.append(args))

@@ -41,7 +41,8 @@ def trainer(path, **options):
     options = {"batch_size": 4, "lr": 1e-2, "log_every": 2, "checkpoint_every": 3, **options}
     result = Trainer(unet, diffusion, DATA, run, TrainingOptions(**options))
     if not (path / RUN).exists():
-        run.create({}, 0)
+        run.check_new(0)
+        run.write_info({}, DATA.identity())
     return result
 
 
@@ -156,10 +157,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         run.train_step()
     run.save()
     before = files(tmp_path / "run")
-    weight = dict(run.unet.named_parameters())["mid_block.resnets.0.conv1.weight"]
+    name = "mid_block.resnets.0.conv1.weight"
+    weight = dict(run.unet.named_parameters())[name]
     weight.data[0, 0, 0, 0] = math.nan
     weights = run.optimizer.flat.data.copy()
-    with pytest.raises(TrainingDivergedError, match=r"step 3.*nan.*conv_in\.weight.*--lr"):
+    with pytest.raises(TrainingDivergedError, match=rf"step 3.*nan.*{name}.*--lr"):
         run.train(progress=False)
     np.testing.assert_array_equal(run.optimizer.flat.data, weights)
     after = files(tmp_path / "run")
@@ -251,11 +253,11 @@ def test_a_run_is_not_overwritten(tmp_path):
     trainer(tmp_path / "run")
     before = files(tmp_path / "run")
     with pytest.raises(InputError, match=r"--resume, or choose another --out"):
-        RunDirectory(tmp_path / "run").create({}, 0)
+        RunDirectory(tmp_path / "run").check_new(0)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match="choose another --out"):
-        RunDirectory(tmp_path / "other").create({}, 0)
+        RunDirectory(tmp_path / "other").check_new(0)
     assert files(tmp_path / "run") == before
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["thesis.txt"]
 
@@ -263,21 +265,21 @@ def test_a_run_is_not_overwritten(tmp_path):
 def test_an_output_that_cannot_be_written_is_refused_first(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="choose"):
-        RunDirectory(tmp_path / "file" / "run").create({}, 0)
+        RunDirectory(tmp_path / "file" / "run").check_new(0)
 
 
 def test_a_full_disk_is_refused_first(tmp_path):
     with pytest.raises(InputError, match=r"needs 1000000000 MB"):
-        RunDirectory(tmp_path / "run").create({}, 10**15)
+        RunDirectory(tmp_path / "run").check_new(10**15)
     assert files(tmp_path) == {}
 
 
 def test_nothing_to_resume(tmp_path):
     with pytest.raises(InputError, match="no run to resume"):
-        RunDirectory(tmp_path).read_options()
+        RunDirectory(tmp_path).read_info()
     (tmp_path / RUN).write_text(json.dumps([1]))
     with pytest.raises(InputError, match="no JSON object"):
-        RunDirectory(tmp_path).read_options()
+        RunDirectory(tmp_path).read_info()
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path):
@@ -288,6 +290,30 @@ def test_a_checkpoint_of_another_architecture(tmp_path):
     save_file({**tensors, name: tensors[name][..., :2]}, tmp_path / "run" / STATE)
     with pytest.raises(InputError, match=r"raw/conv_in\.weight.*another architecture"):
         trainer(tmp_path / "run").resume()
+
+
+def test_a_missing_checkpoint_of_a_trained_run_is_no_new_start(tmp_path):
+    """Beginning anew would overwrite the model in unet/ with an untrained one."""
+    run = trainer(tmp_path / "run", steps=2)
+    run.train(progress=False)
+    (tmp_path / "run" / STATE).unlink()
+    with pytest.raises(InputError, match=f"{STATE} is missing"):
+        trainer(tmp_path / "run").resume()
+
+
+def test_a_log_that_cannot_be_written_says_so(tmp_path):
+    run = trainer(tmp_path / "run", steps=9)
+    step = run.train_step
+
+    def full_disk():
+        if run.step == 0:
+            (tmp_path / "run" / LOSS).unlink()
+            (tmp_path / "run" / LOSS).mkdir()
+        return step()
+
+    run.train_step = full_disk
+    with pytest.raises(InputError, match="could not be written"):
+        run.train(progress=False)
 
 
 def test_a_truncated_checkpoint(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 from minddpm import backend
@@ -85,6 +86,8 @@ class Power(Function):
 
     def backward(self, gy: Array) -> tuple[Array]:
         (x,) = self.saved
+        if self.p == 0:
+            return (gy * 0,)  # x^0 = 1, also where x^-1 would be infinite
         return (gy * (self.p * x ** (self.p - 1)),)  # d(x^p) = p x^(p-1) dx
 
 
@@ -136,7 +139,7 @@ def silu(x: Tensor) -> Tensor:
 
 def _constant(x: Any, like: Tensor) -> Any:
     # A Python number takes the tensor's type: float32 data stays float32.
-    return backend.xp.asarray(x, dtype=like.dtype) if isinstance(x, (int, float)) else x
+    return backend.xp.asarray(x, dtype=like.dtype) if isinstance(x, numbers.Number) else x
 
 
 def _install_operators() -> None:

@@ -27,8 +27,10 @@ class Function:
     will need, and backward(gy) -> one gradient for each input (None where it has none).
     """
 
+    gives_view = False  # whether the result may share memory with the first input
     inputs: tuple[Tensor, ...] | None = None
     _saved: tuple[Array | None, ...] = ()
+    _frozen: tuple[Array, ...] = ()
 
     def forward(self, *arrays: Array) -> Array:
         raise NotImplementedError
@@ -37,8 +39,11 @@ class Function:
         raise NotImplementedError
 
     def __call__(self, *inputs: Any) -> Tensor:
+        if self.inputs is not None:
+            raise GraphError(f"a {type(self).__name__} is used once: make a new one for each call")
         tensors = tuple(as_tensor(x) for x in inputs)
         y = Tensor(self.forward(*(x.data for x in tensors)))
+        y.private = tensors[0].private if self.gives_view else True
         if is_recording() and any(x.requires_grad for x in tensors):
             self.inputs = tensors
             y.creator, y.requires_grad = self, True
@@ -69,21 +74,24 @@ class Function:
 
     def free(self) -> None:
         """Let go of the saved arrays and the inputs: this function's backward is done."""
-        self.inputs, self._saved, self._seals = None, (), ()
+        for array in self._frozen:
+            backend.thaw(array)
+        self.inputs, self._saved, self._seals, self._frozen = None, (), (), ()
 
     def _seal(self) -> None:
         # A change in place between forward and backward would give a wrong gradient in silence.
-        # Leaves belong to the user, and small arrays are cheap: their checksum is compared before
-        # the backward. A large array that a function made becomes read-only, which costs nothing
-        # and lets NumPy raise at the very line that writes to it.
-        leaves = {id(x.data) for x in self.inputs if x.creator is None}
-        seals = []
+        # The user's arrays and small ones: their checksum is compared before the backward. Large
+        # ones that a function made become read-only until then, which costs nothing and lets NumPy
+        # raise at the very line that writes to them.
+        public = {id(x.data) for x in self.inputs if not x.private}
+        seals, frozen = [], []
         for array in self._saved:
             if array is None:
                 seals.append(None)
-            elif array.nbytes <= _CHECKSUM_BYTES or id(array) in leaves or array.base is not None:
+            elif array.nbytes <= _CHECKSUM_BYTES or id(array) in public:
                 seals.append(backend.fingerprint(array))
             else:
-                backend.freeze(array)
                 seals.append(None)
-        self._seals = tuple(seals)
+                if backend.freeze(array):
+                    frozen.append(array)
+        self._seals, self._frozen = tuple(seals), tuple(frozen)

@@ -140,7 +140,7 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float)
 
 
 def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-    """silu(group_norm(x)) as one function, which keeps only x for its backward."""
+    """silu(group_norm(x)) as one function: the value between the two is not kept."""
     _check_groups("group_norm_silu", x, weight, bias, groups)
     return GroupNormSiLU(groups, eps)(x, weight, bias)
 

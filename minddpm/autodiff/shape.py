@@ -30,6 +30,8 @@ class Sum(Function):
 
 
 class Reshape(Function):
+    gives_view = True
+
     def __init__(self, shape: tuple[int, ...]):
         self.new_shape = shape
 
@@ -44,7 +46,15 @@ class Reshape(Function):
 class Slice(Function):
     """x[index] for basic indices: integers, slices, None and Ellipsis."""
 
+    gives_view = True
+
     def __init__(self, index: Any):
+        parts = index if isinstance(index, tuple) else (index,)
+        if not all(p is None or p is Ellipsis or isinstance(p, (int, slice)) for p in parts):
+            # An array of indices may name an element twice, whose gradients would have to be added.
+            raise TypeError(
+                f"a tensor takes integers and slices as index, not {index!r}: take_rows"
+            )
         self.index = index
 
     def forward(self, x: Array) -> Array:

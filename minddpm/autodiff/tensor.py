@@ -56,6 +56,7 @@ class Tensor:
         self.grad: Array | None = None
         self.requires_grad = requires_grad
         self.creator: Function | None = None
+        self.private = False  # whether a function made the array, so that nobody else holds it
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,7 +97,8 @@ class Tensor:
         """Add gx to .grad, as every use of a leaf and every backward() does until zero_grad."""
         if self.grad is None:
             # A copy: the array may also be another tensor's gradient, as both inputs of a + b have.
-            self.grad = gx.copy()
+            # And an array: arithmetic of 0-d arrays gives scalars, which += would not change.
+            self.grad = backend.xp.array(gx)
         else:
             grad = self.grad
             grad += gx

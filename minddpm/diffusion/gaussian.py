@@ -88,7 +88,7 @@ class GaussianDiffusion:
         self.posterior_mean_coef1 = np.sqrt(self.alphas_cumprod_prev) * self.betas / rest
         self.posterior_mean_coef2 = np.sqrt(self.alphas) * (1 - self.alphas_cumprod_prev) / rest
         # At t = 0 the posterior is certain: given x_0 there is nothing left to draw, its variance
-        # is 0 and its logarithm -infinity. The step to t = 0 adds no noise, so only its logarithm
+        # is 0 and its logarithm -infinity. The step at t = 0 adds no noise, so only its logarithm
         # is ever looked at (by the bound), and takes the next one's value.
         first = self.posterior_variance[1] if self.T > 1 else self.betas[0]
         self.posterior_log_variance_clipped = np.log(np.append(first, self.posterior_variance[1:]))
@@ -117,6 +117,7 @@ class GaussianDiffusion:
 
     def q_mean_variance(self, x0: Array, t: Any) -> Gaussian:
         """q(x_t | x_0) = N(sqrt(ac_t) x0, 1 - ac_t) (equation 4)."""
+        x0 = backend.xp.asarray(x0)
         t = self.check_t(t, len(x0))
         return Gaussian(
             self._image(self.sqrt_alphas_cumprod, t, x0) * x0,
@@ -126,6 +127,7 @@ class GaussianDiffusion:
 
     def q_posterior_mean_variance(self, x0: Array, x_t: Array, t: Any) -> Gaussian:
         """q(x_{t-1} | x_t, x_0), the step back if x_0 were known (equations 6 and 7)."""
+        x0, x_t = backend.xp.asarray(x0), backend.xp.asarray(x_t)
         t = self.check_t(t, len(x_t))
         mean = (
             self._image(self.posterior_mean_coef1, t, x_t) * x0
@@ -167,12 +169,14 @@ class GaussianDiffusion:
 
     def predict_x0(self, x_t: Array, t: Any, output: Array) -> Array:
         """The picture behind x_t according to the model's output, not clipped."""
+        x_t, output = backend.xp.asarray(x_t), backend.xp.asarray(output)
         t = self.check_t(t, len(x_t))
         px, po = self.x0_coefficients()
         return self._image(px, t, x_t) * x_t + self._image(po, t, x_t) * output
 
     def predict_eps(self, x_t: Array, t: Any, output: Array) -> Array:
         """The noise in x_t according to the model's output."""
+        x_t, output = backend.xp.asarray(x_t), backend.xp.asarray(output)
         t = self.check_t(t, len(x_t))
         ex, eo = self.eps_coefficients()
         return self._image(ex, t, x_t) * x_t + self._image(eo, t, x_t) * output
@@ -199,7 +203,8 @@ class GaussianDiffusion:
         """The variance of p and its logarithm, each [T]: upper and lower bound of the right one.
 
         fixed_large is right if x_0 is standard normal, fixed_small if it is a single point (Ho et
-        al., 3.2). At few steps fixed_large adds more noise than the last steps can take away.
+        al., 3.2). At few steps fixed_large adds more noise than the last steps can take away: Ho's
+        CIFAR-10 model at 20 steps has FID 133 with it, and 6.8 with DDIM (Song et al. 2021).
         """
         if self.variance == "fixed_large":
             return self.fixed_large_variance, np.log(self.fixed_large_variance)
@@ -257,7 +262,7 @@ class GaussianDiffusion:
         with no_grad():
             output = model(x_t, self._model_t(t))
         _check_output(output, x_t)
-        return output.data if isinstance(output, Tensor) else output
+        return output.data if isinstance(output, Tensor) else backend.xp.asarray(output)
 
     def check_t(self, t: Any, N: int) -> np.ndarray:
         """t on the host, int64 [N]. Raises InputError outside 0 .. T-1 and for a wrong shape."""
@@ -272,6 +277,11 @@ class GaussianDiffusion:
         """a[t] x + b[t] noise."""
         x, noise = backend.xp.asarray(x), backend.xp.asarray(noise)
         t = self.check_t(t, len(x))
+        if x.dtype.kind != "f" or noise.dtype.kind != "f":
+            raise InputError(
+                f"images of {x.dtype} and noise of {noise.dtype}: give floating-point numbers, "
+                "pixels in [-1, 1]."
+            )
         if noise.shape != x.shape:
             raise InputError(f"noise of shape {noise.shape} for images {x.shape}: make it equal.")
         return backend.kernels.q_sample(x, noise, self._at(a, t, x.dtype), self._at(b, t, x.dtype))

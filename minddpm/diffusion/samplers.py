@@ -126,6 +126,7 @@ def _sample(
         z = None
         if sigma[t] != 0:
             z = random.normal(shape, seed, random.SAMPLE, i) if noise is None else noise(i)
+            z = backend.xp.asarray(z)
             if z.shape != x.shape:
                 raise InputError(f"noise({i}) has shape {z.shape}, the pictures {x.shape}.")
         coefficients = tuple(float(c[t]) for c in (px, po, k0, kx, ko, sigma))

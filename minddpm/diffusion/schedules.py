@@ -35,9 +35,9 @@ def cosine(T: int, offset: float = 0.008, max_beta: float = 0.999) -> np.ndarray
 
 
 def quadratic(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> np.ndarray:
-    """betas whose square roots rise in a straight line (Song et al. 2021, DDIM), scaled as linear.
+    """betas whose square roots rise in a straight line, with the ends and the scaling of linear.
 
-    diffusers calls it scaled_linear.
+    The "quad" schedule of Ho et al.'s code; diffusers calls it scaled_linear.
     """
     scale = 1000 / _check_steps(T)
     ends = check_betas(np.array([beta_start * scale, beta_end * scale]))
@@ -63,8 +63,9 @@ def check_betas(betas: np.ndarray) -> np.ndarray:
 def timesteps(T: int, steps: int, spacing: str = "leading") -> np.ndarray:
     """`steps` of the T timesteps, rising int64 [steps], for sampling in fewer steps.
 
-    leading   0, s, 2s, ... with s = T // steps: diffusers' default, never visits T-1
-    linspace  rounded even steps from 0 to T-1: improved-diffusion's choice
+    leading   0, s, 2s, ... with s = T // steps: diffusers' default. It may begin far below T-1,
+              where x_T is not yet pure noise: at t = 500 for 501 steps of 1000
+    linspace  rounded even steps from 0 to T-1: improved-diffusion's choice, and our commands'
     trailing  even steps back from T-1: starts where x_T really is pure noise (Lin et al. 2024)
     Raises InputError unless 1 <= steps <= T.
     """

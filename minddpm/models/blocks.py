@@ -117,8 +117,8 @@ class DownBlock2D(Module):
 class UpBlock2D(Module):
     """One level on the way up: each residual block first joins a picture from the way down.
 
-    C_skip: the channels of the level below in the order of the way down, from where the last skip
-    comes; C_prev: those of the level above, from where x comes.
+    C_prev: channels of x as it comes from the level before. C_skip: channels of the last picture
+    to be joined, which the way down took before it changed to this level's C_out.
     """
 
     def __init__(

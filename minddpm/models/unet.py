@@ -63,10 +63,7 @@ class UNet2D(Module):
 
     def forward(self, x: Any, t: Any, class_labels: Any = None) -> Tensor:
         x, t = self._check(x, t)
-        if (class_labels is not None) != hasattr(self, "class_embedding"):
-            raise ValueError(
-                "class_labels go with a model that has num_class_embeds, and are needed there"
-            )
+        self._check_labels(class_labels, len(x))
         if self.config["center_input_sample"]:
             x = 2 * x - 1.0
 
@@ -116,6 +113,8 @@ class UNet2D(Module):
         self.check_image_size(*x.shape[1:3])
         dtype = self.conv_in.weight.dtype
         if x.dtype != dtype:
+            if x.requires_grad:
+                raise ValueError(f"x has {x.dtype}, the model {dtype}: no gradient crosses that")
             x = Tensor(x.data.astype(dtype))
         t = backend.xp.asarray(t)
         if t.ndim == 0:
@@ -123,6 +122,16 @@ class UNet2D(Module):
         if t.shape != (len(x),):
             raise ValueError(f"t of shape {t.shape} for {len(x)} images: give one t for each")
         return x, t
+
+    def _check_labels(self, class_labels: Any, N: int) -> None:
+        if (class_labels is not None) != hasattr(self, "class_embedding"):
+            raise ValueError(
+                "class_labels go with a model that has num_class_embeds, and are needed there"
+            )
+        if class_labels is not None:
+            labels = backend.to_numpy(class_labels)
+            if labels.shape != (N,) or labels.dtype.kind not in "iu":
+                raise ValueError(f"class_labels must be {N} integers, not {labels.shape}")
 
     def check_image_size(self, H: int, W: int) -> None:
         """Raise InputError if images of this size cannot go down all levels and come back."""

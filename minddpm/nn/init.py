@@ -9,12 +9,12 @@ from minddpm.backend import Array
 def fan_in_uniform(shape: tuple[int, ...], fan_in: int) -> Array:
     """Uniform in +-1/sqrt(fan_in), float32 [shape]: the default of PyTorch's layers.
 
-    A sum of fan_in products then has the order of one term: signals neither grow nor fade.
+    A sum of fan_in products then has the order of one term: signals do not grow with the width.
     """
     bound = 1 / math.sqrt(fan_in)
     return (random.ambient_uniform(shape, random.INIT) * 2 - 1) * bound
 
 
-def normal_like(shape: tuple[int, ...]) -> Array:
+def standard_normal(shape: tuple[int, ...]) -> Array:
     """Standard normal, float32 [shape]: the default of PyTorch's embedding tables."""
     return random.ambient_normal(shape, random.INIT)

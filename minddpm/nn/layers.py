@@ -4,7 +4,7 @@ from minddpm import autodiff as F
 from minddpm import backend, random
 from minddpm.autodiff import Tensor
 from minddpm.backend import Array
-from minddpm.nn.init import fan_in_uniform, normal_like
+from minddpm.nn.init import fan_in_uniform, standard_normal
 from minddpm.nn.module import Module, Parameter
 
 
@@ -53,7 +53,7 @@ class Embedding(Module):
     """A table of `rows` vectors: int [N] -> [N, C]."""
 
     def __init__(self, rows: int, C: int):
-        self.weight = Parameter(normal_like((rows, C)))
+        self.weight = Parameter(standard_normal((rows, C)))
 
     def forward(self, index: Array) -> Tensor:
         return F.take_rows(self.weight, index)

@@ -24,6 +24,7 @@ class Parameter(Tensor):
         self._data = backend.xp.asarray(data)
         self._grad = None
         self._bound = False
+        self.private = False
         self.requires_grad = True
         self.creator = None
 
@@ -51,10 +52,23 @@ class Parameter(Tensor):
             self._grad = value
 
     def bind(self, data: Array, grad: Array) -> None:
-        """Live in these arrays, of the same shape, from now on; the values move with it."""
+        """Live in these arrays, of the same shape, from now on; the values move with it.
+
+        Raises ValueError if it lives in an optimiser's arrays already, which would be left behind.
+        """
+        self._check_free()
         data[...] = self._data
         grad[...] = 0 if self._grad is None else self._grad
         self._data, self._grad, self._bound = data, grad, True
+
+    def astype(self, dtype: str) -> None:
+        """Convert the values; the gradient is forgotten. Raises ValueError as bind does."""
+        self._check_free()
+        self._data, self._grad = self._data.astype(dtype), None
+
+    def _check_free(self) -> None:
+        if self._bound:
+            raise ValueError("the parameter belongs to an optimiser already: make a new model")
 
 
 class Module:
@@ -113,7 +127,7 @@ class Module:
     def astype(self, dtype: str) -> Module:
         """Convert every parameter, to "float64" for a gradient check, say; returns the module."""
         for p in self.parameters():
-            p.bind(backend.xp.empty(p.shape, dtype), backend.xp.empty(p.shape, dtype))
+            p.astype(dtype)
         return self
 
 
