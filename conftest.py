@@ -1,6 +1,8 @@
-"""`pytest` collects tests/, `pytest --benchmark-only` collects benchmarks/."""
+"""`pytest` runs tests/, `pytest --benchmark-only` runs benchmarks/."""
 
 
-def pytest_ignore_collect(collection_path, config):
-    unwanted = "tests" if config.getoption("benchmark_only") else "benchmarks"
-    return True if collection_path.name == unwanted else None
+def pytest_collection_modifyitems(config, items):
+    timing = config.getoption("benchmark_only")
+    unwanted = [item for item in items if item.path.name.startswith("bench_") != timing]
+    config.hook.pytest_deselected(items=unwanted)
+    items[:] = [item for item in items if item.path.name.startswith("bench_") == timing]
