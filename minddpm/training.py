@@ -25,8 +25,8 @@ from minddpm.rundir import LOSS, LossLog, RunDirectory
 class TrainingOptions:
     """What decides the weights that come out (with the data, the model and the diffusion)."""
 
-    steps: int = 1000
-    batch_size: int = 64
+    steps: int = 1500
+    batch_size: int = 32
     lr: float = 1e-3
     warmup_steps: int = 100
     clip_norm: float = 1.0

@@ -66,6 +66,7 @@ G = np.array(
     ],
     dtype=np.float32,
 )
+GT = np.ascontiguousarray(G.T)
 
 
 # --- transforms ----------------------------------------------------------------------------------
@@ -169,52 +170,91 @@ def gradient_from_points(e: Emitter, points, picture, row, pixel) -> None:
 
 # --- weights -------------------------------------------------------------------------------------
 
+LANES = 2 * W  # channels that the loops below take together, so that LLVM makes vectors of them
 
-@njit(parallel=True, cache=True)
-def transform_weights(w, transposed, blocks_in, blocks_out):
-    """U = G w G^T, laid out for the product: [pairs, 36, blocks_in * W, 2 W].
 
-    w [3, 3, C, K]; transposed: exchange the roles of C and K, for the gradient of x.
-    Channels beyond C and K are zero.
+@njit(inline="always")
+def _apply(matrix, x, y):
+    """y = matrix x along the first axis: x [n, m, LANES], y [rows, m, LANES]."""
+    for i in range(matrix.shape[0]):
+        for j in range(x.shape[1]):
+            for lane in range(LANES):
+                y[i, j, lane] = 0
+            for r in range(matrix.shape[1]):
+                g = matrix[i, r]
+                if g != 0:
+                    for lane in range(LANES):
+                        y[i, j, lane] += g * x[r, j, lane]
+
+
+@njit(inline="always")
+def _turn(x, y):
+    """y[j, i] = x[i, j], lane by lane."""
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            for lane in range(LANES):
+                y[j, i, lane] = x[i, j, lane]
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def transform_weights(w, blocks_in, blocks_out):
+    """U = G w G^T, laid out for the product: [pairs, 36, blocks_in * W, LANES].
+
+    w [3, 3, C, K]; channels beyond C and K are zero.
     """
     C, K = w.shape[2], w.shape[3]
-    u = np.zeros((blocks_out // 2, POINTS, blocks_in * W, 2 * W), np.float32)
+    u = np.zeros((blocks_out // 2, POINTS, blocks_in * W, LANES), np.float32)
     for c in prange(C):
-        half = np.empty((N_IN, 3), np.float32)
-        for k in range(K):
-            for i in range(N_IN):
+        tile = np.zeros((3, 3, LANES), np.float32)
+        half, turned = (
+            np.empty((N_IN, 3, LANES), np.float32),
+            np.empty((3, N_IN, LANES), np.float32),
+        )
+        point = np.empty((N_IN, N_IN, LANES), np.float32)
+        for pair in range(blocks_out // 2):
+            first = pair * LANES
+            for i in range(3):
                 for j in range(3):
-                    half[i, j] = (
-                        G[i, 0] * w[0, j, c, k] + G[i, 1] * w[1, j, c, k] + G[i, 2] * w[2, j, c, k]
-                    )
+                    for lane in range(min(LANES, K - first)):
+                        tile[i, j, lane] = w[i, j, c, first + lane]
+                    for lane in range(max(0, K - first), LANES):
+                        tile[i, j, lane] = 0
+            _apply(G, tile, half)
+            _turn(half, turned)
+            _apply(G, turned, point)  # (G (G w)^T) = (G w G^T)^T
             for i in range(N_IN):
                 for j in range(N_IN):
-                    point = half[i, 0] * G[j, 0] + half[i, 1] * G[j, 1] + half[i, 2] * G[j, 2]
-                    if transposed:
-                        u[c // (2 * W), N_IN * i + j, k, c % (2 * W)] = point
-                    else:
-                        u[k // (2 * W), N_IN * i + j, c, k % (2 * W)] = point
+                    for lane in range(LANES):
+                        u[pair, N_IN * i + j, c, lane] = point[j, i, lane]
     return u
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, nogil=True, cache=True)
 def weights_gradient(du, C, K):
     """gw = G^T dU G, summed over the threads in a fixed order: du [threads, 36, C', K'] -> gw."""
     gw = np.empty((3, 3, C, K), np.float32)
     for c in prange(C):
-        total = np.empty(POINTS, np.float32)
-        for k in range(K):
-            for p in range(POINTS):
-                total[p] = du[0, p, c, k]
-                for t in range(1, du.shape[0]):
-                    total[p] += du[t, p, c, k]
-            for a in range(3):
-                for b in range(3):
-                    s = np.float32(0)
-                    for i in range(N_IN):
-                        for j in range(N_IN):
-                            s += G[i, a] * G[j, b] * total[N_IN * i + j]
-                    gw[a, b, c, k] = s
+        point = np.empty((N_IN, N_IN, LANES), np.float32)
+        half, turned = (
+            np.empty((3, N_IN, LANES), np.float32),
+            np.empty((N_IN, 3, LANES), np.float32),
+        )
+        tile = np.empty((3, 3, LANES), np.float32)
+        for first in range(0, K, LANES):
+            for i in range(N_IN):
+                for j in range(N_IN):
+                    for lane in range(LANES):
+                        point[i, j, lane] = du[0, N_IN * i + j, c, first + lane]
+                    for t in range(1, du.shape[0]):
+                        for lane in range(LANES):
+                            point[i, j, lane] += du[t, N_IN * i + j, c, first + lane]
+            _apply(GT, point, half)
+            _turn(half, turned)
+            _apply(GT, turned, tile)  # (G^T dU G)^T
+            for i in range(3):
+                for j in range(3):
+                    for lane in range(min(LANES, K - first)):
+                        gw[i, j, c, first + lane] = tile[j, i, lane]
     return gw
 
 
@@ -374,7 +414,7 @@ def conv2d(x, w, b, padding):
     K = w.shape[3]
     CB, KB = pairs(C), pairs(K)
     y = np.empty((N, H + top + bottom - 2, W_ + left + right - 2, K), np.float32)
-    u = transform_weights(w, False, CB, KB)
+    u = transform_weights(w, CB, KB)
     bias = np.zeros(KB * W, np.float32)
     if b is not None:
         bias[:K] = b
@@ -389,7 +429,7 @@ def conv2d_backward(gy, x, w, padding, need_gx=True):
     C, K = w.shape[2:]
     CB, KB = pairs(C), pairs(K)
     gx = np.empty(x.shape if need_gx else (0, 0, 0, 0), np.float32)
-    ut = transform_weights(w, True, KB, CB)
+    ut = transform_weights(np.ascontiguousarray(w.swapaxes(2, 3)), KB, CB)
     group, floats = _space(gy.shape, CB, KB, backward=True)
     du = workspace(POINTS * CB * W * KB * W, 1).reshape(-1, POINTS, CB * W, KB * W)
     _backward(gy, x, ut, gx, du, need_gx, top, left, group, workspace(floats))
