@@ -11,6 +11,7 @@ CuPy is imported only when it is asked for.
 """
 
 import importlib
+import importlib.util
 import os
 import sys
 import zlib
@@ -48,16 +49,21 @@ _active: Backend | None = None
 def set_backend(name: str) -> Backend:
     """Choose the backend for everything that is made from now on.
 
-    name: "numpy", "numba", "cupy" or "auto" (CuPy where a GPU answers, else Numba).
+    name: "numpy", "numba", "cupy" or "auto" (CuPy where a GPU answers, else Numba if installed).
     Raises InputError for an unknown name, or if CuPy or its GPU is missing.
     """
     global _active
     if name == "auto":
-        name = "cupy" if _gpu_problem() is None else "numba"
+        name = "cupy" if _gpu_problem() is None else "numba" if _has_numba() else "numpy"
     if name not in NAMES:
         raise InputError(f"unknown backend {name!r}: choose one of {', '.join(NAMES)} or auto.")
     if name == "cupy" and (problem := _gpu_problem()):
         raise InputError(problem)
+    if name == "numba" and not _has_numba():
+        raise InputError(
+            "the numba backend needs Numba, which is not installed: pip install numba, "
+            "or choose --backend numpy."
+        )
     library, kernels = BACKENDS[name]
     _active = Backend(
         name,
@@ -110,6 +116,10 @@ def freeze(x: Array) -> bool:
 def thaw(x: np.ndarray) -> None:
     """Undo freeze."""
     x.flags.writeable = True
+
+
+def _has_numba() -> bool:
+    return importlib.util.find_spec("numba") is not None
 
 
 def _gpu_problem() -> str | None:
