@@ -33,7 +33,7 @@ RUN_OPTIONS: dict[str, Any] = {
     "timesteps": 1000,
     "schedule": "linear",
     "prediction": "epsilon",
-    "variance": "fixed_large",
+    "variance": "fixed_small",
     "image_folder": None,
     "image_size": 28,
     **dataclasses.asdict(TrainingOptions()),
@@ -58,7 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on from the run in --out")
     parser.add_argument("--samples", type=cli.positive, default=64, help="in samples.png (64)")
     parser.add_argument(
-        "--sample-steps", type=cli.positive, help="DDIM steps for samples.png (50, at most T)"
+        "--sample-steps", type=cli.positive, help="steps for samples.png (250, at most T)"
     )
     group = parser.add_argument_group("the run", "kept in run.json; --resume takes them from there")
     length = group.add_mutually_exclusive_group()
@@ -218,7 +218,7 @@ def go_on(run: RunDirectory) -> str:
 def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> int:
     started = time.perf_counter()
     T = options["timesteps"]
-    sample_steps = min(50, T) if args.sample_steps is None else args.sample_steps
+    sample_steps = min(250, T) if args.sample_steps is None else args.sample_steps
     minddpm.schedules.timesteps(T, sample_steps)  # refuses a wrong number before the training
     trainer = prepare(args, run, options)
     announce(trainer, options["backend"], args.samples, sample_steps)
@@ -231,7 +231,7 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
         return cli.INTERRUPTED
     report.draw_loss(run)
     with trainer.ema.applied():
-        report.draw_samples(run, unet, diffusion, args.samples, "ddim", sample_steps, seed)
+        report.draw_samples(run, unet, diffusion, args.samples, "ddpm", sample_steps, seed)
     print(
         f"{(time.perf_counter() - started) / 60:.1f} min, {cli.peak_memory()}. "
         f"In {run.path}: samples.png, denoising.gif, forward.png, loss.png, loss.csv and the model "

@@ -108,6 +108,16 @@ def test_group_norm_with_a_mean_far_above_the_spread(any_backend):
     check(y, naive.group_norm(x, ones, zeros, 2, 1e-5), tolerance=1e-3)  # x itself has 6e-5
 
 
+def test_group_norm_with_an_outlier_in_the_first_pixel(any_backend):
+    """A one-pass variance around the first pixel would cancel here."""
+    (x,) = draw(0, (1, 14, 14, 32))
+    x = 1 + x / 100
+    x[:, 0, 0] = -50
+    ones, zeros = np.ones(32, np.float32), np.zeros(32, np.float32)
+    y = backend.kernels.group_norm(*device(x, ones, zeros), 4, 1e-5)[0]
+    check(y, naive.group_norm(x, ones, zeros, 4, 1e-5))
+
+
 def test_silu_does_not_overflow(any_backend):
     x = np.array([-1e4, -89.0, -1.0, 0.0, 1.0, 89.0, 1e4], np.float32)
     expected = np.array([0, -89 / (1 + np.exp(89)), *naive.silu(x[2:5]), 89, 1e4])

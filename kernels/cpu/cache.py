@@ -43,7 +43,7 @@ def own_cache() -> Iterator[None]:
     before = numba.config.CACHE_DIR
     directory = _directory()
     if not any(directory.rglob("*.nbc")):
-        print("compiling the kernels for this machine: under a minute, once", file=sys.stderr)
+        print("compiling the kernels for this machine: about a minute, once", file=sys.stderr)
     numba.config.CACHE_DIR = str(directory)
     try:
         yield

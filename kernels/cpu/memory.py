@@ -29,7 +29,8 @@ def keep_freed_memory() -> None:
 def workspace(floats: int, slot: int = 0) -> np.ndarray:
     """Uninitialised float32 [threads, at least `floats`], rows on their own cache lines.
 
-    The same memory at every call with the same slot: a kernel is done with it when it returns.
+    The same memory at every call with the same slot: a kernel is done with it when it returns. So
+    kernels run one after the other: two Python threads must not call them at the same time.
     """
     threads = get_num_threads()
     width = -(-floats // 16) * 16

@@ -18,12 +18,9 @@ PAIR = 2 * W  # channels that a pass takes together: with AVX2 they are one cach
 
 
 @kernel
-def sums(e: Emitter, x, pixels, step, out, second) -> None:
-    """Sums of x - p and (x - p)^2 over the pixels for a pair of blocks; p is the first pixel's x.
-
-    Without the shift by p, E[x^2] - E[x]^2 would cancel where |mean| >> std.
-    """
-    pivots = [e.load(x, j * BYTES) for j in range(2)]
+def sums(e: Emitter, x, pixels, step, pivot, out, second) -> None:
+    """Sums of x - pivot and (x - pivot)^2 over the pixels for a pair of blocks."""
+    pivots = [e.load(pivot, j * BYTES) for j in range(2)]
 
     def one(at, acc):
         result = []
@@ -118,19 +115,32 @@ def _forward(x, weight, bias, groups, eps, silu, y, mean, rstd, space):
         means, scales = space[t, 2 * C : 3 * C], space[t, 3 * C : 4 * C]
         for n in range(N * t // threads, N * (t + 1) // threads):
             x_at, y_at = x[n].ctypes.data, y[n].ctypes.data
-            for c in range(0, C, PAIR):
-                sums((x_at + 4 * c, P, 4 * C, first[c:].ctypes.data, second[c:].ctypes.data))
+            # The mean first, then the squares around it: E[x^2] - E[x]^2 would cancel where
+            # |mean| >> std. Each channel around its own mean, which is shifted to the group's.
+            means[:] = x[n, 0]
+            for _ in range(2):
+                for c in range(0, C, PAIR):
+                    sums(
+                        (
+                            x_at + 4 * c,
+                            P,
+                            4 * C,
+                            means[c:].ctypes.data,
+                            first[c:].ctypes.data,
+                            second[c:].ctypes.data,
+                        )
+                    )
+                for c in range(C):
+                    means[c] += first[c] / P
             for g in range(groups):
                 m = 0.0
                 for c in range(g * size, (g + 1) * size):
-                    means[c] = x[n, 0, c] + first[c] / P
-                    m += x[n, 0, c] + first[c] / P
+                    m += means[c]
                 m /= size
                 var = 0.0
                 for c in range(g * size, (g + 1) * size):
-                    shift = first[c] / P
-                    apart = x[n, 0, c] + shift - m
-                    var += second[c] / P - shift * shift + apart * apart
+                    apart = means[c] - m
+                    var += second[c] / P + apart * apart
                 r = 1 / math.sqrt(var / size + eps)
                 mean[n, g], rstd[n, g] = m, r
                 for c in range(g * size, (g + 1) * size):
