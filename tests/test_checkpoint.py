@@ -12,6 +12,7 @@ from minddpm import GaussianDiffusion, UNet2D, backend
 from minddpm.checkpoint import load_diffusion, save_pipeline, scheduler_config, write_json
 from minddpm.diffusion.schedules import BY_NAME, cosine, linear, quadratic
 from minddpm.errors import InputError
+from saying import refused
 
 TINY = {
     "sample_size": 8,
@@ -26,18 +27,6 @@ TINY = {
 }
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler/scheduler_config.json"
-
-
-@contextmanager
-def refused(*words):
-    """InputError, in one sentence with these words in it."""
-    with pytest.raises(InputError) as caught:
-        yield
-    message = str(caught.value)
-    assert message.endswith(".")
-    assert "\n" not in message
-    for word in words:
-        assert str(word) in message
 
 
 def tiny_unet(seed=0, **changes):

@@ -1,7 +1,6 @@
 """The diffusion process against what its definition says, re-derived here in plain float64."""
 
 import math
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,23 +10,12 @@ from hypothesis import strategies as st
 from minddpm import GaussianDiffusion, Tensor, backend, no_grad
 from minddpm.diffusion.schedules import cosine, linear
 from minddpm.errors import InputError
+from saying import refused
 
 T = 30
 BETAS = linear(T)
 PREDICTIONS = ("epsilon", "x0", "v")
 VARIANCES = ("fixed_small", "fixed_large")
-
-
-@contextmanager
-def refused(*words):
-    """InputError, in one sentence with these words in it."""
-    with pytest.raises(InputError) as caught:
-        yield
-    message = str(caught.value)
-    assert message.endswith(".")
-    assert "\n" not in message
-    for word in words:
-        assert word in message
 
 
 def ac(t):

@@ -1,14 +1,12 @@
 """Pictures in batches: the same ones whatever the batch size, and every step to be watched."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 
 from minddpm import GaussianDiffusion, UNet2D, backend, samplers
 from minddpm.diffusion.schedules import cosine
-from minddpm.errors import InputError
 from minddpm.generate import SAMPLERS, generate, image_size, seconds_per_step
+from saying import refused
 
 TINY = {
     "sample_size": 8,
@@ -22,18 +20,6 @@ TINY = {
 }
 D = GaussianDiffusion(cosine(6))
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
-
-
-@contextmanager
-def refused(*words):
-    """InputError, in one sentence with these words in it."""
-    with pytest.raises(InputError) as caught:
-        yield
-    message = str(caught.value)
-    assert message.endswith(".")
-    assert "\n" not in message
-    for word in words:
-        assert word in message
 
 
 def tiny_unet(**changes):

@@ -8,29 +8,16 @@ guess of the noise, which is what the loss trains a model to, is
 """
 
 import math
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from minddpm import GaussianDiffusion, Tensor, backend, random, samplers
 from minddpm.diffusion.schedules import cosine, linear
-from minddpm.errors import InputError
+from saying import refused
 
 SHAPE = (2, 8, 8, 1)
 BOTH = pytest.mark.parametrize("sampler", [samplers.ddpm, samplers.ddim])
-
-
-@contextmanager
-def refused(*words):
-    """InputError, in one sentence with these words in it."""
-    with pytest.raises(InputError) as caught:
-        yield
-    message = str(caught.value)
-    assert message.endswith(".")
-    assert "\n" not in message
-    for word in words:
-        assert word in message
 
 
 def alphas_cumprod(betas):

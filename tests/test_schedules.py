@@ -1,7 +1,6 @@
 """The noise schedules, and which timesteps a shortened walk keeps."""
 
 import math
-from contextlib import contextmanager
 from fractions import Fraction
 
 import numpy as np
@@ -11,23 +10,12 @@ from hypothesis import strategies as st
 
 from minddpm.diffusion.schedules import BY_NAME, check_betas, cosine, linear, quadratic, timesteps
 from minddpm.errors import InputError
+from saying import refused
 
 SPACINGS = ("leading", "linspace", "trailing")
 
 # What is left of the picture's variance at the end if 1e-4 .. 0.02 are not rescaled.
 UNSCALED = {100: 0.364, 200: 0.132, 300: 0.0481, 500: 0.0064, 1000: 4.0e-5}
-
-
-@contextmanager
-def refused(*words):
-    """InputError, in one sentence with these words in it."""
-    with pytest.raises(InputError) as caught:
-        yield
-    message = str(caught.value)
-    assert message.endswith(".")
-    assert "\n" not in message
-    for word in words:
-        assert word in message
 
 
 def product(betas):

@@ -1,7 +1,7 @@
 """The hot operations in Numba, under the names and signatures of kernels/reference.py.
 
-Read vector.py (how a kernel is written), gemm.py (the register tile), direct.py, winograd.py,
-norm.py, attention.py, pointwise.py. This file chooses among them by shape.
+Read vector.py (how a kernel is written), gemm.py (the register tile), direct.py, winograd.py with
+winograd_tiles.py, norm.py, attention.py, pointwise.py. This file chooses among them by shape.
 
 float32 only: other types (gradient checks use float64) go to the reference.
 """
