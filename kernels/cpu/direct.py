@@ -63,7 +63,7 @@ def pack(w: np.ndarray) -> np.ndarray:
 def _fill_patches(x, start, count, OH, OW, KH, KW, stride, top, left, at):
     """Patches of output pixels start .. start + count - 1: row q of the panel at address `at`."""
     _, H, WX, C = x.shape
-    panel = carray(pointer(at), (pairs_(KH * KW * C), CHUNK, W), np.float32)
+    panel = carray(pointer(at), (pairs(KH * KW * C), CHUNK, W), np.float32)
     for q in range(count):
         n, r = divmod(start + q, OH * OW)
         i, j = divmod(r, OW)
@@ -81,15 +81,10 @@ def _fill_patches(x, start, count, OH, OW, KH, KW, stride, top, left, at):
 
 
 @njit(inline="always")
-def pairs_(C):
-    return 2 * ((C + 2 * W - 1) // (2 * W))
-
-
-@njit(inline="always")
 def _fill_rows(rows, start, count, at):
     """Rows start .. start + count - 1 of a matrix [R, K] as a panel."""
     K = rows.shape[1]
-    panel = carray(pointer(at), (pairs_(K), CHUNK, W), np.float32)
+    panel = carray(pointer(at), (pairs(K), CHUNK, W), np.float32)
     for q in range(count):
         if K % W == 0:
             spread((rows[start + q].ctypes.data, at + q * BYTES, K // W))

@@ -19,33 +19,26 @@ from minddpm.kernels.cpu.vector import BYTES, I64, ROWS, Emitter, W, kernel
 ROWS_T = {16: 8, 8: 4, 4: 4}[W]
 
 
-def _product(rows: int):
-    def product(e: Emitter, a, b, c, blocks, a_block, c_block) -> None:
-        """`rows` rows of C; a_block and c_block: bytes from one block to the next."""
+@kernel
+def product_full(e: Emitter, a, b, c, blocks, a_block, c_block) -> None:
+    """ROWS rows of C; a_block and c_block: bytes from one block to the next."""
 
-        def one_block(at, acc):
-            pa, pb = at
-            for k in range(W):
-                w = [e.load(pb, (2 * k + j) * BYTES) for j in range(2)]
-                for m in range(rows):
-                    x = e.broadcast(pa, m * BYTES + 4 * k)
-                    for j in range(2):
-                        acc[2 * m + j] = e.fma(x, w[j], acc[2 * m + j])
-            return acc
+    def one_block(at, acc):
+        pa, pb = at
+        for k in range(W):
+            w = [e.load(pb, (2 * k + j) * BYTES) for j in range(2)]
+            for m in range(ROWS):
+                x = e.broadcast(pa, m * BYTES + 4 * k)
+                for j in range(2):
+                    acc[2 * m + j] = e.fma(x, w[j], acc[2 * m + j])
+        return acc
 
-        zeros = [e.const(0)] * (2 * rows)
-        acc = e.loop(blocks, [(a, a_block), (b, 2 * W * BYTES)], zeros, one_block)
-        for j in range(2):
-            to = e.offset(c, e.b.mul(c_block, ir.Constant(I64, j)))
-            for m in range(rows):
-                e.store(acc[2 * m + j], to, m * BYTES)
-
-    product.__name__ = f"product_{rows}"
-    return kernel(product)
-
-
-product_full = _product(ROWS)
-product_one = _product(1)
+    zeros = [e.const(0)] * (2 * ROWS)
+    acc = e.loop(blocks, [(a, a_block), (b, 2 * W * BYTES)], zeros, one_block)
+    for j in range(2):
+        to = e.offset(c, e.b.mul(c_block, ir.Constant(I64, j)))
+        for m in range(ROWS):
+            e.store(acc[2 * m + j], to, m * BYTES)
 
 
 @kernel

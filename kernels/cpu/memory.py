@@ -4,7 +4,7 @@ import ctypes
 
 import numpy as np
 from numba import carray, get_num_threads, njit, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from minddpm.kernels.cpu.vector import BYTES, Emitter, W, kernel
 
@@ -42,6 +42,7 @@ def workspace(floats: int, slot: int = 0) -> np.ndarray:
     return buffer[start : start + threads * width].reshape(threads, width)
 
 
+@register_jitable
 def pairs(C: int) -> int:
     """Blocks of W channels that hold C: an even number, as the register tile takes two."""
     return 2 * -(-C // (2 * W))

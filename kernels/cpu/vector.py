@@ -62,9 +62,6 @@ class Emitter:
             by = ir.Constant(I64, by)
         return self.b.add(address, by)
 
-    def times(self, i: ir.Value, by: int) -> ir.Value:
-        return self.b.mul(i, ir.Constant(I64, by))
-
     def _pointer(self, address: ir.Value, by: ir.Value | int, kind: ir.Type) -> ir.Value:
         return self.b.inttoptr(self.offset(address, by), kind.as_pointer())
 
