@@ -10,13 +10,22 @@ Arrays may be views of any strides, and are never written to unless the function
 one gy may be the gradient of several results.
 """
 
+import sys
 from collections.abc import Sequence
 from types import ModuleType
 
 from minddpm.backend import Array, array_module
-
-Padding = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right))
-
+from minddpm.kernels.compose import (
+    SAME,
+    Padding,
+    Parts,
+    compose_norm_silu_conv2d,
+    compose_norm_silu_conv2d_backward,
+    cut,
+    joined,
+    normalised,
+    spread,
+)
 
 # --- convolution ---------------------------------------------------------------------------------
 
@@ -85,18 +94,23 @@ def _conv2d_backward_data(
 # --- linear --------------------------------------------------------------------------------------
 
 
-def linear(x: Array, w: Array, b: Array | None) -> Array:
-    """y = x w + b over the last axis: x [..., C_in], w [C_in, C_out], b [C_out] or None."""
+def linear(xs: Parts, w: Array, b: Array | None) -> Array:
+    """y = x w + b over the last axis: x [..., C_in], w [C_in, C_out], b [C_out] or None.
+
+    x may come in parts that stand side by side along the last axis; mostly there is one.
+    """
+    x = joined(xs)
     y = (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[1])
     if b is not None:
         y += b
     return y
 
 
-def linear_backward(gy: Array, x: Array, w: Array) -> tuple[Array, Array, Array]:
-    """gx = gy w^T, gw = x^T gy, gb = sum of gy over all but the last axis."""
+def linear_backward(gy: Array, xs: Parts, w: Array) -> tuple[tuple[Array, ...], Array, Array]:
+    """gx = gy w^T, cut into its parts; gw = x^T gy; gb = sum of gy over all but the last axis."""
+    x = joined(xs)
     x2, gy2 = x.reshape(-1, x.shape[-1]), gy.reshape(-1, gy.shape[-1])
-    return (gy2 @ w.T).reshape(x.shape), x2.T @ gy2, gy2.sum(axis=0)
+    return cut((gy2 @ w.T).reshape(x.shape), xs), x2.T @ gy2, gy2.sum(axis=0)
 
 
 # --- normalisation and activation ----------------------------------------------------------------
@@ -134,13 +148,6 @@ def _group_mean(x: Array, groups: int) -> Array:
     return channels.reshape(x.shape[0], groups, -1).mean(axis=2)
 
 
-def _spread(groups: Array, x: Array) -> Array:
-    """Each group's value at each of its channels, [N, G] -> [N, 1, ..., 1, C], to go with x."""
-    N, C = x.shape[0], x.shape[-1]
-    channels = groups.repeat(C // groups.shape[1], axis=1)
-    return channels.reshape(N, *(1,) * (x.ndim - 2), C)
-
-
 def group_norm(
     x: Array, weight: Array, bias: Array, groups: int, eps: float
 ) -> tuple[Array, Array, Array]:
@@ -151,10 +158,10 @@ def group_norm(
     """
     xp = array_module(x)
     mean = _group_mean(x, groups)
-    y = x - _spread(mean, x)
+    y = x - spread(mean, x)
     # The variance of the centred values: E[x^2] - E[x]^2 would cancel where |mean| >> std.
     rstd = 1 / xp.sqrt(_group_mean(xp.square(y), groups) + eps)
-    y *= _spread(rstd, x) * weight
+    y *= spread(rstd, x) * weight
     y += bias
     return y, mean, rstd
 
@@ -169,22 +176,16 @@ def group_norm_backward(
     gx = rstd (gn - avg(gn) - n avg(gn n))
     """
     C = x.shape[-1]
-    n = _normalised(x, mean, rstd)
+    n = normalised(x, mean, rstd)
     gy_n = gy * n
     gw, gb = gy_n.reshape(-1, C).sum(axis=0), gy.reshape(-1, C).sum(axis=0)
     gx = gy * weight
-    gx -= _spread(_group_mean(gx, groups), x)
+    gx -= spread(_group_mean(gx, groups), x)
     gy_n *= weight
-    n *= _spread(_group_mean(gy_n, groups), x)
+    n *= spread(_group_mean(gy_n, groups), x)
     gx -= n
-    gx *= _spread(rstd, x)
+    gx *= spread(rstd, x)
     return gx, gw, gb
-
-
-def _normalised(x: Array, mean: Array, rstd: Array) -> Array:
-    n = x - _spread(mean, x)
-    n *= _spread(rstd, x)
-    return n
 
 
 def group_norm_silu(
@@ -199,7 +200,7 @@ def group_norm_silu_backward(
     gy: Array, x: Array, weight: Array, bias: Array, mean: Array, rstd: Array, groups: int
 ) -> tuple[Array, Array, Array]:
     """group_norm_backward after silu_backward; the value between the two is made again from x."""
-    gy = silu_backward(gy, _normalised(x, mean, rstd) * weight + bias)
+    gy = silu_backward(gy, normalised(x, mean, rstd) * weight + bias)
     return group_norm_backward(gy, x, weight, mean, rstd, groups)
 
 
@@ -267,6 +268,44 @@ def upsample_nearest_backward(gy: Array) -> Array:
     """Each pixel of x was copied four times, so gx is the sum of its four gy."""
     N, H2, W2, C = gy.shape
     return gy.reshape(N, H2 // 2, 2, W2 // 2, 2, C).sum(axis=(2, 4))
+
+
+# --- what stands around the UNet's 3x3 convolutions, as one operation -----------------------------
+
+
+def upsample_conv2d(x: Array, w: Array, b: Array) -> Array:
+    """conv2d of the picture of twice the size: x [N, H, W, C], w [3, 3, C, K] -> [N, 2H, 2W, K]."""
+    return conv2d(upsample_nearest(x), w, b, 1, SAME)
+
+
+def upsample_conv2d_backward(gy: Array, x: Array, w: Array) -> tuple[Array, Array, Array]:
+    """gx, gw, gb: conv2d_backward, then upsample_nearest_backward."""
+    gx, gw, gb = conv2d_backward(gy, upsample_nearest(x), w, 1, SAME)
+    return upsample_nearest_backward(gx), gw, gb
+
+
+def norm_silu_conv2d(
+    xs: Parts, norm_weight: Array, norm_bias: Array, groups: int, eps: float,
+    w: Array, b: Array, extra: Array | None,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """y = conv2d(silu(group_norm(x))) + b + extra: half a residual block.
+
+    xs: parts [N, H, W, C_p] of x; w [3, 3, C, K]; b [K], or [N, K] with one for each image (the
+    time embedding); extra [N, H, W, K] or None (the residual path) -> y, and mean, rstd [N, G].
+    """
+    return compose_norm_silu_conv2d(
+        sys.modules[__name__], xs, norm_weight, norm_bias, groups, eps, w, b, extra
+    )
+
+
+def norm_silu_conv2d_backward(
+    gy: Array, xs: Parts, norm_weight: Array, norm_bias: Array, mean: Array, rstd: Array,
+    groups: int, w: Array,
+) -> tuple[tuple[Array, ...], Array, Array, Array, Array]:  # fmt: skip
+    """gxs, gnorm_weight, gnorm_bias, gw, and gb [N, K], one for each image; gextra is gy itself."""
+    return compose_norm_silu_conv2d_backward(
+        sys.modules[__name__], gy, xs, norm_weight, norm_bias, mean, rstd, groups, w
+    )
 
 
 # --- diffusion -----------------------------------------------------------------------------------

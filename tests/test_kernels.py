@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import naive
 from minddpm import backend
+from minddpm.kernels import reference
 
 SIZES = st.sampled_from([1, 2, 3, 5, 7, 8, 14])
 CHANNELS = st.sampled_from([1, 3, 5, 32])
@@ -129,6 +130,74 @@ def test_silu_does_not_overflow(any_backend):
 
 @few
 @given(
+    N=st.integers(1, 5), H=SIZES, W=SIZES, parts=st.sampled_from([(32,), (64, 32), (5,), (4, 12)]),
+    groups=st.sampled_from([1, 2, 4]), K=st.sampled_from([1, 5, 32, 40]), per_image=st.booleans(),
+    with_extra=st.booleans(), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_norm_silu_conv2d(any_backend, N, H, W, parts, groups, K, per_image, with_extra, seed):
+    C = sum(parts)
+    if C % groups:
+        return
+    weight, bias, w, b, extra, gy, *xs = draw(
+        seed, (C,), (C,), (3, 3, C, K), (N, K) if per_image else (K,), (N, H, W, K), (N, H, W, K),
+        *[(N, H, W, c) for c in parts],
+    )  # fmt: skip
+    w /= np.sqrt(9 * C).astype(np.float32)
+    if H * W * C // groups > 1:  # a single number minus its mean is 0, and its sign is rounding
+        x = np.concatenate(xs, axis=-1)
+        h = naive.silu(naive.group_norm(x, weight, bias, groups, 1e-5))
+        y = naive.conv2d(h, w, 0, 1, ((1, 1), (1, 1)))
+        y += b[:, None, None, :] if per_image else b
+        y += extra if with_extra else 0
+        on_device = tuple(device(*xs))
+        arrays = (on_device, *device(weight, bias), groups, 1e-5, *device(w, b))
+        result, mean, rstd = backend.kernels.norm_silu_conv2d(
+            *arrays, *(device(extra) if with_extra else [None])
+        )
+        check(result, y, tolerance=2e-5)  # F(4x4) rounds ten times as much as the direct sum
+        stats = (mean, rstd)
+        gradients = backend.kernels.norm_silu_conv2d_backward(
+            *device(gy), *arrays[:3], *stats, groups, *device(w)
+        )
+        exact = reference.norm_silu_conv2d_backward(
+            gy.astype(float), tuple(a.astype(float) for a in xs), weight.astype(float), bias,
+            *(backend.to_numpy(a).astype(float) for a in stats), groups, w.astype(float),
+        )  # fmt: skip
+        for part, expected in zip(gradients[0], exact[0], strict=True):
+            check(part, expected, tolerance=1e-4)
+        for gradient, expected in zip(gradients[1:], exact[1:], strict=True):
+            check(gradient, expected, tolerance=1e-4)
+
+
+@few
+@given(N=st.integers(1, 3), H=SIZES, W=SIZES, C=CHANNELS, K=CHANNELS, seed=st.integers(0, 99))
+def test_upsample_conv2d(any_backend, N, H, W, C, K, seed):
+    x, w, b, gy = draw(seed, (N, H, W, C), (3, 3, C, K), (K,), (N, 2 * H, 2 * W, K))
+    w /= np.sqrt(9 * C).astype(np.float32)
+    up = naive.upsample_nearest(x)
+    y = naive.conv2d(up, w, b, 1, ((1, 1), (1, 1)))
+    check(backend.kernels.upsample_conv2d(*device(x, w, b)), y, tolerance=2e-5)
+    gx, gw, gb = backend.kernels.upsample_conv2d_backward(*device(gy, x, w))
+    exact = reference.upsample_conv2d_backward(*(a.astype(float) for a in (gy, x, w)))
+    for gradient, expected in zip((gx, gw, gb), exact, strict=True):
+        check(gradient, expected, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("C", "K", "window"), [(32, 32, 3), (5, 3, 3), (32, 1, 3), (64, 40, 1)])
+def test_a_non_finite_pixel_reaches_what_depends_on_it(any_backend, value, C, K, window):
+    x, w, b = draw(0, (2, 9, 9, C), (window, window, C, K), (K,))
+    x[1, 4, 4, C // 2] = value
+    reach = window // 2
+    padding = ((reach, reach), (reach, reach))
+    y = backend.to_numpy(backend.kernels.conv2d(*device(x, w, b), 1, padding))
+    assert np.isfinite(y[0]).all()
+    seen = y[1, 4 - reach : 5 + reach, 4 - reach : 5 + reach]
+    assert not np.isfinite(seen).any()
+
+
+@few
+@given(
     N=st.integers(1, 2), L=st.sampled_from([1, 4, 9]), heads=st.integers(1, 3),
     D=st.sampled_from([1, 5, 8]), seed=st.integers(0, 99),
 )  # fmt: skip
@@ -155,9 +224,23 @@ def test_upsample_nearest(any_backend, N, H, W, C, seed):
     assert (gx * x).sum() == pytest.approx((gy * y).sum(), rel=1e-3, abs=1e-3)
 
 
-def test_linear(any_backend):
-    x, w, b = draw(0, (2, 3, 5), (5, 7), (7,))
-    check(backend.kernels.linear(*device(x, w, b)), x.astype(float) @ w + b)
+@pytest.mark.parametrize("parts", [(5,), (32,), (64, 32), (3, 7)])
+@pytest.mark.parametrize("C_out", [1, 7, 32, 70])
+@pytest.mark.parametrize("rows", [(2, 3), (33, 9)])
+def test_linear_of_parts_that_stand_side_by_side(any_backend, rows, parts, C_out):
+    C = sum(parts)
+    w, b, gy, *xs = draw(0, (C, C_out), (C_out,), (*rows, C_out), *[(*rows, c) for c in parts])
+    x = np.concatenate(xs, axis=-1).astype(float)
+    on_device = tuple(device(*xs))
+    check(backend.kernels.linear(on_device, *device(w, b)), x @ w + b)
+    gxs, gw, gb = backend.kernels.linear_backward(*device(gy), on_device, *device(w))
+    gx = gy.astype(float) @ w.T
+    starts = np.cumsum(parts)[:-1]
+    for part, expected in zip(gxs, np.split(gx, starts, axis=-1), strict=True):
+        check(part, expected)
+    flat = gy.reshape(-1, C_out)
+    check(gw, x.reshape(-1, C).T @ flat)
+    check(gb, flat.sum(axis=0))
 
 
 def test_q_sample_has_one_pair_of_coefficients_per_image(any_backend):

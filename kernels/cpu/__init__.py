@@ -7,19 +7,23 @@ float32 only: other types (gradient checks use float64) go to the reference.
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from types import ModuleType
 
 import numpy as np
 
-from minddpm.kernels import reference
+from minddpm.kernels import compose, reference
 from minddpm.kernels.cpu.cache import own_cache
-from minddpm.kernels.reference import Padding, philox4x32
+from minddpm.kernels.cpu.choice import FUSED_TILE, is_product, use_winograd
+from minddpm.kernels.reference import SAME, Padding, philox4x32
 
 with own_cache():
     from minddpm.kernels.cpu import attention as _attention
-    from minddpm.kernels.cpu import direct, norm, pointwise, winograd
+    from minddpm.kernels.cpu import conv3_implicit, conv5_winograd, norm, pointwise, rows
+    from minddpm.kernels.cpu import conv4_winograd as winograd
+    from minddpm.kernels.cpu.conv6_fused import Sources
     from minddpm.kernels.cpu.memory import keep_freed_memory
 
 keep_freed_memory()
@@ -27,8 +31,9 @@ keep_freed_memory()
 __all__ = [
     "adam", "attention", "attention_backward", "conv2d", "conv2d_backward", "ema", "group_norm",
     "group_norm_backward", "group_norm_silu", "group_norm_silu_backward", "linear",
-    "linear_backward", "philox4x32", "q_sample", "random_bits", "random_normal", "random_uniform",
-    "sampler_step", "silu", "silu_backward", "squared_norm", "upsample_nearest",
+    "linear_backward", "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32", "q_sample",
+    "random_bits", "random_normal", "random_uniform", "sampler_step", "silu", "silu_backward",
+    "squared_norm", "upsample_conv2d", "upsample_conv2d_backward", "upsample_nearest",
     "upsample_nearest_backward",
 ]  # fmt: skip
 
@@ -39,57 +44,99 @@ def float32_only(function: Callable) -> Callable:
 
     @wraps(function)
     def chosen(*args, **kwargs):
-        arrays = [a for a in args if isinstance(a, np.ndarray)]
-        if any(a.dtype != np.float32 for a in arrays):
+        arrays = [a for arg in args for a in (arg if isinstance(arg, tuple) else (arg,))]
+        if any(isinstance(a, np.ndarray) and a.dtype != np.float32 for a in arrays):
             return specification(*args, **kwargs)
-        args = [np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a for a in args]
-        return function(*args, **kwargs)
+        return function(*(_contiguous(a) for a in args), **kwargs)
 
     return chosen
+
+
+def _contiguous(x):
+    """x with its rows one behind the other, if it is an array or a tuple of arrays."""
+    if isinstance(x, np.ndarray):
+        return x if x.flags.c_contiguous else np.ascontiguousarray(x)
+    return tuple(_contiguous(a) for a in x) if isinstance(x, tuple) else x
 
 
 # --- convolution and linear layers ---------------------------------------------------------------
 
 
-def use_winograd(w: np.ndarray, stride: int, padding: Padding) -> bool:
-    """3x3 windows of stride 1 between enough channels to fill the vectors."""
-    KH, KW, C, K = w.shape
-    enough = min(C, K) >= 8
-    return (KH, KW, stride) == (3, 3, 1) and enough and max(max(p) for p in padding) <= 2
-
-
 @float32_only
 def conv2d(x, w, b, stride: int, padding: Padding):
-    if use_winograd(w, stride, padding):
-        return winograd.conv2d(x, w, b, padding)
-    return direct.conv2d(x, w, b, stride, padding)
+    if is_product(w, stride, padding):
+        return rows.linear((x,), w[0, 0], b)
+    if not use_winograd(w, stride, padding):
+        return conv3_implicit.conv2d(x, w, b, stride, padding)
+    return conv5_winograd.conv2d(x, w, b, padding)
 
 
 @float32_only
 def conv2d_backward(gy, x, w, stride: int, padding: Padding, need_gx: bool = True):
-    if use_winograd(w, stride, padding):
-        gx, gw = winograd.conv2d_backward(gy, x, w, padding, need_gx)
-        return gx, gw, pointwise.column_sums(gy.reshape(-1, gy.shape[-1]))
-    return direct.conv2d_backward(gy, x, w, stride, padding, need_gx)
-
-
-def _pixels(x: np.ndarray) -> np.ndarray:
-    """Rows [R, C] as R pictures of one pixel."""
-    return x.reshape(-1, 1, 1, x.shape[-1])
-
-
-NO_PADDING = ((0, 0), (0, 0))
+    if is_product(w, stride, padding):
+        (gx,), gw, gb = rows.linear_backward(gy, (x,), w[0, 0])
+        return gx, gw[None, None], gb
+    if not use_winograd(w, stride, padding):
+        return conv3_implicit.conv2d_backward(gy, x, w, stride, padding, need_gx)
+    return conv5_winograd.conv2d_backward(gy, x, w, padding, need_gx)
 
 
 @float32_only
-def linear(x, w, b):
-    return direct.conv2d(_pixels(x), w[None, None], b, 1, NO_PADDING).reshape(*x.shape[:-1], -1)
+def linear(xs, w, b):
+    return rows.linear(xs, w, b)
 
 
 @float32_only
-def linear_backward(gy, x, w):
-    gx, gw, gb = direct.conv2d_backward(_pixels(gy), _pixels(x), w[None, None], 1, NO_PADDING)
-    return gx.reshape(x.shape), gw.reshape(w.shape), gb
+def linear_backward(gy, xs, w):
+    return rows.linear_backward(gy, xs, w)
+
+
+@float32_only
+def upsample_conv2d(x, w, b):
+    if not use_winograd(w, 1, SAME):
+        return conv2d(upsample_nearest(x), w, b, 1, SAME)
+    s = winograd.layer((x,), w.shape, SAME, FUSED_TILE, up=2)
+    return winograd.forward(s, Sources.of((x,)), w, b)
+
+
+@float32_only
+def upsample_conv2d_backward(gy, x, w):
+    if not use_winograd(w, 1, SAME):
+        gx, gw, gb = conv2d_backward(gy, upsample_nearest(x), w, 1, SAME)
+        return upsample_nearest_backward(gx), gw, gb
+    s = winograd.layer((x,), w.shape, SAME, FUSED_TILE, up=2)
+    gx = np.empty_like(x)
+    gw, gb, _ = winograd.backward(s, Sources.of((x,)), gy, w, (gx,))
+    return gx, gw, gb.sum(axis=0)
+
+
+def _can_fuse(xs, w) -> bool:
+    return use_winograd(w, 1, SAME) and all(norm.fits(x.shape[-1]) for x in xs) and len(xs) <= 2
+
+
+@float32_only
+def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, extra):
+    if not _can_fuse(xs, w):
+        return compose.compose_norm_silu_conv2d(
+            sys.modules[__name__], xs, norm_weight, norm_bias, groups, eps, w, b, extra
+        )
+    s = winograd.layer(xs, w.shape, SAME, FUSED_TILE, groups=groups, eps=eps)
+    mean, rstd = (np.empty((s.N, groups), np.float32) for _ in range(2))
+    source = Sources.of(xs, norm_weight, norm_bias, mean, rstd)
+    return winograd.forward(s, source, w, b, extra), mean, rstd
+
+
+@float32_only
+def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, mean, rstd, groups: int, w):
+    if not _can_fuse(xs, w):
+        return compose.compose_norm_silu_conv2d_backward(
+            sys.modules[__name__], gy, xs, norm_weight, norm_bias, mean, rstd, groups, w
+        )
+    s = winograd.layer(xs, w.shape, SAME, FUSED_TILE, groups=groups)
+    source = Sources.of(xs, norm_weight, norm_bias, mean, rstd)
+    gxs = tuple(np.empty_like(x) for x in xs)
+    gw, gb, (gweight, gbias) = winograd.backward(s, source, gy, w, gxs)
+    return gxs, gweight, gbias, gw, gb
 
 
 # --- normalisation, activation, attention, upsampling --------------------------------------------
@@ -97,28 +144,28 @@ def linear_backward(gy, x, w):
 
 @float32_only
 def group_norm(x, weight, bias, groups: int, eps: float):
-    if not norm.fits(x):
+    if not norm.fits(x.shape[-1]):
         return reference.group_norm(x, weight, bias, groups, eps)
     return norm.forward(x, weight, bias, groups, eps, False)
 
 
 @float32_only
 def group_norm_backward(gy, x, weight, mean, rstd, groups: int):
-    if not norm.fits(x):
+    if not norm.fits(x.shape[-1]):
         return reference.group_norm_backward(gy, x, weight, mean, rstd, groups)
     return norm.backward(gy, x, weight, weight, mean, rstd, groups, False)
 
 
 @float32_only
 def group_norm_silu(x, weight, bias, groups: int, eps: float):
-    if not norm.fits(x):
+    if not norm.fits(x.shape[-1]):
         return reference.group_norm_silu(x, weight, bias, groups, eps)
     return norm.forward(x, weight, bias, groups, eps, True)
 
 
 @float32_only
 def group_norm_silu_backward(gy, x, weight, bias, mean, rstd, groups: int):
-    if not norm.fits(x):
+    if not norm.fits(x.shape[-1]):
         return reference.group_norm_silu_backward(gy, x, weight, bias, mean, rstd, groups)
     return norm.backward(gy, x, weight, bias, mean, rstd, groups, True)
 

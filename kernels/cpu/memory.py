@@ -1,4 +1,4 @@
-"""Working memory: one buffer that grows and is used again, and copies into and out of it."""
+"""Working memory: one buffer that grows and is used again, and copies into and out of pictures."""
 
 import ctypes
 
@@ -7,6 +7,11 @@ from numba import carray, get_num_threads, njit, types
 from numba.extending import intrinsic, register_jitable
 
 from minddpm.kernels.cpu.vector import BYTES, Emitter, W, kernel
+
+# What runs within one thread. A function that is called from parallel code is compiled like this;
+# the parallel code itself (parallel=True) compiles slowly, so it is only a loop over the threads.
+serial = njit(nogil=True, cache=True)
+parallel = njit(parallel=True, nogil=True, cache=True)
 
 _buffers: dict[int, np.ndarray] = {}
 
@@ -38,14 +43,29 @@ def workspace(floats: int, slot: int = 0) -> np.ndarray:
     buffer = _buffers.get(slot)
     if buffer is None or buffer.size < size:
         buffer = _buffers[slot] = np.empty(size, np.float32)
-    start = (-buffer.ctypes.data // 4) % 16
+    start = (-address(buffer) // 4) % 16
     return buffer[start : start + threads * width].reshape(threads, width)
+
+
+def address(x: np.ndarray | None) -> int:
+    """Where the data of x begins, in bytes; 0 for None.
+
+    Kernels take addresses and sizes rather than arrays: Numba would compile another version for
+    every combination of read-only and writable ones.
+    """
+    return 0 if x is None else x.__array_interface__["data"][0]
 
 
 @register_jitable
 def pairs(C: int) -> int:
     """Blocks of W channels that hold C: an even number, as the register tile takes two."""
     return 2 * -(-C // (2 * W))
+
+
+@register_jitable
+def share(n: int, t: int, threads: int) -> int:
+    """Where the share of thread t begins when n things are dealt out in order."""
+    return n * t // threads
 
 
 @intrinsic
@@ -56,6 +76,12 @@ def pointer(typing_context, address):
         return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
 
     return types.voidptr(address), codegen
+
+
+@njit(inline="always")
+def floats(at, n):
+    """The n floats at an address, as an array."""
+    return carray(pointer(at), (n,), np.float32)
 
 
 @kernel
@@ -80,35 +106,86 @@ def copy(e: Emitter, source, to, vectors) -> None:
     e.loop(vectors, [(source, BYTES), (to, BYTES)], [], one)
 
 
-@njit(inline="always")
-def copy_in(x, n, to, top, left, PH, PW, Cp):
-    """Image n of x [N, H, W, C] to (top, left) of a picture [PH, PW, Cp] at address `to`.
+@kernel
+def add(e: Emitter, a, b, to, vectors) -> None:
+    """to = a + b, `vectors` (at least 1) vectors."""
 
-    What lies outside that picture is left out; the picture's border and channels beyond C stay.
+    def one(moving, carried):
+        e.store(e.add(e.load(moving[0]), e.load(moving[1])), moving[2])
+        return carried
+
+    e.loop(vectors, [(a, BYTES), (b, BYTES), (to, BYTES)], [], one)
+
+
+@serial
+def copy_floats(source, to, n):
+    """n floats: whole vectors, then the rest one by one."""
+    whole = n // W * W
+    if whole:
+        copy((source, to, whole // W))
+    x, y = floats(source, n), floats(to, n)
+    for i in range(whole, n):
+        y[i] = x[i]
+
+
+@serial
+def add_floats(a, b, to, n):
+    """to = a + b, n floats."""
+    whole = n // W * W
+    if whole:
+        add((a, b, to, whole // W))
+    x, y, z = floats(a, n), floats(b, n), floats(to, n)
+    for i in range(whole, n):
+        z[i] = x[i] + y[i]
+
+
+@serial
+def clear(at, n):
+    """n floats of zeros at an address."""
+    whole = n // W * W
+    if whole:
+        zero((at, whole // W))
+    floats(at, n)[whole:] = 0
+
+
+@serial
+def copy_pixels(source, to, pixels, C, source_step, to_step):
+    """C floats of each of `pixels` neighbouring pixels, which lie the steps (in bytes) apart."""
+    if source_step == to_step == 4 * C:
+        copy_floats(source, to, pixels * C)
+    else:
+        for p in range(pixels):
+            copy_floats(source + p * source_step, to + p * to_step, C)
+
+
+@serial
+def copy_picture(source, H, WX, C, to, top, left, PH, PW, Cp):
+    """A picture [H, WX, C] to (top, left) of a larger one, [PH, PW, Cp].
+
+    What lies outside that picture is left out; its border and its channels beyond C stay.
     """
-    _, H, WX, C = x.shape
     for i in range(min(H, PH - top)):
-        width = min(WX, PW - left)
         at = to + ((i + top) * PW + left) * Cp * 4
-        if Cp == C:
-            copy((x[n, i].ctypes.data, at, width * C // W))
-        else:
-            row = carray(pointer(at), (width, Cp), np.float32)
-            for j in range(width):
-                for c in range(C):
-                    row[j, c] = x[n, i, j, c]
+        copy_pixels(source + i * WX * C * 4, at, min(WX, PW - left), C, 4 * C, 4 * Cp)
 
 
-@njit(inline="always")
-def copy_out(source, x, n, top, left, PW, Cp):
-    """Image n of x [N, H, W, C] from (top, left) of a picture [.., PW, Cp] at address `source`."""
-    _, H, WX, C = x.shape
-    for i in range(H):
-        at = source + ((i + top) * PW + left) * Cp * 4
-        if Cp == C:
-            copy((at, x[n, i].ctypes.data, WX * C // W))
-        else:
-            row = carray(pointer(at), (WX, Cp), np.float32)
-            for j in range(WX):
-                for c in range(C):
-                    x[n, i, j, c] = row[j, c]
+@kernel
+def column_sum(e: Emitter, at, rows, step, out) -> None:
+    """out += the sum of one column of vectors, `rows` (at least 1) of them, `step` bytes apart."""
+    (total,) = e.loop(
+        rows, [(at, step)], [e.load(out)], lambda moving, acc: [e.add(acc[0], e.load(moving[0]))]
+    )
+    e.store(total, out)
+
+
+@serial
+def add_columns(at, rows, C, out):
+    """out [C] += the sums over the rows of a matrix [rows, C]: the gradient of a bias."""
+    whole = C // W * W if rows else 0
+    for c in range(0, whole, W):
+        column_sum((at + 4 * c, rows, 4 * C, out + 4 * c))
+    if whole < C:
+        x, sums = floats(at, rows * C), floats(out, C)
+        for r in range(rows):
+            for c in range(whole, C):
+                sums[c] += x[r * C + c]

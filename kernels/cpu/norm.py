@@ -1,17 +1,21 @@
-"""Group normalisation with or without SiLU: two passes over each image while it is in the cache.
+"""Group normalisation with or without SiLU: few passes over each picture while it is in the cache.
 
 Forward: per-channel sums, combined into the group's mean and rstd; then
 y = f((x - mean) rstd w + b). Backward, with z that argument, dz = gy f'(z) and n = (x - mean) rstd:
 per-channel sums of dz and dz (x - mean); then gx = rstd (w dz - avg(w dz) - n avg(w dz n)). Between
 the passes dz waits in gx.
+
+The steps of one picture are functions of their own, over parts of its channels and lines of its
+pixels: conv6_fused.py runs them on pictures that are on their way into a convolution.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from minddpm.kernels.cpu.memory import workspace
+from minddpm.kernels.cpu.memory import address, clear, floats, parallel, serial, share, workspace
 from minddpm.kernels.cpu.vector import BYTES, Emitter, W, kernel
 
 PAIR = 2 * W  # channels that a pass takes together: with AVX2 they are one cache line
@@ -36,7 +40,7 @@ def sums(e: Emitter, x, pixels, step, pivot, out, second) -> None:
 
 
 def _apply(with_silu: bool):
-    def apply(e: Emitter, x, y, pixels, step, mean, scale, bias) -> None:
+    def apply(e: Emitter, x, y, pixels, x_step, y_step, mean, scale, bias) -> None:
         """y = f((x - mean) scale + bias) for a pair of blocks."""
         m, s, b = ([e.load(at, j * BYTES) for j in range(2)] for at in (mean, scale, bias))
 
@@ -46,7 +50,7 @@ def _apply(with_silu: bool):
                 e.store(e.mul(z, e.sigmoid(z)) if with_silu else z, at[1], j * BYTES)
             return carried
 
-        e.loop(pixels, [(x, step), (y, step)], [], one)
+        e.loop(pixels, [(x, x_step), (y, y_step)], [], one)
 
     apply.__name__ = f"apply_{with_silu}"
     return kernel(apply)
@@ -56,8 +60,10 @@ apply_plain, apply_silu = _apply(False), _apply(True)
 
 
 def _backward_sums(with_silu: bool):
-    def backward_sums(e: Emitter, x, gy, dz, pixels, step, mean, scale, bias, out, second) -> None:
-        """dz = gy f'(z), and its sums with 1 and with x - mean, for a pair of blocks.
+    def backward_sums(
+        e: Emitter, x, gy, dz, pixels, x_step, gy_step, mean, scale, bias, out, second
+    ) -> None:
+        """dz = gy f'(z); its sums with 1 and with x - mean are added to out and second.
 
         silu'(z) = s (1 + z (1 - s))
         """
@@ -77,8 +83,8 @@ def _backward_sums(with_silu: bool):
                 result += [e.add(acc[2 * j], g), e.fma(g, d, acc[2 * j + 1])]
             return result
 
-        zeros = [e.const(0)] * 4
-        acc = e.loop(pixels, [(x, step), (gy, step), (dz, step)], zeros, one)
+        before = [e.load(to, j * BYTES) for j in range(2) for to in (out, second)]
+        acc = e.loop(pixels, [(x, x_step), (gy, gy_step), (dz, gy_step)], before, one)
         for j in range(2):
             e.store(acc[2 * j], out, j * BYTES)
             e.store(acc[2 * j + 1], second, j * BYTES)
@@ -91,136 +97,242 @@ backward_sums_plain, backward_sums_silu = _backward_sums(False), _backward_sums(
 
 
 @kernel
-def backward_apply(e: Emitter, x, gx, pixels, step, mean, scale, slope, shift) -> None:
-    """gx = dz scale + (x - mean) slope + shift for a pair of blocks; dz stands in gx."""
+def backward_apply(
+    e: Emitter, x, dz, gx, pixels, x_step, dz_step, mean, scale, slope, shift
+) -> None:
+    """gx = dz scale + (x - mean) slope + shift for a pair of blocks."""
     m, s, a, c = ([e.load(at, j * BYTES) for j in range(2)] for at in (mean, scale, slope, shift))
 
     def one(at, carried):
         for j in range(2):
             d = e.sub(e.load(at[0], j * BYTES), m[j])
-            dz = e.load(at[1], j * BYTES)
-            e.store(e.fma(dz, s[j], e.fma(d, a[j], c[j])), at[1], j * BYTES)
+            g = e.load(at[1], j * BYTES)
+            e.store(e.fma(g, s[j], e.fma(d, a[j], c[j])), at[2], j * BYTES)
         return carried
 
-    e.loop(pixels, [(x, step), (gx, step)], [], one)
+    e.loop(pixels, [(x, x_step), (dz, dz_step), (gx, x_step)], [], one)
 
 
-@njit(parallel=True, nogil=True, cache=True)
-def _forward(x, weight, bias, groups, eps, silu, y, mean, rstd, space):
-    """x, y [N, P, C] with C a multiple of PAIR; mean, rstd [N, G]; space [threads, 4 C]."""
-    N, P, C = x.shape
-    size, threads = C // groups, space.shape[0]
+# --- the steps of one picture --------------------------------------------------------------------
+
+
+class Channels(NamedTuple):
+    """Addresses of what a picture's channels have in a thread's working memory, each [C]."""
+
+    first: int
+    second: int
+    mean: int
+    scale: int
+    slope: int
+    shift: int
+
+
+CHANNEL_ROWS = len(Channels._fields)
+
+
+@serial
+def channels_at(at, C):
+    """The six rows of working memory at an address."""
+    step = 4 * C
+    return Channels(at, at + step, at + 2 * step, at + 3 * step, at + 4 * step, at + 5 * step)
+
+
+@serial
+def moments(x, pixels, C, first, second, mean):
+    """mean [C] of each channel, and second = sum (x - mean)^2, of a part of a picture.
+
+    The mean first, then the squares around it: E[x^2] - E[x]^2 would cancel where |mean| >> std.
+    """
+    means, sum_x, pivot = floats(mean, C), floats(first, C), floats(x, C)
+    for c in range(C):
+        means[c] = pivot[c]
+    for _ in range(2):
+        for c in range(0, C, PAIR):
+            sums((x + 4 * c, pixels, 4 * C, mean + 4 * c, first + 4 * c, second + 4 * c))
+        for c in range(C):
+            means[c] += sum_x[c] / pixels
+
+
+@serial
+def group_moments(at, C, groups, pixels, eps, weight, mean_out, rstd_out):
+    """mean and rstd [G] of the groups from the channels'; each channel then has its group's mean
+    and scale = rstd weight.
+    """
+    size = C // groups
+    means, seconds, scales = floats(at.mean, C), floats(at.second, C), floats(at.scale, C)
+    w, mean, rstd = floats(weight, C), floats(mean_out, groups), floats(rstd_out, groups)
+    for g in range(groups):
+        m = 0.0
+        for c in range(g * size, (g + 1) * size):
+            m += means[c]
+        m /= size
+        var = 0.0
+        for c in range(g * size, (g + 1) * size):
+            apart = means[c] - m
+            var += seconds[c] / pixels + apart * apart
+        r = 1 / math.sqrt(var / size + eps)
+        mean[g], rstd[g] = m, r
+        for c in range(g * size, (g + 1) * size):
+            means[c], scales[c] = m, r * w[c]
+
+
+@serial
+def spread_groups(at, C, groups, weight, mean_in, rstd_in):
+    """Each channel's mean and scale = rstd weight, from the groups'."""
+    size = C // groups
+    means, scales, w = floats(at.mean, C), floats(at.scale, C), floats(weight, C)
+    mean, rstd = floats(mean_in, groups), floats(rstd_in, groups)
+    for c in range(C):
+        means[c], scales[c] = mean[c // size], rstd[c // size] * w[c]
+
+
+@serial
+def normalise(x, y, pixels, C, x_step, y_step, silu, mean, scale, bias):
+    """y = f((x - mean) scale + bias) for neighbouring pixels, C of whose channels are taken."""
+    for c in range(0, C, PAIR):
+        at = 4 * c
+        arguments = (
+            x + at, y + at, pixels, x_step, y_step, mean + at, scale + at, bias + at
+        )  # fmt: skip
+        if silu:
+            apply_silu(arguments)
+        else:
+            apply_plain(arguments)
+
+
+@serial
+def gradient_sums(x, gy, dz, pixels, C, x_step, gy_step, silu, mean, scale, bias, first, second):
+    """dz of neighbouring pixels; first += dz and second += dz (x - mean), channel by channel."""
+    for c in range(0, C, PAIR):
+        at = 4 * c
+        arguments = (
+            x + at, gy + at, dz + at, pixels, x_step, gy_step, mean + at, scale + at, bias + at,
+            first + at, second + at,
+        )  # fmt: skip
+        if silu:
+            backward_sums_silu(arguments)
+        else:
+            backward_sums_plain(arguments)
+
+
+@serial
+def group_slopes(at, C, groups, pixels, weight, rstd_in, gw_out, gb_out):
+    """gw and gb grow by the channels' sums; slope and shift for `gradient` come from them."""
+    size = C // groups
+    firsts, seconds = floats(at.first, C), floats(at.second, C)
+    slopes, shifts = floats(at.slope, C), floats(at.shift, C)
+    w, rstd = floats(weight, C), floats(rstd_in, groups)
+    gw, gb = floats(gw_out, C), floats(gb_out, C)
+    for g in range(groups):
+        r = rstd[g]
+        plain, tilted = 0.0, 0.0  # sums of w dz and of w dz n
+        for c in range(g * size, (g + 1) * size):
+            gw[c] += seconds[c] * r
+            gb[c] += firsts[c]
+            plain += w[c] * firsts[c]
+            tilted += w[c] * seconds[c] * r
+        for c in range(g * size, (g + 1) * size):
+            slopes[c] = -r * r * tilted / (size * pixels)
+            shifts[c] = -r * plain / (size * pixels)
+
+
+@serial
+def gradient(x, dz, gx, pixels, C, x_step, dz_step, mean, scale, slope, shift):
+    """gx = dz scale + (x - mean) slope + shift for neighbouring pixels."""
+    for c in range(0, C, PAIR):
+        at = 4 * c
+        backward_apply(
+            (
+                x + at, dz + at, gx + at, pixels, x_step, dz_step, mean + at, scale + at,
+                slope + at, shift + at,
+            )
+        )  # fmt: skip
+
+
+# --- whole batches -------------------------------------------------------------------------------
+
+
+@serial
+def _forward_share(t, threads, N, P, C, groups, eps, silu, x, weight, bias, y, mean, rstd, space):
+    at = channels_at(space, C)
+    for n in range(share(N, t, threads), share(N, t + 1, threads)):
+        from_x, to = x + n * P * C * 4, y + n * P * C * 4
+        moments(from_x, P, C, at.first, at.second, at.mean)
+        out = n * groups * 4
+        group_moments(at, C, groups, P, eps, weight, mean + out, rstd + out)
+        normalise(from_x, to, P, C, 4 * C, 4 * C, silu, at.mean, at.scale, bias)
+
+
+@parallel
+def _forward(threads, row, N, P, C, groups, eps, silu, x, weight, bias, y, mean, rstd, space):
     for t in prange(threads):
-        first, second = space[t, :C], space[t, C : 2 * C]
-        means, scales = space[t, 2 * C : 3 * C], space[t, 3 * C : 4 * C]
-        for n in range(N * t // threads, N * (t + 1) // threads):
-            x_at, y_at = x[n].ctypes.data, y[n].ctypes.data
-            # The mean first, then the squares around it: E[x^2] - E[x]^2 would cancel where
-            # |mean| >> std. Each channel around its own mean, which is shifted to the group's.
-            means[:] = x[n, 0]
-            for _ in range(2):
-                for c in range(0, C, PAIR):
-                    sums(
-                        (
-                            x_at + 4 * c,
-                            P,
-                            4 * C,
-                            means[c:].ctypes.data,
-                            first[c:].ctypes.data,
-                            second[c:].ctypes.data,
-                        )
-                    )
-                for c in range(C):
-                    means[c] += first[c] / P
-            for g in range(groups):
-                m = 0.0
-                for c in range(g * size, (g + 1) * size):
-                    m += means[c]
-                m /= size
-                var = 0.0
-                for c in range(g * size, (g + 1) * size):
-                    apart = means[c] - m
-                    var += second[c] / P + apart * apart
-                r = 1 / math.sqrt(var / size + eps)
-                mean[n, g], rstd[n, g] = m, r
-                for c in range(g * size, (g + 1) * size):
-                    means[c], scales[c] = m, r * weight[c]
-            for c in range(0, C, PAIR):
-                at = (
-                    x_at + 4 * c,
-                    y_at + 4 * c,
-                    P,
-                    4 * C,
-                    means[c:].ctypes.data,
-                    scales[c:].ctypes.data,
-                    bias[c:].ctypes.data,
-                )
-                if silu:
-                    apply_silu(at)
-                else:
-                    apply_plain(at)
+        _forward_share(
+            t, threads, N, P, C, groups, eps, silu, x, weight, bias, y, mean, rstd, space + t * row
+        )
 
 
-@njit(parallel=True, nogil=True, cache=True)
-def _backward(gy, x, weight, bias, mean, rstd, groups, silu, gx, gw, gb, space):
-    """gx [N, P, C]; for each thread gw and gb [threads, C]; space [threads, 6 C]."""
-    N, P, C = x.shape
-    size, threads = C // groups, space.shape[0]
+@serial
+def _backward_share(
+    t, threads, N, P, C, groups, silu, gy, x, weight, bias, mean, rstd, gx, gw, gb, space
+):
+    at, step = channels_at(space, C), 4 * C
+    clear(gw, C)
+    clear(gb, C)
+    for n in range(share(N, t, threads), share(N, t + 1, threads)):
+        shift = n * P * C * 4
+        from_x, from_gy, to, stats = x + shift, gy + shift, gx + shift, n * groups * 4
+        spread_groups(at, C, groups, weight, mean + stats, rstd + stats)
+        clear(at.first, 2 * C)  # and second, behind it
+        gradient_sums(
+            from_x,
+            from_gy,
+            to,
+            P,
+            C,
+            step,
+            step,
+            silu,
+            at.mean,
+            at.scale,
+            bias,
+            at.first,
+            at.second,
+        )
+        group_slopes(at, C, groups, P, weight, rstd + stats, gw, gb)
+        gradient(from_x, to, to, P, C, step, step, at.mean, at.scale, at.slope, at.shift)
+
+
+@parallel
+def _backward(
+    threads,
+    row,
+    sums_row,
+    N,
+    P,
+    C,
+    groups,
+    silu,
+    gy,
+    x,
+    weight,
+    bias,
+    mean,
+    rstd,
+    gx,
+    gw,
+    gb,
+    space,
+):
     for t in prange(threads):
-        first, second = space[t, :C], space[t, C : 2 * C]
-        means, scales = space[t, 2 * C : 3 * C], space[t, 3 * C : 4 * C]
-        slopes, shifts = space[t, 4 * C : 5 * C], space[t, 5 * C : 6 * C]
-        gw[t], gb[t] = 0, 0
-        for n in range(N * t // threads, N * (t + 1) // threads):
-            for g in range(groups):
-                for c in range(g * size, (g + 1) * size):
-                    means[c], scales[c] = mean[n, g], rstd[n, g] * weight[c]
-            for c in range(0, C, PAIR):
-                at = (
-                    x[n].ctypes.data + 4 * c,
-                    gy[n].ctypes.data + 4 * c,
-                    gx[n].ctypes.data + 4 * c,
-                    P,
-                    4 * C,
-                    means[c:].ctypes.data,
-                    scales[c:].ctypes.data,
-                    bias[c:].ctypes.data,
-                    first[c:].ctypes.data,
-                    second[c:].ctypes.data,
-                )
-                if silu:
-                    backward_sums_silu(at)
-                else:
-                    backward_sums_plain(at)
-            for g in range(groups):
-                r = rstd[n, g]
-                plain, tilted = 0.0, 0.0  # avg(w dz) and avg(w dz n)
-                for c in range(g * size, (g + 1) * size):
-                    gw[t, c] += second[c] * r
-                    gb[t, c] += first[c]
-                    plain += weight[c] * first[c]
-                    tilted += weight[c] * second[c] * r
-                for c in range(g * size, (g + 1) * size):
-                    slopes[c] = -r * r * tilted / (size * P)
-                    shifts[c] = -r * plain / (size * P)
-            for c in range(0, C, PAIR):
-                backward_apply(
-                    (
-                        x[n].ctypes.data + 4 * c,
-                        gx[n].ctypes.data + 4 * c,
-                        P,
-                        4 * C,
-                        means[c:].ctypes.data,
-                        scales[c:].ctypes.data,
-                        slopes[c:].ctypes.data,
-                        shifts[c:].ctypes.data,
-                    )
-                )
+        _backward_share(
+            t, threads, N, P, C, groups, silu, gy, x, weight, bias, mean, rstd, gx,
+            gw + t * sums_row, gb + t * sums_row, space + t * row,
+        )  # fmt: skip
 
 
-def fits(x: np.ndarray) -> bool:
-    """Whether the vector passes can take x: whole pairs of blocks."""
-    return x.shape[-1] % PAIR == 0
+def fits(C: int) -> bool:
+    """Whether the vector passes can take C channels: whole pairs of blocks."""
+    return C % PAIR == 0
 
 
 def forward(x, weight, bias, groups, eps, silu):
@@ -228,10 +340,10 @@ def forward(x, weight, bias, groups, eps, silu):
     N, C = x.shape[0], x.shape[-1]
     y = np.empty_like(x)
     mean, rstd = np.empty((N, groups), np.float32), np.empty((N, groups), np.float32)
-    flat = (N, -1, C)
+    space = workspace(CHANNEL_ROWS * C)
     _forward(
-        x.reshape(flat), weight, bias, groups, eps, silu, y.reshape(flat), mean, rstd,
-        workspace(4 * C),
+        len(space), space.strides[0], N, x[0].size // C, C, groups, eps, silu, address(x),
+        address(weight), address(bias), address(y), address(mean), address(rstd), address(space),
     )  # fmt: skip
     return y, mean, rstd
 
@@ -239,10 +351,11 @@ def forward(x, weight, bias, groups, eps, silu):
 def backward(gy, x, weight, bias, mean, rstd, groups, silu):
     """gx, gw, gb of kernels.reference.group_norm_backward (or group_norm_silu_backward)."""
     N, C = x.shape[0], x.shape[-1]
-    gx, flat, space = np.empty_like(x), (N, -1, C), workspace(6 * C)
+    gx, space = np.empty_like(x), workspace(CHANNEL_ROWS * C)
     gw, gb = np.empty((len(space), C), np.float32), np.empty((len(space), C), np.float32)
     _backward(
-        gy.reshape(flat), x.reshape(flat), weight, bias, mean, rstd, groups, silu,
-        gx.reshape(flat), gw, gb, space,
+        len(space), space.strides[0], gw.strides[0], N, x[0].size // C, C, groups, silu,
+        address(gy), address(x), address(weight), address(bias), address(mean), address(rstd),
+        address(gx), address(gw), address(gb), address(space),
     )  # fmt: skip
     return gx, gw.sum(axis=0), gb.sum(axis=0)

@@ -74,6 +74,11 @@ class Emitter:
     def store(self, value: ir.Value, address: ir.Value, by: ir.Value | int = 0) -> None:
         self.b.store(value, self._pointer(address, by, VECTOR), align=4)
 
+    def store_one(self, value: ir.Value, address: ir.Value, by: ir.Value | int = 0) -> None:
+        """The first lane alone."""
+        one = self.b.extract_element(value, ir.Constant(I32, 0))
+        self.b.store(one, self._pointer(address, by, FLOAT), align=4)
+
     def broadcast(self, address: ir.Value, by: ir.Value | int = 0) -> ir.Value:
         """One float, in every lane."""
         one = self.b.load(self._pointer(address, by, FLOAT), align=4)

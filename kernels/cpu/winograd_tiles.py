@@ -1,50 +1,53 @@
-"""The parts of Winograd's F(4x4, 3x3): the transforms of one tile, and of the weights.
+"""The parts of Winograd's F(M x M, 3x3) for M = 2 and 4: the transforms of a tile and of weights.
 
-The mathematics is told in winograd.py, which puts these parts together.
+The mathematics is told in conv4_winograd.py, which puts these parts together.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange
+from numba import prange
 
+from minddpm.kernels.cpu.memory import address, clear, pairs, parallel
 from minddpm.kernels.cpu.vector import BYTES, I64, ROWS, Emitter, W, kernel
 
-M, N_IN = 4, 6  # sizes of an output and an input tile
-POINTS = N_IN * N_IN
 TILES = 4 * ROWS if ROWS < 14 else 2 * ROWS  # tiles in the cache at a time
-POINT = TILES * BYTES  # bytes from one point to the next in V, M and D
-BLOCK = POINTS * POINT  # bytes from one block of W channels to the next
+POINT = TILES * BYTES  # bytes from one point to the next in V, Y and D
 
-BT = np.array(
-    [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ]
-)
-AT = np.array(
-    [
-        [1, 1, 1, 1, 1, 0],
-        [0, 1, -1, 2, -2, 0],
-        [0, 1, 1, 4, 4, 0],
-        [0, 1, -1, 8, -8, 1],
-    ]
-)
-G = np.array(
-    [
-        [1 / 4, 0, 0],
-        [-1 / 6, -1 / 6, -1 / 6],
-        [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6],
-        [1 / 24, -1 / 12, 1 / 6],
-        [0, 0, 1],
-    ],
-    dtype=np.float32,
-)
-GT = np.ascontiguousarray(G.T)
+# The points of M = 2 are 0, 1, -1, infinity; those of M = 4 are 0, 1, -1, 2, -2, infinity.
+BT = {
+    2: np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, -1, 0, 1]]),
+    4: np.array(
+        [
+            [4, 0, -5, 0, 1, 0],
+            [0, -4, -4, 1, 1, 0],
+            [0, 4, -4, -1, 1, 0],
+            [0, -2, -1, 2, 1, 0],
+            [0, 2, -1, -2, 1, 0],
+            [0, 4, 0, -5, 0, 1],
+        ]
+    ),
+}
+AT = {
+    2: np.array([[1, 1, 1, 0], [0, 1, -1, 1]]),
+    4: np.array(
+        [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+    ),
+}
+G = {
+    2: np.array([[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]),
+    4: np.array(
+        [
+            [1 / 4, 0, 0],
+            [-1 / 6, -1 / 6, -1 / 6],
+            [-1 / 6, 1 / 6, -1 / 6],
+            [1 / 24, 1 / 12, 1 / 6],
+            [1 / 24, -1 / 12, 1 / 6],
+            [0, 0, 1],
+        ]
+    ),
+}
 
 
 # --- transforms ----------------------------------------------------------------------------------
@@ -70,9 +73,10 @@ def weighted_sum(e: Emitter, weights, vectors):
 def rows_times(e: Emitter, matrix, x):
     """matrix @ x. Rows 1, 2 and 3, 4 belong to the points +-1 and +-2: an even part E of x and an
     odd part O give both, E + O and E - O."""
+    last = len(matrix) - 1
     y = [None] * len(matrix)
-    y[0], y[5] = weighted_sum(e, matrix[0], x), weighted_sum(e, matrix[5], x)
-    for i in (1, 3):
+    y[0], y[last] = weighted_sum(e, matrix[0], x), weighted_sum(e, matrix[last], x)
+    for i in range(1, last, 2):
         even = weighted_sum(e, (matrix[i] + matrix[i + 1]) / 2, x)
         odd = weighted_sum(e, (matrix[i] - matrix[i + 1]) / 2, x)
         y[i], y[i + 1] = e.add(even, odd), e.sub(even, odd)
@@ -82,21 +86,28 @@ def rows_times(e: Emitter, matrix, x):
 def columns_times(e: Emitter, matrix, x):
     """matrix @ x for the transposes, whose columns 1, 2 and 3, 4 are such pairs: with the sums and
     differences of the pairs of x each row needs half as many terms."""
-    parts = [x[0], x[5]]
-    for i in (1, 3):
+    last = len(x) - 1
+    parts = [x[0], x[last]]
+    for i in range(1, last, 2):
         parts += [e.add(x[i], x[i + 1]), e.sub(x[i], x[i + 1])]
     y = []
     for row in matrix:
-        weights = [row[0], row[5]]
-        for i in (1, 3):
+        weights = [row[0], row[last]]
+        for i in range(1, last, 2):
             weights += [(row[i] + row[i + 1]) / 2, (row[i] - row[i + 1]) / 2]
         y.append(weighted_sum(e, weights, parts))
     return y
 
 
-def both_sides(e: Emitter, times, matrix, load, size: int):
-    """matrix X matrix^T of the size x size tile that load(i, j) gives, as rows of vectors."""
-    columns = [times(e, matrix, [load(i, j) for i in range(size)]) for j in range(size)]
+def plain_times(e: Emitter, matrix, x):
+    """matrix @ x, row by row."""
+    return [weighted_sum(e, row, x) for row in matrix]
+
+
+def both_sides(e: Emitter, times, matrix, load):
+    """matrix X matrix^T of the square tile that load(i, j) gives, as rows of vectors."""
+    size = range(matrix.shape[1])
+    columns = [times(e, matrix, [load(i, j) for i in size]) for j in size]
     return [times(e, matrix, [c[i] for c in columns]) for i in range(len(matrix))]
 
 
@@ -106,131 +117,137 @@ def _at(e: Emitter, address, row, pixel, i: int, j: int):
     return e.b.add(address, e.b.add(down, e.b.mul(pixel, ir.Constant(I64, j))))
 
 
-@kernel
-def to_points(e: Emitter, picture, points, row, pixel) -> None:
-    """V = B^T x B: a 6x6 tile of W channels -> 36 points."""
-    v = both_sides(e, rows_times, BT, lambda i, j: e.load(_at(e, picture, row, pixel, i, j)), N_IN)
-    for i in range(N_IN):
-        for j in range(N_IN):
-            e.store(v[i][j], points, (N_IN * i + j) * POINT)
+class Transforms(NamedTuple):
+    """The kernels of one M; each takes W channels of one tile."""
+
+    to_points: object
+    from_points: object
+    gradient_to_points: object
+    gradient_from_points: object
+    weights_to_points: object
+    weights_from_points: object
 
 
-@kernel
-def from_points(e: Emitter, points, picture, bias, row, pixel) -> None:
-    """Y = A^T M A + bias: 36 points -> a 4x4 tile."""
-    b = e.load(bias)
-    y = both_sides(e, columns_times, AT, lambda i, j: e.load(points, (N_IN * i + j) * POINT), N_IN)
-    for i in range(M):
-        for j in range(M):
-            e.store(e.add(y[i][j], b), _at(e, picture, row, pixel, i, j))
+def transforms(M: int) -> Transforms:
+    """Emit the kernels for output tiles of M x M pixels and input tiles of (M + 2) x (M + 2)."""
+    bt, at, g = BT[M], AT[M], G[M]
+    size = M + 2
+    every = [(i, j) for i in range(size) for j in range(size)]
+
+    def to_points(e: Emitter, picture, points, row, pixel) -> None:
+        """V = B^T x B: a tile of x -> points."""
+        v = both_sides(e, rows_times, bt, lambda i, j: e.load(_at(e, picture, row, pixel, i, j)))
+        for i, j in every:
+            e.store(v[i][j], points, (size * i + j) * POINT)
+
+    def from_points(e: Emitter, points, y, row, pixel, bias, extra, extra_row, extra_pixel) -> None:
+        """Y = A^T M A + bias + extra: points -> a tile; extra has its own steps (0 for zeros)."""
+        b = e.load(bias)
+        tile = both_sides(e, columns_times, at, lambda i, j: e.load(points, (size * i + j) * POINT))
+        for i in range(M):
+            for j in range(M):
+                more = e.add(b, e.load(_at(e, extra, extra_row, extra_pixel, i, j)))
+                e.store(e.add(tile[i][j], more), _at(e, y, row, pixel, i, j))
+
+    def gradient_to_points(e: Emitter, picture, points, row, pixel) -> None:
+        """D = A dY A^T: a tile of the gradient -> points."""
+        d = both_sides(e, rows_times, at.T, lambda i, j: e.load(_at(e, picture, row, pixel, i, j)))
+        for i, j in every:
+            e.store(d[i][j], points, (size * i + j) * POINT)
+
+    def gradient_from_points(e: Emitter, points, picture, row, pixel) -> None:
+        """dx += B dV B^T: points added into a tile; neighbouring tiles overlap."""
+        x = both_sides(e, columns_times, bt.T, lambda i, j: e.load(points, (size * i + j) * POINT))
+        for i, j in every:
+            to = _at(e, picture, row, pixel, i, j)
+            e.store(e.add(e.load(to), x[i][j]), to)
+
+    def weights_to_points(e: Emitter, w, u, tap, point) -> None:
+        """U = G w G^T: 3x3 taps, `tap` bytes apart -> points, `point` bytes apart."""
+        x = both_sides(e, plain_times, g, lambda i, j: e.load(_at(e, w, tap, tap, 3 * i, j)))
+        for i, j in every:
+            e.store(x[i][j], _at(e, u, point, point, size * i, j))
+
+    def weights_from_points(e: Emitter, du, gw, point, tap, threads, thread) -> None:
+        """gw = G^T dU G, with dU summed over the threads in order, `thread` bytes apart."""
+
+        def summed(i, j):
+            at = _at(e, du, point, point, size * i, j)
+            (total,) = e.loop(
+                threads, [(at, thread)], [e.const(0)],
+                lambda moving, acc: [e.add(acc[0], e.load(moving[0]))],
+            )  # fmt: skip
+            return total
+
+        x = both_sides(e, plain_times, g.T, summed)
+        for i in range(3):
+            for j in range(3):
+                e.store(x[i][j], _at(e, gw, tap, tap, 3 * i, j))
+
+    kernels = []
+    for body in (
+        to_points, from_points, gradient_to_points, gradient_from_points, weights_to_points,
+        weights_from_points,
+    ):  # fmt: skip
+        body.__name__ += f"_{M}"
+        kernels.append(kernel(body))
+    return Transforms(*kernels)
 
 
-@kernel
-def gradient_to_points(e: Emitter, picture, points, row, pixel) -> None:
-    """D = A dY A^T: a 4x4 tile of the gradient -> 36 points."""
-    d = both_sides(e, rows_times, AT.T, lambda i, j: e.load(_at(e, picture, row, pixel, i, j)), M)
-    for i in range(N_IN):
-        for j in range(N_IN):
-            e.store(d[i][j], points, (N_IN * i + j) * POINT)
-
-
-@kernel
-def gradient_from_points(e: Emitter, points, picture, row, pixel) -> None:
-    """dx += B dV B^T: 36 points added into a 6x6 tile; neighbouring tiles overlap."""
-    x = both_sides(
-        e, columns_times, BT.T, lambda i, j: e.load(points, (N_IN * i + j) * POINT), N_IN
-    )
-    for i in range(N_IN):
-        for j in range(N_IN):
-            at = _at(e, picture, row, pixel, i, j)
-            e.store(e.add(e.load(at), x[i][j]), at)
+to_points_2, from_points_2, d_to_points_2, d_from_points_2, w_to_2, w_from_2 = transforms(2)
+to_points_4, from_points_4, d_to_points_4, d_from_points_4, w_to_4, w_from_4 = transforms(4)
 
 
 # --- weights -------------------------------------------------------------------------------------
 
-LANES = 2 * W  # channels that the loops below take together, so that LLVM makes vectors of them
+
+@parallel
+def _weights_to_points(M, w, u, Cp, C, Kp):
+    """w [3, 3, C, K'] -> u [pairs of K, points, C', 2 W]; lines beyond C are zero."""
+    points, line = (M + 2) * (M + 2), 2 * BYTES
+    for c in prange(Cp):
+        for k in range(0, Kp, W):
+            to = u + (k // (2 * W) * points * Cp + c) * line + k % (2 * W) * 4
+            at = w + (c * Kp + k) * 4
+            if c >= C:
+                for p in range(points):
+                    clear(to + p * Cp * line, W)
+            elif M == 4:
+                w_to_4((at, to, C * Kp * 4, Cp * line))
+            else:
+                w_to_2((at, to, C * Kp * 4, Cp * line))
 
 
-@njit(inline="always")
-def _apply(matrix, x, y):
-    """y = matrix x along the first axis: x [n, m, LANES], y [rows, m, LANES]."""
-    for i in range(matrix.shape[0]):
-        for j in range(x.shape[1]):
-            for lane in range(LANES):
-                y[i, j, lane] = 0
-            for r in range(matrix.shape[1]):
-                g = matrix[i, r]
-                if g != 0:
-                    for lane in range(LANES):
-                        y[i, j, lane] += g * x[r, j, lane]
-
-
-@njit(inline="always")
-def _turn(x, y):
-    """y[j, i] = x[i, j], lane by lane."""
-    for i in range(x.shape[0]):
-        for j in range(x.shape[1]):
-            for lane in range(LANES):
-                y[j, i, lane] = x[i, j, lane]
-
-
-@njit(parallel=True, nogil=True, cache=True)
-def transform_weights(w, blocks_in, blocks_out):
-    """U = G w G^T, laid out for the product: [pairs, 36, blocks_in * W, LANES].
-
-    w [3, 3, C, K]; channels beyond C and K are zero.
-    """
-    C, K = w.shape[2], w.shape[3]
-    u = np.zeros((blocks_out // 2, POINTS, blocks_in * W, LANES), np.float32)
-    for c in prange(C):
-        tile = np.zeros((3, 3, LANES), np.float32)
-        half, turned = (
-            np.empty((N_IN, 3, LANES), np.float32),
-            np.empty((3, N_IN, LANES), np.float32),
-        )
-        point = np.empty((N_IN, N_IN, LANES), np.float32)
-        for pair in range(blocks_out // 2):
-            first = pair * LANES
-            for i in range(3):
-                for j in range(3):
-                    for lane in range(min(LANES, K - first)):
-                        tile[i, j, lane] = w[i, j, c, first + lane]
-                    for lane in range(max(0, K - first), LANES):
-                        tile[i, j, lane] = 0
-            _apply(G, tile, half)
-            _turn(half, turned)
-            _apply(G, turned, point)  # (G (G w)^T) = (G w G^T)^T
-            for i in range(N_IN):
-                for j in range(N_IN):
-                    for lane in range(LANES):
-                        u[pair, N_IN * i + j, c, lane] = point[j, i, lane]
+def transform_weights(w: np.ndarray, M: int) -> np.ndarray:
+    """U = G w G^T, laid out for the product: w [3, 3, C, K] -> [pairs of K, points, C', 2 W]."""
+    C, K = w.shape[2:]
+    Cp, Kp = pairs(C) * W, pairs(K) * W
+    if Kp != K:
+        w = np.pad(w, ((0, 0), (0, 0), (0, 0), (0, Kp - K)))
+    u = np.empty((Kp // (2 * W), (M + 2) ** 2, Cp, 2 * W), np.float32)
+    _weights_to_points(M, address(w), address(u), Cp, C, Kp)
     return u
 
 
-@njit(parallel=True, nogil=True, cache=True)
-def weights_gradient(du, C, K):
-    """gw = G^T dU G, summed over the threads in a fixed order: du [threads, 36, C', K'] -> gw."""
-    gw = np.empty((3, 3, C, K), np.float32)
+@parallel
+def _weights_from_points(M, du, threads, thread, gw, Cp, C, Kp):
+    """du [threads, points, C', K'] -> gw [3, 3, C, K']."""
     for c in prange(C):
-        point = np.empty((N_IN, N_IN, LANES), np.float32)
-        half, turned = (
-            np.empty((3, N_IN, LANES), np.float32),
-            np.empty((N_IN, 3, LANES), np.float32),
-        )
-        tile = np.empty((3, 3, LANES), np.float32)
-        for first in range(0, K, LANES):
-            for i in range(N_IN):
-                for j in range(N_IN):
-                    for lane in range(LANES):
-                        point[i, j, lane] = du[0, N_IN * i + j, c, first + lane]
-                    for t in range(1, du.shape[0]):
-                        for lane in range(LANES):
-                            point[i, j, lane] += du[t, N_IN * i + j, c, first + lane]
-            _apply(GT, point, half)
-            _turn(half, turned)
-            _apply(GT, turned, tile)  # (G^T dU G)^T
-            for i in range(3):
-                for j in range(3):
-                    for lane in range(min(LANES, K - first)):
-                        gw[i, j, c, first + lane] = tile[j, i, lane]
-    return gw
+        for k in range(0, Kp, W):
+            at = du + (c * Kp + k) * 4
+            to = gw + (c * Kp + k) * 4
+            if M == 4:
+                w_from_4((at, to, Cp * Kp * 4, C * Kp * 4, threads, thread))
+            else:
+                w_from_2((at, to, Cp * Kp * 4, C * Kp * 4, threads, thread))
+
+
+def weights_gradient(du: np.ndarray, M: int, C: int, K: int) -> np.ndarray:
+    """gw = G^T dU G [3, 3, C, K], dU summed over the threads in a fixed order.
+
+    du [threads, points C' K'], each thread's row its own.
+    """
+    Cp, Kp = pairs(C) * W, pairs(K) * W
+    gw = np.empty((3, 3, C, Kp), np.float32)
+    _weights_from_points(M, address(du), len(du), du.strides[0], address(gw), Cp, C, Kp)
+    return gw if Kp == K else np.ascontiguousarray(gw[..., :K])

@@ -13,6 +13,8 @@ from minddpm.autodiff.layers import (
     group_norm,
     group_norm_silu,
     linear,
+    norm_silu_conv2d,
+    upsample_conv2d,
     upsample_nearest,
 )
 from minddpm.autodiff.shape import concat, mean, reshape, sum, take_rows
@@ -33,9 +35,11 @@ __all__ = [
     "log",
     "mean",
     "no_grad",
+    "norm_silu_conv2d",
     "reshape",
     "silu",
     "sum",
     "take_rows",
+    "upsample_conv2d",
     "upsample_nearest",
 ]

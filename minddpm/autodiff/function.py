@@ -24,11 +24,12 @@ class Function:
         y = Conv2d(stride=2, padding=1)(x, w, b)
 
     A subclass defines forward(*arrays) -> array, which calls self.save(...) for what the backward
-    will need, and backward(gy) -> one gradient for each input (None where it has none).
+    will need, and backward(gy) -> one gradient for each input (None where it has none). An input
+    may be left out: None stands for it.
     """
 
     gives_view = False  # whether the result may share memory with the first input
-    inputs: tuple[Tensor, ...] | None = None
+    inputs: tuple[Tensor | None, ...] | None = None
     _saved: tuple[Array | None, ...] = ()
     _frozen: tuple[Array, ...] = ()
 
@@ -41,10 +42,10 @@ class Function:
     def __call__(self, *inputs: Any) -> Tensor:
         if self.inputs is not None:
             raise GraphError(f"a {type(self).__name__} is used once: make a new one for each call")
-        tensors = tuple(as_tensor(x) for x in inputs)
-        y = Tensor(self.forward(*(x.data for x in tensors)))
+        tensors = tuple(None if x is None else as_tensor(x) for x in inputs)
+        y = Tensor(self.forward(*(None if x is None else x.data for x in tensors)))
         y.private = tensors[0].private if self.gives_view else True
-        if is_recording() and any(x.requires_grad for x in tensors):
+        if is_recording() and any(x is not None and x.requires_grad for x in tensors):
             self.inputs = tensors
             y.creator, y.requires_grad = self, True
             self._seal()
@@ -83,7 +84,7 @@ class Function:
         # The user's arrays and small ones: their checksum is compared before the backward. Large
         # ones that a function made become read-only until then, which costs nothing and lets NumPy
         # raise at the very line that writes to them.
-        public = {id(x.data) for x in self.inputs if not x.private}
+        public = {id(x.data) for x in self.inputs if x is not None and not x.private}
         seals, frozen = [], []
         for array in self._saved:
             if array is None:

@@ -5,6 +5,8 @@ The mathematics of each backward stands beside its kernel in kernels/reference.p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from minddpm import backend
 from minddpm.autodiff.function import Function, as_tensor
 from minddpm.autodiff.tensor import Tensor
@@ -27,13 +29,57 @@ class Conv2d(Function):
 
 
 class Linear(Function):
+    """Inputs: w, b, then the parts of x."""
+
+    def forward(self, w: Array, b: Array, *xs: Array) -> Array:
+        self.save(w, *xs)
+        return backend.kernels.linear(xs, w, b)
+
+    def backward(self, gy: Array) -> tuple[Array, ...]:
+        w, *xs = self.saved
+        gxs, gw, gb = backend.kernels.linear_backward(gy, tuple(xs), w)
+        return gw, gb, *gxs
+
+
+class UpsampleConv2d(Function):
     def forward(self, x: Array, w: Array, b: Array) -> Array:
         self.save(x, w)
-        return backend.kernels.linear(x, w, b)
+        return backend.kernels.upsample_conv2d(x, w, b)
 
     def backward(self, gy: Array) -> tuple[Array, Array, Array]:
-        x, w = self.saved
-        return backend.kernels.linear_backward(gy, x, w)
+        return backend.kernels.upsample_conv2d_backward(gy, *self.saved)
+
+
+class NormSiLUConv2d(Function):
+    """Inputs: norm weight and bias, w, b, shift (or None), extra (or None), then the parts of x."""
+
+    def __init__(self, groups: int, eps: float):
+        self.groups, self.eps = groups, eps
+
+    def forward(
+        self,
+        norm_weight: Array,
+        norm_bias: Array,
+        w: Array,
+        b: Array,
+        shift: Array | None,
+        extra: Array | None,
+        *xs: Array,
+    ) -> Array:
+        each = b if shift is None else b + shift
+        y, mean, rstd = backend.kernels.norm_silu_conv2d(
+            xs, norm_weight, norm_bias, self.groups, self.eps, w, each, extra
+        )
+        self.save(norm_weight, norm_bias, mean, rstd, w, *xs)
+        return y
+
+    def backward(self, gy: Array) -> tuple[Array | None, ...]:
+        norm_weight, norm_bias, mean, rstd, w, *xs = self.saved
+        gxs, gnorm_weight, gnorm_bias, gw, gb = backend.kernels.norm_silu_conv2d_backward(
+            gy, tuple(xs), norm_weight, norm_bias, mean, rstd, self.groups, w
+        )
+        # gb has a row for each image: the gradient of its shift. b is added to every image.
+        return gnorm_weight, gnorm_bias, gw, gb.sum(axis=0), gb, gy, *gxs
 
 
 class GroupNorm(Function):
@@ -115,18 +161,82 @@ def conv2d(
     return Conv2d(stride, padding)(x, w, b)
 
 
-def linear(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """x w + b: x [..., C_in], w [C_in, C_out], b [C_out] -> [..., C_out]."""
-    if x.shape[-1] != w.shape[0] or b.shape != w.shape[1:]:
+def linear(x: Tensor | Sequence[Tensor], w: Tensor, b: Tensor) -> Tensor:
+    """x w + b: x [..., C_in], w [C_in, C_out], b [C_out] -> [..., C_out].
+
+    x may be several tensors that stand side by side along their last axis.
+    Raises ValueError if the shapes do not fit.
+    """
+    xs = _parts("linear", x)
+    if sum(x.shape[-1] for x in xs) != w.shape[0] or b.shape != w.shape[1:]:
         raise ValueError(
-            f"linear: x {x.shape}, weight {w.shape} and bias {b.shape} do not fit: "
+            f"linear: x {_shapes(xs)}, weight {w.shape} and bias {b.shape} do not fit: "
             "they should be [..., C_in], [C_in, C_out], [C_out]"
         )
-    return Linear()(x, w, b)
+    return Linear()(w, b, *xs)
 
 
-def _check_groups(name: str, x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> None:
-    C = x.shape[-1]
+def upsample_conv2d(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """conv2d of the picture with every pixel doubled: [N, H, W, C] -> [N, 2H, 2W, K].
+
+    w [3, 3, C, K], b [K]. Raises ValueError if the shapes do not fit.
+    """
+    _check_3x3("upsample_conv2d", (x,), w, b)
+    return UpsampleConv2d()(x, w, b)
+
+
+def norm_silu_conv2d(
+    x: Tensor | Sequence[Tensor],
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    groups: int,
+    eps: float,
+    w: Tensor,
+    b: Tensor,
+    shift: Tensor | None = None,
+    extra: Tensor | None = None,
+) -> Tensor:
+    """conv2d(silu(group_norm(x))) + b + shift + extra as one function: half a residual block.
+
+    x [N, H, W, C], or several such tensors that stand side by side; w [3, 3, C, K], b [K];
+    shift [N, K]: for each image, the time embedding; extra [N, H, W, K]: the residual path.
+    Nothing between x and the result is kept. Raises ValueError if the shapes do not fit.
+    """
+    xs = _parts("norm_silu_conv2d", x)
+    C = _check_3x3("norm_silu_conv2d", xs, w, b)
+    _check_groups("norm_silu_conv2d", C, norm_weight, norm_bias, groups)
+    N, K = xs[0].shape[0], w.shape[3]
+    if shift is not None and shift.shape != (N, K):
+        raise ValueError(f"norm_silu_conv2d: shift {shift.shape} should be {(N, K)}")
+    if extra is not None and extra.shape != (*xs[0].shape[:3], K):
+        raise ValueError(f"norm_silu_conv2d: extra {extra.shape} does not fit {_shapes(xs)}")
+    return NormSiLUConv2d(groups, eps)(norm_weight, norm_bias, w, b, shift, extra, *xs)
+
+
+def _parts(name: str, x: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The parts of x as a tuple, which have to agree in all but the last axis."""
+    xs = tuple(x) if isinstance(x, (tuple, list)) else (as_tensor(x),)
+    if any(part.shape[:-1] != xs[0].shape[:-1] for part in xs):
+        raise ValueError(f"{name}: parts {_shapes(xs)} differ in more than the last axis")
+    return xs
+
+
+def _shapes(xs: Sequence[Tensor]) -> str:
+    return " | ".join(str(x.shape) for x in xs)
+
+
+def _check_3x3(name: str, xs: Sequence[Tensor], w: Tensor, b: Tensor) -> int:
+    """C, the channels of all parts together."""
+    C = sum(x.shape[-1] for x in xs)
+    if xs[0].ndim != 4 or w.shape[:3] != (3, 3, C) or b.shape != w.shape[3:]:
+        raise ValueError(
+            f"{name}: x {_shapes(xs)}, weight {w.shape} and bias {b.shape} should be "
+            "[N, H, W, C], [3, 3, C, K], [K]"
+        )
+    return C
+
+
+def _check_groups(name: str, C: int, weight: Tensor, bias: Tensor, groups: int) -> None:
     if weight.shape != (C,) or bias.shape != (C,):
         raise ValueError(f"{name}: weight {weight.shape} and bias {bias.shape} for {C} channels")
     if C % groups:
@@ -135,13 +245,13 @@ def _check_groups(name: str, x: Tensor, weight: Tensor, bias: Tensor, groups: in
 
 def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
     """Group normalisation: x [N, ..., C], weight and bias [C] -> the same shape as x."""
-    _check_groups("group_norm", x, weight, bias, groups)
+    _check_groups("group_norm", x.shape[-1], weight, bias, groups)
     return GroupNorm(groups, eps)(x, weight, bias)
 
 
 def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
     """silu(group_norm(x)) as one function: the value between the two is not kept."""
-    _check_groups("group_norm_silu", x, weight, bias, groups)
+    _check_groups("group_norm_silu", x.shape[-1], weight, bias, groups)
     return GroupNormSiLU(groups, eps)(x, weight, bias)
 
 

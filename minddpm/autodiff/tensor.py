@@ -142,7 +142,7 @@ class Tensor:
             gradients = function.backward(gy)
             function.free()
             for x, gx in zip(inputs, gradients, strict=True):
-                if not x.requires_grad:
+                if x is None or not x.requires_grad:
                     continue
                 if gx.shape != x.shape:
                     raise ValueError(
@@ -185,5 +185,7 @@ def topological_order(last: Function) -> list[Function]:
             )
         seen.add(function)
         stack.append((function, True))
-        stack.extend((x.creator, False) for x in function.inputs if x.creator is not None)
+        stack.extend(
+            (x.creator, False) for x in function.inputs if x is not None and x.creator is not None
+        )
     return order[::-1]

@@ -27,18 +27,31 @@ class ResnetBlock2D(Module):
         if C_in != C_out:
             self.conv_shortcut = Conv2d(C_in, C_out, 1)
 
-    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        h = self.conv1(self.norm1.silu(x))
-        temb = self.time_emb_proj(temb)[:, None, None, :]
+    def forward(self, x: Tensor | tuple[Tensor, ...], temb: Tensor) -> Tensor:
+        """x: a picture, or several side by side, which are never joined in memory."""
+        xs = x if isinstance(x, tuple) else (x,)
+        temb = self.time_emb_proj(temb)
         if self.scale_shift:
             # Nichol and Dhariwal 2021: h = norm(h) (1 + scale(t)) + shift(t)
+            h = self.norm1.silu_conv(xs, self.conv1)
             C = h.shape[-1]
+            temb = temb[:, None, None, :]
             h = F.silu(self.norm2(h) * (1 + temb[..., :C]) + temb[..., C:])
+            h = self._shortcut(xs) + self.conv2(self.dropout(h))
+        elif self.dropout.active:
+            h = self.norm2.silu(self.norm1.silu_conv(xs, self.conv1, shift=temb))
+            h = self._shortcut(xs) + self.conv2(self.dropout(h))
         else:
-            h = self.norm2.silu(h + temb)
-        h = self.conv2(self.dropout(h))
-        shortcut = self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x
-        return rescale(shortcut + h, self.scale)
+            h = self.norm1.silu_conv(xs, self.conv1, shift=temb)
+            h = self.norm2.silu_conv(h, self.conv2, extra=self._shortcut(xs))
+        return rescale(h, self.scale)
+
+    def _shortcut(self, xs: tuple[Tensor, ...]) -> Tensor:
+        """x itself, or its 1x1 convolution where the number of channels changes."""
+        if not hasattr(self, "conv_shortcut"):
+            return xs[0]
+        w, b = self.conv_shortcut.weight, self.conv_shortcut.bias
+        return F.linear(xs, w.reshape(*w.shape[2:]), b)
 
 
 class Attention(Module):
@@ -82,7 +95,7 @@ class Upsample2D(Module):
         self.conv = Conv2d(C, C, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.upsample_nearest(x))
+        return F.upsample_conv2d(x, self.conv.weight, self.conv.bias)
 
 
 class DownBlock2D(Module):
@@ -147,7 +160,7 @@ class UpBlock2D(Module):
     def forward(self, x: Tensor, skips: list[Tensor], temb: Tensor) -> Tensor:
         attentions = getattr(self, "attentions", [identity] * len(self.resnets))
         for resnet, attention in zip(self.resnets, attentions, strict=True):
-            x = attention(resnet(F.concat([x, skips.pop()]), temb))
+            x = attention(resnet((x, skips.pop()), temb))
         for upsampler in getattr(self, "upsamplers", []):
             x = upsampler(x)
         return x

@@ -76,6 +76,21 @@ class GroupNorm(Module):
         """silu(forward(x)) in one operation."""
         return F.group_norm_silu(x, self.weight, self.bias, self.groups, self.eps)
 
+    def silu_conv(
+        self,
+        x: Tensor | tuple[Tensor, ...],
+        conv: Conv2d,
+        shift: Tensor | None = None,
+        extra: Tensor | None = None,
+    ) -> Tensor:
+        """conv(silu(forward(x))) + shift + extra in one operation, for a 3x3 conv of stride 1.
+
+        x: [N, H, W, C], or several that stand side by side; shift [N, K]; extra [N, H, W, K].
+        """
+        return F.norm_silu_conv2d(
+            x, self.weight, self.bias, self.groups, self.eps, conv.weight, conv.bias, shift, extra
+        )
+
 
 class Dropout(Module):
     """In training, zero each value with probability p and scale the rest by 1 / (1 - p)."""
@@ -83,8 +98,13 @@ class Dropout(Module):
     def __init__(self, p: float):
         self.p = p
 
+    @property
+    def active(self) -> bool:
+        """Whether it changes anything now."""
+        return self.training and self.p > 0
+
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
+        if not self.active:
             return x
         keep = random.ambient_uniform(x.shape, random.DROPOUT) >= self.p
         # Scaled here rather than at sampling time, so that eval() has nothing to do.

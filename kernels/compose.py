@@ -1,0 +1,70 @@
+"""Operations made of other operations, written once for every kernel set.
+
+`kernels` is the module whose group_norm_silu and conv2d are used: for the reference that is the
+definition, and for the fast sets what they do with shapes that their fused kernel does not take.
+"""
+
+from collections.abc import Sequence
+from types import ModuleType
+
+from minddpm.backend import Array, array_module
+
+Padding = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right))
+Parts = Sequence[Array]  # one array, or several that stand side by side along the last axis
+SAME: Padding = ((1, 1), (1, 1))  # a 3x3 window gives a picture of the same size
+
+
+def joined(xs: Parts) -> Array:
+    """The parts side by side."""
+    return xs[0] if len(xs) == 1 else array_module(xs[0]).concatenate(xs, axis=-1)
+
+
+def cut(gx: Array, xs: Parts) -> tuple[Array, ...]:
+    """The gradient of joined(xs): each part's share of the last axis."""
+    xp, parts, start = array_module(gx), [], 0
+    for x in xs:
+        parts.append(xp.ascontiguousarray(gx[..., start : start + x.shape[-1]]))
+        start += x.shape[-1]
+    return tuple(parts)
+
+
+def spread(groups: Array, x: Array) -> Array:
+    """Each group's value at each of its channels, [N, G] -> [N, 1, ..., 1, C], to go with x."""
+    N, C = x.shape[0], x.shape[-1]
+    channels = groups.repeat(C // groups.shape[1], axis=1)
+    return channels.reshape(N, *(1,) * (x.ndim - 2), C)
+
+
+def normalised(x: Array, mean: Array, rstd: Array) -> Array:
+    """(x - mean) rstd with the mean and rstd [N, G] of the groups."""
+    n = x - spread(mean, x)
+    n *= spread(rstd, x)
+    return n
+
+
+def compose_norm_silu_conv2d(
+    kernels: ModuleType, xs: Parts, norm_weight: Array, norm_bias: Array, groups: int, eps: float,
+    w: Array, b: Array, extra: Array | None,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """norm_silu_conv2d from the operations of a kernel set, one after the other."""
+    h, mean, rstd = kernels.group_norm_silu(joined(xs), norm_weight, norm_bias, groups, eps)
+    y = kernels.conv2d(h, w, b if b.ndim == 1 else None, 1, SAME)
+    if b.ndim == 2:
+        y += b[:, None, None, :]
+    if extra is not None:
+        y += extra
+    return y, mean, rstd
+
+
+def compose_norm_silu_conv2d_backward(
+    kernels: ModuleType, gy: Array, xs: Parts, norm_weight: Array, norm_bias: Array, mean: Array,
+    rstd: Array, groups: int, w: Array,
+) -> tuple[tuple[Array, ...], Array, Array, Array, Array]:  # fmt: skip
+    """Its backward; the value between normalisation and convolution is made again from x."""
+    x = joined(xs)
+    h = kernels.silu(normalised(x, mean, rstd) * norm_weight + norm_bias)
+    gh, gw, _ = kernels.conv2d_backward(gy, h, w, 1, SAME)
+    gx, gnorm_weight, gnorm_bias = kernels.group_norm_silu_backward(
+        gh, x, norm_weight, norm_bias, mean, rstd, groups
+    )
+    return cut(gx, xs), gnorm_weight, gnorm_bias, gw, gy.sum(axis=(1, 2))

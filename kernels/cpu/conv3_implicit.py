@@ -1,0 +1,329 @@
+"""Rung 3: any convolution as an implicit matrix product; the patches are never written down.
+
+Rung 2 copies the window under each output pixel into a matrix of patches, nine times the picture
+for a 3x3 window, and multiplies. But in a channels-last picture one line of a window is KW C
+neighbouring numbers already, and the window of the next output pixel begins stride C further on.
+So the register tile (gemm.py) reads its rows straight from the picture, which is first copied into
+a zero-bordered buffer that stays in the cache of its core:
+
+    y[i, j, :] = sum over kh of  window line [KW C] at (i stride + kh, j stride)  times  w[kh]
+
+The gradient of w is the transposed product over the same rows. The gradient of x falls into
+stride^2 phases: the pixels a = q stride + r - top of x meet only the taps kh = r, r + stride, ...,
+so that phase r of gx is a convolution of stride 1 of gy with every stride-th tap, turned round:
+
+    gx[a] = sum over u of gy[q - u] w[r + u stride]^T
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+
+from minddpm.kernels.cpu.gemm import (
+    DOTS,
+    ROWS_T,
+    WIDE,
+    dots,
+    transposed_product,
+    transposed_product_wide,
+)
+from minddpm.kernels.cpu.memory import (
+    add_columns,
+    address,
+    clear,
+    copy_picture,
+    floats,
+    pairs,
+    parallel,
+    serial,
+    share,
+    workspace,
+)
+from minddpm.kernels.cpu.tile import TILE_SPACE, pack, tile_rows
+from minddpm.kernels.cpu.vector import BYTES, ROWS, W
+
+# Up to so many output channels the vectors run along the window instead of the output channels.
+FEW = 3
+
+
+class Shape(NamedTuple):
+    """The sizes of one convolution."""
+
+    N: int
+    H: int
+    W: int
+    C: int
+    OH: int
+    OW: int
+    K: int
+    KH: int
+    KW: int
+    stride: int
+    top: int
+    left: int
+
+    @classmethod
+    def of(cls, x_shape, w_shape, stride, padding):
+        (top, bottom), (left, right) = padding
+        N, H, WX, C = x_shape
+        KH, KW, _, K = w_shape
+        OH, OW = (H + top + bottom - KH) // stride + 1, (WX + left + right - KW) // stride + 1
+        return cls(N, H, WX, C, OH, OW, K, KH, KW, stride, top, left)
+
+
+@serial
+def bordered_floats(s):
+    """Floats of the bordered picture of x, with what a last tile of rows reads beyond its end."""
+    PH, PW = (s.OH - 1) * s.stride + s.KH, (s.OW - 1) * s.stride + s.KW
+    return PH * PW * s.C + (ROWS * s.stride + s.KW) * s.C + WIDE * W
+
+
+@serial
+def convolve(at, line, C, KH, KW, stride, packed, K, bias, y, OH, OW, y_line, y_pixel, space):
+    """y[i, j, :] of the picture at `at`; line, y_line, y_pixel: bytes from one to the next."""
+    step = stride * C * 4
+    for i in range(OH):
+        for j in range(0, OW, ROWS):
+            tile_rows(
+                at + i * stride * line + j * step, KH, line, KW * C, step, min(ROWS, OW - j),
+                packed, K, bias, 0, 0, y + i * y_line + j * y_pixel, y_pixel, space,
+            )  # fmt: skip
+
+
+@serial
+def convolve_few(at, line, C, KH, KW, stride, w, K, bias, y, OH, OW, space):
+    """convolve for very few output channels and whole vectors in a line of the window.
+
+    w [K, KH, KW C]; y [OH, OW, K].
+    """
+    step, out = stride * C * 4, floats(space, DOTS)
+    result, b = floats(y, OH * OW * K), floats(bias, K)
+    for i in range(OH):
+        for j in range(0, OW, DOTS):
+            for k in range(K):
+                dots(
+                    (
+                        at + i * stride * line + j * step,
+                        KH,
+                        line,
+                        KW * C // W,
+                        step,
+                        w + k * KH * KW * C * 4,
+                        space,
+                    )
+                )
+                for m in range(min(DOTS, OW - j)):
+                    result[(i * OW + j + m) * K + k] = out[m] + b[k]
+
+
+@serial
+def _forward_share(t, threads, s, few, x, w, bias, y, space):
+    PH, PW = (s.OH - 1) * s.stride + s.KH, (s.OW - 1) * s.stride + s.KW
+    picture = space + TILE_SPACE * 4
+    clear(space, TILE_SPACE + bordered_floats(s))
+    for n in range(share(s.N, t, threads), share(s.N, t + 1, threads)):
+        copy_picture(
+            x + n * s.H * s.W * s.C * 4, s.H, s.W, s.C, picture, s.top, s.left, PH, PW, s.C
+        )
+        line, to = PW * s.C * 4, y + n * s.OH * s.OW * s.K * 4
+        if few:
+            convolve_few(
+                picture, line, s.C, s.KH, s.KW, s.stride, w, s.K, bias, to, s.OH, s.OW, space
+            )
+        else:
+            convolve(
+                picture, line, s.C, s.KH, s.KW, s.stride, w, s.K, bias, to, s.OH, s.OW,
+                s.OW * s.K * 4, s.K * 4, space,
+            )  # fmt: skip
+
+
+@parallel
+def _forward(threads, row, s, few, x, w, bias, y, space):
+    for t in prange(threads):
+        _forward_share(t, threads, s, few, x, w, bias, y, space + t * row)
+
+
+def conv2d(x, w, b, stride, padding):
+    """y of kernels.reference.conv2d for any window, stride and padding."""
+    s = Shape.of(x.shape, w.shape, stride, padding)
+    y = np.empty((s.N, s.OH, s.OW, s.K), np.float32)
+    few = s.K <= FEW and s.KW * s.C % W == 0
+    matrix = w.reshape(-1, s.K)
+    packed = np.ascontiguousarray(matrix.T) if few else pack(matrix)
+    bias = padded_bias(b, s.K)
+    space = workspace(TILE_SPACE + bordered_floats(s))
+    _forward(
+        len(space), space.strides[0], s, few, address(x), address(packed), address(bias),
+        address(y), address(space),
+    )  # fmt: skip
+    return y
+
+
+def padded_bias(b, K: int) -> np.ndarray:
+    """b, or zeros where it is None, with zeros up to whole pairs of vectors."""
+    bias = np.zeros(pairs(K) * W, np.float32)
+    if b is not None:
+        bias[:K] = b
+    return bias
+
+
+# --- backward ------------------------------------------------------------------------------------
+
+
+@serial
+def gradient_sizes(s):
+    """(border, height, width) of the picture of gy between zeros, in which every phase lies."""
+    border_h, border_w = (s.KH - 1) // s.stride, (s.KW - 1) // s.stride
+    height = border_h + max(s.OH, (s.H - 1 + s.top) // s.stride + 1)
+    width = border_w + max(s.OW, (s.W - 1 + s.left) // s.stride + 1)
+    return border_h, border_w, height, width
+
+
+@serial
+def gradient_floats(s):
+    """Floats of that picture, with what a last tile reads beyond its end."""
+    _, _, height, width = gradient_sizes(s)
+    return height * width * s.K + (ROWS + s.KW) * s.K + WIDE * W + 2 * W
+
+
+@serial
+def gradient_of_x(s, g_at, phases, packed, bias, gx, space):
+    """gx of one picture, phase by phase; g_at: gy between zeros."""
+    border_h, border_w, _, width = gradient_sizes(s)
+    number = 0
+    for r in range(s.stride):
+        for rw in range(s.stride):
+            taps_h, taps_w = (
+                (s.KH - r + s.stride - 1) // s.stride,
+                (s.KW - rw + s.stride - 1) // s.stride,
+            )
+            a, b = (r - s.top) % s.stride, (rw - s.left) % s.stride
+            rows, columns = (
+                (s.H - a + s.stride - 1) // s.stride,
+                (s.W - b + s.stride - 1) // s.stride,
+            )
+            q, qw = (a + s.top) // s.stride, (b + s.left) // s.stride
+            from_h, from_w = q - taps_h + 1 + border_h, qw - taps_w + 1 + border_w
+            to = gx + (a * s.W + b) * s.C * 4
+            y_line, y_pixel = s.stride * s.W * s.C * 4, s.stride * s.C * 4
+            if taps_h > 0 and taps_w > 0:
+                convolve(
+                    g_at + (from_h * width + from_w) * s.K * 4, width * s.K * 4, s.K, taps_h,
+                    taps_w, 1, packed + phases[number] * 4, s.C, bias, to, rows, columns, y_line,
+                    y_pixel, space,
+                )  # fmt: skip
+            else:  # a window narrower than the stride passes over these pixels
+                for i in range(rows):
+                    for j in range(columns):
+                        clear(to + i * y_line + j * y_pixel, s.C)
+            number += 1
+
+
+@serial
+def gradient_layout(s, few):
+    """(lines, columns) of the scratch for gw, [KH, lines, columns]: whole tiles.
+
+    Lines are numbers of a window line and columns output channels, or the other way round if few.
+    """
+    D = s.KW * s.C
+    if few:
+        return s.K, (D + WIDE * W - 1) // (WIDE * W) * WIDE * W
+    return (D + ROWS_T - 1) // ROWS_T * ROWS_T, pairs(s.K) * W
+
+
+@serial
+def gradient_of_w(s, few, picture, line, gy, gy_line, gw):
+    """gw [KH, lines, columns] += the transposed product of one bordered picture with its gy."""
+    lines, columns = gradient_layout(s, few)
+    step = s.stride * s.C * 4
+    for kh in range(s.KH):
+        window = picture + kh * line
+        to = gw + kh * lines * columns * 4
+        if few:
+            for k in range(s.K):
+                for d in range(0, columns, WIDE * W):
+                    transposed_product_wide(
+                        (
+                            gy + 4 * k, gy_line, s.K * 4, window + 4 * d, s.stride * line, step,
+                            BYTES, s.OH, s.OW, to + (k * columns + d) * 4, 0,
+                        )
+                    )  # fmt: skip
+        else:
+            for d in range(0, lines, ROWS_T):
+                for k in range(0, columns, 2 * W):
+                    transposed_product(
+                        (
+                            window + 4 * d, s.stride * line, step, gy + 4 * k, gy_line, s.K * 4,
+                            BYTES, s.OH, s.OW, to + (d * columns + k) * 4, columns * 4,
+                        )
+                    )  # fmt: skip
+
+
+@serial
+def _backward_share(t, threads, s, few, gy, x, phases, packed, bias, gx, gw, gb, space):
+    PH, PW = (s.OH - 1) * s.stride + s.KH, (s.OW - 1) * s.stride + s.KW
+    border_h, border_w, height, width = gradient_sizes(s)
+    lines, columns = gradient_layout(s, few)
+    picture = space + TILE_SPACE * 4
+    g_at = picture + bordered_floats(s) * 4
+    clear(space, TILE_SPACE + bordered_floats(s) + gradient_floats(s))
+    clear(gw, s.KH * lines * columns)
+    clear(gb, s.K)
+    line, gy_line = PW * s.C * 4, width * s.K * 4
+    inner = g_at + (border_h * width + border_w) * s.K * 4
+    for n in range(share(s.N, t, threads), share(s.N, t + 1, threads)):
+        from_gy = gy + n * s.OH * s.OW * s.K * 4
+        copy_picture(
+            x + n * s.H * s.W * s.C * 4, s.H, s.W, s.C, picture, s.top, s.left, PH, PW, s.C
+        )
+        copy_picture(from_gy, s.OH, s.OW, s.K, g_at, border_h, border_w, height, width, s.K)
+        gradient_of_w(s, few, picture, line, inner, gy_line, gw)
+        add_columns(from_gy, s.OH * s.OW, s.K, gb)
+        if gx:
+            to = gx + n * s.H * s.W * s.C * 4
+            gradient_of_x(s, g_at, phases, packed, bias, to, space)
+
+
+@parallel
+def _backward(threads, row, gw_row, gb_row, s, few, gy, x, phases, packed, bias, gx, gw, gb, space):
+    for t in prange(threads):
+        _backward_share(
+            t, threads, s, few, gy, x, phases, packed, bias, gx, gw + t * gw_row, gb + t * gb_row,
+            space + t * row,
+        )  # fmt: skip
+
+
+def pack_phases(w, stride):
+    """The taps of every phase, turned and transposed: one buffer, and where each phase begins."""
+    C = w.shape[2]
+    parts, starts, size = [], np.zeros(stride * stride, np.int64), 0
+    for r in range(stride):
+        for rw in range(stride):
+            taps = w[r::stride, rw::stride][::-1, ::-1].swapaxes(2, 3)
+            starts[r * stride + rw] = size
+            if taps.size:
+                parts.append(pack(taps.reshape(-1, C)).reshape(-1))
+                size += parts[-1].size
+    return np.concatenate(parts), starts
+
+
+def conv2d_backward(gy, x, w, stride, padding, need_gx=True):
+    """gx, gw, gb of kernels.reference.conv2d_backward for any window, stride and padding."""
+    s = Shape.of(x.shape, w.shape, stride, padding)
+    few = s.K <= FEW
+    packed, phases = pack_phases(w, stride)
+    bias = padded_bias(None, s.C)
+    gx = np.empty(x.shape, np.float32) if need_gx else None
+    lines, columns = gradient_layout(s, few)
+    space = workspace(TILE_SPACE + bordered_floats(s) + gradient_floats(s))
+    gw, gb = workspace(s.KH * lines * columns, slot=1), workspace(s.K, slot=2)
+    _backward(
+        len(space), space.strides[0], gw.strides[0], gb.strides[0], s, few, address(gy), address(x),
+        phases, address(packed), address(bias), address(gx), address(gw), address(gb),
+        address(space),
+    )  # fmt: skip
+    total = gw[:, : s.KH * lines * columns].sum(axis=0).reshape(s.KH, lines, columns)
+    D = s.KW * s.C
+    gw = total[:, :, :D].swapaxes(1, 2) if few else total[:, :D, : s.K]
+    return gx, np.ascontiguousarray(gw).reshape(w.shape), gb[:, : s.K].sum(axis=0)

@@ -1,0 +1,160 @@
+"""Linear layers and 1x1 convolutions: the rows of x go through the register tile where they lie.
+
+x may come in parts that stand side by side (the joined pictures of the UNet's way up): each part
+meets its own lines of w, so that nothing is ever joined in memory.
+
+    y = sum over parts of x_p w_p + b;  gx_p = gy w_p^T;  gw_p = x_p^T gy;  gb = column sums of gy
+"""
+
+import numpy as np
+from numba import prange
+
+from minddpm.kernels.cpu.conv3_implicit import padded_bias
+from minddpm.kernels.cpu.gemm import ROWS_T, transposed_product
+from minddpm.kernels.cpu.memory import (
+    add_columns,
+    address,
+    clear,
+    copy_pixels,
+    pairs,
+    parallel,
+    serial,
+    share,
+    workspace,
+)
+from minddpm.kernels.cpu.tile import TILE_SPACE, pack, tile_rows
+from minddpm.kernels.cpu.vector import BYTES, ROWS, W
+
+BLOCK = 128 // ROWS * ROWS  # rows whose gradients are taken together, so that they stay in L1
+
+
+@serial
+def product_rows(first, last, x, C, packed, K, bias, add, y, space, spare):
+    """Rows first .. last - 1 of y = x w + bias, added to what y holds if add.
+
+    spare: ROWS C floats for a last tile, which must not read beyond the end of x.
+    """
+    for r in range(first, last, ROWS):
+        count, from_x, to = min(ROWS, last - r), x + r * C * 4, y + r * K * 4
+        if count < ROWS:
+            copy_pixels(from_x, spare, count, C, 4 * C, 4 * C)
+            from_x = spare
+        tile_rows(
+            from_x,
+            1,
+            0,
+            C,
+            4 * C,
+            count,
+            packed,
+            K,
+            bias,
+            to,
+            4 * K if add else 0,
+            to,
+            4 * K,
+            space,
+        )
+
+
+@parallel
+def _forward(threads, row, R, x, C, packed, K, bias, add, y, space):
+    for t in prange(threads):
+        space_t = space + t * row
+        clear(space_t, TILE_SPACE)
+        product_rows(
+            share(R, t, threads), share(R, t + 1, threads), x, C, packed, K, bias, add, y, space_t,
+            space_t + TILE_SPACE * 4,
+        )  # fmt: skip
+
+
+def linear(xs, w, b):
+    """y of kernels.reference.linear."""
+    K = w.shape[1]
+    R = xs[0].size // xs[0].shape[-1]
+    y = np.empty((*xs[0].shape[:-1], K), np.float32)
+    start = 0
+    for x in xs:
+        C = x.shape[-1]
+        packed = pack(w[start : start + C])
+        bias = padded_bias(b if start == 0 else None, K)
+        space = workspace(TILE_SPACE + ROWS * C)
+        _forward(
+            len(space), space.strides[0], R, address(x), C, address(packed), K, address(bias),
+            start > 0, address(y), address(space),
+        )  # fmt: skip
+        start += C
+    return y
+
+
+@serial
+def _backward_share(t, threads, R, gy, K, x, C, packed, bias, gx, gw, gb, sum_gy, space):
+    """gx of one part, and this thread's gw [C', K'] and gb [K]."""
+    Cp, Kp = (C + ROWS_T - 1) // ROWS_T * ROWS_T, pairs(K) * W
+    spare = space + TILE_SPACE * 4
+    x_block = spare + ROWS * K * 4
+    gy_block = x_block + BLOCK * Cp * 4
+    clear(space, TILE_SPACE + ROWS * K + BLOCK * (Cp + Kp))
+    clear(gw, Cp * Kp)
+    clear(gb, K)
+    for r in range(share(R, t, threads), share(R, t + 1, threads), BLOCK):
+        count = min(BLOCK, share(R, t + 1, threads) - r)
+        from_gy, from_x = gy + r * K * 4, x + r * C * 4
+        if gx:
+            product_rows(r, r + count, gy, K, packed, C, bias, False, gx, space, spare)
+        if sum_gy:
+            add_columns(from_gy, count, K, gb)
+        # Whole tiles only: a matrix that is not made of them goes by way of a padded block.
+        if Cp != C:
+            copy_pixels(from_x, x_block, count, C, 4 * C, 4 * Cp)
+            from_x = x_block
+        if Kp != K:
+            copy_pixels(from_gy, gy_block, count, K, 4 * K, 4 * Kp)
+            from_gy = gy_block
+        for c in range(0, Cp, ROWS_T):
+            for k in range(0, Kp, 2 * W):
+                transposed_product(
+                    (
+                        from_x + 4 * c, 0, 4 * Cp, from_gy + 4 * k, 0, 4 * Kp, BYTES, 1, count,
+                        gw + (c * Kp + k) * 4, 4 * Kp,
+                    )
+                )  # fmt: skip
+
+
+@parallel
+def _backward(
+    threads, row, gw_row, gb_row, R, gy, K, x, C, packed, bias, gx, gw, gb, sum_gy, space
+):
+    for t in prange(threads):
+        _backward_share(
+            t, threads, R, gy, K, x, C, packed, bias, gx, gw + t * gw_row, gb + t * gb_row, sum_gy,
+            space + t * row,
+        )  # fmt: skip
+
+
+def linear_backward(gy, xs, w):
+    """gxs, gw, gb of kernels.reference.linear_backward."""
+    K = w.shape[1]
+    R, Kp = gy.size // K, pairs(K) * W
+    gxs, gws, start = [], [], 0
+    for x in xs:
+        C = x.shape[-1]
+        Cp = -(-C // ROWS_T) * ROWS_T
+        gx = np.empty(x.shape, np.float32)
+        packed, bias = pack(w[start : start + C].T), padded_bias(None, C)
+        space = workspace(TILE_SPACE + ROWS * K + BLOCK * (Cp + Kp))
+        gw = workspace(Cp * Kp, slot=1)
+        if start == 0:
+            gb = np.empty((len(space), K), np.float32)
+        _backward(
+            len(space), space.strides[0], gw.strides[0], gb.strides[0], R, address(gy), K,
+            address(x), C, address(packed), address(bias), address(gx), address(gw), address(gb),
+            start == 0, address(space),
+        )  # fmt: skip
+        total = gw[:, : Cp * Kp].sum(axis=0).reshape(Cp, Kp)
+        gws.append(total[:C, :K])
+        gxs.append(gx)
+        if start == 0:
+            sums = gb.sum(axis=0)
+        start += C
+    return tuple(gxs), np.concatenate(gws), sums
