@@ -196,14 +196,40 @@ def test_a_non_finite_pixel_reaches_what_depends_on_it(any_backend, value, C, K,
     assert not np.isfinite(seen).any()
 
 
-@few
-@given(
-    N=st.integers(1, 2), L=st.sampled_from([1, 4, 9]), heads=st.integers(1, 3),
-    D=st.sampled_from([1, 5, 8]), seed=st.integers(0, 99),
+ATTENTION = given(
+    N=st.integers(1, 3), L=st.sampled_from([1, 4, 9, 15, 16, 17, 33, 49]),
+    heads=st.integers(1, 3), D=st.sampled_from([1, 5, 8, 32]), seed=st.integers(0, 99),
 )  # fmt: skip
+
+
+@few
+@ATTENTION
 def test_attention(any_backend, N, L, heads, D, seed):
     q, k, v = draw(seed, *[(N, L, heads * D)] * 3)
-    check(backend.kernels.attention(*device(q, k, v), heads), naive.attention(q, k, v, heads))
+    expected = naive.attention(*(a.astype(np.float64) for a in (q, k, v)), heads)
+    check(backend.kernels.attention(*device(q, k, v), heads), expected)
+
+
+@few
+@ATTENTION
+def test_attention_backward(any_backend, N, L, heads, D, seed):
+    """Against the reference in float64, which tests/test_gradcheck.py holds against differences."""
+    arrays = draw(seed, *[(N, L, heads * D)] * 4)
+    expected = reference.attention_backward(*(a.astype(np.float64) for a in arrays), heads)
+    results = backend.kernels.attention_backward(*device(*arrays), heads)
+    for result, value in zip(results, expected, strict=True):
+        check(result, value)
+
+
+def test_attention_hands_on_a_nan_within_its_head_only(any_backend):
+    q, k, v, gy = draw(0, *[(3, 17, 3 * 8)] * 4)
+    k[1, 16, 8 + 2] = np.nan  # the last key, of image 1 and head 1
+    hit = np.zeros(q.shape, bool)
+    hit[1, :, 8:16] = True
+    y = backend.kernels.attention(*device(q, k, v), 3)
+    gradients = backend.kernels.attention_backward(*device(gy, q, k, v), 3)
+    for result in (y, *gradients):
+        assert (np.isnan(backend.to_numpy(result)) == hit).all()
 
 
 def test_attention_with_huge_scores_is_stable(any_backend):

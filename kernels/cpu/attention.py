@@ -1,167 +1,325 @@
-"""Attention one query at a time: no [L, L] matrix of weights is ever in memory.
+"""Attention with W queries in the lanes of a vector: no [L, L] matrix, no sum across lanes.
 
-Forward: the row of scores of one query, its softmax, and the sum of v with these weights. Backward:
-the row is made again rather than kept. For query i, with s_j = q_i . k_j / sqrt(D), p = softmax(s):
+One head of one image at a time, and of it one block of W queries. Its queries are turned to
+[D, W], one query a lane. Then everything about key j is one vector; with c = 1 / sqrt(D):
 
-    gp_j = gy_i . v_j;  gs_j = p_j (gp_j - sum_j gp_j p_j)
-    gq_i = sum_j gs_j k_j / sqrt(D);  gk_j += gs_j q_i / sqrt(D);  gv_j += p_j gy_i
+    s_j = c sum_d k[j, d] q[d, :];  p_j = exp(s_j - max_j s_j)
+    y[d, :] = sum_j p_j v[j, d] / sum_j p_j
 
-A head has few channels (8), a picture many positions (49): vectors run along the positions. So one
-head is turned to [D, L'] first, with L' = L rounded up to whole vectors.
+k and v are read where they are, as single floats in every lane, and the largest, the sum and the
+quotient are plain arithmetic on vectors. Backward, p is made again rather than kept:
+
+    gp_j = sum_d v[j, d] gy[d, :];  gs_j = c p_j (gp_j - sum_j gp_j p_j)
+    gq_i = sum_j gs_ij k_j;  gk_j = sum_i gs_ij q_i;  gv_j = sum_i p_ij gy_i
+
+gk and gv are sums over queries. So p and gs are turned, W keys at a time: then keys are the lanes,
+and these sums are the same kernel as y and gq, which goes on adding at every block of queries.
+Hence five products in all, as in the formula, not seven as if p and gp were made once more.
+
+Lanes beyond the last query or key repeat it, and are overwritten by it when they are stored.
+
+Against one query at a time with the keys in lanes, which sums across lanes for every number of y,
+on one AVX-512 core (Zen 4): 2.9 times as fast forward and 3.0 backward at [128, 49, 64] with 8
+heads; 2.9 and 3.3 at [8, 256, 256] with one head.
 """
 
 import math
 
-import numpy as np
-from numba import njit, prange
+from llvmlite import ir
 
-from minddpm.kernels.cpu.vector import BYTES, Emitter, W, kernel
+from minddpm.kernels.cpu.memory import address, floats, serial, share, workspace, zero
+from minddpm.kernels.cpu.task import integers, task
+from minddpm.kernels.cpu.vector import BYTES, I64, Emitter, W, kernel
 
-
-@kernel
-def scores(e: Emitter, row, matrix, out, D, vectors, matrix_row) -> None:
-    """out[j] = sum over d of row[d] * matrix[d, j]."""
-
-    def one_vector(at, carried):
-        def one_channel(inner, acc):
-            return [e.fma(e.broadcast(inner[0]), e.load(inner[1]), acc[0])]
-
-        (s,) = e.loop(D, [(row, 4), (at[0], matrix_row)], [e.const(0)], one_channel)
-        e.store(s, at[1])
-        return carried
-
-    e.loop(vectors, [(matrix, BYTES), (out, BYTES)], [], one_vector)
+T = min(W, 8)  # channels that are turned together
+ROW = 2 * BYTES  # from key to key: s_j, then p_j, is followed by gp_j, then gs_j
+LOG2_E = math.log2(math.e)
 
 
-@kernel
-def add_outer(e: Emitter, row, column, matrix, D, vectors, matrix_row) -> None:
-    """matrix[d, j] += row[d] * column[j]."""
-
-    def one_channel(at, carried):
-        x = e.broadcast(at[0])
-
-        def one_vector(inner, nothing):
-            e.store(e.fma(x, e.load(inner[0]), e.load(inner[1])), inner[1])
-            return nothing
-
-        e.loop(vectors, [(column, BYTES), (at[1], BYTES)], [], one_vector)
-        return carried
-
-    e.loop(D, [(row, 4), (matrix, matrix_row)], [], one_channel)
+# --- rows to lanes and back ----------------------------------------------------------------------
 
 
-@kernel
-def dots(e: Emitter, column, matrix, out, D, vectors, matrix_row) -> None:
-    """out[d] = sum over j of column[j] * matrix[d, j]; W - 1 floats behind it are written too."""
+def addresses(e: Emitter, x, step, rows) -> list[list[ir.Value]]:
+    """[T][W / T]: where row r + T g of x begins; rows beyond the last are the last once more."""
+    last = e.offset(rows, -1)
 
-    def one_channel(at, carried):
-        def one_vector(inner, acc):
-            return [e.fma(e.load(inner[0]), e.load(inner[1]), acc[0])]
+    def row(r: int):
+        r = ir.Constant(I64, r)
+        return e.offset(x, e.b.mul(step, e.b.select(e.b.icmp_signed("<", r, last), r, last)))
 
-        pairs = [(column, BYTES), (at[0], BYTES)]
-        (s,) = e.loop(vectors, pairs, [e.const(0)], one_vector)
-        e.store(e.across(e.add, s), at[1])
-        return carried
-
-    e.loop(D, [(matrix, matrix_row), (out, 4)], [], one_channel)
+    return [[row(r) for r in range(first, W, T)] for first in range(T)]
 
 
-@kernel
-def softmax(e: Emitter, p, vectors) -> None:
-    """p = softmax(p) in place; the largest is taken off first, so that no exponential overflows.
+def exchange(e: Emitter, x: list[ir.Value]) -> list[ir.Value]:
+    """T vectors of W lanes: lane r + T g of vector d becomes lane d + T g of vector r.
 
-    Lanes beyond L hold -1e30, whose exponential is 2^-126 and vanishes beside the largest's 1.
+    One bit of r at a time changes places with the same bit of d.
     """
-    (top,) = e.loop(
-        vectors, [(p, BYTES)], [e.load(p)], lambda at, acc: [e.maximum(acc[0], e.load(at[0]))]
-    )
-    top = e.across(e.maximum, top)
+    bit = T // 2
+    while bit:
+        low = [i if not i & bit else W + i - bit for i in range(W)]
+        high = [i + bit if not i & bit else W + i for i in range(W)]
+        for d in range(T):
+            if not d & bit:
+                a, b = x[d], x[d + bit]
+                x[d], x[d + bit] = e.shuffle(a, b, low), e.shuffle(a, b, high)
+        bit //= 2
+    return x
 
-    def exponential(at, acc):
-        x = e.exp(e.sub(e.load(at[0]), top))
+
+@kernel
+def turn(e: Emitter, x, step, rows, out, tiles) -> None:
+    """out[d, r] = x[r, d] for W rows and T channels a tile."""
+    at = addresses(e, x, step, rows)
+
+    def one_tile(moving, nothing):
+        by, to = moving
+        lines = [e.load_parts([e.offset(a, by) for a in parts]) for parts in at]
+        for d, line in enumerate(exchange(e, lines)):
+            e.store(line, to, d * BYTES)
+        return nothing
+
+    e.loop(tiles, [(ir.Constant(I64, 0), 4 * T), (out, T * BYTES)], [], one_tile)
+
+
+@kernel
+def turn_back(e: Emitter, x, out, step, rows, tiles) -> None:
+    """out[r, d] = x[d, r], from the last lane down: the last row overwrites those beyond it."""
+    at = addresses(e, out, step, rows)
+
+    def one_tile(moving, nothing):
+        source, by = moving
+        lines = exchange(e, [e.load(source, d * BYTES) for d in range(T)])
+        for g in reversed(range(W // T)):
+            for line, parts in reversed(list(zip(lines, at, strict=True))):
+                e.store_part(line, g * T, T, e.offset(parts[g], by))
+        return nothing
+
+    e.loop(tiles, [(x, T * BYTES), (ir.Constant(I64, 0), 4 * T)], [], one_tile)
+
+
+@serial
+def _to_lanes(x, C, rows, D, out):
+    """out [D, W]: `rows` rows of D channels, C floats from row to row; the last one repeated."""
+    if D >= T:
+        turn((x, 4 * C, rows, out, D // T))
+    for d in range(D - D % T, D):
+        for r in range(W):
+            floats(out + d * BYTES + 4 * r, 1)[0] = floats(x + 4 * (min(r, rows - 1) * C + d), 1)[0]
+
+
+@serial
+def _from_lanes(x, out, C, rows, D):
+    """The way back."""
+    if D >= T:
+        turn_back((x, out, 4 * C, rows, D // T))
+    for d in range(D - D % T, D):
+        for r in range(rows):
+            floats(out + 4 * (r * C + d), 1)[0] = floats(x + d * BYTES + 4 * r, 1)[0]
+
+
+# --- the products --------------------------------------------------------------------------------
+
+
+def dots(e: Emitter, n: int, rows, step, turned, D) -> list[ir.Value]:
+    """sum_d rows[j, d] turned[d, :] for n rows j, each in an accumulator of its own."""
+    starts = [e.b.mul(step, ir.Constant(I64, j)) for j in range(n)]
+
+    def channels(m, at, acc):
+        for c in range(m):
+            x = e.load(at[1], c * BYTES)
+            acc = [
+                e.fma(e.broadcast(e.offset(at[0], by), 4 * c), x, a)
+                for by, a in zip(starts, acc, strict=True)
+            ]
+        return acc
+
+    return e.tiles(D, 8, [(rows, 4), (turned, BYTES)], [e.const(0)] * n, channels)
+
+
+@kernel
+def softmax(e: Emitter, k, step, q, p, share, L, D) -> None:
+    """p_j = 2^(s_j - max_j s_j) for L keys;  share = 1 / sum_j p_j.
+
+    s_j = sum_d k[j, d] q[d, :], with q already multiplied by log2(e) / sqrt(D).
+    """
+
+    def scores(n, at, top):
+        for j, s in enumerate(dots(e, n, at[0], step, q, D)):
+            e.store(s, at[1], j * ROW)
+            top = [e.maximum(top[0], s)]
+        return top
+
+    (top,) = e.tiles(L, 4, [(k, step), (p, ROW)], [e.const(-math.inf)], scores)
+
+    def exponential(at, total):
+        x = e.exp2(e.sub(e.load(at[0]), top))
         e.store(x, at[0])
-        return [e.add(acc[0], x)]
+        return [e.add(total[0], x)]
 
-    (total,) = e.loop(vectors, [(p, BYTES)], [e.const(0)], exponential)
-    share = e.b.fdiv(e.const(1), e.across(e.add, total))
-
-    def divide(at, carried):
-        e.store(e.mul(e.load(at[0]), share), at[0])
-        return carried
-
-    e.loop(vectors, [(p, BYTES)], [], divide)
+    (total,) = e.loop(L, [(p, ROW)], [e.const(0)], exponential)
+    e.store(e.b.fdiv(e.const(1), total), share)
 
 
-@njit(inline="always")
-def _turn(x, n, h, D, out):
-    """Head h of image n of x [N, L, C] as out [D, L']."""
-    for i in range(x.shape[1]):
-        for d in range(D):
-            out[d, i] = x[n, i, h * D + d]
+@kernel
+def softmax_backward(e: Emitter, v, step, gy, p, share, L, D) -> None:
+    """gp_j = sum_d v[j, d] gy[d, :];  p_j *= share;  gs_j = p_j (gp_j - sum_j gp_j p_j)."""
+
+    def products(n, at, total):
+        for j, gp in enumerate(dots(e, n, at[0], step, gy, D)):
+            e.store(gp, at[1], j * ROW + BYTES)
+            total = [e.fma(gp, e.load(at[1], j * ROW), total[0])]
+        return total
+
+    (total,) = e.tiles(L, 4, [(v, step), (p, ROW)], [e.const(0)], products)
+    factor = e.load(share)
+    average = e.mul(total, factor)
+
+    def slope(at, nothing):
+        x = e.mul(e.load(at[0]), factor)
+        e.store(x, at[0])
+        e.store(e.mul(x, e.sub(e.load(at[0], BYTES), average)), at[0], BYTES)
+        return nothing
+
+    e.loop(L, [(p, ROW)], [], slope)
 
 
-@njit(inline="always")
-def _weights(q, n, i, h, D, k, p, scale):
-    """p = softmax(q_i k / sqrt(D)), k turned."""
-    L = q.shape[1]
-    vectors = p.size // W
-    scores((q[n, i, h * D :].ctypes.data, k.ctypes.data, p.ctypes.data, D, vectors, 4 * p.size))
-    for j in range(L):
-        p[j] *= scale
-    p[L:] = np.float32(-1e30)
-    softmax((p.ctypes.data, vectors))
+@kernel
+def add_sums(e: Emitter, p, p_step, x, x_step, count, out, D) -> None:
+    """out[d, :] += sum_j p[j, :] x[j, d] over `count` rows j."""
+
+    def channels(n, at, nothing):
+        def one_row(inner, acc):
+            weight = e.load(inner[0])
+            return [e.fma(e.broadcast(inner[1], 4 * d), weight, a) for d, a in enumerate(acc)]
+
+        before = [e.load(at[1], d * BYTES) for d in range(n)]
+        acc = e.loop(count, [(p, p_step), (at[0], x_step)], before, one_row)
+        for d in range(n):
+            e.store(acc[d], at[1], d * BYTES)
+        return nothing
+
+    e.tiles(D, 8, [(x, 4), (out, BYTES)], [], channels)
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@kernel
+def multiply(e: Emitter, x, factor, D) -> None:
+    """x[d, :] *= factor[:]"""
+    f = e.load(factor)
+
+    def one(at, nothing):
+        e.store(e.mul(e.load(at[0]), f), at[0])
+        return nothing
+
+    e.loop(D, [(x, BYTES)], [], one)
+
+
+# --- a thread's heads ----------------------------------------------------------------------------
+
+
+@serial
+def _fill(at, x):
+    """x in every lane of the vector at an address."""
+    for r in range(W):
+        floats(at + 4 * r, 1)[0] = x
+
+
+@serial
+def _forward_heads(q, k, v, y, first, last, heads, L, C, space):
+    """Heads first .. last - 1 of all images, counted through. Addresses, C in floats."""
+    D = C // heads
+    step = 4 * C
+    qt = space
+    yt = qt + D * BYTES
+    share = yt + D * BYTES
+    scale_2 = share + BYTES
+    p = scale_2 + BYTES
+    _fill(scale_2, LOG2_E / math.sqrt(D))  # for powers of 2: e^x = 2^(x log2 e)
+    for unit in range(first, last):
+        n, h = divmod(unit, heads)
+        head = 4 * (n * L * C + h * D)
+        for i in range(0, L, W):
+            rows, here = min(W, L - i), head + i * step
+            _to_lanes(q + here, C, rows, D, qt)
+            multiply((qt, scale_2, D))
+            softmax((k + head, step, qt, p, share, L, D))
+            zero((yt, D))
+            add_sums((p, ROW, v + head, step, L, yt, D))
+            multiply((yt, share, D))
+            _from_lanes(yt, y + here, C, rows, D)
+
+
+@serial
+def _backward_heads(gy, q, k, v, gq, gk, gv, first, last, heads, L, C, space):
+    """The same heads backward."""
+    D = C // heads
+    step, block = 4 * C, D * BYTES
+    blocks = (L + W - 1) // W
+    qt = space
+    gyt = qt + block
+    gqt = gyt + block
+    gkt = gqt + block  # [blocks of W keys, D, W], and gvt likewise
+    gvt = gkt + blocks * block
+    share = gvt + blocks * block
+    scale = share + BYTES
+    scale_2 = scale + BYTES
+    turned = scale_2 + BYTES  # p and gs as [2, W queries, W keys]
+    p = turned + W * ROW
+    _fill(scale, 1 / math.sqrt(D))
+    _fill(scale_2, LOG2_E / math.sqrt(D))
+    for unit in range(first, last):
+        n, h = divmod(unit, heads)
+        head = 4 * (n * L * C + h * D)
+        zero((gkt, 2 * blocks * D))
+        for i in range(0, L, W):
+            rows, here = min(W, L - i), head + i * step
+            _to_lanes(q + here, C, rows, D, qt)
+            multiply((qt, scale_2, D))
+            softmax((k + head, step, qt, p, share, L, D))
+            _to_lanes(gy + here, C, rows, D, gyt)
+            multiply((gyt, scale, D))  # and so gp and gs
+            softmax_backward((v + head, step, gyt, p, share, L, D))
+            zero((gqt, D))
+            add_sums((p + BYTES, ROW, k + head, step, L, gqt, D))
+            _from_lanes(gqt, gq + here, C, rows, D)
+            for b in range(blocks):
+                turn((p + b * W * ROW, ROW, min(W, L - b * W), turned, 2 * W // T))
+                add_sums((turned, BYTES, gy + here, step, rows, gvt + b * block, D))
+                add_sums((turned + W * BYTES, BYTES, q + here, step, rows, gkt + b * block, D))
+        for b in range(blocks):
+            rows, here = min(W, L - b * W), head + b * W * step
+            _from_lanes(gkt + b * block, gk + here, C, rows, D)
+            _from_lanes(gvt + b * block, gv + here, C, rows, D)
+
+
+# --- threads -------------------------------------------------------------------------------------
+
+
+@task
+def _forward(t, threads, at):
+    q, k, v, y, N, heads, L, C, space, row = integers(at, 10)
+    first, last = share(N * heads, t, threads), share(N * heads, t + 1, threads)
+    _forward_heads(q, k, v, y, first, last, heads, L, C, space + t * row)
+
+
+@task
+def _backward(t, threads, at):
+    gy, q, k, v, gq, gk, gv, N, heads, L, C, space, row = integers(at, 13)
+    first, last = share(N * heads, t, threads), share(N * heads, t + 1, threads)
+    _backward_heads(gy, q, k, v, gq, gk, gv, first, last, heads, L, C, space + t * row)
+
+
 def forward(q, k, v, heads, y):
-    """q, k, v, y [N, L, heads D]."""
+    """y of kernels.reference.attention; all [N, L, C]."""
     N, L, C = q.shape
-    D = C // heads
-    scale = np.float32(1 / math.sqrt(D))
-    padded = (L + W - 1) // W * W
-    for unit in prange(N * heads):
-        n, h = divmod(np.int64(unit), heads)
-        kt, vt = np.zeros((D, padded), np.float32), np.zeros((D, padded), np.float32)
-        _turn(k, n, h, D, kt)
-        _turn(v, n, h, D, vt)
-        p, row = np.empty(padded, np.float32), np.empty(D + W, np.float32)
-        for i in range(L):
-            _weights(q, n, i, h, D, kt, p, scale)
-            p_at, row_at = p.ctypes.data, row.ctypes.data
-            dots((p_at, vt.ctypes.data, row_at, D, padded // W, 4 * padded))
-            y[n, i, h * D : (h + 1) * D] = row[:D]
+    space = workspace((2 * C // heads + 2 + 2 * L) * W)
+    arrays = (address(x) for x in (q, k, v, y))
+    _forward(len(space), *arrays, N, heads, L, C, address(space), space.strides[0])
 
 
-@njit(parallel=True, nogil=True, cache=True)
 def backward(gy, q, k, v, heads, gq, gk, gv):
+    """gq, gk, gv of kernels.reference.attention_backward; all [N, L, C]."""
     N, L, C = q.shape
-    D = C // heads
-    scale = np.float32(1 / math.sqrt(D))
-    padded = (L + W - 1) // W * W
-    vectors, step = padded // W, 4 * padded
-    for unit in prange(N * heads):
-        n, h = divmod(np.int64(unit), heads)
-        kt, vt = np.zeros((D, padded), np.float32), np.zeros((D, padded), np.float32)
-        gkt, gvt = np.zeros((D, padded), np.float32), np.zeros((D, padded), np.float32)
-        _turn(k, n, h, D, kt)
-        _turn(v, n, h, D, vt)
-        p, gs = np.empty(padded, np.float32), np.empty(padded, np.float32)
-        row = np.empty(D + W, np.float32)
-        for i in range(L):
-            _weights(q, n, i, h, D, kt, p, scale)
-            q_at = q[n, i, h * D :].ctypes.data
-            gy_at = gy[n, i, h * D :].ctypes.data
-            p_at, gs_at = p.ctypes.data, gs.ctypes.data
-            scores((gy_at, vt.ctypes.data, gs_at, D, vectors, step))
-            average = np.float32(0)
-            for j in range(L):
-                average += gs[j] * p[j]
-            for j in range(padded):
-                gs[j] = p[j] * (gs[j] - average) * scale
-            add_outer((gy_at, p_at, gvt.ctypes.data, D, vectors, step))
-            add_outer((q_at, gs_at, gkt.ctypes.data, D, vectors, step))
-            dots((gs_at, kt.ctypes.data, row.ctypes.data, D, vectors, step))
-            gq[n, i, h * D : (h + 1) * D] = row[:D]
-        for i in range(L):
-            for d in range(D):
-                gk[n, i, h * D + d], gv[n, i, h * D + d] = gkt[d, i], gvt[d, i]
+    space = workspace(((3 + 2 * -(-L // W)) * C // heads + 3 + 2 * W + 2 * L) * W)
+    arrays = (address(x) for x in (gy, q, k, v, gq, gk, gv))
+    _backward(len(space), *arrays, N, heads, L, C, address(space), space.strides[0])

@@ -2,29 +2,35 @@
 
 Numba notices when the file of a compiled function changes, but not when a kernel or a constant that
 it takes from another file does, and would go on with code for other vector lengths. So the name of
-the directory is a fingerprint of all these files and of the vector length.
+the directory is a fingerprint of all these files, of the vector length and of the CPU.
 """
 
 import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import llvmlite.binding as llvm
 import numba
 
 from minddpm.kernels.cpu.vector import W
 
 
-def _directory() -> Path:
+@cache
+def directory() -> Path:
+    """The cache of these sources on this machine, created where we may write."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    name = Path("minddpm", "numba", f"{digest[:16]}-{W}")
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    places = [Path(cache), Path(tempfile.gettempdir())]
-    for place in places:
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
+    digest.update(f"{llvm.get_host_cpu_name()} {numba.__version__}".encode())
+    name = Path("minddpm", "numba", f"{digest.hexdigest()[:16]}-{W}")
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    for place in (Path(home), Path(tempfile.gettempdir())):
         try:
             (place / name).mkdir(parents=True, exist_ok=True)
             if os.access(place / name, os.W_OK):
@@ -36,16 +42,39 @@ def _directory() -> Path:
 
 @contextmanager
 def own_cache() -> Iterator[None]:
-    """Functions with cache=True that are defined within the block keep their code there.
-
-    Where there is none yet, one line on stderr says what the first step will be waiting for.
-    """
+    """Functions with cache=True that are defined within the block keep their code there."""
     before = numba.config.CACHE_DIR
-    directory = _directory()
-    if not any(directory.rglob("*.nbc")):
-        print("compiling the kernels for this machine: about a minute, once", file=sys.stderr)
-    numba.config.CACHE_DIR = str(directory)
+    numba.config.CACHE_DIR = str(directory())
     try:
         yield
     finally:
         numba.config.CACHE_DIR = before
+
+
+_compiled = 0
+_seconds = 0.0
+
+
+@contextmanager
+def compiling(function: Callable[..., Any]) -> Iterator[None]:
+    """Around the first call of a function: says on stderr what is being waited for.
+
+    One line, which each kernel writes anew on a terminal; nothing where the code is in the cache.
+    """
+    global _compiled, _seconds
+    name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+    if any(directory().rglob(f"{name}-*.nbi")):
+        yield
+        return
+    terminal = sys.stderr.isatty()
+    if terminal or not _compiled:
+        line = f"compiling the kernels for this machine, once (under a minute): {name}"
+        so_far = f", {_compiled} done in {_seconds:.0f} s" if _compiled else ""
+        end = "\033[K\r" if terminal else "\n"
+        print(line + so_far, end=end, file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    yield
+    _compiled += 1
+    _seconds += time.perf_counter() - start
+    if terminal:
+        print(end="\033[K", file=sys.stderr, flush=True)

@@ -18,7 +18,6 @@ so that phase r of gx is a convolution of stride 1 of gy with every stride-th ta
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 
 from minddpm.kernels.cpu.gemm import (
     DOTS,
@@ -34,12 +33,13 @@ from minddpm.kernels.cpu.memory import (
     clear,
     copy_picture,
     floats,
+    integers_at,
     pairs,
-    parallel,
     serial,
     share,
     workspace,
 )
+from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.cpu.tile import TILE_SPACE, pack, tile_rows
 from minddpm.kernels.cpu.vector import BYTES, ROWS, W
 
@@ -70,6 +70,9 @@ class Shape(NamedTuple):
         KH, KW, _, K = w_shape
         OH, OW = (H + top + bottom - KH) // stride + 1, (WX + left + right - KW) // stride + 1
         return cls(N, H, WX, C, OH, OW, K, KH, KW, stride, top, left)
+
+
+SHAPE = len(Shape._fields)
 
 
 @serial
@@ -117,8 +120,11 @@ def convolve_few(at, line, C, KH, KW, stride, w, K, bias, y, OH, OW, space):
                     result[(i * OW + j + m) * K + k] = out[m] + b[k]
 
 
-@serial
-def _forward_share(t, threads, s, few, x, w, bias, y, space):
+@task
+def _forward(t, threads, at):
+    s = Shape(*integers(at, SHAPE))
+    few, x, w, bias, y, space, row = integers(at + 8 * SHAPE, 7)
+    space += t * row
     PH, PW = (s.OH - 1) * s.stride + s.KH, (s.OW - 1) * s.stride + s.KW
     picture = space + TILE_SPACE * 4
     clear(space, TILE_SPACE + bordered_floats(s))
@@ -138,12 +144,6 @@ def _forward_share(t, threads, s, few, x, w, bias, y, space):
             )  # fmt: skip
 
 
-@parallel
-def _forward(threads, row, s, few, x, w, bias, y, space):
-    for t in prange(threads):
-        _forward_share(t, threads, s, few, x, w, bias, y, space + t * row)
-
-
 def conv2d(x, w, b, stride, padding):
     """y of kernels.reference.conv2d for any window, stride and padding."""
     s = Shape.of(x.shape, w.shape, stride, padding)
@@ -154,8 +154,8 @@ def conv2d(x, w, b, stride, padding):
     bias = padded_bias(b, s.K)
     space = workspace(TILE_SPACE + bordered_floats(s))
     _forward(
-        len(space), space.strides[0], s, few, address(x), address(packed), address(bias),
-        address(y), address(space),
+        len(space), s, few, address(x), address(packed), address(bias), address(y), address(space),
+        space.strides[0],
     )  # fmt: skip
     return y
 
@@ -189,7 +189,8 @@ def gradient_floats(s):
 
 @serial
 def gradient_of_x(s, g_at, phases, packed, bias, gx, space):
-    """gx of one picture, phase by phase; g_at: gy between zeros."""
+    """gx of one picture, phase by phase; g_at: gy between zeros; phases: see pack_phases."""
+    starts = integers_at(phases, s.stride * s.stride)
     border_h, border_w, _, width = gradient_sizes(s)
     number = 0
     for r in range(s.stride):
@@ -210,7 +211,7 @@ def gradient_of_x(s, g_at, phases, packed, bias, gx, space):
             if taps_h > 0 and taps_w > 0:
                 convolve(
                     g_at + (from_h * width + from_w) * s.K * 4, width * s.K * 4, s.K, taps_h,
-                    taps_w, 1, packed + phases[number] * 4, s.C, bias, to, rows, columns, y_line,
+                    taps_w, 1, packed + starts[number] * 4, s.C, bias, to, rows, columns, y_line,
                     y_pixel, space,
                 )  # fmt: skip
             else:  # a window narrower than the stride passes over these pixels
@@ -260,8 +261,13 @@ def gradient_of_w(s, few, picture, line, gy, gy_line, gw):
                     )  # fmt: skip
 
 
-@serial
-def _backward_share(t, threads, s, few, gy, x, phases, packed, bias, gx, gw, gb, space):
+@task
+def _backward(t, threads, at):
+    s = Shape(*integers(at, SHAPE))
+    few, gy, x, phases, packed, bias, gx, gw, gw_row, gb, gb_row, space, row = integers(
+        at + 8 * SHAPE, 13
+    )
+    gw, gb, space = gw + t * gw_row, gb + t * gb_row, space + t * row
     PH, PW = (s.OH - 1) * s.stride + s.KH, (s.OW - 1) * s.stride + s.KW
     border_h, border_w, height, width = gradient_sizes(s)
     lines, columns = gradient_layout(s, few)
@@ -283,15 +289,6 @@ def _backward_share(t, threads, s, few, gy, x, phases, packed, bias, gx, gw, gb,
         if gx:
             to = gx + n * s.H * s.W * s.C * 4
             gradient_of_x(s, g_at, phases, packed, bias, to, space)
-
-
-@parallel
-def _backward(threads, row, gw_row, gb_row, s, few, gy, x, phases, packed, bias, gx, gw, gb, space):
-    for t in prange(threads):
-        _backward_share(
-            t, threads, s, few, gy, x, phases, packed, bias, gx, gw + t * gw_row, gb + t * gb_row,
-            space + t * row,
-        )  # fmt: skip
 
 
 def pack_phases(w, stride):
@@ -319,9 +316,9 @@ def conv2d_backward(gy, x, w, stride, padding, need_gx=True):
     space = workspace(TILE_SPACE + bordered_floats(s) + gradient_floats(s))
     gw, gb = workspace(s.KH * lines * columns, slot=1), workspace(s.K, slot=2)
     _backward(
-        len(space), space.strides[0], gw.strides[0], gb.strides[0], s, few, address(gy), address(x),
-        phases, address(packed), address(bias), address(gx), address(gw), address(gb),
-        address(space),
+        len(space), s, few, address(gy), address(x), address(phases), address(packed),
+        address(bias), address(gx), address(gw), gw.strides[0], address(gb), gb.strides[0],
+        address(space), space.strides[0],
     )  # fmt: skip
     total = gw[:, : s.KH * lines * columns].sum(axis=0).reshape(s.KH, lines, columns)
     D = s.KW * s.C

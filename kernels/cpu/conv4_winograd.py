@@ -28,7 +28,6 @@ before and after the convolution.
 """
 
 import numpy as np
-from numba import prange
 
 from minddpm.kernels.cpu.conv6_fused import (
     Layer,
@@ -52,12 +51,12 @@ from minddpm.kernels.cpu.memory import (
     copy_floats,
     copy_picture,
     pairs,
-    parallel,
     serial,
     share,
     workspace,
 )
 from minddpm.kernels.cpu.norm import CHANNEL_ROWS, channels_at
+from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.cpu.vector import BYTES, ROWS, W
 from minddpm.kernels.cpu.winograd_tiles import (
     POINT,
@@ -164,9 +163,16 @@ def points_to_result(s, m_at, first, start, count, y, bias, bias_row, extra, spa
                         copy_floats(source, y + out, s.K)
 
 
-@serial
-def _forward_share(t, threads, s, source, u, bias, bias_row, extra, y, space):
+LAYER, SOURCES = len(Layer._fields), len(Sources._fields)
+
+
+@task
+def _forward(t, threads, arguments):
     """space: the channels' numbers, spare, V and Y of one chunk, and the bordered pictures."""
+    s = Layer(*integers(arguments, LAYER))
+    source = Sources(*integers(arguments + 8 * LAYER, SOURCES))
+    u, bias, bias_row, extra, y, space, row = integers(arguments + 8 * (LAYER + SOURCES), 7)
+    space += t * row
     (TH, TW), (PH, PW, Cp), block = tile_counts(s), bordered_size(s), block_size(s)
     Kp = pairs(s.K) * W
     at = channels_at(space, Cp)
@@ -188,12 +194,6 @@ def _forward_share(t, threads, s, source, u, bias, bias_row, extra, y, space):
             points_to_result(s, m_at, first, start, count, y, bias, bias_row, extra, spare)
 
 
-@parallel
-def _forward(threads, row, s, source, u, bias, bias_row, extra, y, space):
-    for t in prange(threads):
-        _forward_share(t, threads, s, source, u, bias, bias_row, extra, y, space + t * row)
-
-
 def forward(s: Layer, source: Sources, w, bias, extra=None):
     """y [N, OH, OW, K]; w [3, 3, C, K]; bias [K], or [N, K]; extra: an array like y to be added."""
     u = transform_weights(w, s.M)
@@ -202,8 +202,8 @@ def forward(s: Layer, source: Sources, w, bias, extra=None):
     y = np.empty((s.N, s.OH, s.OW, s.K), np.float32)
     space = workspace(_floats(s, backward=False))
     _forward(
-        len(space), space.strides[0], s, source, address(u), address(rows),
-        rows.strides[0] if len(rows) > 1 else 0, address(extra), address(y), address(space),
+        len(space), s, source, address(u), address(rows), rows.strides[0] if len(rows) > 1 else 0,
+        address(extra), address(y), address(space), space.strides[0],
     )  # fmt: skip
     return y
 
@@ -256,12 +256,18 @@ def points_to_gradient(s, v_at, q_at, start, count):
                 d_from_points_2(arguments)
 
 
-@serial
-def _backward_share(t, threads, s, source, gy, ut, gx1, gx2, need_gx, du, gb, gnorm, space):
+@task
+def _backward(t, threads, arguments):
     """gb [N, K']: sums of gy over the pixels of each image. gnorm [2, C']: gweight and gbias.
 
     space: the channels' numbers, V and D of one chunk, the bordered pictures, their gradients, gy.
     """
+    s = Layer(*integers(arguments, LAYER))
+    source = Sources(*integers(arguments + 8 * LAYER, SOURCES))
+    gy, ut, gx1, gx2, need_gx, du, du_row, gb, gnorm, norm_row, space, row = integers(
+        arguments + 8 * (LAYER + SOURCES), 12
+    )
+    du, gnorm, space = du + t * du_row, gnorm + t * norm_row, space + t * row
     (TH, TW), (PH, PW, Cp), block = tile_counts(s), bordered_size(s), block_size(s)
     Kp, tiles = pairs(s.K) * W, TH * TW
     picture, result = PH * PW * Cp * 4, tiles * s.M * s.M * Kp * 4
@@ -302,17 +308,6 @@ def _backward_share(t, threads, s, source, gy, ut, gx1, gx2, need_gx, du, gb, gn
                 )
 
 
-@parallel
-def _backward(
-    threads, row, du_row, norm_row, s, source, gy, ut, gx1, gx2, need_gx, du, gb, gnorm, space
-):
-    for t in prange(threads):
-        _backward_share(
-            t, threads, s, source, gy, ut, gx1, gx2, need_gx, du + t * du_row, gb,
-            gnorm + t * norm_row, space + t * row,
-        )  # fmt: skip
-
-
 def backward(s: Layer, source: Sources, gy, w, gxs):
     """gw, the sums of gy over each image's pixels [N, K], and gweight and gbias [2, C] of the norm.
 
@@ -326,9 +321,9 @@ def backward(s: Layer, source: Sources, gy, w, gxs):
     du, gnorm = workspace((s.M + 2) ** 2 * Cp * Kp, slot=1), workspace(2 * Cp, slot=2)
     gx1, gx2 = (address(gx) for gx in (*gxs, None, None)[:2])
     _backward(
-        len(space), space.strides[0], du.strides[0], gnorm.strides[0], s, source, address(gy),
-        address(ut), gx1, gx2, len(gxs) > 0, address(du), address(gb), address(gnorm),
-        address(space),
+        len(space), s, source, address(gy), address(ut), gx1, gx2, len(gxs) > 0, address(du),
+        du.strides[0], address(gb), address(gnorm), gnorm.strides[0], address(space),
+        space.strides[0],
     )  # fmt: skip
     norm = gnorm[:, : 2 * Cp].sum(axis=0).reshape(2, Cp)[:, :C]
     return weights_gradient(du, s.M, C, K), gb[:, :K], norm
@@ -343,7 +338,8 @@ def layer(xs, w_shape, padding, M, up=1, groups=0, eps=0.0) -> Layer:
     N, H, WX = (n * f for n, f in zip(xs[0].shape[:3], (1, up, up), strict=True))
     C1, C2 = xs[0].shape[3], xs[1].shape[3] if len(xs) == 2 else 0
     OH, OW = H + top + bottom - 2, WX + left + right - 2
-    s = Layer(N, H, WX, C1, C2, OH, OW, w_shape[3], top, left, up, M, 1, groups, float(eps))
+    bits = int(np.float64(eps).view(np.int64))
+    s = Layer(N, H, WX, C1, C2, OH, OW, w_shape[3], top, left, up, M, 1, groups, bits)
     return s._replace(images=_images(s))
 
 
@@ -355,7 +351,7 @@ def _images(s: Layer) -> int:
 
 
 def _floats(s: Layer, backward: bool) -> int:
-    """What one thread needs; see _forward_share and _backward_share."""
+    """What one thread needs; see _forward and _backward."""
     (TH, TW), (PH, PW, Cp) = tile_counts(s), bordered_size(s)
     Kp, tile = pairs(s.K) * W, s.M * s.M
     chunk = CHANNEL_ROWS * Cp + (Cp + Kp) // W * (block_size(s) // 4)

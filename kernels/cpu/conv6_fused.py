@@ -33,6 +33,7 @@ from minddpm.kernels.cpu.norm import (
     normalise,
     spread_groups,
 )
+from minddpm.kernels.cpu.task import as_float
 from minddpm.kernels.cpu.vector import W
 
 
@@ -53,7 +54,7 @@ class Layer(NamedTuple):
     M: int  # pixels of an output tile in each direction
     images: int  # how many a thread takes together
     groups: int  # of the normalisation, 0 if there is none
-    eps: float
+    eps: int  # the bits of a float64: all fields are integers
 
 
 class Sources(NamedTuple):
@@ -113,7 +114,7 @@ def load_picture(s, n, source, at, to, measure):
             if s.C2:
                 shift = 4 * s.C1
                 moments(x2, pixels, s.C2, at.first + shift, at.second + shift, at.mean + shift)
-            group_moments(at, C, s.groups, pixels, s.eps, source.weight, mean, rstd)
+            group_moments(at, C, s.groups, pixels, as_float(s.eps), source.weight, mean, rstd)
         else:
             spread_groups(at, C, s.groups, source.weight, mean, rstd)
     load_part(s, x1, s.C1, 0, to, PW, Cp, source, at)

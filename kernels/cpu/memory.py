@@ -8,10 +8,8 @@ from numba.extending import intrinsic, register_jitable
 
 from minddpm.kernels.cpu.vector import BYTES, Emitter, W, kernel
 
-# What runs within one thread. A function that is called from parallel code is compiled like this;
-# the parallel code itself (parallel=True) compiles slowly, so it is only a loop over the threads.
+# A function that is called from tasks (task.py), within one thread.
 serial = njit(nogil=True, cache=True)
-parallel = njit(parallel=True, nogil=True, cache=True)
 
 _buffers: dict[int, np.ndarray] = {}
 
@@ -82,6 +80,12 @@ def pointer(typing_context, address):
 def floats(at, n):
     """The n floats at an address, as an array."""
     return carray(pointer(at), (n,), np.float32)
+
+
+@njit(inline="always")
+def integers_at(at, n):
+    """The n int64 at an address, as an array."""
+    return carray(pointer(at), (n,), np.int64)
 
 
 @kernel

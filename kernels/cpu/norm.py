@@ -13,9 +13,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 
-from minddpm.kernels.cpu.memory import address, clear, floats, parallel, serial, share, workspace
+from minddpm.kernels.cpu.memory import address, clear, floats, serial, share, workspace
+from minddpm.kernels.cpu.task import as_float, integers, task
 from minddpm.kernels.cpu.vector import BYTES, Emitter, W, kernel
 
 PAIR = 2 * W  # channels that a pass takes together: with AVX2 they are one cache line
@@ -252,29 +252,25 @@ def gradient(x, dz, gx, pixels, C, x_step, dz_step, mean, scale, slope, shift):
 # --- whole batches -------------------------------------------------------------------------------
 
 
-@serial
-def _forward_share(t, threads, N, P, C, groups, eps, silu, x, weight, bias, y, mean, rstd, space):
+@task
+def _forward(t, threads, arguments):
+    N, P, C, groups, eps, silu, x, weight, bias, y, mean, rstd, space, row = integers(arguments, 14)
+    space += t * row
     at = channels_at(space, C)
     for n in range(share(N, t, threads), share(N, t + 1, threads)):
         from_x, to = x + n * P * C * 4, y + n * P * C * 4
         moments(from_x, P, C, at.first, at.second, at.mean)
         out = n * groups * 4
-        group_moments(at, C, groups, P, eps, weight, mean + out, rstd + out)
+        group_moments(at, C, groups, P, as_float(eps), weight, mean + out, rstd + out)
         normalise(from_x, to, P, C, 4 * C, 4 * C, silu, at.mean, at.scale, bias)
 
 
-@parallel
-def _forward(threads, row, N, P, C, groups, eps, silu, x, weight, bias, y, mean, rstd, space):
-    for t in prange(threads):
-        _forward_share(
-            t, threads, N, P, C, groups, eps, silu, x, weight, bias, y, mean, rstd, space + t * row
-        )
-
-
-@serial
-def _backward_share(
-    t, threads, N, P, C, groups, silu, gy, x, weight, bias, mean, rstd, gx, gw, gb, space
-):
+@task
+def _backward(t, threads, arguments):
+    (
+        N, P, C, groups, silu, gy, x, weight, bias, mean, rstd, gx, gw, gb, sums_row, space, row,
+    ) = integers(arguments, 17)  # fmt: skip
+    gw, gb, space = gw + t * sums_row, gb + t * sums_row, space + t * row
     at, step = channels_at(space, C), 4 * C
     clear(gw, C)
     clear(gb, C)
@@ -302,34 +298,6 @@ def _backward_share(
         gradient(from_x, to, to, P, C, step, step, at.mean, at.scale, at.slope, at.shift)
 
 
-@parallel
-def _backward(
-    threads,
-    row,
-    sums_row,
-    N,
-    P,
-    C,
-    groups,
-    silu,
-    gy,
-    x,
-    weight,
-    bias,
-    mean,
-    rstd,
-    gx,
-    gw,
-    gb,
-    space,
-):
-    for t in prange(threads):
-        _backward_share(
-            t, threads, N, P, C, groups, silu, gy, x, weight, bias, mean, rstd, gx,
-            gw + t * sums_row, gb + t * sums_row, space + t * row,
-        )  # fmt: skip
-
-
 def fits(C: int) -> bool:
     """Whether the vector passes can take C channels: whole pairs of blocks."""
     return C % PAIR == 0
@@ -342,8 +310,8 @@ def forward(x, weight, bias, groups, eps, silu):
     mean, rstd = np.empty((N, groups), np.float32), np.empty((N, groups), np.float32)
     space = workspace(CHANNEL_ROWS * C)
     _forward(
-        len(space), space.strides[0], N, x[0].size // C, C, groups, eps, silu, address(x),
-        address(weight), address(bias), address(y), address(mean), address(rstd), address(space),
+        len(space), N, x[0].size // C, C, groups, float(eps), silu, address(x), address(weight),
+        address(bias), address(y), address(mean), address(rstd), address(space), space.strides[0],
     )  # fmt: skip
     return y, mean, rstd
 
@@ -354,8 +322,8 @@ def backward(gy, x, weight, bias, mean, rstd, groups, silu):
     gx, space = np.empty_like(x), workspace(CHANNEL_ROWS * C)
     gw, gb = np.empty((len(space), C), np.float32), np.empty((len(space), C), np.float32)
     _backward(
-        len(space), space.strides[0], gw.strides[0], N, x[0].size // C, C, groups, silu,
-        address(gy), address(x), address(weight), address(bias), address(mean), address(rstd),
-        address(gx), address(gw), address(gb), address(space),
+        len(space), N, x[0].size // C, C, groups, silu, address(gy), address(x), address(weight),
+        address(bias), address(mean), address(rstd), address(gx), address(gw), address(gb),
+        gw.strides[0], address(space), space.strides[0],
     )  # fmt: skip
     return gx, gw.sum(axis=0), gb.sum(axis=0)

@@ -7,7 +7,6 @@ meets its own lines of w, so that nothing is ever joined in memory.
 """
 
 import numpy as np
-from numba import prange
 
 from minddpm.kernels.cpu.conv3_implicit import padded_bias
 from minddpm.kernels.cpu.gemm import ROWS_T, transposed_product
@@ -17,11 +16,11 @@ from minddpm.kernels.cpu.memory import (
     clear,
     copy_pixels,
     pairs,
-    parallel,
     serial,
     share,
     workspace,
 )
+from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.cpu.tile import TILE_SPACE, pack, tile_rows
 from minddpm.kernels.cpu.vector import BYTES, ROWS, W
 
@@ -57,15 +56,13 @@ def product_rows(first, last, x, C, packed, K, bias, add, y, space, spare):
         )
 
 
-@parallel
-def _forward(threads, row, R, x, C, packed, K, bias, add, y, space):
-    for t in prange(threads):
-        space_t = space + t * row
-        clear(space_t, TILE_SPACE)
-        product_rows(
-            share(R, t, threads), share(R, t + 1, threads), x, C, packed, K, bias, add, y, space_t,
-            space_t + TILE_SPACE * 4,
-        )  # fmt: skip
+@task
+def _forward(t, threads, at):
+    R, x, C, packed, K, bias, add, y, space, row = integers(at, 10)
+    space += t * row
+    clear(space, TILE_SPACE)
+    first, last = share(R, t, threads), share(R, t + 1, threads)
+    product_rows(first, last, x, C, packed, K, bias, add, y, space, space + TILE_SPACE * 4)
 
 
 def linear(xs, w, b):
@@ -80,16 +77,20 @@ def linear(xs, w, b):
         bias = padded_bias(b if start == 0 else None, K)
         space = workspace(TILE_SPACE + ROWS * C)
         _forward(
-            len(space), space.strides[0], R, address(x), C, address(packed), K, address(bias),
-            start > 0, address(y), address(space),
+            len(space), R, address(x), C, address(packed), K, address(bias), start > 0, address(y),
+            address(space), space.strides[0],
         )  # fmt: skip
         start += C
     return y
 
 
-@serial
-def _backward_share(t, threads, R, gy, K, x, C, packed, bias, gx, gw, gb, sum_gy, space):
+@task
+def _backward(t, threads, at):
     """gx of one part, and this thread's gw [C', K'] and gb [K]."""
+    (R, gy, K, x, C, packed, bias, gx, gw, gw_row, gb, gb_row, sum_gy, space, row) = integers(
+        at, 15
+    )
+    gw, gb, space = gw + t * gw_row, gb + t * gb_row, space + t * row
     Cp, Kp = (C + ROWS_T - 1) // ROWS_T * ROWS_T, pairs(K) * W
     spare = space + TILE_SPACE * 4
     x_block = spare + ROWS * K * 4
@@ -121,17 +122,6 @@ def _backward_share(t, threads, R, gy, K, x, C, packed, bias, gx, gw, gb, sum_gy
                 )  # fmt: skip
 
 
-@parallel
-def _backward(
-    threads, row, gw_row, gb_row, R, gy, K, x, C, packed, bias, gx, gw, gb, sum_gy, space
-):
-    for t in prange(threads):
-        _backward_share(
-            t, threads, R, gy, K, x, C, packed, bias, gx, gw + t * gw_row, gb + t * gb_row, sum_gy,
-            space + t * row,
-        )  # fmt: skip
-
-
 def linear_backward(gy, xs, w):
     """gxs, gw, gb of kernels.reference.linear_backward."""
     K = w.shape[1]
@@ -147,9 +137,9 @@ def linear_backward(gy, xs, w):
         if start == 0:
             gb = np.empty((len(space), K), np.float32)
         _backward(
-            len(space), space.strides[0], gw.strides[0], gb.strides[0], R, address(gy), K,
-            address(x), C, address(packed), address(bias), address(gx), address(gw), address(gb),
-            start == 0, address(space),
+            len(space), R, address(gy), K, address(x), C, address(packed), address(bias),
+            address(gx), address(gw), gw.strides[0], address(gb), gb.strides[0], start == 0,
+            address(space), space.strides[0],
         )  # fmt: skip
         total = gw[:, : Cp * Kp].sum(axis=0).reshape(Cp, Kp)
         gws.append(total[:C, :K])

@@ -14,6 +14,7 @@ body is written with the small vocabulary of `Emitter`. All addresses are in byt
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -123,15 +124,19 @@ class Emitter:
         return self.b.call(function, args)
 
     def exp(self, x: ir.Value) -> ir.Value:
-        """e^x to about 1e-7 relative; nan stays nan, and the result stays within 2^+-126.
-
-        e^x = 2^(n + f) with n integer and |f| <= 1/2: n goes into the exponent's bits, and 2^f is
-        its Taylor polynomial, the sum of (f ln 2)^k / k!, whose next term is below 1e-8.
-        """
+        """e^x to about 1e-7 relative; nan stays nan, and the result stays within 2^+-126."""
         y = self.mul(x, self.const(1.4426950408889634))  # log2(e)
-        # 2^+-126 is as far as the exponent bits reach, and far beyond where float32 sees 0 or 1.
-        for beyond, edge in ((">", self.const(126)), ("<", self.const(-126))):
-            y = self.b.select(self.b.fcmp_ordered(beyond, y, edge), edge, y)
+        # 2^126 is as far as the exponent bits reach, and far beyond where float32 sees 0 or 1.
+        edge = self.const(126)
+        return self.exp2(self.b.select(self.b.fcmp_ordered(">", y, edge), edge, y))
+
+    def exp2(self, y: ir.Value) -> ir.Value:
+        """2^y for y <= 126 to about 1e-7 relative, at least 2^-126; nan stays nan.
+
+        y = n + f with n integer and |f| <= 1/2. 2^f is its Taylor polynomial, the sum of
+        (f ln 2)^k / k!, whose next term is below 1e-8; n is added to the exponent in its bits.
+        """
+        y = self.maximum(y, self.const(-126))
         n = self.call("rint", y)
         f = self.sub(y, n)
         power = self.const(0.00015403530393381608)
@@ -144,15 +149,31 @@ class Emitter:
             1.0,
         ):
             power = self.fma(power, f, self.const(c))
-        exponent = self.b.add(self.b.fptosi(n, INTS), ir.Constant(INTS, [127] * W))
-        two_n = self.b.bitcast(self.b.shl(exponent, ir.Constant(INTS, [23] * W)), VECTOR)
-        return self.mul(power, two_n)
+        exponent = self.b.shl(self.b.fptosi(n, INTS), ir.Constant(INTS, [23] * W))
+        return self.b.bitcast(self.b.add(self.b.bitcast(power, INTS), exponent), VECTOR)
 
     def sigmoid(self, x: ir.Value) -> ir.Value:
         """1 / (1 + e^-x)."""
         return self.b.fdiv(
             self.const(1), self.add(self.exp(self.sub(self.const(0), x)), self.const(1))
         )
+
+    # between lanes
+
+    def shuffle(self, a: ir.Value, b: ir.Value, lanes: Sequence[int]) -> ir.Value:
+        """Lane i is lane lanes[i] of a followed by b."""
+        return self.b.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), [*lanes]))
+
+    def load_parts(self, addresses: Sequence[ir.Value]) -> ir.Value:
+        """W floats from one address, or W / 2 from each of two, side by side."""
+        kind = ir.VectorType(FLOAT, W // len(addresses))
+        parts = [self.b.load(self._pointer(a, 0, kind), align=4) for a in addresses]
+        return parts[0] if len(parts) == 1 else self.shuffle(*parts, range(W))
+
+    def store_part(self, value: ir.Value, first: int, count: int, address: ir.Value) -> None:
+        """Lanes first .. first + count - 1."""
+        part = self.shuffle(value, value, range(first, first + count))
+        self.b.store(part, self._pointer(address, 0, part.type), align=4)
 
     # loops
 
@@ -192,6 +213,35 @@ class Emitter:
         b.cbranch(b.icmp_signed(">", fewer, ir.Constant(I64, 0)), top, after)
         b.position_at_end(after)
         return results
+
+    def tiles(
+        self,
+        count: ir.Value,
+        size: int,
+        addresses: Sequence[tuple[ir.Value, ir.Value | int]],
+        carried: Sequence[ir.Value],
+        body: Callable[[int, list[ir.Value], list[ir.Value]], list[ir.Value]],
+    ) -> list[ir.Value]:
+        """Like loop, but body(n, addresses, carried) does n items: `size` while there are as many
+        left, then 1. The steps are from item to item, and count may be 0.
+        """
+        b = self.b
+        starts = [start for start, _ in addresses]
+        steps = [ir.Constant(I64, x) if isinstance(x, int) else x for _, x in addresses]
+        for n in (ir.Constant(I64, size), ir.Constant(I64, 1)):
+            times, before = b.udiv(count, n), b.block
+            far = [b.mul(n, step) for step in steps]
+            with b.if_then(b.icmp_signed(">", times, ir.Constant(I64, 0))):
+                pairs = list(zip(starts, far, strict=True))
+                results = self.loop(times, pairs, carried, partial(body, n.constant))
+                end = b.block
+            skipped, carried = carried, [b.phi(value.type) for value in carried]
+            for phi, old, new in zip(carried, skipped, results, strict=True):
+                phi.add_incoming(old, before)
+                phi.add_incoming(new, end)
+            starts = [b.add(x, b.mul(times, step)) for x, step in zip(starts, far, strict=True)]
+            count = b.urem(count, n)
+        return carried
 
 
 def kernel(body: Callable[..., None]) -> Any:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import prange
+from numba import get_num_threads
 
-from minddpm.kernels.cpu.memory import address, clear, pairs, parallel
+from minddpm.kernels.cpu.memory import address, clear, pairs, share
+from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.cpu.vector import BYTES, I64, ROWS, Emitter, W, kernel
 
 TILES = 4 * ROWS if ROWS < 14 else 2 * ROWS  # tiles in the cache at a time
@@ -201,21 +202,22 @@ to_points_4, from_points_4, d_to_points_4, d_from_points_4, w_to_4, w_from_4 = t
 # --- weights -------------------------------------------------------------------------------------
 
 
-@parallel
-def _weights_to_points(M, w, u, Cp, C, Kp):
+@task
+def _weights_to_points(t, threads, at):
     """w [3, 3, C, K'] -> u [pairs of K, points, C', 2 W]; lines beyond C are zero."""
+    M, w, u, Cp, C, Kp = integers(at, 6)
     points, line = (M + 2) * (M + 2), 2 * BYTES
-    for c in prange(Cp):
+    for c in range(share(Cp, t, threads), share(Cp, t + 1, threads)):
         for k in range(0, Kp, W):
             to = u + (k // (2 * W) * points * Cp + c) * line + k % (2 * W) * 4
-            at = w + (c * Kp + k) * 4
+            taps = w + (c * Kp + k) * 4
             if c >= C:
                 for p in range(points):
                     clear(to + p * Cp * line, W)
             elif M == 4:
-                w_to_4((at, to, C * Kp * 4, Cp * line))
+                w_to_4((taps, to, C * Kp * 4, Cp * line))
             else:
-                w_to_2((at, to, C * Kp * 4, Cp * line))
+                w_to_2((taps, to, C * Kp * 4, Cp * line))
 
 
 def transform_weights(w: np.ndarray, M: int) -> np.ndarray:
@@ -225,21 +227,22 @@ def transform_weights(w: np.ndarray, M: int) -> np.ndarray:
     if Kp != K:
         w = np.pad(w, ((0, 0), (0, 0), (0, 0), (0, Kp - K)))
     u = np.empty((Kp // (2 * W), (M + 2) ** 2, Cp, 2 * W), np.float32)
-    _weights_to_points(M, address(w), address(u), Cp, C, Kp)
+    _weights_to_points(get_num_threads(), M, address(w), address(u), Cp, C, Kp)
     return u
 
 
-@parallel
-def _weights_from_points(M, du, threads, thread, gw, Cp, C, Kp):
-    """du [threads, points, C', K'] -> gw [3, 3, C, K']."""
-    for c in prange(C):
+@task
+def _weights_from_points(t, threads, at):
+    """du [parts, points, C', K'], a part from each thread -> gw [3, 3, C, K']."""
+    M, du, parts, part, gw, Cp, C, Kp = integers(at, 8)
+    for c in range(share(C, t, threads), share(C, t + 1, threads)):
         for k in range(0, Kp, W):
-            at = du + (c * Kp + k) * 4
+            values = du + (c * Kp + k) * 4
             to = gw + (c * Kp + k) * 4
             if M == 4:
-                w_from_4((at, to, Cp * Kp * 4, C * Kp * 4, threads, thread))
+                w_from_4((values, to, Cp * Kp * 4, C * Kp * 4, parts, part))
             else:
-                w_from_2((at, to, Cp * Kp * 4, C * Kp * 4, threads, thread))
+                w_from_2((values, to, Cp * Kp * 4, C * Kp * 4, parts, part))
 
 
 def weights_gradient(du: np.ndarray, M: int, C: int, K: int) -> np.ndarray:
@@ -249,5 +252,5 @@ def weights_gradient(du: np.ndarray, M: int, C: int, K: int) -> np.ndarray:
     """
     Cp, Kp = pairs(C) * W, pairs(K) * W
     gw = np.empty((3, 3, C, Kp), np.float32)
-    _weights_from_points(M, address(du), len(du), du.strides[0], address(gw), Cp, C, Kp)
+    _weights_from_points(len(du), M, address(du), len(du), du.strides[0], address(gw), Cp, C, Kp)
     return gw if Kp == K else np.ascontiguousarray(gw[..., :K])
