@@ -301,12 +301,15 @@ def sampler_step(
 
 
 def adam(
-    param: Array, grad: Array, m: Array, v: Array, step: int, lr: float,
+    param: Array, grad: Array, m: Array, v: Array, average: Array | None, step: int, lr: float,
     beta1: float, beta2: float, eps: float, weight_decay: float, grad_scale: float,
+    ema_decay: float,
 ) -> None:  # fmt: skip
     """One step of Adam (Kingma and Ba 2015, algorithm 1) with decoupled decay (AdamW, 2019).
 
-    All arrays [P], changed in place; step counts from 1; grad_scale multiplies the gradient first.
+    All arrays [P]; param, m and v are changed in place, and so is average (unless it is None), the
+    moving average that then takes in the new param. step counts from 1; grad_scale multiplies the
+    gradient first.
     m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
     param -= lr ( (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay param )
     """
@@ -325,6 +328,8 @@ def adam(
     if weight_decay:
         param *= 1 - lr * weight_decay
     param -= update
+    if average is not None:
+        ema(average, param, ema_decay)
 
 
 def ema(average: Array, param: Array, decay: float) -> None:

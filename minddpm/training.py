@@ -100,9 +100,8 @@ class Trainer:
         if not (math.isfinite(norm) and np.isfinite(values).all()):
             raise TrainingDivergedError(self._diagnose(values))
         self.optimizer.lr = nn.warmup_lr(options.lr, step, options.warmup_steps)
-        self.optimizer.step(nn.clip_scale(norm, options.clip_norm))
+        self.optimizer.step(nn.clip_scale(norm, options.clip_norm), self.ema)
         self.optimizer.zero_grad()
-        self.ema.update(step)
         self.step += 1
         return values, t, norm
 

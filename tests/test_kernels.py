@@ -192,17 +192,41 @@ def test_adam(any_backend, weight_decay, step):
     expected = naive.adam(param, grad, m, v, *options)
     param, grad, m, v = device(param, grad, m, v)
     before = grad.copy()
-    backend.kernels.adam(param, grad, m, v, *options)
+    backend.kernels.adam(param, grad, m, v, None, *options, 0.0)
     for result, value in zip((param, m, v), expected, strict=True):
         check(result, value)
     assert (grad == before).all()
 
 
-def test_ema_and_squared_norm(any_backend):
+@pytest.mark.parametrize("size", [1, 7, 33, 5000])
+def test_adam_with_the_average_is_adam_and_then_ema(any_backend, size):
+    arrays = draw(size, *[(size,)] * 5)
+    arrays[3] = np.abs(arrays[3])
+    options = (3, 1e-2, 0.9, 0.999, 1e-8, 0.1, 0.5)
+    together, apart = device(*(a.copy() for a in arrays)), device(*(a.copy() for a in arrays))
+    backend.kernels.adam(*together, *options, 0.9)
+    param, _, _, _, average = apart
+    backend.kernels.adam(*apart[:4], None, *options, 0.9)
+    backend.kernels.ema(average, param, 0.9)
+    for one, other in zip(together, apart, strict=True):
+        np.testing.assert_array_equal(backend.to_numpy(one), backend.to_numpy(other))
+    check(average, 0.9 * arrays[4].astype(float) + 0.1 * backend.to_numpy(param))
+
+
+@pytest.mark.parametrize("size", [1, 5, 16383, 16384, 100_003])
+def test_squared_norm(any_backend, size):
+    (x,) = draw(size, (size,))
+    square = backend.kernels.squared_norm(*device(x)).item()
+    assert square == pytest.approx((x.astype(float) ** 2).sum(), rel=1e-6)
+    for where in (0, size // 2, size - 1):
+        x[where] = np.nan
+        assert np.isnan(backend.kernels.squared_norm(*device(x)).item())
+        x[where] = 0
+
+
+def test_ema(any_backend):
     average, param = draw(0, (50,), (50,))
     expected = 0.9 * average.astype(float) + 0.1 * param
     (average, param) = device(average, param)
     backend.kernels.ema(average, param, 0.9)
     check(average, expected)
-    square = backend.kernels.squared_norm(param).item()
-    assert square == pytest.approx((backend.to_numpy(param).astype(float) ** 2).sum(), rel=1e-6)

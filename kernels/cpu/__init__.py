@@ -188,14 +188,14 @@ def sampler_step(x_t, output, noise, coefficients: Sequence[float], clip: bool):
 
 
 def adam(
-    param, grad, m, v, step: int, lr: float, beta1: float, beta2: float, eps: float,
-    weight_decay: float, grad_scale: float,
+    param, grad, m, v, average, step: int, lr: float, beta1: float, beta2: float, eps: float,
+    weight_decay: float, grad_scale: float, ema_decay: float,
 ):  # fmt: skip
     numbers = (
         lr / (1 - beta1**step), beta1, beta2, eps, 1 - lr * weight_decay, grad_scale,
-        1 / math.sqrt(1 - beta2**step),
+        1 / math.sqrt(1 - beta2**step), 1 - ema_decay,
     )  # fmt: skip
-    pointwise.adam(param, grad, m, v, *(np.float32(x) for x in numbers))
+    pointwise.adam(param, grad, m, v, average, *(np.float32(x) for x in numbers))
 
 
 def ema(average, param, decay: float):
@@ -204,7 +204,9 @@ def ema(average, param, decay: float):
 
 @float32_only
 def squared_norm(x):
-    return np.float64(pointwise.squared_norm(x))
+    parts = np.empty(-(-x.size // pointwise.PART))
+    pointwise.squared_norm(x, parts)
+    return parts.sum()
 
 
 # --- random numbers ------------------------------------------------------------------------------

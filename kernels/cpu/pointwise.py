@@ -85,34 +85,53 @@ def sampler_step(x_t, output, noise, px, po, k0, kx, ko, sigma, clip, x_prev, pr
         x_prev[i] = value
 
 
+@njit(inline="always")
+def nearer(average, x, rest):
+    """The moving average after x: decay average + (1 - decay) x with rest = 1 - decay."""
+    return average + rest * (x - average)
+
+
 @fast
-def adam(param, grad, m, v, lr, beta1, beta2, eps, decay, grad_scale, root2):
-    """lr is already divided by 1 - beta1^step, root2 = (1 - beta2^step)^-1/2, decay = 1 - lr wd."""
+def adam(param, grad, m, v, average, lr, beta1, beta2, eps, decay, grad_scale, root2, rest):
+    """lr is already divided by 1 - beta1^step, root2 = (1 - beta2^step)^-1/2, decay = 1 - lr wd.
+
+    One pass also over the average: alone it would fetch every parameter from memory once more.
+    """
     one = np.float32(1)
     for i in prange(param.size):
         g = grad[i] * grad_scale
         m_new = beta1 * m[i] + (one - beta1) * g
         v_new = beta2 * v[i] + (one - beta2) * (g * g)
         m[i], v[i] = m_new, v_new
-        param[i] = decay * param[i] - lr * m_new / (math.sqrt(v_new) * root2 + eps)
+        p = decay * param[i] - lr * m_new / (math.sqrt(v_new) * root2 + eps)
+        param[i] = p
+        if average is not None:  # decided when this is compiled
+            average[i] = nearer(average[i], p, rest)
 
 
 @fast
 def ema(average, param, rest):
     for i in prange(param.size):
-        average[i] += rest * (param[i] - average[i])
+        average[i] = nearer(average[i], param[i], rest)
 
 
-@njit(nogil=True, cache=True)
-def squared_norm(x):
-    """In one thread and one order: the same sum at every run."""
+PART = 1 << 14  # numbers that one partial sum holds
+
+
+# The flags let LLVM add in the lanes of vectors: another order than the loop's, but a fixed one.
+@njit(fastmath={"reassoc", "nsz"})
+def sum_of_squares(x):
     total = 0.0
-    for start in range(0, x.size, 4096):
-        part = np.float64(0)
-        for i in range(start, min(start + 4096, x.size)):
-            part += np.float64(x[i]) * np.float64(x[i])
-        total += part
+    for i in range(x.size):
+        total += np.float64(x[i]) * np.float64(x[i])
     return total
+
+
+@fast
+def squared_norm(x, parts):
+    """parts[k] = the sum of x^2 over the k-th PART: the same whichever thread adds it."""
+    for k in prange(parts.size):
+        parts[k] = sum_of_squares(x[k * PART : (k + 1) * PART])
 
 
 @njit(inline="always")
