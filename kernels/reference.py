@@ -297,6 +297,23 @@ def sampler_step(
     return x_prev, pred_x0
 
 
+def q_sample_normal(
+    x0: Array, a: Array, b: Array, seed: int, purpose: int, step: int
+) -> tuple[Array, Array]:
+    """(x_t, noise) of q_sample with random_normal's noise, drawn in the same pass."""
+    noise = random_normal(array_module(x0), x0.size, seed, purpose, step).reshape(x0.shape)
+    return q_sample(x0, noise, a, b), noise
+
+
+def sampler_step_normal(
+    x_t: Array, output: Array, coefficients: Sequence[float], clip: bool,
+    seed: int, purpose: int, step: int, first: int = 0,
+) -> tuple[Array, Array]:  # fmt: skip
+    """sampler_step with random_normal's noise, drawn in the same pass."""
+    noise = random_normal(array_module(x_t), x_t.size, seed, purpose, step, first)
+    return sampler_step(x_t, output, noise.reshape(x_t.shape), coefficients, clip)
+
+
 # --- optimiser, on one flat buffer of all parameters, in place ------------------------------------
 
 

@@ -183,6 +183,37 @@ def test_sampler_step(any_backend, clip, sigma):
     check(result[1], pred_x0)
 
 
+SHAPES = [(1, 1), (3, 5, 7, 1), (2, 28, 28, 1), (3, 33, 33, 3), (1500, 1, 1, 1)]
+
+
+def same(results, expected):
+    for result, value in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(backend.to_numpy(result), backend.to_numpy(value))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_q_sample_normal_is_random_normal_and_q_sample(any_backend, shape):
+    k, key = backend.kernels, (4, 5, 6)
+    x0, a, b = device(*draw(0, shape, shape[:1], shape[:1]))
+    z = k.random_normal(backend.xp, x0.size, *key).reshape(shape)
+    same(k.q_sample_normal(x0, a, b, *key), (k.q_sample(x0, z, a, b), z))
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("first", [0, 1, 2, 3, 2**34 + 7])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sampler_step_normal_is_random_normal_and_sampler_step(any_backend, shape, first, clip):
+    k, key, coefficients = (
+        backend.kernels,
+        (4, 5, 2**33 + 6, first),
+        (1.5, -0.9, 0.3, 0.6, 0.2, 0.7),
+    )
+    x_t, output = device(*draw(0, shape, shape))
+    z = k.random_normal(backend.xp, x_t.size, *key).reshape(shape)
+    expected = k.sampler_step(x_t, output, z, coefficients, clip)
+    same(k.sampler_step_normal(x_t, output, coefficients, clip, *key), expected)
+
+
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("step", [1, 7, 5000])
 def test_adam(any_backend, weight_decay, step):

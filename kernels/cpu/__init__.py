@@ -1,7 +1,8 @@
 """The hot operations in Numba, under the names and signatures of kernels/reference.py.
 
 Read vector.py (how a kernel is written), gemm.py (the register tile), direct.py, winograd.py with
-winograd_tiles.py, norm.py, attention.py, pointwise.py. This file chooses among them by shape.
+winograd_tiles.py, norm.py, attention.py, pointwise.py, noise.py. This file chooses among
+them by shape.
 
 float32 only: other types (gradient checks use float64) go to the reference.
 """
@@ -20,6 +21,7 @@ from minddpm.kernels.reference import Padding, philox4x32
 with own_cache():
     from minddpm.kernels.cpu import attention as _attention
     from minddpm.kernels.cpu import direct, norm, pointwise, winograd
+    from minddpm.kernels.cpu import noise as _noise
     from minddpm.kernels.cpu.memory import keep_freed_memory
 
 keep_freed_memory()
@@ -27,9 +29,9 @@ keep_freed_memory()
 __all__ = [
     "adam", "attention", "attention_backward", "conv2d", "conv2d_backward", "ema", "group_norm",
     "group_norm_backward", "group_norm_silu", "group_norm_silu_backward", "linear",
-    "linear_backward", "philox4x32", "q_sample", "random_bits", "random_normal", "random_uniform",
-    "sampler_step", "silu", "silu_backward", "squared_norm", "upsample_nearest",
-    "upsample_nearest_backward",
+    "linear_backward", "philox4x32", "q_sample", "q_sample_normal", "random_bits", "random_normal",
+    "random_uniform", "sampler_step", "sampler_step_normal", "silu", "silu_backward",
+    "squared_norm", "upsample_nearest", "upsample_nearest_backward",
 ]  # fmt: skip
 
 
@@ -187,6 +189,26 @@ def sampler_step(x_t, output, noise, coefficients: Sequence[float], clip: bool):
     return x_prev, pred_x0
 
 
+@float32_only
+def q_sample_normal(x0, a, b, seed: int, purpose: int, step: int):
+    x_t, z, P = np.empty_like(x0), np.empty_like(x0), x0.size // len(x0)
+    key = _key(step, seed, purpose)
+    _noise.q_sample(x0.reshape(-1), a, b, P, *key, x_t.reshape(-1), z.reshape(-1))
+    return x_t, z
+
+
+@float32_only
+def sampler_step_normal(
+    x_t, output, coefficients: Sequence[float], clip: bool,
+    seed: int, purpose: int, step: int, first: int = 0,
+):  # fmt: skip
+    x_prev, pred_x0 = np.empty_like(x_t), np.empty_like(x_t)
+    numbers, key = [np.float32(c) for c in coefficients], _key(step, seed, purpose)
+    results = x_prev.reshape(-1), pred_x0.reshape(-1)
+    _noise.sampler_step(x_t.reshape(-1), output.reshape(-1), *numbers, clip, first, *key, *results)
+    return x_prev, pred_x0
+
+
 def adam(
     param, grad, m, v, average, step: int, lr: float, beta1: float, beta2: float, eps: float,
     weight_decay: float, grad_scale: float, ema_decay: float,
@@ -212,16 +234,20 @@ def squared_norm(x):
 # --- random numbers ------------------------------------------------------------------------------
 
 
+def _key(step: int, seed: int, purpose: int) -> tuple[np.uint64, ...]:
+    return np.uint64(step), np.uint64(seed), np.uint64(purpose)
+
+
 def _blocks(kernel: Callable, kind: type, n: int, seed: int, purpose: int, step: int, first: int):
     """Elements first .. first + n - 1 of a stream, by way of whole blocks of four."""
     start, end = first // 4, (first + n + 3) // 4
     out = np.empty(4 * (end - start), kind)
-    kernel(start, *(np.uint64(x) for x in (step, seed, purpose)), out)
+    kernel(np.uint64(start), *_key(step, seed, purpose), out)
     return out[first - 4 * start : first - 4 * start + n]
 
 
 def random_bits(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
-    return _blocks(pointwise.bits, np.uint32, n, seed, purpose, step, first)
+    return _blocks(_noise.bits, np.uint32, n, seed, purpose, step, first)
 
 
 def random_uniform(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
@@ -230,4 +256,4 @@ def random_uniform(xp: ModuleType, n: int, seed: int, purpose: int, step: int, f
 
 
 def random_normal(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
-    return _blocks(pointwise.normals, np.float32, n, seed, purpose, step, first)
+    return _blocks(_noise.normals, np.float32, n, seed, purpose, step, first)
