@@ -1,8 +1,8 @@
 """The hot operations in Numba, under the names and signatures of kernels/reference.py.
 
 Read vector.py (how a kernel is written), gemm.py (the register tile), direct.py, winograd.py with
-winograd_tiles.py, norm.py, attention.py, pointwise.py, noise.py. This file chooses among
-them by shape.
+winograd_tiles.py, norm.py, attention.py, pointwise.py, noise.py, threads.py. This file
+chooses among them by shape.
 
 float32 only: other types (gradient checks use float64) go to the reference.
 """
@@ -22,8 +22,10 @@ with own_cache():
     from minddpm.kernels.cpu import attention as _attention
     from minddpm.kernels.cpu import direct, norm, pointwise, winograd
     from minddpm.kernels.cpu import noise as _noise
+    from minddpm.kernels.cpu import threads as _threads
     from minddpm.kernels.cpu.memory import keep_freed_memory
 
+_threads.start()
 keep_freed_memory()
 
 __all__ = [
