@@ -269,6 +269,19 @@ def upsample_nearest_backward(gy: Array) -> Array:
     return gy.reshape(N, H2 // 2, 2, W2 // 2, 2, C).sum(axis=(2, 4))
 
 
+# --- sums of gradients ---------------------------------------------------------------------------
+
+
+def add(a: Array, b: Array) -> Array:
+    """a + b, of one shape and type: a new array."""
+    return array_module(a).asarray(a + b)  # the sum of arrays without axes is none
+
+
+def add_to(total: Array, x: Array) -> None:
+    """total += x, in place."""
+    array_module(total).add(total, x, out=total)
+
+
 # --- diffusion -----------------------------------------------------------------------------------
 
 

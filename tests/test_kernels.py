@@ -155,6 +155,22 @@ def test_upsample_nearest(any_backend, N, H, W, C, seed):
     assert (gx * x).sum() == pytest.approx((gy * y).sum(), rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (3, 7), (70, 1000)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_add(any_backend, shape, dtype):
+    a, b = device(*(np.asarray(x).astype(dtype) for x in draw(0, shape, shape)))
+    before, expected = a.copy(), np.asarray(backend.to_numpy(a) + backend.to_numpy(b))
+    total = backend.kernels.add(a, b)
+    assert total.dtype == dtype
+    backend.kernels.add_to(a, b)
+    same((total, a), (expected, expected))
+    total[...] = 0
+    same((a,), (expected,))
+    strided = backend.xp.repeat(before[..., None], 2, axis=-1)
+    backend.kernels.add_to(strided[..., 0], b)
+    same((strided[..., 0], strided[..., 1]), (expected, before))
+
+
 def test_linear(any_backend):
     x, w, b = draw(0, (2, 3, 5), (5, 7), (7,))
     check(backend.kernels.linear(*device(x, w, b)), x.astype(float) @ w + b)

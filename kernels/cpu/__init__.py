@@ -29,11 +29,11 @@ _threads.start()
 keep_freed_memory()
 
 __all__ = [
-    "adam", "attention", "attention_backward", "conv2d", "conv2d_backward", "ema", "group_norm",
-    "group_norm_backward", "group_norm_silu", "group_norm_silu_backward", "linear",
-    "linear_backward", "philox4x32", "q_sample", "q_sample_normal", "random_bits", "random_normal",
-    "random_uniform", "sampler_step", "sampler_step_normal", "silu", "silu_backward",
-    "squared_norm", "upsample_nearest", "upsample_nearest_backward",
+    "adam", "add", "add_to", "attention", "attention_backward", "conv2d", "conv2d_backward",
+    "ema", "group_norm", "group_norm_backward", "group_norm_silu", "group_norm_silu_backward",
+    "linear", "linear_backward", "philox4x32", "q_sample", "q_sample_normal", "random_bits",
+    "random_normal", "random_uniform", "sampler_step", "sampler_step_normal", "silu",
+    "silu_backward", "squared_norm", "upsample_nearest", "upsample_nearest_backward",
 ]  # fmt: skip
 
 
@@ -169,6 +169,29 @@ def upsample_nearest_backward(gy):
     gx = np.empty((N, H2 // 2, W2 // 2, C), np.float32)
     pointwise.upsample_backward(gy, gx)
     return gx
+
+
+# --- sums of gradients ---------------------------------------------------------------------------
+
+
+FEW = 1 << 16  # numbers that NumPy has added before the threads would have begun
+
+
+@float32_only
+def add(a, b):
+    if a.size < FEW:
+        return reference.add(a, b)
+    total = np.empty_like(a)
+    pointwise.add(a.reshape(-1), b.reshape(-1), total.reshape(-1))
+    return total
+
+
+def add_to(total, x):
+    whole = all(a.dtype == np.float32 and a.flags.c_contiguous for a in (total, x))
+    if total.size < FEW or not whole:
+        reference.add_to(total, x)
+    else:
+        pointwise.add(total.reshape(-1), x.reshape(-1), total.reshape(-1))
 
 
 # --- diffusion and optimiser ---------------------------------------------------------------------
