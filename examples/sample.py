@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import minddpm
-from minddpm import cli, random
+from minddpm import backend, cli, random
 from minddpm.checkpoint import load_diffusion
 from minddpm.data import to_uint8
 from minddpm.errors import InputError
@@ -24,6 +24,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cli.add_backend(parser)
+    cli.add_threads(parser)
     parser.add_argument("--model", type=Path, required=True, help="the directory of the model")
     parser.add_argument("--count", type=cli.positive, default=64, help="pictures to make (64)")
     parser.add_argument("--sampler", default="ddpm", choices=SAMPLERS, help="default: ddpm")
@@ -45,6 +46,7 @@ def main() -> None:
     if args.npz is not None and args.npz.resolve() == out.resolve():
         raise InputError(f"--out and --npz are both {out}: choose two names.")
     minddpm.set_backend(args.backend or "auto")
+    backend.set_threads(args.threads)
     unet = minddpm.UNet2D.from_pretrained(args.model)
     diffusion = load_diffusion(args.model)
     channels = unet.config["in_channels"], unet.config["out_channels"]

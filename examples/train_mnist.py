@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import minddpm
-from minddpm import cli, report
+from minddpm import backend, cli, report
 from minddpm.data import ImageDataset, load_folder, load_mnist
 from minddpm.diffusion.gaussian import PREDICTIONS, VARIANCES
 from minddpm.errors import InputError
@@ -29,6 +29,7 @@ MODELS = {"small": minddpm.SMALL, "paper": minddpm.PAPER}
 # Options that are part of the run: a resumed run has those of its beginning.
 RUN_OPTIONS: dict[str, Any] = {
     "backend": "auto",
+    "threads": None,
     "model": "small",
     "timesteps": 1000,
     "schedule": "linear",
@@ -44,8 +45,9 @@ CHOICES: dict[str, Any] = {
     "prediction": PREDICTIONS,
     "variance": VARIANCES,
 }
-# Another backend rounds differently; the others do not change what is learned at all.
-MAY_CHANGE = ("steps", "log_every", "checkpoint_every", "backend")
+OPTIONAL = {"threads": int, "image_folder": str}  # what is None by default, and its type else
+# Another backend or number of threads rounds differently; the others change nothing learned.
+MAY_CHANGE = ("steps", "log_every", "checkpoint_every", "backend", "threads")
 
 
 def parse() -> argparse.Namespace:
@@ -53,6 +55,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cli.add_backend(parser)
+    cli.add_threads(parser)
     parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
     parser.add_argument("--out", type=Path, help=f"run directory (default: a new {DEFAULT_OUT})")
     parser.add_argument("--resume", action="store_true", help="go on from the run in --out")
@@ -117,7 +120,9 @@ def choose_options(args: argparse.Namespace, run: RunDirectory) -> dict[str, Any
         return {**RUN_OPTIONS, **given}
     kept = {**RUN_OPTIONS, **run.read_info()[0]}
     for name, right in RUN_OPTIONS.items():
-        if not _same_kind(kept[name], right) or kept[name] not in CHOICES.get(name, [kept[name]]):
+        if not _same_kind(name, kept[name], right) or kept[name] not in CHOICES.get(
+            name, [kept[name]]
+        ):
             raise InputError(
                 f"{run.path / RUN} has {name}={kept[name]!r}: put back what was there."
             )
@@ -130,10 +135,10 @@ def choose_options(args: argparse.Namespace, run: RunDirectory) -> dict[str, Any
     return {**kept, **given}
 
 
-def _same_kind(value: Any, right: Any) -> bool:
-    """Whether a value from run.json has the type of the default (None: an optional path)."""
+def _same_kind(name: str, value: Any, right: Any) -> bool:
+    """Whether a value from run.json has the type of the default."""
     if right is None:
-        return value is None or isinstance(value, str)
+        return value is None or type(value) is OPTIONAL[name]
     return type(value) in ((int, float) if isinstance(right, float) else (type(right),))
 
 
@@ -184,21 +189,22 @@ def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]
     return trainer
 
 
-def announce(trainer: Trainer, backend: str, samples: int, sample_steps: int) -> None:
+def announce(trainer: Trainer, options: dict[str, Any], samples: int, sample_steps: int) -> None:
     """Say what is trained on what, and what it will cost, measured on two gradients."""
-    dataset, options = trainer.dataset, trainer.options
+    dataset, left = trainer.dataset, trainer.options.steps - trainer.step
+    threads = f" in {options['threads']} threads" if options["threads"] else ""
     _, H, W, C = dataset.images.shape
     parameters = sum(p.size for p in trainer.unet.parameters())
     print(
         f"{len(dataset):,} images {H} x {W} x {C} ({dataset.source}); "
-        f"{parameters:,} parameters; backend {backend}",
+        f"{parameters:,} parameters; backend {options['backend']}{threads}",
         flush=True,
     )
     first, each = trainer.seconds_per_step()
     sampling = seconds_per_step(trainer.unet, samples) * sample_steps
-    minutes = ((options.steps - trainer.step) * each + sampling) / 60
+    minutes = (left * each + sampling) / 60
     print(
-        f"{options.steps:,} steps of {options.batch_size} images, then {samples} samples: "
+        f"{options['steps']:,} steps of {options['batch_size']} images, then {samples} samples: "
         f"about {minutes:.1f} min ({each:.2f} s a step, the first {first:.1f} s) and "
         f"{cli.peak_memory()}",
         flush=True,
@@ -221,7 +227,7 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
     sample_steps = min(250, T) if args.sample_steps is None else args.sample_steps
     minddpm.schedules.timesteps(T, sample_steps)  # refuses a wrong number before the training
     trainer = prepare(args, run, options)
-    announce(trainer, options["backend"], args.samples, sample_steps)
+    announce(trainer, options, args.samples, sample_steps)
     run.write_info(options, trainer.dataset.identity())
 
     unet, diffusion, seed = trainer.unet, trainer.diffusion, trainer.options.seed
@@ -247,6 +253,7 @@ def main() -> int:
     run = choose_run(args)
     options = choose_options(args, run)
     options["backend"] = minddpm.set_backend(options["backend"]).name
+    options["threads"] = backend.set_threads(options["threads"])
     try:
         return train(args, run, options)
     except KeyboardInterrupt:

@@ -308,6 +308,19 @@ def norm_silu_conv2d_backward(
     )
 
 
+# --- sums of gradients ---------------------------------------------------------------------------
+
+
+def add(a: Array, b: Array) -> Array:
+    """a + b, of one shape and type: a new array."""
+    return array_module(a).asarray(a + b)  # the sum of arrays without axes is none
+
+
+def add_to(total: Array, x: Array) -> None:
+    """total += x, in place."""
+    array_module(total).add(total, x, out=total)
+
+
 # --- diffusion -----------------------------------------------------------------------------------
 
 
@@ -336,16 +349,36 @@ def sampler_step(
     return x_prev, pred_x0
 
 
+def q_sample_normal(
+    x0: Array, a: Array, b: Array, seed: int, purpose: int, step: int
+) -> tuple[Array, Array]:
+    """(x_t, noise) of q_sample with random_normal's noise, drawn in the same pass."""
+    noise = random_normal(array_module(x0), x0.size, seed, purpose, step).reshape(x0.shape)
+    return q_sample(x0, noise, a, b), noise
+
+
+def sampler_step_normal(
+    x_t: Array, output: Array, coefficients: Sequence[float], clip: bool,
+    seed: int, purpose: int, step: int, first: int = 0,
+) -> tuple[Array, Array]:  # fmt: skip
+    """sampler_step with random_normal's noise, drawn in the same pass."""
+    noise = random_normal(array_module(x_t), x_t.size, seed, purpose, step, first)
+    return sampler_step(x_t, output, noise.reshape(x_t.shape), coefficients, clip)
+
+
 # --- optimiser, on one flat buffer of all parameters, in place ------------------------------------
 
 
 def adam(
-    param: Array, grad: Array, m: Array, v: Array, step: int, lr: float,
+    param: Array, grad: Array, m: Array, v: Array, average: Array | None, step: int, lr: float,
     beta1: float, beta2: float, eps: float, weight_decay: float, grad_scale: float,
+    ema_decay: float,
 ) -> None:  # fmt: skip
     """One step of Adam (Kingma and Ba 2015, algorithm 1) with decoupled decay (AdamW, 2019).
 
-    All arrays [P], changed in place; step counts from 1; grad_scale multiplies the gradient first.
+    All arrays [P]; param, m and v are changed in place, and so is average (unless it is None), the
+    moving average that then takes in the new param. step counts from 1; grad_scale multiplies the
+    gradient first.
     m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
     param -= lr ( (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay param )
     """
@@ -364,6 +397,8 @@ def adam(
     if weight_decay:
         param *= 1 - lr * weight_decay
     param -= update
+    if average is not None:
+        ema(average, param, ema_decay)
 
 
 def ema(average: Array, param: Array, decay: float) -> None:

@@ -73,6 +73,19 @@ def set_backend(name: str) -> Backend:
     return _active
 
 
+def set_threads(n: int | None) -> int | None:
+    """Run the active backend's kernels in n threads; None: in as many as this process may use.
+
+    Returns the number, None where the array library decides it (numpy and cupy).
+    Raises InputError for a number below 1, or above what the machine has.
+    """
+    if n is not None and n < 1:
+        raise InputError(f"{n} threads: choose --threads 1 or more.")
+    if active().name != "numba":
+        return None
+    return importlib.import_module("minddpm.kernels.cpu.threads").set_threads(n)
+
+
 def active() -> Backend:
     """The backend in use; the first call picks MINDDPM_BACKEND, or "auto" where that is unset."""
     return _active or set_backend(os.environ.get("MINDDPM_BACKEND", "auto"))

@@ -47,6 +47,15 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """The flag --threads; None where it is not given."""
+    parser.add_argument(
+        "--threads",
+        type=int,
+        help="of the numba backend (default: the cores that this process may use)",
+    )
+
+
 def positive(text: str) -> int:
     """An argparse type: an integer of at least 1."""
     value = int(text)

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 from tqdm import tqdm
@@ -53,15 +52,14 @@ def generate(
     ):
         for start in starts:
             shape = (min(batch_size, count - start), H, W, C)
-            draw = partial(random.normal, shape, seed, first=start * H * W * C)
             walk = SAMPLERS[sampler](
                 diffusion,
                 unet,
                 shape,
                 steps,
                 spacing="linspace",
-                x_T=draw(purpose=random.X_T),
-                noise=partial(_noise, draw),
+                seed=seed,
+                first=start * H * W * C,
             )
             for step in walk:
                 bar.update()
@@ -80,10 +78,6 @@ def _evaluating(unet: UNet2D) -> Iterator[None]:
         yield
     finally:
         unet.train(before)
-
-
-def _noise(draw: Callable[..., backend.Array], i: int) -> backend.Array:
-    return draw(purpose=random.SAMPLE, step=i)
 
 
 def seconds_per_step(unet: UNet2D, batch_size: int) -> float:

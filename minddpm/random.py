@@ -23,7 +23,8 @@ INIT, SHUFFLE, TIMESTEP, NOISE, X_T, SAMPLE, DROPOUT, CHECK = range(8)
 _MAX_SEED = 2**32 - 1
 
 
-def _check_counter(purpose: int, step: int) -> None:
+def check_counter(purpose: int, step: int) -> None:
+    """Raise InputError if purpose or step are out of range."""
     # Beyond these sizes they would run into the next word of the counter or key, in silence.
     if not (0 <= purpose < 2**32 and 0 <= step < 2**64):
         raise InputError(
@@ -47,7 +48,7 @@ def normal(shape: tuple[int, ...], seed: int, purpose: int, step: int = 0, first
     that a large array can be drawn in parts.
     """
     n = math.prod(shape)
-    _check_counter(purpose, step)
+    check_counter(purpose, step)
     flat = backend.kernels.random_normal(backend.xp, n, check_seed(seed), purpose, step, first)
     return flat.reshape(shape)
 
@@ -55,14 +56,14 @@ def normal(shape: tuple[int, ...], seed: int, purpose: int, step: int = 0, first
 def uniform(shape: tuple[int, ...], seed: int, purpose: int, step: int = 0) -> Array:
     """Uniform float32 [shape] in [0, 1), multiples of 2^-24, on the active backend."""
     n = math.prod(shape)
-    _check_counter(purpose, step)
+    check_counter(purpose, step)
     flat = backend.kernels.random_uniform(backend.xp, n, check_seed(seed), purpose, step)
     return flat.reshape(shape)
 
 
 def bits(n: int, seed: int, purpose: int, step: int = 0) -> np.ndarray:
     """n random uint32 on the host."""
-    _check_counter(purpose, step)
+    check_counter(purpose, step)
     return reference.random_bits(np, n, check_seed(seed), purpose, step)
 
 

@@ -92,17 +92,16 @@ class Trainer:
         chosen = batch_indices(len(self.dataset.images), options.batch_size, step, options.seed)
         x0 = backend.xp.asarray(to_float(self.dataset.images[chosen]))
         t = random.integers(self.diffusion.T, len(x0), options.seed, random.TIMESTEP, step)
-        noise = random.normal(x0.shape, options.seed, random.NOISE, step)
+        x_t, noise = self.diffusion.q_sample_normal(x0, t, options.seed, random.NOISE, step)
 
-        losses = self.diffusion.training_losses(self.unet, x0, t, noise)
+        losses = self.diffusion.training_losses(self.unet, x0, t, noise, x_t=x_t)
         losses.mean().backward()
         values, norm = losses.numpy(), self.optimizer.grad_norm()
         if not (math.isfinite(norm) and np.isfinite(values).all()):
             raise TrainingDivergedError(self._diagnose(values))
         self.optimizer.lr = nn.warmup_lr(options.lr, step, options.warmup_steps)
-        self.optimizer.step(nn.clip_scale(norm, options.clip_norm))
+        self.optimizer.step(nn.clip_scale(norm, options.clip_norm), self.ema)
         self.optimizer.zero_grad()
-        self.ema.update(step)
         self.step += 1
         return values, t, norm
 

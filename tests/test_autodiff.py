@@ -10,6 +10,7 @@ import pytest
 from minddpm import GraphError, Tensor, no_grad
 from minddpm import autodiff as F
 from minddpm.autodiff import elementwise
+from minddpm.autodiff.function import Function
 
 
 def leaf(*values):
@@ -99,6 +100,48 @@ def test_backward_leaves_the_given_gradient_alone():
     y = a + a
     (y + y).backward(g)
     assert (g == 1).all()
+
+
+class Share(Function):
+    """y = a + b + c whose backward gives one and the same array to all three inputs."""
+
+    def forward(self, a, b, c):
+        return a + b + c
+
+    def backward(self, gy):
+        return gy, gy, gy[...]  # the last is a view of it
+
+
+@pytest.mark.parametrize("size", [2, 100_000])
+def test_sums_of_gradients_change_no_array_that_others_hold(any_backend, size):
+    """x and y get the same array from the last function, and each adds to it three times more."""
+    a = Tensor(np.ones(size, np.float32), requires_grad=True)
+    x, y = a * 2.0, a * 3.0
+    g = np.ones(size, np.float32)
+    z = Share()(x, y, x) + Share()(y, x, x) + x + x * 5.0 + y * 7.0
+    z.backward(g)
+    # dz/dx = 2 + 2 + 1 + 5 = 10; dz/dy = 1 + 1 + 7 = 9
+    assert (a.grad == 2 * 10 + 3 * 9).all()
+    assert (g == 1).all()
+
+
+def test_a_gradient_kept_by_its_function_is_not_added_to(any_backend):
+    """What a backward has seen stays as it was, also when it was a sum made on the way."""
+    seen = []
+
+    class Keep(Share):
+        def backward(self, gy):
+            seen.append((gy, gy.copy()))
+            return super().backward(gy)
+
+    a = Tensor(np.ones(3, np.float32), requires_grad=True)
+    x = a
+    for _ in range(4):
+        x = Keep()(x, x * 2.0, x)
+        x = x + x + x
+    x.sum().backward()
+    assert (a.grad == 12.0**4).all()
+    assert all((gy == copy).all() for gy, copy in seen)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minddpm import GaussianDiffusion, Tensor, backend, no_grad
+from minddpm import GaussianDiffusion, Tensor, backend, no_grad, random
 from minddpm.diffusion.schedules import cosine, linear
 from minddpm.errors import InputError
 from saying import refused
@@ -98,6 +98,25 @@ def test_q_step_is_equation_2(any_backend):
         beta = BETAS[t[n]]
         expected = math.sqrt(1 - beta) * x[n] + math.sqrt(beta) * z[n]
         np.testing.assert_allclose(result[n], expected, rtol=1e-12)
+
+
+def test_noise_may_be_drawn_while_noising(any_backend):
+    """q_sample_normal is random.normal and q_sample, and its x_t can be given to the loss."""
+    d, t, key = GaussianDiffusion(BETAS), np.array([0, 7, 29]), (3, random.NOISE, 9)
+    x0 = backend.xp.asarray(images(0).astype(np.float32))
+    x_t, noise = d.q_sample_normal(x0, t, *key)
+    z = random.normal(x0.shape, *key)
+    np.testing.assert_array_equal(backend.to_numpy(noise), backend.to_numpy(z))
+    np.testing.assert_array_equal(backend.to_numpy(x_t), backend.to_numpy(d.q_sample(x0, t, z)))
+    seen = []
+
+    def model(x, t):
+        seen.append(x)
+        return Tensor(x)
+
+    losses = d.training_losses(model, x0, t, noise, x_t=x_t)
+    assert seen[0] is x_t
+    assert (losses.numpy() == d.training_losses(model, x0, t, noise).numpy()).all()
 
 
 def test_q_sample_is_equation_4(any_backend):
@@ -456,6 +475,7 @@ def test_fixed_large_of_a_shortened_process_is_its_own_beta():
 CALLS = {
     "q_step": lambda d, x, t: d.q_step(x, t, x),
     "q_sample": lambda d, x, t: d.q_sample(x, t, x),
+    "q_sample_normal": lambda d, x, t: d.q_sample_normal(x, t, 0, 0),
     "q_mean_variance": lambda d, x, t: d.q_mean_variance(x, t),
     "q_posterior_mean_variance": lambda d, x, t: d.q_posterior_mean_variance(x, x, t),
     "predict_x0": lambda d, x, t: d.predict_x0(x, t, x),
@@ -491,6 +511,8 @@ def test_noise_of_another_shape_is_refused(call, shape):
         getattr(d, call)(images(0), t, np.zeros(shape))
     with refused("noise of shape", "make it equal"):
         d.training_losses(lambda x, t: Tensor(x), images(0), t, np.zeros(shape))
+    with refused("noise of shape", "make it equal"):
+        d.training_losses(lambda x, t: Tensor(x), images(0), t, np.zeros(shape), x_t=images(0))
 
 
 def test_unknown_names_are_refused():

@@ -94,6 +94,7 @@ def test_training_leaves_what_it_promises(trained):
     run = json.loads((trained / "run.json").read_text())
     assert run["options"]["batch_size"] == 2
     assert run["options"]["seed"] == 0
+    assert run["options"]["threads"] is None  # numpy's own affair
     assert set(run["versions"]) >= {"minddpm", "numpy", "python"}
     assert (trained / "model_index.json").is_file()
     assert not list(trained.rglob("*.bin"))
@@ -195,6 +196,7 @@ def test_help_ends_by_itself(command, name):
     code, stdout, _ = command(name, "--help")
     assert code == 0
     assert "--backend" in stdout
+    assert "--threads" in stdout
 
 
 @pytest.mark.parametrize(
@@ -202,6 +204,8 @@ def test_help_ends_by_itself(command, name):
     [
         (["--backend", "cupy"], ["cupy", "pip install", "--backend numpy"]),
         (["--backend", "torch"], ["'torch'", "numpy"]),
+        (["--threads", "0"], ["0 threads", "--threads 1"]),
+        (["--threads", "100000", "--backend", "numba"], ["100000", "--threads 1 .. "]),
         (["--steps", "0"], ["--steps", "below 1"]),
         (["--steps", "many"], ["--steps"]),
         (["--seed", "-1"], ["-1", "choose 0"]),
@@ -260,6 +264,8 @@ def test_bad_data(command, tmp_path):
         (["--model", "x" * 300], ["x" * 300]),
         (["--model", "MODEL", "--count", "1" + "0" * 12], ["memory", "smaller"]),
         (["--model", "MODEL", "--backend", "cupy"], ["cupy"]),
+        (["--model", "MODEL", "--threads", "-1"], ["-1 threads", "--threads 1"]),
+        (["--model", "MODEL", "--threads", "100000", "--backend", "numba"], ["100000", "1 .. "]),
     ],
 )
 def test_bad_options_of_sample(command, trained, tmp_path, arguments, words):

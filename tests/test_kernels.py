@@ -269,6 +269,22 @@ def test_linear_of_parts_that_stand_side_by_side(any_backend, rows, parts, C_out
     check(gb, flat.sum(axis=0))
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (3, 7), (70, 1000)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_add(any_backend, shape, dtype):
+    a, b = device(*(np.asarray(x).astype(dtype) for x in draw(0, shape, shape)))
+    before, expected = a.copy(), np.asarray(backend.to_numpy(a) + backend.to_numpy(b))
+    total = backend.kernels.add(a, b)
+    assert total.dtype == dtype
+    backend.kernels.add_to(a, b)
+    same((total, a), (expected, expected))
+    total[...] = 0
+    same((a,), (expected,))
+    strided = backend.xp.repeat(before[..., None], 2, axis=-1)
+    backend.kernels.add_to(strided[..., 0], b)
+    same((strided[..., 0], strided[..., 1]), (expected, before))
+
+
 def test_q_sample_has_one_pair_of_coefficients_per_image(any_backend):
     x0, noise, a, b = draw(0, (3, 2, 2, 1), (3, 2, 2, 1), (3,), (3,))
     expected = np.stack([a[n] * x0[n] + b[n] * noise[n] for n in range(3)])
@@ -292,6 +308,37 @@ def test_sampler_step(any_backend, clip, sigma):
     check(result[1], pred_x0)
 
 
+SHAPES = [(1, 1), (3, 5, 7, 1), (2, 28, 28, 1), (3, 33, 33, 3), (1500, 1, 1, 1)]
+
+
+def same(results, expected):
+    for result, value in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(backend.to_numpy(result), backend.to_numpy(value))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_q_sample_normal_is_random_normal_and_q_sample(any_backend, shape):
+    k, key = backend.kernels, (4, 5, 6)
+    x0, a, b = device(*draw(0, shape, shape[:1], shape[:1]))
+    z = k.random_normal(backend.xp, x0.size, *key).reshape(shape)
+    same(k.q_sample_normal(x0, a, b, *key), (k.q_sample(x0, z, a, b), z))
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("first", [0, 1, 2, 3, 2**34 + 7])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sampler_step_normal_is_random_normal_and_sampler_step(any_backend, shape, first, clip):
+    k, key, coefficients = (
+        backend.kernels,
+        (4, 5, 2**33 + 6, first),
+        (1.5, -0.9, 0.3, 0.6, 0.2, 0.7),
+    )
+    x_t, output = device(*draw(0, shape, shape))
+    z = k.random_normal(backend.xp, x_t.size, *key).reshape(shape)
+    expected = k.sampler_step(x_t, output, z, coefficients, clip)
+    same(k.sampler_step_normal(x_t, output, coefficients, clip, *key), expected)
+
+
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("step", [1, 7, 5000])
 def test_adam(any_backend, weight_decay, step):
@@ -301,17 +348,41 @@ def test_adam(any_backend, weight_decay, step):
     expected = naive.adam(param, grad, m, v, *options)
     param, grad, m, v = device(param, grad, m, v)
     before = grad.copy()
-    backend.kernels.adam(param, grad, m, v, *options)
+    backend.kernels.adam(param, grad, m, v, None, *options, 0.0)
     for result, value in zip((param, m, v), expected, strict=True):
         check(result, value)
     assert (grad == before).all()
 
 
-def test_ema_and_squared_norm(any_backend):
+@pytest.mark.parametrize("size", [1, 7, 33, 5000])
+def test_adam_with_the_average_is_adam_and_then_ema(any_backend, size):
+    arrays = draw(size, *[(size,)] * 5)
+    arrays[3] = np.abs(arrays[3])
+    options = (3, 1e-2, 0.9, 0.999, 1e-8, 0.1, 0.5)
+    together, apart = device(*(a.copy() for a in arrays)), device(*(a.copy() for a in arrays))
+    backend.kernels.adam(*together, *options, 0.9)
+    param, _, _, _, average = apart
+    backend.kernels.adam(*apart[:4], None, *options, 0.9)
+    backend.kernels.ema(average, param, 0.9)
+    for one, other in zip(together, apart, strict=True):
+        np.testing.assert_array_equal(backend.to_numpy(one), backend.to_numpy(other))
+    check(average, 0.9 * arrays[4].astype(float) + 0.1 * backend.to_numpy(param))
+
+
+@pytest.mark.parametrize("size", [1, 5, 16383, 16384, 100_003])
+def test_squared_norm(any_backend, size):
+    (x,) = draw(size, (size,))
+    square = backend.kernels.squared_norm(*device(x)).item()
+    assert square == pytest.approx((x.astype(float) ** 2).sum(), rel=1e-6)
+    for where in (0, size // 2, size - 1):
+        x[where] = np.nan
+        assert np.isnan(backend.kernels.squared_norm(*device(x)).item())
+        x[where] = 0
+
+
+def test_ema(any_backend):
     average, param = draw(0, (50,), (50,))
     expected = 0.9 * average.astype(float) + 0.1 * param
     (average, param) = device(average, param)
     backend.kernels.ema(average, param, 0.9)
     check(average, expected)
-    square = backend.kernels.squared_norm(param).item()
-    assert square == pytest.approx((backend.to_numpy(param).astype(float) ** 2).sum(), rel=1e-6)

@@ -44,12 +44,29 @@ def test_a_stream_can_be_drawn_in_parts(any_backend, kind, first, n):
 
 def test_backends_agree(any_backend):
     """Integers bit for bit, normals to the rounding of log, sin and cos."""
-    shape = (1001,)
+    shape = (100_001,)
     bits = backend.kernels.random_bits(backend.xp, 1001, 5, 6, 7)
     assert (backend.to_numpy(bits) == reference.random_bits(np, 1001, 5, 6, 7)).all()
     z = backend.to_numpy(random.normal(shape, 5, 6, 7))
     assert z.dtype == np.float32
-    np.testing.assert_allclose(z, reference.random_normal(np, 1001, 5, 6, 7), atol=1e-6)
+    np.testing.assert_allclose(z, reference.random_normal(np, *shape, 5, 6, 7), atol=1e-6)
+
+
+def test_numbas_own_log_and_cosine_at_their_seams():
+    """Where the exponent of u1 or the quarter of u2 changes, and at both ends."""
+    from minddpm.kernels.cpu.noise import box_muller
+
+    powers = [2**k for k in range(25)] + [round(2 ** (k - 0.5)) for k in range(1, 25)]
+    ends = {min(max(p + d, 1), 2**24) for p in powers for d in (-1, 0, 1)}
+    turns = [n + d for n in range(0, 2**24 + 1, 2**21) for d in (-1, 0, 1)]
+    for n1 in ends:
+        r = math.sqrt(-2 * math.log(n1 / 2**24))
+        for n2 in (n % 2**24 for n in turns):
+            z = box_muller(np.uint64((n1 - 1) << 8), np.uint64(n2 << 8))
+            angle = 2 * math.pi * n2 / 2**24
+            np.testing.assert_allclose(
+                z, [r * math.cos(angle), r * math.sin(angle)], rtol=2e-9, atol=1e-14
+            )
 
 
 def test_seed_purpose_and_step_are_all_heard():

@@ -362,17 +362,22 @@ def test_the_same_seed_gives_the_same_picture_and_another_one_another(any_backen
     assert np.abs(pictures[0] - pictures[2]).max() > 0.1
 
 
-def test_a_seed_stands_for_two_streams_of_noise():
+@pytest.mark.parametrize("first", [0, 128, 5])
+@pytest.mark.parametrize(
+    ("sampler", "options"), [(samplers.ddpm, {}), (samplers.ddim, {"eta": 0.5})]
+)
+def test_a_seed_stands_for_two_streams_of_noise(any_backend, sampler, options, first):
     """x_T and the noise of step i can be drawn outside and passed in, to the same effect."""
-    seeded = last(samplers.ddpm(process(), rough_model, SHAPE, seed=7))
-    passed = samplers.ddpm(
+    seeded = sampler(process(), rough_model, SHAPE, seed=7, first=first, **options)
+    passed = sampler(
         process(),
         rough_model,
         SHAPE,
-        x_T=random.normal(SHAPE, 7, random.X_T),
-        noise=lambda i: random.normal(SHAPE, 7, random.SAMPLE, i),
+        x_T=random.normal(SHAPE, 7, random.X_T, first=first),
+        noise=lambda i: random.normal(SHAPE, 7, random.SAMPLE, i, first),
+        **options,
     )
-    np.testing.assert_array_equal(seeded, last(passed))
+    np.testing.assert_array_equal(last(seeded), last(passed))
 
 
 @BOTH

@@ -123,6 +123,31 @@ def test_warmup_clipping_and_the_average():
     np.testing.assert_allclose(p.data, 1)
 
 
+def test_a_step_with_the_average_is_a_step_and_then_an_update(any_backend):
+    def walk(together):
+        p = nn.Parameter(np.linspace(-1, 1, 5, dtype=np.float32))
+        optimizer = nn.Adam([p], lr=0.1, weight_decay=0.1)
+        ema = nn.EMA(optimizer.flat, decay=0.2)
+        for step in range(4):
+            ((p - 3) ** 2).sum().backward()
+            if together:
+                optimizer.step(0.5, ema)
+            else:
+                optimizer.step(0.5)
+                ema.update(step)
+            optimizer.zero_grad()
+        return minddpm.backend.to_numpy(p.data), minddpm.backend.to_numpy(ema.average)
+
+    np.testing.assert_array_equal(walk(together=True), walk(together=False))
+
+
+def test_the_average_of_other_parameters_is_refused():
+    ours, others = (nn.Adam([nn.Parameter(np.zeros(3, np.float32))]) for _ in range(2))
+    with pytest.raises(ValueError, match="other parameters"):
+        ours.step(ema=nn.EMA(others.flat))
+    assert ours.steps == 0
+
+
 def test_clipping_bounds_the_step(tmp_path):
     """With a clip norm near 0, eps = 1e-8 of Adam dominates and the weights stay where they are."""
     free, held = (trainer(tmp_path / str(c), steps=9, clip_norm=c) for c in (1.0, 1e-12))

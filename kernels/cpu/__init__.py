@@ -1,7 +1,8 @@
 """The hot operations in Numba, under the names and signatures of kernels/reference.py.
 
 Read vector.py (how a kernel is written), gemm.py (the register tile), direct.py, winograd.py with
-winograd_tiles.py, norm.py, attention.py, pointwise.py. This file chooses among them by shape.
+winograd_tiles.py, norm.py, attention.py, pointwise.py, noise.py, threads.py. This file
+chooses among them by shape.
 
 float32 only: other types (gradient checks use float64) go to the reference.
 """
@@ -23,17 +24,21 @@ with own_cache():
     from minddpm.kernels.cpu import attention as _attention
     from minddpm.kernels.cpu import conv3_implicit, conv5_winograd, norm, pointwise, rows
     from minddpm.kernels.cpu import conv4_winograd as winograd
+    from minddpm.kernels.cpu import noise as _noise
+    from minddpm.kernels.cpu import threads as _threads
     from minddpm.kernels.cpu.conv6_fused import Sources
     from minddpm.kernels.cpu.memory import keep_freed_memory
 
+_threads.start()
 keep_freed_memory()
 
 __all__ = [
-    "adam", "attention", "attention_backward", "conv2d", "conv2d_backward", "ema", "group_norm",
-    "group_norm_backward", "group_norm_silu", "group_norm_silu_backward", "linear",
-    "linear_backward", "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32", "q_sample",
-    "random_bits", "random_normal", "random_uniform", "sampler_step", "silu", "silu_backward",
-    "squared_norm", "upsample_conv2d", "upsample_conv2d_backward", "upsample_nearest",
+    "adam", "add", "add_to", "attention", "attention_backward", "conv2d", "conv2d_backward",
+    "ema", "group_norm", "group_norm_backward", "group_norm_silu", "group_norm_silu_backward",
+    "linear", "linear_backward", "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32",
+    "q_sample", "q_sample_normal", "random_bits", "random_normal", "random_uniform",
+    "sampler_step", "sampler_step_normal", "silu", "silu_backward", "squared_norm",
+    "upsample_conv2d", "upsample_conv2d_backward", "upsample_nearest",
     "upsample_nearest_backward",
 ]  # fmt: skip
 
@@ -214,6 +219,29 @@ def upsample_nearest_backward(gy):
     return gx
 
 
+# --- sums of gradients ---------------------------------------------------------------------------
+
+
+FEW = 1 << 16  # numbers that NumPy has added before the threads would have begun
+
+
+@float32_only
+def add(a, b):
+    if a.size < FEW:
+        return reference.add(a, b)
+    total = np.empty_like(a)
+    pointwise.add(a.reshape(-1), b.reshape(-1), total.reshape(-1))
+    return total
+
+
+def add_to(total, x):
+    whole = all(a.dtype == np.float32 and a.flags.c_contiguous for a in (total, x))
+    if total.size < FEW or not whole:
+        reference.add_to(total, x)
+    else:
+        pointwise.add(total.reshape(-1), x.reshape(-1), total.reshape(-1))
+
+
 # --- diffusion and optimiser ---------------------------------------------------------------------
 
 
@@ -234,15 +262,35 @@ def sampler_step(x_t, output, noise, coefficients: Sequence[float], clip: bool):
     return x_prev, pred_x0
 
 
+@float32_only
+def q_sample_normal(x0, a, b, seed: int, purpose: int, step: int):
+    x_t, z, P = np.empty_like(x0), np.empty_like(x0), x0.size // len(x0)
+    key = _key(step, seed, purpose)
+    _noise.q_sample(x0.reshape(-1), a, b, P, *key, x_t.reshape(-1), z.reshape(-1))
+    return x_t, z
+
+
+@float32_only
+def sampler_step_normal(
+    x_t, output, coefficients: Sequence[float], clip: bool,
+    seed: int, purpose: int, step: int, first: int = 0,
+):  # fmt: skip
+    x_prev, pred_x0 = np.empty_like(x_t), np.empty_like(x_t)
+    numbers, key = [np.float32(c) for c in coefficients], _key(step, seed, purpose)
+    results = x_prev.reshape(-1), pred_x0.reshape(-1)
+    _noise.sampler_step(x_t.reshape(-1), output.reshape(-1), *numbers, clip, first, *key, *results)
+    return x_prev, pred_x0
+
+
 def adam(
-    param, grad, m, v, step: int, lr: float, beta1: float, beta2: float, eps: float,
-    weight_decay: float, grad_scale: float,
+    param, grad, m, v, average, step: int, lr: float, beta1: float, beta2: float, eps: float,
+    weight_decay: float, grad_scale: float, ema_decay: float,
 ):  # fmt: skip
     numbers = (
         lr / (1 - beta1**step), beta1, beta2, eps, 1 - lr * weight_decay, grad_scale,
-        1 / math.sqrt(1 - beta2**step),
+        1 / math.sqrt(1 - beta2**step), 1 - ema_decay,
     )  # fmt: skip
-    pointwise.adam(param, grad, m, v, *(np.float32(x) for x in numbers))
+    pointwise.adam(param, grad, m, v, average, *(np.float32(x) for x in numbers))
 
 
 def ema(average, param, decay: float):
@@ -251,22 +299,28 @@ def ema(average, param, decay: float):
 
 @float32_only
 def squared_norm(x):
-    return np.float64(pointwise.squared_norm(x))
+    parts = np.empty(-(-x.size // pointwise.PART))
+    pointwise.squared_norm(x, parts)
+    return parts.sum()
 
 
 # --- random numbers ------------------------------------------------------------------------------
+
+
+def _key(step: int, seed: int, purpose: int) -> tuple[np.uint64, ...]:
+    return np.uint64(step), np.uint64(seed), np.uint64(purpose)
 
 
 def _blocks(kernel: Callable, kind: type, n: int, seed: int, purpose: int, step: int, first: int):
     """Elements first .. first + n - 1 of a stream, by way of whole blocks of four."""
     start, end = first // 4, (first + n + 3) // 4
     out = np.empty(4 * (end - start), kind)
-    kernel(start, *(np.uint64(x) for x in (step, seed, purpose)), out)
+    kernel(np.uint64(start), *_key(step, seed, purpose), out)
     return out[first - 4 * start : first - 4 * start + n]
 
 
 def random_bits(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
-    return _blocks(pointwise.bits, np.uint32, n, seed, purpose, step, first)
+    return _blocks(_noise.bits, np.uint32, n, seed, purpose, step, first)
 
 
 def random_uniform(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
@@ -275,4 +329,4 @@ def random_uniform(xp: ModuleType, n: int, seed: int, purpose: int, step: int, f
 
 
 def random_normal(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
-    return _blocks(pointwise.normals, np.float32, n, seed, purpose, step, first)
+    return _blocks(_noise.normals, np.float32, n, seed, purpose, step, first)

@@ -100,8 +100,7 @@ class Tensor:
             # And an array: arithmetic of 0-d arrays gives scalars, which += would not change.
             self.grad = backend.xp.array(gx)
         else:
-            grad = self.grad
-            grad += gx
+            backend.kernels.add_to(self.grad, gx)
 
     def backward(self, g: Any = None) -> None:
         """Add the gradient of this tensor to .grad of every leaf that it was made from.
@@ -136,6 +135,7 @@ class Tensor:
             return
 
         grads = {self.creator: g}
+        ours: set[Function] = set()  # whose gradient is a sum made here, which nobody else has seen
         for function in topological_order(self.creator):
             gy = grads.pop(function)
             inputs = function.inputs
@@ -151,10 +151,15 @@ class Tensor:
                     )
                 if x.creator is None:
                     x.accumulate_grad(gx)
-                elif x.creator in grads:
-                    grads[x.creator] = grads[x.creator] + gx
-                else:
+                elif x.creator not in grads:
                     grads[x.creator] = gx
+                elif x.creator in ours:
+                    backend.kernels.add_to(grads[x.creator], gx)
+                else:
+                    # Neither may be written to: a backward may have given one array to two inputs,
+                    # as that of a + b does, or a view of its gy, and the first gy is the user's.
+                    grads[x.creator] = backend.kernels.add(grads[x.creator], gx)
+                    ours.add(x.creator)
             # Drop the last references of this round before the next function allocates its own.
             del inputs, gradients, gy, x, gx
 

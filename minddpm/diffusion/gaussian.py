@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minddpm import backend
+from minddpm import backend, random
 from minddpm.autodiff import Tensor, no_grad
 from minddpm.backend import Array
 from minddpm.diffusion.schedules import check_betas
@@ -115,6 +115,19 @@ class GaussianDiffusion:
         a, b = self.sqrt_alphas_cumprod, self.sqrt_one_minus_alphas_cumprod
         return self._mix(x0, t, noise, a, b)
 
+    def q_sample_normal(
+        self, x0: Array, t: Any, seed: int, purpose: int, step: int = 0
+    ) -> tuple[Array, Array]:
+        """(x_t, noise): q_sample with noise = random.normal(x0.shape, seed, purpose, step).
+
+        The same numbers as by those two calls, in one pass over the images.
+        """
+        random.check_counter(purpose, step)
+        x0 = _floating(x0)
+        tables = self.sqrt_alphas_cumprod, self.sqrt_one_minus_alphas_cumprod
+        a, b = (self._at(table, self.check_t(t, len(x0)), x0.dtype) for table in tables)
+        return backend.kernels.q_sample_normal(x0, a, b, random.check_seed(seed), purpose, step)
+
     def q_mean_variance(self, x0: Array, t: Any) -> Gaussian:
         """q(x_t | x_0) = N(sqrt(ac_t) x0, 1 - ac_t) (equation 4)."""
         x0 = backend.xp.asarray(x0)
@@ -213,17 +226,26 @@ class GaussianDiffusion:
     # --- training --------------------------------------------------------------------------------
 
     def training_losses(
-        self, model: Model, x0: Array, t: Any, noise: Array, loss: str = "simple"
+        self,
+        model: Model,
+        x0: Array,
+        t: Any,
+        noise: Array,
+        loss: str = "simple",
+        x_t: Array | None = None,
     ) -> Tensor:
         """L_simple for each image, Tensor [N]: mean over pixels of (target - output)^2 (equation 14).
 
-        The target is the noise, the picture or v, as `prediction` says.
+        The target is the noise, the picture or v, as `prediction` says. x_t: q_sample(x0, t, noise)
+        where it is there already, as from q_sample_normal.
         """  # noqa: E501
         if loss != "simple":
             raise InputError(f"unknown loss {loss!r}: choose simple.")
         x0, noise = backend.xp.asarray(x0), backend.xp.asarray(noise)
         t = self.check_t(t, len(x0))
-        output = model(self.q_sample(x0, t, noise), self._model_t(t))
+        _check_noise(noise, x0)
+        x_t = self.q_sample(x0, t, noise) if x_t is None else x_t
+        output = model(x_t, self._model_t(t))
         _check_output(output, x0)
         return ((output - self.target(x0, t, noise)) ** 2).mean(axis=tuple(range(1, x0.ndim)))
 
@@ -275,15 +297,9 @@ class GaussianDiffusion:
 
     def _mix(self, x: Array, t: Any, noise: Array, a: np.ndarray, b: np.ndarray) -> Array:
         """a[t] x + b[t] noise."""
-        x, noise = backend.xp.asarray(x), backend.xp.asarray(noise)
+        x, noise = _floating(x), _floating(noise)
         t = self.check_t(t, len(x))
-        if x.dtype.kind != "f" or noise.dtype.kind != "f":
-            raise InputError(
-                f"images of {x.dtype} and noise of {noise.dtype}: give floating-point numbers, "
-                "pixels in [-1, 1]."
-            )
-        if noise.shape != x.shape:
-            raise InputError(f"noise of shape {noise.shape} for images {x.shape}: make it equal.")
+        _check_noise(noise, x)
         return backend.kernels.q_sample(x, noise, self._at(a, t, x.dtype), self._at(b, t, x.dtype))
 
     def _model_t(self, t: np.ndarray) -> Array:
@@ -296,6 +312,21 @@ class GaussianDiffusion:
     def _image(self, table: np.ndarray, t: np.ndarray, like: Array) -> Array:
         """table[t] shaped to multiply images: float64 [T] -> [N, 1, 1, 1]."""
         return self._at(table, t, like.dtype).reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _floating(x: Any) -> Array:
+    """x as an array on the backend. Raises InputError unless it is of floating-point numbers."""
+    x = backend.xp.asarray(x)
+    if x.dtype.kind != "f":
+        raise InputError(
+            f"images or noise of {x.dtype}: give floating-point numbers, pixels in [-1, 1]."
+        )
+    return x
+
+
+def _check_noise(noise: Array, x: Array) -> None:
+    if noise.shape != x.shape:
+        raise InputError(f"noise of shape {noise.shape} for images {x.shape}: make it equal.")
 
 
 def _check_output(output: Any, x: Array) -> None:

@@ -35,6 +35,7 @@ def ddpm(
     steps: int | None = None,
     *,
     seed: int = 0,
+    first: int = 0,
     x_T: Array | None = None,
     noise: Noise | None = None,
     spacing: str = "leading",
@@ -44,7 +45,8 @@ def ddpm(
     x_{t-1} = mean + sigma_t z, z ~ N(0, I), and no noise at t = 0: that step gives the picture
     itself, and noise would only be seen as noise.
 
-    shape [N, H, W, C]; seed gives x_T and all noise, unless x_T or noise(i) are passed in.
+    shape [N, H, W, C]; seed gives x_T and all noise, unless x_T or noise(i) are passed in. first:
+    where in the seed's streams to begin, so that many pictures can be made in parts.
     Raises InputError for steps outside 1 .. T.
     """
     short = _shorten(diffusion, steps, spacing)
@@ -53,7 +55,7 @@ def ddpm(
     sigma = np.sqrt(variance)
     sigma[0] = 0
     k0, kx, ko = short.posterior_mean_coef1, short.posterior_mean_coef2, np.zeros(short.T)
-    return _sample(short, model, shape, (k0, kx, ko, sigma), seed, x_T, noise)
+    return _sample(short, model, shape, (k0, kx, ko, sigma), (seed, first), x_T, noise)
 
 
 def ddim(
@@ -65,6 +67,7 @@ def ddim(
     eta: float = 0.0,
     clipped_eps: bool = False,
     seed: int = 0,
+    first: int = 0,
     x_T: Array | None = None,
     noise: Noise | None = None,
     spacing: str = "leading",
@@ -94,7 +97,7 @@ def ddim(
     else:
         ex, eo = short.eps_coefficients()
         k0, kx, ko = np.sqrt(ac_prev), direction * ex, direction * eo
-    return _sample(short, model, shape, (k0, kx, ko, sigma), seed, x_T, noise)
+    return _sample(short, model, shape, (k0, kx, ko, sigma), (seed, first), x_T, noise)
 
 
 def _shorten(diffusion: GaussianDiffusion, steps: int | None, spacing: str) -> GaussianDiffusion:
@@ -108,7 +111,7 @@ def _sample(
     model: Model,
     shape: tuple[int, ...],
     tables: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    seed: int,
+    stream: tuple[int, int],
     x_T: Array | None,
     noise: Noise | None,
 ) -> Iterator[Step]:
@@ -118,17 +121,29 @@ def _sample(
     """  # noqa: E501
     px, po = diffusion.x0_coefficients()
     k0, kx, ko, sigma = tables
-    x = random.normal(shape, seed, random.X_T) if x_T is None else backend.xp.asarray(x_T)
+    seed, first = random.check_seed(stream[0]), stream[1]
+    if x_T is None:
+        x = random.normal(shape, seed, random.X_T, first=first)
+    else:
+        x = backend.xp.asarray(x_T)
     if x.shape != tuple(shape):
         raise InputError(f"x_T has shape {x.shape}, the pictures {tuple(shape)}: make them equal.")
     for i, t in enumerate(reversed(range(diffusion.T))):
         output = diffusion.run(model, x, np.full(shape[0], t))
-        z = None
-        if sigma[t] != 0:
-            z = random.normal(shape, seed, random.SAMPLE, i) if noise is None else noise(i)
-            z = backend.xp.asarray(z)
-            if z.shape != x.shape:
-                raise InputError(f"noise({i}) has shape {z.shape}, the pictures {x.shape}.")
         coefficients = tuple(float(c[t]) for c in (px, po, k0, kx, ko, sigma))
-        x, pred_x0 = backend.kernels.sampler_step(x, output, z, coefficients, diffusion.clip_x0)
+        clip = diffusion.clip_x0
+        if sigma[t] != 0 and noise is None:
+            x, pred_x0 = backend.kernels.sampler_step_normal(
+                x, output, coefficients, clip, seed, random.SAMPLE, i, first
+            )
+        else:
+            z = _given(noise, i, x.shape) if sigma[t] != 0 else None
+            x, pred_x0 = backend.kernels.sampler_step(x, output, z, coefficients, clip)
         yield Step(x, pred_x0, int(diffusion.timestep_map[t]))
+
+
+def _given(noise: Noise, i: int, shape: tuple[int, ...]) -> Array:
+    z = backend.xp.asarray(noise(i))
+    if z.shape != shape:
+        raise InputError(f"noise({i}) has shape {z.shape}, the pictures {shape}.")
+    return z

@@ -1,5 +1,7 @@
 """Adam, gradient clipping, the learning-rate warm-up, and the moving average of the weights."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -33,12 +35,19 @@ class Adam:
         """The Euclidean norm of all gradients together."""
         return math.sqrt(backend.kernels.squared_norm(self.flat.grad).item())
 
-    def step(self, grad_scale: float = 1.0) -> None:
-        """Update the parameters from their gradients, multiplied by grad_scale."""
+    def step(self, grad_scale: float = 1.0, ema: EMA | None = None) -> None:
+        """Update the parameters from their gradients, multiplied by grad_scale.
+
+        ema: the average of these parameters to update in the same pass, as ema.update would.
+        Raises ValueError if it is the average of others.
+        """
+        if ema is not None and ema.flat is not self.flat:
+            raise ValueError("the average is of other parameters: nn.EMA(optimizer.flat)")
+        average, decay = (None, 0.0) if ema is None else (ema.average, ema.decay_at(self.steps))
         self.steps += 1
         backend.kernels.adam(
-            self.flat.data, self.flat.grad, self.m, self.v, self.steps,
-            self.lr, *self.betas, self.eps, self.weight_decay, grad_scale,
+            self.flat.data, self.flat.grad, self.m, self.v, average, self.steps,
+            self.lr, *self.betas, self.eps, self.weight_decay, grad_scale, decay,
         )  # fmt: skip
 
     def zero_grad(self) -> None:
@@ -70,14 +79,17 @@ class EMA:
         self.flat, self.decay = flat, decay
         self.average = flat.data.copy()
 
-    def update(self, step: int) -> None:
-        """Take in the weights after training step `step` (0-based).
+    def decay_at(self, step: int) -> float:
+        """The decay after training step `step` (0-based): min(decay, (1 + step) / (10 + step)).
 
-        decay_t = min(decay, (1 + step) / (10 + step)): with the full decay from the start, the
-        random initial weights would still have 0.9999^1000 = 90% of the average after 1,000 steps.
+        With the full decay from the start, the random initial weights would still have
+        0.9999^1000 = 90% of the average after 1,000 steps.
         """
-        decay = min(self.decay, (1 + step) / (10 + step))
-        backend.kernels.ema(self.average, self.flat.data, decay)
+        return min(self.decay, (1 + step) / (10 + step))
+
+    def update(self, step: int) -> None:
+        """Take in the weights after training step `step` (0-based)."""
+        backend.kernels.ema(self.average, self.flat.data, self.decay_at(step))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -1,0 +1,108 @@
+"""How many threads the kernels run in, and which library starts them."""
+
+import os
+import sys
+from pathlib import Path, PurePosixPath
+
+import numba
+
+from minddpm.errors import InputError
+
+# Numba's own order begins with TBB, whose threads steal work: OpenMP's take the same share of a
+# loop each time, and so find in their caches what they wrote there.
+NUMBAS_ORDER, ORDER = ["tbb", "omp", "workqueue"], ["omp", "tbb", "workqueue"]
+
+
+def start() -> None:
+    """Start the threads, and use default_threads() of them.
+
+    NUMBA_THREADING_LAYER and NUMBA_THREADING_LAYER_PRIORITY are obeyed. Without them and without
+    OpenMP one line on stderr says what to install. Raises InputError if the layer that
+    NUMBA_THREADING_LAYER asks for cannot be loaded.
+    """
+    if numba.config.THREADING_LAYER_PRIORITY == NUMBAS_ORDER:
+        numba.config.THREADING_LAYER_PRIORITY = ORDER
+    asked = numba.config.THREADING_LAYER
+    try:
+        numba.set_num_threads(default_threads())
+    except ValueError as error:
+        raise InputError(
+            f"Numba has no threading layer {asked!r} here: {_install_openmp()}, or unset "
+            "NUMBA_THREADING_LAYER."
+        ) from error
+    if numba.threading_layer() == "workqueue" and asked == "default":
+        print(f"no OpenMP, the kernels will be slower: {_install_openmp()}", file=sys.stderr)
+
+
+def _install_openmp() -> str:
+    if sys.platform == "darwin":
+        return "install it (brew install libomp, or conda install llvm-openmp)"
+    return "install it (the package libgomp1 of Debian and Ubuntu, libgomp of others)"
+
+
+def set_threads(n: int | None) -> int:
+    """Run in n threads from now on (None: default_threads()); returns the number.
+
+    Raises InputError outside 1 .. NUMBA_NUM_THREADS, the number that Numba has started.
+    """
+    most = numba.config.NUMBA_NUM_THREADS
+    n = default_threads() if n is None else n
+    if not 1 <= n <= most:
+        raise InputError(
+            f"{n} threads: choose --threads 1 .. {most}, or start more with the variable "
+            f"NUMBA_NUM_THREADS={n}."
+        )
+    numba.set_num_threads(n)
+    return n
+
+
+def default_threads() -> int:
+    """As many as the variable NUMBA_NUM_THREADS says, else as many as there are usable cores."""
+    most = numba.config.NUMBA_NUM_THREADS
+    return most if "NUMBA_NUM_THREADS" in os.environ else min(usable_cores(), most)
+
+
+def usable_cores() -> int:
+    """The cores that this process may use at once: those that it is bound to, or its quota."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = cpu_quota()
+    return cores if quota is None else max(1, min(cores, int(-(-quota // 1))))  # rounded up
+
+
+def cpu_quota(proc: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> float | None:
+    """Seconds of CPU for each second that control groups (a container's) allow; None: no limit.
+
+    Version 2: cpu.max holds "quota period" in microseconds, or "max period". Version 1: two files,
+    and a quota of -1 for no limit. A group is held to the limits of all groups around it.
+    """
+    try:
+        lines = Path(proc).read_text().splitlines()
+    except OSError:  # no Linux
+        return None
+    limits = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = Path(root, "cpu") if controllers else Path(root)
+        inner = PurePosixPath(group.lstrip("/"))
+        # A container sees its own group as the top, though /proc may still name it from outside.
+        for folder in (top / inner, *(top / outer for outer in inner.parents)):
+            limits += _limit(folder)
+    return min(limits, default=None)
+
+
+def _limit(folder: Path) -> list[float]:
+    """The quota that the files of one group name, if any."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text()
+        return [int(quota) / int(period)] if quota not in ("max", "-1") else []
+    except (OSError, ValueError):
+        return []
