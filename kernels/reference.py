@@ -12,6 +12,7 @@ one gy may be the gradient of several results.
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 
 from minddpm.backend import Array, array_module
@@ -26,6 +27,12 @@ from minddpm.kernels.compose import (
     normalised,
     spread,
 )
+
+
+def constant_weights() -> AbstractContextManager[None]:
+    """Within the block no weight changes: a kernel set may keep what it makes of them."""
+    return nullcontext()
+
 
 # --- convolution ---------------------------------------------------------------------------------
 

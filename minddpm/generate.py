@@ -48,6 +48,7 @@ def generate(
     pictures = np.empty((count, H, W, C), np.float32)
     with (
         _evaluating(unet),
+        backend.kernels.constant_weights(),
         tqdm(total=len(starts) * (steps or diffusion.T), unit="step", desc=sampler) as bar,
     ):
         for start in starts:

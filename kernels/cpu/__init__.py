@@ -27,19 +27,20 @@ with own_cache():
     from minddpm.kernels.cpu import noise as _noise
     from minddpm.kernels.cpu import threads as _threads
     from minddpm.kernels.cpu.conv6_fused import Sources
+    from minddpm.kernels.cpu.kept import constant_weights
     from minddpm.kernels.cpu.memory import keep_freed_memory
 
 _threads.start()
 keep_freed_memory()
 
 __all__ = [
-    "adam", "add", "add_to", "attention", "attention_backward", "conv2d", "conv2d_backward",
-    "ema", "group_norm", "group_norm_backward", "group_norm_silu", "group_norm_silu_backward",
-    "linear", "linear_backward", "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32",
-    "q_sample", "q_sample_normal", "random_bits", "random_normal", "random_uniform",
-    "sampler_step", "sampler_step_normal", "silu", "silu_backward", "squared_norm",
-    "upsample_conv2d", "upsample_conv2d_backward", "upsample_nearest",
-    "upsample_nearest_backward",
+    "adam", "add", "add_to", "attention", "attention_backward", "constant_weights", "conv2d",
+    "conv2d_backward", "ema", "group_norm", "group_norm_backward", "group_norm_silu",
+    "group_norm_silu_backward", "linear", "linear_backward", "norm_silu_conv2d",
+    "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal", "random_bits",
+    "random_normal", "random_uniform", "sampler_step", "sampler_step_normal", "silu",
+    "silu_backward", "squared_norm", "upsample_conv2d", "upsample_conv2d_backward",
+    "upsample_nearest", "upsample_nearest_backward",
 ]  # fmt: skip
 
 

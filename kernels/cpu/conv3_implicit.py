@@ -27,6 +27,7 @@ from minddpm.kernels.cpu.gemm import (
     transposed_product,
     transposed_product_wide,
 )
+from minddpm.kernels.cpu.kept import from_weights
 from minddpm.kernels.cpu.memory import (
     add_columns,
     address,
@@ -149,15 +150,19 @@ def conv2d(x, w, b, stride, padding):
     s = Shape.of(x.shape, w.shape, stride, padding)
     y = np.empty((s.N, s.OH, s.OW, s.K), np.float32)
     few = s.K <= FEW and s.KW * s.C % W == 0
-    matrix = w.reshape(-1, s.K)
-    packed = np.ascontiguousarray(matrix.T) if few else pack(matrix)
-    bias = padded_bias(b, s.K)
+    packed = from_weights(transposed if few else pack, w.reshape(-1, s.K))
+    bias = from_weights(padded_bias, b, s.K)
     space = workspace(TILE_SPACE + bordered_floats(s))
     _forward(
         len(space), s, few, address(x), address(packed), address(bias), address(y), address(space),
         space.strides[0],
     )  # fmt: skip
     return y
+
+
+def transposed(w: np.ndarray) -> np.ndarray:
+    """[D, K] as [K, D]."""
+    return np.ascontiguousarray(w.T)
 
 
 def padded_bias(b, K: int) -> np.ndarray:

@@ -43,6 +43,7 @@ from minddpm.kernels.cpu.gemm import (
     panel_product_half,
     transposed_product,
 )
+from minddpm.kernels.cpu.kept import from_weights
 from minddpm.kernels.cpu.memory import (
     add_columns,
     add_floats,
@@ -182,13 +183,19 @@ def _forward(t, threads, arguments):
     p_at = m_at + Kp // W * block
     clear(spare, W)
     clear(p_at, s.images * PH * PW * Cp)
-    last = share(s.N, t + 1, threads)
-    for first in range(share(s.N, t, threads), last, s.images):
+    # Each thread has its share of the pictures; of too few pictures, its share of their tiles.
+    few = threads > s.N
+    first_picture, last = (0, s.N) if few else (share(s.N, t, threads), share(s.N, t + 1, threads))
+    for first in range(first_picture, last, s.images):
         images = min(s.images, last - first)
         for n in range(images):
             load_picture(s, first + n, source, at, p_at + n * PH * PW * Cp * 4, True)
-        for start in range(0, images * TH * TW, TILES):
-            count = min(TILES, images * TH * TW - start)
+        tiles = images * TH * TW
+        from_tile, to_tile = (share(tiles, t, threads), share(tiles, t + 1, threads))
+        if not few:
+            from_tile, to_tile = 0, tiles
+        for start in range(from_tile, to_tile, TILES):
+            count = min(TILES, to_tile - start)
             pictures_to_points(s, p_at, v_at, start, count)
             products(s, v_at, u, m_at, count, Cp // W, Kp // W)
             points_to_result(s, m_at, first, start, count, y, bias, bias_row, extra, spare)
@@ -196,7 +203,7 @@ def _forward(t, threads, arguments):
 
 def forward(s: Layer, source: Sources, w, bias, extra=None):
     """y [N, OH, OW, K]; w [3, 3, C, K]; bias [K], or [N, K]; extra: an array like y to be added."""
-    u = transform_weights(w, s.M)
+    u = from_weights(transform_weights, w, s.M)
     rows = np.zeros((s.N if bias.ndim == 2 else 1, pairs(s.K) * W), np.float32)
     rows[:, : s.K] = bias
     y = np.empty((s.N, s.OH, s.OW, s.K), np.float32)

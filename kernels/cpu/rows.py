@@ -10,6 +10,7 @@ import numpy as np
 
 from minddpm.kernels.cpu.conv3_implicit import padded_bias
 from minddpm.kernels.cpu.gemm import ROWS_T, transposed_product
+from minddpm.kernels.cpu.kept import from_weights
 from minddpm.kernels.cpu.memory import (
     add_columns,
     address,
@@ -73,8 +74,8 @@ def linear(xs, w, b):
     start = 0
     for x in xs:
         C = x.shape[-1]
-        packed = pack(w[start : start + C])
-        bias = padded_bias(b if start == 0 else None, K)
+        packed = from_weights(pack, w[start : start + C])
+        bias = from_weights(padded_bias, b if start == 0 else None, K)
         space = workspace(TILE_SPACE + ROWS * C)
         _forward(
             len(space), R, address(x), C, address(packed), K, address(bias), start > 0, address(y),

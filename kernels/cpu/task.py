@@ -89,8 +89,8 @@ class Task:
             with compiling(self.function), own_cache():
                 signature = types.void(types.int64, types.int64, types.int64)
                 self._compiled = cfunc(signature, cache=True)(self.function)
-        arguments = np.fromiter(_flat(numbers), np.int64)
-        _launch(self._compiled.address, threads, arguments.ctypes.data)
+        arguments = np.array(list(_flat(numbers)), np.int64)
+        _launch(self._compiled.address, threads, arguments.__array_interface__["data"][0])
 
 
 task = Task
