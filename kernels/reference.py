@@ -260,6 +260,20 @@ def attention_backward(
     return _merge(gs @ k), _merge(gs.swapaxes(-1, -2) @ q), _merge(gv)
 
 
+# --- dropout -------------------------------------------------------------------------------------
+
+
+def dropout(x: Array, p: float, seed: int, purpose: int, step: int) -> Array:
+    """Each value zeroed with probability p, the others times 1 / (1 - p), so that E[y] = x.
+
+    Element i stays where the uniform number i of the stream (seed, purpose, step) is at least p.
+    The backward is the same operation on gy: the numbers are made again, and no mask is kept.
+    """
+    u = random_uniform(array_module(x), x.size, seed, purpose, step).reshape(x.shape)
+    # Scaled here rather than at sampling time, so that eval() has nothing to do.
+    return x * ((u >= p).astype(x.dtype) * (1 / (1 - p)))
+
+
 # --- upsampling ----------------------------------------------------------------------------------
 
 

@@ -33,6 +33,8 @@ BACKENDS = {
 }
 NAMES = tuple(BACKENDS)
 
+SMALL_BYTES = 1 << 14  # up to here an array's whole bytes go through zlib's checksum
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -115,7 +117,14 @@ def fingerprint(x: Array) -> int | None:
     """A checksum of the bytes of x, or None on a device, where it would force a synchronisation."""
     if not isinstance(x, np.ndarray):
         return None
-    return zlib.adler32(np.ascontiguousarray(x).view(np.uint8))
+    data = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+    if data.size <= SMALL_BYTES:
+        return zlib.adler32(data)
+    # The sums of its columns, as a matrix of 509 words in a row, take a tenth of the time. 509 is
+    # prime: a picture or a kernel that is turned or shifted puts other words into each column.
+    whole = data.size // (8 * 509) * (8 * 509)
+    columns = np.add.reduce(data[:whole].view(np.uint64).reshape(-1, 509), axis=0)
+    return zlib.adler32(data[whole:], zlib.adler32(columns.view(np.uint8)))
 
 
 def freeze(x: Array) -> bool:

@@ -102,8 +102,14 @@ def manual_seed(seed: int, step: int = 0) -> None:
 
 def ambient_uniform(shape: tuple[int, ...], purpose: int) -> Array:
     """The next uniform draw of the stream that manual_seed began: float32 [shape] in [0, 1)."""
+    seed, purpose, step = ambient_stream(purpose)
+    return uniform(shape, seed, purpose, step)
+
+
+def ambient_stream(purpose: int) -> tuple[int, int, int]:
+    """(seed, purpose, step) of the next draw of that stream, for who draws the numbers himself."""
     _Ambient.draw += 1
-    return uniform(shape, _Ambient.seed, purpose | _Ambient.draw << 8, _Ambient.step)
+    return _Ambient.seed, purpose | _Ambient.draw << 8, _Ambient.step
 
 
 def ambient_normal(shape: tuple[int, ...], purpose: int) -> Array:

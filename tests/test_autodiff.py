@@ -222,11 +222,17 @@ def test_a_saved_array_changed_in_place_is_refused(size, which):
         y.backward()
 
 
-def test_a_swap_in_place_is_noticed():
-    """A plain sum would not see it: the checksum depends on the order."""
-    x = leaf(1.0, 2.0)
+@pytest.mark.parametrize("shape", [(2,), (3, 3, 64, 64), (1000, 999)])
+@pytest.mark.parametrize("change", ["turned", "negated", "one element"])
+def test_any_change_in_place_is_noticed(shape, change):
+    """A plain sum would see neither of the first two."""
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    x = Tensor(values, requires_grad=True)
     y = (x * x).sum()
-    x.data[...] = x.data[::-1].copy()
+    if change == "one element":
+        x.data[(-1,) * len(shape)] += 1e-6
+    else:
+        x.data[...] = x.data[::-1].copy() if change == "turned" else -x.data
     with pytest.raises(GraphError, match="changed in place"):
         y.backward()
 

@@ -25,6 +25,11 @@ def device(*arrays):
     return [backend.xp.asarray(a) for a in arrays]
 
 
+# Winograd's F(4x4) adds and subtracts numbers that nearly cancel: its error is up to 3e-5 of the
+# largest entry, where the direct sum has 1e-6.
+WINOGRAD = 3e-5
+
+
 def check(result, expected, tolerance=1e-5):
     """Largest error relative to the largest entry; a NaN fails."""
     result = backend.to_numpy(result)
@@ -44,7 +49,46 @@ def test_conv2d(any_backend, N, H, W, C_in, C_out, KH, KW, stride, pad, seed):
         return  # no output pixel at all: conv2d of the autodiff refuses it
     x, w, b = draw(seed, (N, H, W, C_in), (KH, KW, C_in, C_out), (C_out,))
     y = backend.kernels.conv2d(*device(x, w, b), stride, padding)
-    check(y, naive.conv2d(x, w, b, stride, padding))
+    check(y, naive.conv2d(x, w, b, stride, padding), WINOGRAD)
+
+
+def exactly(function, *arguments):
+    """A reference function in float64."""
+    wide = [
+        tuple(a.astype(float) for a in x)
+        if isinstance(x, tuple) and isinstance(x[0], np.ndarray)
+        else x.astype(float)
+        if isinstance(x, np.ndarray)
+        else x
+        for x in arguments
+    ]
+    return getattr(reference, function)(*wide)
+
+
+ANY_SIZE = {
+    "N": st.integers(1, 5), "H": st.integers(1, 33), "W": st.integers(1, 33),
+    "C": st.integers(1, 130), "K": st.integers(1, 130), "seed": st.integers(0, 99),
+}  # fmt: skip
+
+
+@few
+@given(
+    **ANY_SIZE, window=st.sampled_from([1, 2, 3, 3, 3]), stride=st.sampled_from([1, 1, 2, 3]),
+    pad=st.tuples(*[st.integers(0, 2)] * 4),
+)  # fmt: skip
+def test_conv2d_of_any_size_against_float64(any_backend, N, H, W, C, K, seed, window, stride, pad):
+    padding = (pad[:2], pad[2:])
+    if H + sum(padding[0]) < window or W + sum(padding[1]) < window:
+        return
+    x, w, b = draw(seed, (N, H, W, C), (window, window, C, K), (K,))
+    y = exactly("conv2d", x, w, b, stride, padding)
+    check(backend.kernels.conv2d(*device(x, w, b), stride, padding), y, WINOGRAD)
+    (gy,) = draw(seed + 1, y.shape)
+    results = backend.kernels.conv2d_backward(*device(gy, x, w), stride, padding)
+    for gradient, expected in zip(
+        results, exactly("conv2d_backward", gy, x, w, stride, padding), strict=True
+    ):
+        check(gradient, expected, WINOGRAD)
 
 
 @few
@@ -154,7 +198,7 @@ def test_norm_silu_conv2d(any_backend, N, H, W, parts, groups, K, per_image, wit
         result, mean, rstd = backend.kernels.norm_silu_conv2d(
             *arrays, *(device(extra) if with_extra else [None])
         )
-        check(result, y, tolerance=2e-5)  # F(4x4) rounds ten times as much as the direct sum
+        check(result, y, WINOGRAD)
         stats = (mean, rstd)
         gradients = backend.kernels.norm_silu_conv2d_backward(
             *device(gy), *arrays[:3], *stats, groups, *device(w)
@@ -176,7 +220,7 @@ def test_upsample_conv2d(any_backend, N, H, W, C, K, seed):
     w /= np.sqrt(9 * C).astype(np.float32)
     up = naive.upsample_nearest(x)
     y = naive.conv2d(up, w, b, 1, ((1, 1), (1, 1)))
-    check(backend.kernels.upsample_conv2d(*device(x, w, b)), y, tolerance=2e-5)
+    check(backend.kernels.upsample_conv2d(*device(x, w, b)), y, WINOGRAD)
     gx, gw, gb = backend.kernels.upsample_conv2d_backward(*device(gy, x, w))
     exact = reference.upsample_conv2d_backward(*(a.astype(float) for a in (gy, x, w)))
     for gradient, expected in zip((gx, gw, gb), exact, strict=True):
@@ -283,6 +327,15 @@ def test_add(any_backend, shape, dtype):
     strided = backend.xp.repeat(before[..., None], 2, axis=-1)
     backend.kernels.add_to(strided[..., 0], b)
     same((strided[..., 0], strided[..., 1]), (expected, before))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.25, 0.9])
+@pytest.mark.parametrize("shape", [(1,), (3, 7), (2, 33, 33, 5)])
+def test_dropout(any_backend, shape, p):
+    (x,) = draw(0, shape)
+    u = backend.to_numpy(reference.random_uniform(np, x.size, 5, 6, 7)).reshape(shape)
+    y = backend.kernels.dropout(*device(x), p, 5, 6, 7)
+    check(y, np.where(u >= np.float32(p), x / (1 - p), 0))
 
 
 def test_q_sample_has_one_pair_of_coefficients_per_image(any_backend):

@@ -35,7 +35,7 @@ keep_freed_memory()
 
 __all__ = [
     "adam", "add", "add_to", "attention", "attention_backward", "constant_weights", "conv2d",
-    "conv2d_backward", "ema", "group_norm", "group_norm_backward", "group_norm_silu",
+    "conv2d_backward", "dropout", "ema", "group_norm", "group_norm_backward", "group_norm_silu",
     "group_norm_silu_backward", "linear", "linear_backward", "norm_silu_conv2d",
     "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal", "random_bits",
     "random_normal", "random_uniform", "sampler_step", "sampler_step_normal", "silu",
@@ -202,6 +202,15 @@ def attention_backward(gy, q, k, v, heads: int):
     gq, gk, gv = np.empty_like(q), np.empty_like(q), np.empty_like(q)
     _attention.backward(gy, q, k, v, heads, gq, gk, gv)
     return gq, gk, gv
+
+
+@float32_only
+def dropout(x, p: float, seed: int, purpose: int, step: int):
+    y = np.empty_like(x)
+    key = (np.uint64(n) for n in (step, seed, purpose))
+    factor = np.float32(1 / (1 - p))
+    _noise.dropout(x.reshape(-1), p, factor, *key, y.reshape(-1))
+    return y
 
 
 @float32_only

@@ -249,19 +249,21 @@ def gradient_of_w(s, few, picture, line, gy, gy_line, gw):
         if few:
             for k in range(s.K):
                 for d in range(0, columns, WIDE * W):
+                    out = to + (k * columns + d) * 4
                     transposed_product_wide(
                         (
                             gy + 4 * k, gy_line, s.K * 4, window + 4 * d, s.stride * line, step,
-                            BYTES, s.OH, s.OW, to + (k * columns + d) * 4, 0,
+                            BYTES, s.OH, s.OW, out, 0, out, 0,
                         )
                     )  # fmt: skip
         else:
             for d in range(0, lines, ROWS_T):
                 for k in range(0, columns, 2 * W):
+                    out = to + (d * columns + k) * 4
                     transposed_product(
                         (
                             window + 4 * d, s.stride * line, step, gy + 4 * k, gy_line, s.K * 4,
-                            BYTES, s.OH, s.OW, to + (d * columns + k) * 4, columns * 4,
+                            BYTES, s.OH, s.OW, out, columns * 4, out, columns * 4,
                         )
                     )  # fmt: skip
 

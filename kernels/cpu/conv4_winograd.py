@@ -21,13 +21,14 @@ The price is rounding: the transforms add and subtract numbers that nearly cance
 float64 the error of F(4x4) is 3e-6 to 3e-5 relative, about ten times that of the direct sum; that
 of F(2x2) is below 1e-6.
 
-The transformed picture is never whole in memory: TILES tiles at a time go through the transform,
-the products and the transform back while they stay in the cache of their core. Each picture comes
+The transformed picture is never whole in memory: a chunk of tiles goes through the transform, the
+products and the transform back while they stay in the cache of their core. Each picture comes
 into and leaves a bordered buffer there, and conv6_fused.py folds into these two copies what stands
 before and after the convolution.
 """
 
 import numpy as np
+from numba import get_num_threads
 
 from minddpm.kernels.cpu.conv6_fused import (
     Layer,
@@ -60,8 +61,6 @@ from minddpm.kernels.cpu.norm import CHANNEL_ROWS, channels_at
 from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.cpu.vector import BYTES, ROWS, W
 from minddpm.kernels.cpu.winograd_tiles import (
-    POINT,
-    TILES,
     d_from_points_2,
     d_from_points_4,
     d_to_points_2,
@@ -74,6 +73,10 @@ from minddpm.kernels.cpu.winograd_tiles import (
     weights_gradient,
 )
 
+# Tiles in a chunk: few enough that V and Y stay in the cache. Of 256 channels they do not anyway,
+# and what costs most is to fetch the weights, or their gradient, once for each chunk.
+TILES = 4 * ROWS if ROWS < 14 else 2 * ROWS
+
 
 @serial
 def tile_counts(s):
@@ -84,7 +87,7 @@ def tile_counts(s):
 @serial
 def block_size(s):
     """Bytes from one block of W channels of V, Y or D to the next."""
-    return (s.M + 2) * (s.M + 2) * POINT
+    return (s.M + 2) * (s.M + 2) * s.tiles * BYTES
 
 
 @serial
@@ -97,7 +100,9 @@ def pictures_to_points(s, p_at, v_at, start, count):
         i, j = divmod(r, TW)
         at = p_at + ((n * PH + i * s.M) * PW + j * s.M) * pixel
         for c in range(Cp // W):
-            arguments = (at + c * BYTES, v_at + c * block + q * BYTES, PW * pixel, pixel)
+            arguments = (
+                at + c * BYTES, v_at + c * block + q * BYTES, s.tiles * BYTES, PW * pixel, pixel,
+            )  # fmt: skip
             if s.M == 4:
                 to_points_4(arguments)
             else:
@@ -112,7 +117,7 @@ def products(s, a_at, u, c_at, count, blocks_in, blocks_out):
         for p in range(points):
             b = u + (k // 2 * points + p) * blocks_in * W * 2 * BYTES
             for m in range(0, count, ROWS):
-                at = p * POINT + m * BYTES
+                at = (p * s.tiles + m) * BYTES
                 arguments = (a_at + at, b, c_at + k * block + at, blocks_in, block, block)
                 if count - m <= HALF:
                     panel_product_half(arguments)
@@ -146,7 +151,7 @@ def points_to_result(s, m_at, first, start, count, y, bias, bias_row, extra, spa
             if whole and extra:
                 more, more_line, more_pixel = extra + shift + k * BYTES, line, pixel
             arguments = (
-                m_at + k * block + q * BYTES, to + k * BYTES, line, pixel,
+                m_at + k * block + q * BYTES, s.tiles * BYTES, to + k * BYTES, line, pixel,
                 bias + (first + n) * bias_row + k * BYTES, more, more_line, more_pixel,
             )  # fmt: skip
             if s.M == 4:
@@ -194,8 +199,8 @@ def _forward(t, threads, arguments):
         from_tile, to_tile = (share(tiles, t, threads), share(tiles, t + 1, threads))
         if not few:
             from_tile, to_tile = 0, tiles
-        for start in range(from_tile, to_tile, TILES):
-            count = min(TILES, to_tile - start)
+        for start in range(from_tile, to_tile, s.tiles):
+            count = min(s.tiles, to_tile - start)
             pictures_to_points(s, p_at, v_at, start, count)
             products(s, v_at, u, m_at, count, Cp // W, Kp // W)
             points_to_result(s, m_at, first, start, count, y, bias, bias_row, extra, spare)
@@ -228,7 +233,9 @@ def result_to_points(s, g_at, d_at, start, count):
         i, j = divmod(r, TW)
         at = g_at + (n * TH + i) * s.M * line + j * s.M * pixel
         for k in range(pairs(s.K)):
-            arguments = (at + k * BYTES, d_at + k * block + q * BYTES, line, pixel)
+            arguments = (
+                at + k * BYTES, d_at + k * block + q * BYTES, s.tiles * BYTES, line, pixel,
+            )  # fmt: skip
             if s.M == 4:
                 d_to_points_4(arguments)
             else:
@@ -236,15 +243,24 @@ def result_to_points(s, g_at, d_at, start, count):
 
 
 @serial
-def add_weight_gradient(s, v_at, d_at, du, count):
-    """dU_p += V_p^T D_p at each point: du [points, C', K']."""
+def add_weight_gradient(s, v_at, d_at, du, count, zeros):
+    """dU_p += V_p^T D_p at each point: du [points, C', K'].
+
+    zeros: two vectors of them, which the first chunk begins with instead of du; else 0.
+    """
+    point = s.tiles * BYTES
     (_, _, Cp), block, Kp = bordered_size(s), block_size(s), pairs(s.K) * W
     for p in range((s.M + 2) * (s.M + 2)):
         for c in range(0, Cp, ROWS_T):
-            a = v_at + c // W * block + p * POINT + c % W * 4
+            a = v_at + c // W * block + p * point + c % W * 4
             for k in range(0, Kp, 2 * W):
-                b, to = d_at + k // W * block + p * POINT, du + ((p * Cp + c) * Kp + k) * 4
-                transposed_product((a, 0, BYTES, b, 0, BYTES, block, 1, count, to, Kp * 4))
+                b, to = d_at + k // W * block + p * point, du + ((p * Cp + c) * Kp + k) * 4
+                before, before_row = (zeros, 0) if zeros else (to, Kp * 4)
+                transposed_product(
+                    (
+                        a, 0, BYTES, b, 0, BYTES, block, 1, count, before, before_row, to, Kp * 4,
+                    )
+                )  # fmt: skip
 
 
 @serial
@@ -256,7 +272,9 @@ def points_to_gradient(s, v_at, q_at, start, count):
         i, j = divmod(r, TW)
         at = q_at + ((n * PH + i * s.M) * PW + j * s.M) * Cp * 4
         for c in range(Cp // W):
-            arguments = (v_at + c * block + q * BYTES, at + c * BYTES, PW * Cp * 4, Cp * 4)
+            arguments = (
+                v_at + c * block + q * BYTES, s.tiles * BYTES, at + c * BYTES, PW * Cp * 4, Cp * 4,
+            )  # fmt: skip
             if s.M == 4:
                 d_from_points_4(arguments)
             else:
@@ -267,7 +285,8 @@ def points_to_gradient(s, v_at, q_at, start, count):
 def _backward(t, threads, arguments):
     """gb [N, K']: sums of gy over the pixels of each image. gnorm [2, C']: gweight and gbias.
 
-    space: the channels' numbers, V and D of one chunk, the bordered pictures, their gradients, gy.
+    space: the channels' numbers, spare, V and D of one chunk, the bordered pictures, their
+    gradients, gy.
     """
     s = Layer(*integers(arguments, LAYER))
     source = Sources(*integers(arguments + 8 * LAYER, SOURCES))
@@ -279,14 +298,19 @@ def _backward(t, threads, arguments):
     Kp, tiles = pairs(s.K) * W, TH * TW
     picture, result = PH * PW * Cp * 4, tiles * s.M * s.M * Kp * 4
     at = channels_at(space, Cp)
-    v_at = space + CHANNEL_ROWS * Cp * 4
+    spare = space + CHANNEL_ROWS * Cp * 4
+    v_at = spare + 2 * BYTES
     d_at = v_at + Cp // W * block
     p_at = d_at + Kp // W * block
     q_at = p_at + s.images * picture
     g_at = q_at + s.images * picture
     clear(p_at, s.images * picture // 4)
     clear(g_at, s.images * result // 4)
-    clear(du, (s.M + 2) * (s.M + 2) * Cp * Kp)
+    zeros = spare
+    clear(spare, 2 * W)
+    if threads > s.N:
+        clear(du, (s.M + 2) * (s.M + 2) * Cp * Kp)  # a thread without pictures
+        zeros = 0
     clear(gnorm, 2 * Cp)
     last = share(s.N, t + 1, threads)
     for first in range(share(s.N, t, threads), last, s.images):
@@ -300,11 +324,12 @@ def _backward(t, threads, arguments):
             clear(sums, Kp)
             add_columns(to, tiles * s.M * s.M, Kp, sums)
         clear(q_at, images * picture // 4)
-        for start in range(0, images * tiles, TILES):
-            count = min(TILES, images * tiles - start)
+        for start in range(0, images * tiles, s.tiles):
+            count = min(s.tiles, images * tiles - start)
             pictures_to_points(s, p_at, v_at, start, count)
             result_to_points(s, g_at, d_at, start, count)
-            add_weight_gradient(s, v_at, d_at, du, count)
+            add_weight_gradient(s, v_at, d_at, du, count, zeros)
+            zeros = 0
             if need_gx:
                 products(s, d_at, ut, v_at, count, Kp // W, Cp // W)  # dV = D U^T, in V's place
                 points_to_gradient(s, v_at, q_at, start, count)
@@ -346,14 +371,18 @@ def layer(xs, w_shape, padding, M, up=1, groups=0, eps=0.0) -> Layer:
     C1, C2 = xs[0].shape[3], xs[1].shape[3] if len(xs) == 2 else 0
     OH, OW = H + top + bottom - 2, WX + left + right - 2
     bits = int(np.float64(eps).view(np.int64))
-    s = Layer(N, H, WX, C1, C2, OH, OW, w_shape[3], top, left, up, M, 1, groups, bits)
+    C, K = w_shape[2:]
+    tiles = TILES * (4 if min(C, K) >= 256 else 1)
+    s = Layer(N, H, WX, C1, C2, OH, OW, K, top, left, up, M, tiles, 1, groups, bits)
     return s._replace(images=_images(s))
 
 
 def _images(s: Layer) -> int:
     """How many images to take together, so that few rows of the last product are empty."""
     (TH, TW), (PH, PW, Cp) = tile_counts(s), bordered_size(s)
-    most = max(1, min(8, 100_000 // (PH * PW * Cp)))
+    cached, chunk = 100_000 // (PH * PW * Cp), -(-s.tiles // (TH * TW))
+    share = -(-s.N // get_num_threads())
+    most = max(1, min(8, share, max(cached, chunk)))
     return min(range(1, most + 1), key=lambda n: -(-n * TH * TW // ROWS) * ROWS / n)
 
 
@@ -364,5 +393,5 @@ def _floats(s: Layer, backward: bool) -> int:
     chunk = CHANNEL_ROWS * Cp + (Cp + Kp) // W * (block_size(s) // 4)
     picture = PH * PW * Cp
     if backward:
-        return chunk + s.images * (2 * picture + TH * TW * tile * Kp)
+        return chunk + 2 * W + s.images * (2 * picture + TH * TW * tile * Kp)
     return chunk + W + tile * Kp + s.images * picture

@@ -52,6 +52,7 @@ class Layer(NamedTuple):
     left: int
     up: int  # 2 if every pixel of x is doubled first, else 1
     M: int  # pixels of an output tile in each direction
+    tiles: int  # how many of them make a chunk
     images: int  # how many a thread takes together
     groups: int  # of the normalisation, 0 if there is none
     eps: int  # the bits of a float64: all fields are integers

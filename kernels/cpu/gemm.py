@@ -104,11 +104,13 @@ strided_product, strided_product_half = _strided_product(ROWS), _strided_product
 
 def _transposed_product(rows: int, vectors: int):
     def product(
-        e: Emitter, a, a_segment, a_row, b, b_segment, b_row, b_vector, segments, count, c, c_row
-    ) -> None:
-        """C[m, j, :] += sum over s < segments, r < count of A[s, r, m] * B[s, r, j, :].
+        e: Emitter, a, a_segment, a_row, b, b_segment, b_row, b_vector, segments, count, before,
+        before_row, c, c_row,
+    ) -> None:  # fmt: skip
+        """C[m, j, :] = before[m, j] + sum over s, r of A[s, r, m] * B[s, r, j, :].
 
-        Both operands are walked along their rows; b_vector: from one vector of B to the next.
+        s < segments, r < count. Both operands are walked along their rows; b_vector: from one
+        vector of B to the next. before may be C itself, whose sum then goes on.
         """
         rest = range(vectors)
 
@@ -127,8 +129,9 @@ def _transposed_product(rows: int, vectors: int):
             return e.loop(count, [(pa, a_row), *starts], acc, one_row)
 
         to = [e.offset(c, _times(e, c_row, m)) for m in range(rows)]
-        before = [e.load(to[m], j * BYTES) for m in range(rows) for j in rest]
-        acc = e.loop(segments, [(a, a_segment), (b, b_segment)], before, one_segment)
+        start = [e.offset(before, _times(e, before_row, m)) for m in range(rows)]
+        start = [e.load(at, j * BYTES) for at in start for j in rest]
+        acc = e.loop(segments, [(a, a_segment), (b, b_segment)], start, one_segment)
         for m in range(rows):
             for j in rest:
                 e.store(acc[vectors * m + j], to[m], j * BYTES)

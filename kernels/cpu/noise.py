@@ -124,6 +124,17 @@ def q_sample(x0, a, b, P, step, k0, k1, x_t, noise):
 
 
 @fast
+def dropout(x, p, factor, step, k0, k1, y):
+    """y = factor x where the element's number of the stream is at least p, else 0; flat."""
+    limit = np.uint64(math.ceil(p * 2.0**24))  # u = (word >> 8) / 2^24 >= p
+    for i in prange(-(-x.size // 4)):
+        words = philox(np.uint64(i), step, k0, k1)
+        for j in range(min(4, x.size - 4 * i)):
+            stays = words[j] >> B8 >= limit
+            y[4 * i + j] = x[4 * i + j] * factor if stays else np.float32(0)
+
+
+@fast
 def sampler_step(
     x_t, output, px, po, kp, kx, ko, sigma, clip, first, step, k0, k1, x_prev, pred_x0
 ):  # fmt: skip

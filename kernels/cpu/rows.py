@@ -115,10 +115,11 @@ def _backward(t, threads, at):
             from_gy = gy_block
         for c in range(0, Cp, ROWS_T):
             for k in range(0, Kp, 2 * W):
+                out = gw + (c * Kp + k) * 4
                 transposed_product(
                     (
                         from_x + 4 * c, 0, 4 * Cp, from_gy + 4 * k, 0, 4 * Kp, BYTES, 1, count,
-                        gw + (c * Kp + k) * 4, 4 * Kp,
+                        out, 4 * Kp, out, 4 * Kp,
                     )
                 )  # fmt: skip
 

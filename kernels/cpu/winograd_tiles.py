@@ -11,10 +11,7 @@ from numba import get_num_threads
 
 from minddpm.kernels.cpu.memory import address, clear, pairs, share
 from minddpm.kernels.cpu.task import integers, task
-from minddpm.kernels.cpu.vector import BYTES, I64, ROWS, Emitter, W, kernel
-
-TILES = 4 * ROWS if ROWS < 14 else 2 * ROWS  # tiles in the cache at a time
-POINT = TILES * BYTES  # bytes from one point to the next in V, Y and D
+from minddpm.kernels.cpu.vector import BYTES, I64, Emitter, W, kernel
 
 # The points of M = 2 are 0, 1, -1, infinity; those of M = 4 are 0, 1, -1, 2, -2, infinity.
 BT = {
@@ -130,35 +127,44 @@ class Transforms(NamedTuple):
 
 
 def transforms(M: int) -> Transforms:
-    """Emit the kernels for output tiles of M x M pixels and input tiles of (M + 2) x (M + 2)."""
+    """Emit the kernels for output tiles of M x M pixels and input tiles of (M + 2) x (M + 2).
+
+    All steps in bytes; point: from one point of V, Y or D to the next.
+    """
     bt, at, g = BT[M], AT[M], G[M]
     size = M + 2
     every = [(i, j) for i in range(size) for j in range(size)]
 
-    def to_points(e: Emitter, picture, points, row, pixel) -> None:
+    def to_points(e: Emitter, picture, points, point, row, pixel) -> None:
         """V = B^T x B: a tile of x -> points."""
         v = both_sides(e, rows_times, bt, lambda i, j: e.load(_at(e, picture, row, pixel, i, j)))
         for i, j in every:
-            e.store(v[i][j], points, (size * i + j) * POINT)
+            e.store(v[i][j], _at(e, points, point, point, size * i, j))
 
-    def from_points(e: Emitter, points, y, row, pixel, bias, extra, extra_row, extra_pixel) -> None:
+    def from_points(
+        e: Emitter, points, point, y, row, pixel, bias, extra, extra_row, extra_pixel
+    ) -> None:
         """Y = A^T M A + bias + extra: points -> a tile; extra has its own steps (0 for zeros)."""
         b = e.load(bias)
-        tile = both_sides(e, columns_times, at, lambda i, j: e.load(points, (size * i + j) * POINT))
+        tile = both_sides(
+            e, columns_times, at, lambda i, j: e.load(_at(e, points, point, point, size * i, j))
+        )
         for i in range(M):
             for j in range(M):
                 more = e.add(b, e.load(_at(e, extra, extra_row, extra_pixel, i, j)))
                 e.store(e.add(tile[i][j], more), _at(e, y, row, pixel, i, j))
 
-    def gradient_to_points(e: Emitter, picture, points, row, pixel) -> None:
+    def gradient_to_points(e: Emitter, picture, points, point, row, pixel) -> None:
         """D = A dY A^T: a tile of the gradient -> points."""
         d = both_sides(e, rows_times, at.T, lambda i, j: e.load(_at(e, picture, row, pixel, i, j)))
         for i, j in every:
-            e.store(d[i][j], points, (size * i + j) * POINT)
+            e.store(d[i][j], _at(e, points, point, point, size * i, j))
 
-    def gradient_from_points(e: Emitter, points, picture, row, pixel) -> None:
+    def gradient_from_points(e: Emitter, points, point, picture, row, pixel) -> None:
         """dx += B dV B^T: points added into a tile; neighbouring tiles overlap."""
-        x = both_sides(e, columns_times, bt.T, lambda i, j: e.load(points, (size * i + j) * POINT))
+        x = both_sides(
+            e, columns_times, bt.T, lambda i, j: e.load(_at(e, points, point, point, size * i, j))
+        )
         for i, j in every:
             to = _at(e, picture, row, pixel, i, j)
             e.store(e.add(e.load(to), x[i][j]), to)

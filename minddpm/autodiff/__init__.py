@@ -10,6 +10,7 @@ from minddpm.autodiff.gradcheck import GradientError, gradcheck
 from minddpm.autodiff.layers import (
     attention,
     conv2d,
+    dropout,
     group_norm,
     group_norm_silu,
     linear,
@@ -27,6 +28,7 @@ __all__ = [
     "attention",
     "concat",
     "conv2d",
+    "dropout",
     "exp",
     "gradcheck",
     "group_norm",

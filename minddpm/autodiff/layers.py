@@ -124,6 +124,17 @@ class Attention(Function):
         return backend.kernels.attention_backward(gy, *self.saved, self.heads)
 
 
+class Dropout(Function):
+    def __init__(self, p: float, stream: tuple[int, int, int]):
+        self.p, self.stream = p, stream
+
+    def forward(self, x: Array) -> Array:
+        return backend.kernels.dropout(x, self.p, *self.stream)
+
+    def backward(self, gy: Array) -> tuple[Array]:
+        return (backend.kernels.dropout(gy, self.p, *self.stream),)
+
+
 class UpsampleNearest(Function):
     def forward(self, x: Array) -> Array:
         return backend.kernels.upsample_nearest(x)
@@ -262,6 +273,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
             f"attention: q {q.shape}, k {k.shape}, v {v.shape} should all be [N, L, {heads} * D]"
         )
     return Attention(heads)(q, k, v)
+
+
+def dropout(x: Tensor, p: float, stream: tuple[int, int, int]) -> Tensor:
+    """x with each value zeroed with probability p and the others times 1 / (1 - p).
+
+    stream: (seed, purpose, step) of the random numbers. Raises ValueError unless 0 <= p < 1.
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout: p = {p} should be at least 0 and below 1")
+    return Dropout(p, stream)(x)
 
 
 def upsample_nearest(x: Tensor) -> Tensor:

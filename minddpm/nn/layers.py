@@ -106,6 +106,4 @@ class Dropout(Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.active:
             return x
-        keep = random.ambient_uniform(x.shape, random.DROPOUT) >= self.p
-        # Scaled here rather than at sampling time, so that eval() has nothing to do.
-        return x * (keep.astype(x.dtype) * (1 / (1 - self.p)))
+        return F.dropout(x, self.p, random.ambient_stream(random.DROPOUT))
