@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import naive
 from minddpm import backend
 from minddpm.kernels import reference
+from minddpm.kernels.cpu import ladder
 
 SIZES = st.sampled_from([1, 2, 3, 5, 7, 8, 14])
 CHANNELS = st.sampled_from([1, 3, 5, 32])
@@ -50,6 +51,29 @@ def test_conv2d(any_backend, N, H, W, C_in, C_out, KH, KW, stride, pad, seed):
     x, w, b = draw(seed, (N, H, W, C_in), (KH, KW, C_in, C_out), (C_out,))
     y = backend.kernels.conv2d(*device(x, w, b), stride, padding)
     check(y, naive.conv2d(x, w, b, stride, padding), WINOGRAD)
+
+
+@few
+@given(
+    **{size: st.integers(1, 9) for size in "HW"}, N=st.integers(1, 3), C=CHANNELS, K=CHANNELS,
+    stride=st.sampled_from([1, 2]), pad=st.tuples(*[st.integers(0, 2)] * 4),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_every_rung_of_the_ladder(N, H, W, C, K, stride, pad, seed):
+    padding = (pad[:2], pad[2:])
+    if H + sum(padding[0]) < 3 or W + sum(padding[1]) < 3:
+        return
+    x, w, b = draw(seed, (N, H, W, C), (3, 3, C, K), (K,))
+    y = exactly("conv2d", x, w, b, stride, padding)
+    (gy,) = draw(seed + 1, y.shape)
+    gradients = exactly("conv2d_backward", gy, x, w, stride, padding)
+    for name, rung in ladder.LADDER.items():
+        if rung.fits(w.shape, stride, padding):
+            tolerance = WINOGRAD if "F(4x4)" in name else 3e-6
+            check(rung.forward(x, w, b, stride, padding), y, tolerance)
+            results = rung.backward(gy, x, w, stride, padding)
+            for gradient, expected in zip(results, gradients, strict=True):
+                check(gradient, expected, tolerance)
 
 
 def exactly(function, *arguments):

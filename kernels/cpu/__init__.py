@@ -16,18 +16,19 @@ from types import ModuleType
 import numpy as np
 
 from minddpm.kernels import compose, reference
+from minddpm.kernels.compose import SAME, Padding
 from minddpm.kernels.cpu.cache import own_cache
-from minddpm.kernels.cpu.choice import FUSED_TILE, is_product, use_winograd
-from minddpm.kernels.reference import SAME, Padding, philox4x32
+from minddpm.kernels.reference import philox4x32
 
 with own_cache():
     from minddpm.kernels.cpu import attention as _attention
-    from minddpm.kernels.cpu import conv3_implicit, conv5_winograd, norm, pointwise, rows
     from minddpm.kernels.cpu import conv4_winograd as winograd
     from minddpm.kernels.cpu import noise as _noise
+    from minddpm.kernels.cpu import norm, pointwise, rows
     from minddpm.kernels.cpu import threads as _threads
     from minddpm.kernels.cpu.conv6_fused import Sources
     from minddpm.kernels.cpu.kept import constant_weights
+    from minddpm.kernels.cpu.ladder import FUSED_TILE, choose, is_wide_3x3
     from minddpm.kernels.cpu.memory import keep_freed_memory
 
 _threads.start()
@@ -70,21 +71,12 @@ def _contiguous(x):
 
 @float32_only
 def conv2d(x, w, b, stride: int, padding: Padding):
-    if is_product(w, stride, padding):
-        return rows.linear((x,), w[0, 0], b)
-    if not use_winograd(w, stride, padding):
-        return conv3_implicit.conv2d(x, w, b, stride, padding)
-    return conv5_winograd.conv2d(x, w, b, padding)
+    return choose(w.shape, stride, padding).forward(x, w, b, stride, padding)
 
 
 @float32_only
 def conv2d_backward(gy, x, w, stride: int, padding: Padding, need_gx: bool = True):
-    if is_product(w, stride, padding):
-        (gx,), gw, gb = rows.linear_backward(gy, (x,), w[0, 0])
-        return gx, gw[None, None], gb
-    if not use_winograd(w, stride, padding):
-        return conv3_implicit.conv2d_backward(gy, x, w, stride, padding, need_gx)
-    return conv5_winograd.conv2d_backward(gy, x, w, padding, need_gx)
+    return choose(w.shape, stride, padding).backward(gy, x, w, stride, padding, need_gx)
 
 
 @float32_only
@@ -99,7 +91,7 @@ def linear_backward(gy, xs, w):
 
 @float32_only
 def upsample_conv2d(x, w, b):
-    if not use_winograd(w, 1, SAME):
+    if not is_wide_3x3(w.shape, 1, SAME):
         return conv2d(upsample_nearest(x), w, b, 1, SAME)
     s = winograd.layer((x,), w.shape, SAME, FUSED_TILE, up=2)
     return winograd.forward(s, Sources.of((x,)), w, b)
@@ -107,7 +99,7 @@ def upsample_conv2d(x, w, b):
 
 @float32_only
 def upsample_conv2d_backward(gy, x, w):
-    if not use_winograd(w, 1, SAME):
+    if not is_wide_3x3(w.shape, 1, SAME):
         gx, gw, gb = conv2d_backward(gy, upsample_nearest(x), w, 1, SAME)
         return upsample_nearest_backward(gx), gw, gb
     s = winograd.layer((x,), w.shape, SAME, FUSED_TILE, up=2)
@@ -117,7 +109,9 @@ def upsample_conv2d_backward(gy, x, w):
 
 
 def _can_fuse(xs, w) -> bool:
-    return use_winograd(w, 1, SAME) and all(norm.fits(x.shape[-1]) for x in xs) and len(xs) <= 2
+    return (
+        is_wide_3x3(w.shape, 1, SAME) and all(norm.fits(x.shape[-1]) for x in xs) and len(xs) <= 2
+    )
 
 
 @float32_only

@@ -15,8 +15,6 @@ so that phase r of gx is a convolution of stride 1 of gy with every stride-th ta
     gx[a] = sum over u of gy[q - u] w[r + u stride]^T
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from minddpm.kernels.cpu.gemm import (
@@ -40,40 +38,13 @@ from minddpm.kernels.cpu.memory import (
     share,
     workspace,
 )
+from minddpm.kernels.cpu.shape import SHAPE, Shape
 from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.cpu.tile import TILE_SPACE, pack, tile_rows
 from minddpm.kernels.cpu.vector import BYTES, ROWS, W
 
 # Up to so many output channels the vectors run along the window instead of the output channels.
 FEW = 3
-
-
-class Shape(NamedTuple):
-    """The sizes of one convolution."""
-
-    N: int
-    H: int
-    W: int
-    C: int
-    OH: int
-    OW: int
-    K: int
-    KH: int
-    KW: int
-    stride: int
-    top: int
-    left: int
-
-    @classmethod
-    def of(cls, x_shape, w_shape, stride, padding):
-        (top, bottom), (left, right) = padding
-        N, H, WX, C = x_shape
-        KH, KW, _, K = w_shape
-        OH, OW = (H + top + bottom - KH) // stride + 1, (WX + left + right - KW) // stride + 1
-        return cls(N, H, WX, C, OH, OW, K, KH, KW, stride, top, left)
-
-
-SHAPE = len(Shape._fields)
 
 
 @serial
