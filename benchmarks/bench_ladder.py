@@ -1,0 +1,38 @@
+"""Every rung of the ladder of convolutions at the UNet's shapes, beside the one that is chosen.
+
+A result is compared with the reference before it is timed: a wrong or nan one fails the benchmark.
+"""
+
+import pytest
+
+from cases import convolutions
+from contestants import expected, fits, ours, rung, share_threads
+
+ladder = pytest.importorskip("minddpm.kernels.cpu.ladder", exc_type=ImportError)
+
+N = 4
+CASES = convolutions(N)
+
+
+def parameters():
+    """Every rung that is made for a shape, and the kernel that is chosen for it."""
+    for shape, make in CASES.items():
+        rungs = [name for name in ladder.LADDER if fits(name, make())]
+        for backward in (False, True):
+            for name in (*rungs, "chosen"):
+                label = f"{shape}{' backward' * backward}"
+                yield pytest.param(shape, backward, name, id=f"{label}-{name}")
+
+
+@pytest.mark.parametrize(("shape", "backward", "name"), list(parameters()))
+def test_rung(benchmark, shape, backward, name):
+    case = CASES[shape]()
+    share_threads()
+    wanted = expected(case, backward)
+    if name == "chosen":
+        run = ours(case, backward, "numba", wanted)
+    else:
+        run = rung(case, backward, name, wanted)
+    benchmark.group = f"ladder: {shape}{' backward' * backward}, {N} images"
+    benchmark.name = name
+    benchmark(run)

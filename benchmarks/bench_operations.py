@@ -1,0 +1,31 @@
+"""Every hot operation by each kernel set, and by PyTorch where that is installed.
+
+A result is compared with the reference before it is timed: a wrong or nan one fails the benchmark.
+"""
+
+import pytest
+
+from cases import convolutions, directions, other_operations
+from contestants import OURS, expected, layouts, ours, share_threads, theirs
+
+N = 16
+CASES = {**convolutions(N, awkward=True), **other_operations(N)}
+
+
+def parameters():
+    """Every direction of every operation with everyone who computes it."""
+    for name, backward in directions(CASES):
+        for contestant in (*OURS, *layouts(name)):
+            label = f"{name}{' backward' * backward}"
+            yield pytest.param(name, backward, contestant, id=f"{label}-{contestant}")
+
+
+@pytest.mark.parametrize(("name", "backward", "contestant"), list(parameters()))
+def test_operation(benchmark, name, backward, contestant):
+    case = CASES[name]()
+    share_threads()
+    make = ours if contestant in OURS else theirs
+    run = make(case, backward, contestant, expected(case, backward))
+    benchmark.group = f"{name}{' backward' * backward}, {N} images"
+    benchmark.name = contestant
+    benchmark(run)

@@ -1,0 +1,95 @@
+"""How it is measured: results are verified, contestants take turns, ratios are taken per round."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from minddpm import backend
+
+# A thread pool keeps its threads spinning for some milliseconds after its work, in case there is
+# more: long enough to disturb whoever is measured next.
+PAUSE = 0.02
+
+
+class WrongResultError(AssertionError):
+    """A contestant computes something else than the reference, or nan: it is not timed."""
+
+
+def arrays(result: Any) -> list[np.ndarray]:
+    """The arrays of a result: one array or number, or a tuple of them, or of tuples."""
+    if isinstance(result, (tuple, list)):
+        return [a for part in result for a in arrays(part)]
+    return [np.asarray(backend.to_numpy(result), np.float64)]
+
+
+def verify(result: Any, expected: Any, tolerance: float = 1e-4) -> None:
+    """Raise WrongResultError unless every array of `result` is that of `expected`.
+
+    The error is the largest difference, in units of the largest expected value.
+    """
+    got, wanted = arrays(result), arrays(expected)
+    if [a.shape for a in got] != [a.shape for a in wanted]:
+        raise WrongResultError(f"shapes {[a.shape for a in got]}, not {[a.shape for a in wanted]}")
+    for i, (a, b) in enumerate(zip(got, wanted, strict=True)):
+        error = np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)
+        if not error < tolerance:  # the other way round, nan would pass
+            raise WrongResultError(f"array {i} is off by {error:.1e}, allowed is {tolerance:.0e}")
+
+
+def called(function: Callable[..., Any], arguments: Iterable[Any], in_place: bool) -> Any:
+    """What the function returns, or what it makes of (a copy of) its first argument."""
+    if not in_place:
+        return function(*arguments)
+    arguments = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+    function(*arguments)
+    return arguments[0]
+
+
+def interleave(
+    contestants: dict[str, Callable[[], Any]],
+    rounds: int,
+    shortest: float = 0.03,
+    progress: Callable[[], Any] = lambda: None,
+) -> dict[str, list[float]]:
+    """Seconds of one call, for each contestant and round.
+
+    In every round each contestant has its turn, so that what else the machine does meets all of
+    them. A turn is as many calls as last `shortest` seconds, after one that is not counted.
+    """
+    calls = {}
+    for name, function in contestants.items():
+        function()
+        start = time.perf_counter()
+        function()
+        calls[name] = max(1, round(shortest / (time.perf_counter() - start)))
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, function in contestants.items():
+            gc.collect()
+            time.sleep(PAUSE)
+            if calls[name] > 1:
+                function()
+            start = time.perf_counter()
+            for _ in range(calls[name]):
+                function()
+            seconds[name].append((time.perf_counter() - start) / calls[name])
+            progress()
+    return seconds
+
+
+def median(seconds: list[float]) -> float:
+    return statistics.median(seconds)
+
+
+def best(seconds: dict[str, list[float]], names: Iterable[str]) -> str | None:
+    """The name with the smallest median, or None if none of them was measured."""
+    return min((n for n in names if n in seconds), key=lambda n: median(seconds[n]), default=None)
+
+
+def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
+    """How many times as long as `fast` `slow` takes: the median of the ratios of the rounds."""
+    return median([a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)])

@@ -1,0 +1,90 @@
+"""What this machine can do: multiply-adds per second, and bytes per second from memory."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from llvmlite import ir
+
+from minddpm.kernels.cpu.gemm import panel_product
+from minddpm.kernels.cpu.memory import add, address, share, workspace
+from minddpm.kernels.cpu.task import integers, task
+from minddpm.kernels.cpu.vector import BYTES, I64, ROWS, Emitter, W, kernel
+
+CHAINS = 12  # independent sums: enough to hide the latency of each
+BLOCKS = 4  # the micro-kernel is timed on 4 W channels, as a layer of 64 has with AVX-512
+
+
+@kernel
+def multiply_add(e: Emitter, numbers, count) -> None:
+    """`count` times CHAINS multiply-adds that stay in registers."""
+    a, b = e.load(numbers), e.load(numbers, BYTES)
+    sums = [e.const(i) for i in range(CHAINS)]
+
+    def one(at, acc):
+        return [e.fma(a, b, x) for x in acc]
+
+    acc = e.loop(count, [(ir.Constant(I64, 0), 0)], sums, one)
+    for i, x in enumerate(acc):
+        e.store(x, numbers, (2 + i) * BYTES)
+
+
+@task
+def _multiply_add(t, threads, at):
+    numbers, row, count = integers(at, 3)
+    multiply_add((numbers + t * row, count))
+
+
+@task
+def _micro_kernel(t, threads, at):
+    space, row, count = integers(at, 3)
+    a = space + t * row
+    b = a + BLOCKS * ROWS * BYTES
+    c = b + BLOCKS * W * 2 * BYTES
+    for _ in range(count):
+        panel_product((a, b, c, BLOCKS, ROWS * BYTES, ROWS * BYTES))
+
+
+@task
+def _add(t, threads, at):
+    x, vectors = integers(at, 2)
+    first, last = share(vectors, t, threads), share(vectors, t + 1, threads)
+    add((x + first * BYTES, x + first * BYTES, x + first * BYTES, last - first))
+
+
+def _best(run: Callable[[], None], rounds: int = 7) -> float:
+    """The shortest of a few times: what the machine can do, not what it mostly does."""
+    run()
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _space(threads: int, floats: int) -> np.ndarray:
+    space = workspace(floats)[:threads]
+    space[:] = 0.5
+    return space
+
+
+def fma_peak(threads: int, count: int = 3_000_000) -> float:
+    """GFLOP/s of multiply-adds in registers."""
+    space = _space(threads, (CHAINS + 2) * W)
+    seconds = _best(lambda: _multiply_add(threads, address(space), space.strides[0], count))
+    return threads * count * CHAINS * 2 * W / seconds / 1e9
+
+
+def micro_kernel(threads: int, count: int = 20_000) -> float:
+    """GFLOP/s of the register tile on panels that stay in the first cache."""
+    space = _space(threads, (BLOCKS + 2) * ROWS * W + BLOCKS * W * 2 * W)
+    seconds = _best(lambda: _micro_kernel(threads, address(space), space.strides[0], count))
+    return threads * count * BLOCKS * W * ROWS * 2 * 2 * W / seconds / 1e9
+
+
+def bandwidth(threads: int, megabytes: int = 200) -> float:
+    """GB/s read and written together, of an array far larger than the caches."""
+    x = np.ones(megabytes * 250_000 // W * W, np.float32)
+    seconds = _best(lambda: _add(threads, address(x), x.size // W))
+    return 2 * x.nbytes / seconds / 1e9

@@ -1,0 +1,181 @@
+"""Who is compared on the whole UNet: minddpm, and diffusers' UNet2DModel under each of PyTorch's modes.
+
+All have the same weights and see the same pictures, t and noise. A contestant is built for one task:
+
+    forward   the network alone, nothing kept for a gradient
+    sample    one step of ancestral sampling: the network, fresh noise, the step itself
+    train     noising, forward, loss, backward, gradient norm and clipping, Adam, moving average
+"""  # noqa: E501
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import minddpm
+from cases import normal
+from contestants import has
+from measure import verify
+from minddpm import backend, nn, samplers
+
+LR, CLIP, DECAY, T = 1e-4, 1.0, 0.999, 1000
+TASKS = ("forward", "sample", "train")
+PYTORCH = {  # mode: the modules that it needs
+    "PyTorch NCHW": ("torch", "diffusers"),
+    "PyTorch channels_last": ("torch", "diffusers"),
+    "torch.compile": ("torch", "diffusers"),
+}
+INFERENCE = {
+    "OpenVINO": ("torch", "diffusers", "openvino"),
+    "ONNX Runtime": ("torch", "diffusers", "onnx", "onnxruntime", "onnxscript"),
+}
+EXTRA = 'pip install -e ".[benchmark]"'
+
+
+class Problem(NamedTuple):
+    """A configuration of the UNet, and what it is fed with."""
+
+    config: dict[str, Any]
+    x0: np.ndarray  # [N, H, W, C]
+    t: np.ndarray  # [N]
+    noise: np.ndarray  # [N, H, W, C]
+
+    @property
+    def batch(self) -> int:
+        return len(self.x0)
+
+    @property
+    def tolerance(self) -> float:
+        """For losses: dropout draws other numbers in every library."""
+        return 0.05 if self.config.get("dropout") else 1e-3
+
+
+def problem(config: dict[str, Any], N: int, size: int | None = None) -> Problem:
+    """N random pictures for this configuration, of its own size unless another is given."""
+    rng = np.random.default_rng(0)
+    size = size or config["sample_size"]
+    shape = (N, size, size, config["in_channels"])
+    t = rng.integers(0, T, N)
+    return Problem({**config, "sample_size": size}, normal(rng, *shape), t, normal(rng, *shape))
+
+
+def modes(task: str) -> list[str]:
+    """Whom minddpm is compared with in this task, as far as installed."""
+    known = PYTORCH if task == "train" else {**PYTORCH, **INFERENCE}
+    return [mode for mode, needed in known.items() if all(map(has, needed))]
+
+
+def missing() -> list[str]:
+    """Whom it is not compared with, as not installed."""
+    return [m for m, needed in {**PYTORCH, **INFERENCE}.items() if not all(map(has, needed))]
+
+
+def our_unet(p: Problem) -> minddpm.UNet2D:
+    """Random weights, without the zeros that training begins with: they would hide any error."""
+    minddpm.manual_seed(0)
+    unet = minddpm.UNet2D(**p.config)
+    rng = np.random.default_rng(1)
+    for parameter in unet.parameters():
+        if parameter.ndim > 1 and not parameter.data.any():
+            parameter.data = normal(rng, *parameter.shape, scale=0.05)
+    return unet
+
+
+def weights(p: Problem) -> dict[str, np.ndarray]:
+    """our_unet's weights under diffusers' names and in PyTorch's layout."""
+    return {
+        name: np.ascontiguousarray(q.data.transpose(q.torch_axes) if q.torch_axes else q.data)
+        for name, q in our_unet(p).named_parameters()
+    }
+
+
+# --- minddpm -------------------------------------------------------------------------------------
+
+
+def our_forward(p: Problem) -> Callable[[], np.ndarray]:
+    unet = our_unet(p).eval()
+
+    def forward() -> np.ndarray:
+        with minddpm.no_grad():
+            return unet(p.x0, p.t).data
+
+    return forward
+
+
+def our_sample(p: Problem) -> Callable[..., np.ndarray]:
+    """sample(z) makes the first step with the noise z; sample() makes one step after the other."""
+    unet = our_unet(p).eval()
+    diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(T))
+    walk = partial(samplers.ddpm, diffusion, unet, p.x0.shape, x_T=p.x0)
+    endless = itertools.chain.from_iterable(walk() for _ in itertools.count())
+
+    def sample(z: np.ndarray | None = None) -> np.ndarray:
+        return next(endless if z is None else walk(noise=lambda i: z)).x
+
+    return sample
+
+
+def our_train(p: Problem) -> Callable[[], tuple[float, float]]:
+    unet = our_unet(p).train()
+    diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(T))
+    optimizer = nn.Adam(unet.parameters(), LR)
+    ema = nn.EMA(optimizer.flat, DECAY)
+
+    def train() -> tuple[float, float]:
+        loss = diffusion.training_losses(unet, p.x0, p.t, p.noise).mean()
+        loss.backward()
+        norm = optimizer.grad_norm()
+        optimizer.step(nn.clip_scale(norm, CLIP), ema)
+        optimizer.zero_grad()
+        return float(loss.numpy()), norm
+
+    return train
+
+
+OURS = {"forward": our_forward, "sample": our_sample, "train": our_train}
+
+
+# --- verified ------------------------------------------------------------------------------------
+
+
+class Expected(NamedTuple):
+    """What the reference kernels compute: of the first pictures, as each is computed by itself."""
+
+    task: str
+    problem: Problem
+    values: Any
+
+    def check(self, contestant: Callable[..., Any]) -> None:
+        """Raise WrongResultError if the contestant computes something else."""
+        if self.task == "train":  # the second loss tells whether the first step was right
+            trace = np.array([contestant(), contestant()])
+            verify(tuple(trace.T), self.values, self.problem.tolerance)
+        else:
+            argument = (self.problem.noise,) if self.task == "sample" else ()
+            verify(contestant(*argument)[: len(self.values)], self.values, 1e-3)
+
+
+def expected(task: str, p: Problem) -> Expected:
+    """Computed with the NumPy backend."""
+    minddpm.set_backend("numpy")
+    if task == "train":
+        train = our_train(p)
+        return Expected(task, p, tuple(np.array([train(), train()]).T))
+    few = p._replace(x0=p.x0[:2], t=p.t[:2], noise=p.noise[:2])
+    contestant = OURS[task](few)
+    return Expected(task, p, contestant(few.noise) if task == "sample" else contestant())
+
+
+def build(mode: str, task: str, p: Problem, wanted: Expected) -> Callable[[], Any]:
+    """A verified contestant; mode: a backend of minddpm, or one of `modes(task)`."""
+    if mode in backend.NAMES:
+        minddpm.set_backend(mode)
+        contestant = OURS[task](p)
+    else:
+        from torch_unets import build_theirs
+
+        contestant = build_theirs(mode, task, p)
+    wanted.check(contestant)
+    return contestant
