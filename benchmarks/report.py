@@ -20,7 +20,7 @@ TUNABLES = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1
 
 ROOT = Path(__file__).parent.parent
 FILES = {
-    "README.md": ("machine", "unet", "start"),
+    "README.md": ("machine", "unet", "start", "floor"),
     "kernels/README.md": ("peak", "conv", "operations"),
 }
 Table = Generator[None, None, tuple[list[str], list[list[str]]]]
@@ -194,6 +194,33 @@ def unet(args: argparse.Namespace) -> Table:
     return [head[i] for i in keep], [[row[i] for i in keep] for row in rows]
 
 
+def floor(args: argparse.Namespace) -> Table:
+    """How far a training step is from the least time that it could take."""
+    import minddpm
+    import peak as machine_peak
+    from contestants import share_threads
+    from floor import counting
+    from measure import interleave, median
+    from unets import build, expected, problem
+
+    threads = share_threads(args.threads)
+    flops, memory = machine_peak.fma_peak(threads), machine_peak.bandwidth(threads)
+    p = problem(minddpm.SMALL, 128)
+    train = build("numba", "train", p, expected("train", p))
+    yield
+    with counting() as total:
+        train()
+    ms = median(interleave({"train": train}, rounds=5)["train"]) * 1e3
+    products, traffic = total["flops"] / flops / 1e6, total["bytes"] / memory / 1e6
+    yield
+    return ["training step, batch 128", ""], [
+        ["products after Winograd", f"{total['flops'] / 1e9:.0f} GFLOP, {products:.0f} ms at peak"],
+        ["arrays in and out", f"{total['bytes'] / 1e9:.1f} GB, {traffic:.0f} ms at bandwidth"],
+        ["measured", f"{ms:.0f} ms"],
+        ["of the larger floor", f"{max(products, traffic) / ms:.0%}"],
+    ]
+
+
 def run_names() -> list[str]:
     from unets import INFERENCE, PYTORCH
 
@@ -222,7 +249,7 @@ def start(args: argparse.Namespace) -> Table:
     return ["start and memory", "", ""][:width], [row + [""] * (width - len(row)) for row in rows]
 
 
-TABLES = {f.__name__: f for f in (machine, peak, conv, operations, start, unet)}
+TABLES = {f.__name__: f for f in (machine, peak, conv, operations, start, unet, floor)}
 
 
 # --- the command ---------------------------------------------------------------------------------

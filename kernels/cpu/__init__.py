@@ -110,7 +110,9 @@ def upsample_conv2d_backward(gy, x, w):
 
 def _can_fuse(xs, w) -> bool:
     return (
-        is_wide_3x3(w.shape, 1, SAME) and all(norm.fits(x.shape[-1]) for x in xs) and len(xs) <= 2
+        is_wide_3x3(w.shape, 1, SAME)
+        and all(x.shape[-1] % norm.PAIR == 0 for x in xs)
+        and len(xs) <= 2
     )
 
 
@@ -144,29 +146,21 @@ def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, mean, rstd, groups
 
 @float32_only
 def group_norm(x, weight, bias, groups: int, eps: float):
-    if not norm.fits(x.shape[-1]):
-        return reference.group_norm(x, weight, bias, groups, eps)
     return norm.forward(x, weight, bias, groups, eps, False)
 
 
 @float32_only
 def group_norm_backward(gy, x, weight, mean, rstd, groups: int):
-    if not norm.fits(x.shape[-1]):
-        return reference.group_norm_backward(gy, x, weight, mean, rstd, groups)
     return norm.backward(gy, x, weight, weight, mean, rstd, groups, False)
 
 
 @float32_only
 def group_norm_silu(x, weight, bias, groups: int, eps: float):
-    if not norm.fits(x.shape[-1]):
-        return reference.group_norm_silu(x, weight, bias, groups, eps)
     return norm.forward(x, weight, bias, groups, eps, True)
 
 
 @float32_only
 def group_norm_silu_backward(gy, x, weight, bias, mean, rstd, groups: int):
-    if not norm.fits(x.shape[-1]):
-        return reference.group_norm_silu_backward(gy, x, weight, bias, mean, rstd, groups)
     return norm.backward(gy, x, weight, bias, mean, rstd, groups, True)
 
 

@@ -13,8 +13,17 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numba.extending import register_jitable
 
-from minddpm.kernels.cpu.memory import address, clear, floats, serial, share, workspace
+from minddpm.kernels.cpu.memory import (
+    address,
+    clear,
+    copy_pixels,
+    floats,
+    serial,
+    share,
+    workspace,
+)
 from minddpm.kernels.cpu.task import as_float, integers, task
 from minddpm.kernels.cpu.vector import BYTES, Emitter, W, kernel
 
@@ -252,17 +261,31 @@ def gradient(x, dz, gx, pixels, C, x_step, dz_step, mean, scale, slope, shift):
 # --- whole batches -------------------------------------------------------------------------------
 
 
+@register_jitable
+def padded(C: int) -> int:
+    """Channels of whole pairs of blocks that hold C."""
+    return -(-C // PAIR) * PAIR
+
+
 @task
 def _forward(t, threads, arguments):
     N, P, C, groups, eps, silu, x, weight, bias, y, mean, rstd, space, row = integers(arguments, 14)
     space += t * row
-    at = channels_at(space, C)
+    Cp = padded(C)
+    at, buffer = channels_at(space, Cp), space + CHANNEL_ROWS * Cp * 4
+    if Cp != C:  # whole vectors only: other pictures go by way of a wider one
+        clear(buffer, P * Cp)
     for n in range(share(N, t, threads), share(N, t + 1, threads)):
         from_x, to = x + n * P * C * 4, y + n * P * C * 4
-        moments(from_x, P, C, at.first, at.second, at.mean)
+        if Cp != C:
+            copy_pixels(from_x, buffer, P, C, 4 * C, 4 * Cp)
+            from_x = to = buffer
+        moments(from_x, P, Cp, at.first, at.second, at.mean)
         out = n * groups * 4
         group_moments(at, C, groups, P, as_float(eps), weight, mean + out, rstd + out)
-        normalise(from_x, to, P, C, 4 * C, 4 * C, silu, at.mean, at.scale, bias)
+        normalise(from_x, to, P, Cp, 4 * Cp, 4 * Cp, silu, at.mean, at.scale, bias)
+        if Cp != C:
+            copy_pixels(buffer, y + n * P * C * 4, P, C, 4 * Cp, 4 * C)
 
 
 @task
@@ -271,36 +294,42 @@ def _backward(t, threads, arguments):
         N, P, C, groups, silu, gy, x, weight, bias, mean, rstd, gx, gw, gb, sums_row, space, row,
     ) = integers(arguments, 17)  # fmt: skip
     gw, gb, space = gw + t * sums_row, gb + t * sums_row, space + t * row
-    at, step = channels_at(space, C), 4 * C
+    Cp = padded(C)
+    at, step = channels_at(space, Cp), 4 * Cp
+    wide_x = space + CHANNEL_ROWS * Cp * 4
+    wide_g = wide_x + P * Cp * 4
+    if Cp != C:
+        clear(wide_x, 2 * P * Cp)
     clear(gw, C)
     clear(gb, C)
     for n in range(share(N, t, threads), share(N, t + 1, threads)):
         shift = n * P * C * 4
         from_x, from_gy, to, stats = x + shift, gy + shift, gx + shift, n * groups * 4
+        if Cp != C:
+            copy_pixels(from_x, wide_x, P, C, 4 * C, 4 * Cp)
+            copy_pixels(from_gy, wide_g, P, C, 4 * C, 4 * Cp)
+            from_x, from_gy, to = wide_x, wide_g, wide_g
         spread_groups(at, C, groups, weight, mean + stats, rstd + stats)
-        clear(at.first, 2 * C)  # and second, behind it
+        clear(at.first, 2 * Cp)  # and second, behind it
         gradient_sums(
-            from_x,
-            from_gy,
-            to,
-            P,
-            C,
-            step,
-            step,
-            silu,
-            at.mean,
-            at.scale,
-            bias,
-            at.first,
+            from_x, from_gy, to, P, Cp, step, step, silu, at.mean, at.scale, bias, at.first,
             at.second,
-        )
+        )  # fmt: skip
         group_slopes(at, C, groups, P, weight, rstd + stats, gw, gb)
-        gradient(from_x, to, to, P, C, step, step, at.mean, at.scale, at.slope, at.shift)
+        gradient(from_x, to, to, P, Cp, step, step, at.mean, at.scale, at.slope, at.shift)
+        if Cp != C:
+            copy_pixels(wide_g, gx + shift, P, C, 4 * Cp, 4 * C)
 
 
-def fits(C: int) -> bool:
-    """Whether the vector passes can take C channels: whole pairs of blocks."""
-    return C % PAIR == 0
+def _wide(bias: np.ndarray, C: int) -> np.ndarray:
+    """bias with zeros up to whole pairs of blocks."""
+    return bias if padded(C) == C else np.pad(bias, (0, padded(C) - C))
+
+
+def _floats(P: int, C: int, pictures: int) -> int:
+    """What a thread needs; `pictures` wide ones only where C is not whole pairs of blocks."""
+    Cp = padded(C)
+    return CHANNEL_ROWS * Cp + (pictures * P * Cp if Cp != C else 0)
 
 
 def forward(x, weight, bias, groups, eps, silu):
@@ -308,10 +337,11 @@ def forward(x, weight, bias, groups, eps, silu):
     N, C = x.shape[0], x.shape[-1]
     y = np.empty_like(x)
     mean, rstd = np.empty((N, groups), np.float32), np.empty((N, groups), np.float32)
-    space = workspace(CHANNEL_ROWS * C)
+    P, wide = x[0].size // C, _wide(bias, C)
+    space = workspace(_floats(P, C, 1))
     _forward(
-        len(space), N, x[0].size // C, C, groups, float(eps), silu, address(x), address(weight),
-        address(bias), address(y), address(mean), address(rstd), address(space), space.strides[0],
+        len(space), N, P, C, groups, float(eps), silu, address(x), address(weight),
+        address(wide), address(y), address(mean), address(rstd), address(space), space.strides[0],
     )  # fmt: skip
     return y, mean, rstd
 
@@ -319,11 +349,12 @@ def forward(x, weight, bias, groups, eps, silu):
 def backward(gy, x, weight, bias, mean, rstd, groups, silu):
     """gx, gw, gb of kernels.reference.group_norm_backward (or group_norm_silu_backward)."""
     N, C = x.shape[0], x.shape[-1]
-    gx, space = np.empty_like(x), workspace(CHANNEL_ROWS * C)
+    P, wide = x[0].size // C, _wide(bias, C)
+    gx, space = np.empty_like(x), workspace(_floats(P, C, 2))
     gw, gb = np.empty((len(space), C), np.float32), np.empty((len(space), C), np.float32)
     _backward(
-        len(space), N, x[0].size // C, C, groups, silu, address(gy), address(x), address(weight),
-        address(bias), address(mean), address(rstd), address(gx), address(gw), address(gb),
+        len(space), N, P, C, groups, silu, address(gy), address(x), address(weight),
+        address(wide), address(mean), address(rstd), address(gx), address(gw), address(gb),
         gw.strides[0], address(space), space.strides[0],
     )  # fmt: skip
     return gx, gw.sum(axis=0), gb.sum(axis=0)
