@@ -100,7 +100,7 @@ def fits(name: str, operation: Operation) -> bool:
     from minddpm.kernels.cpu.ladder import LADDER
 
     _, w, _, stride, padding = operation.arguments
-    return LADDER[name].fits(w, stride, padding)
+    return LADDER[name].fits(w.shape, stride, padding)
 
 
 def rung(operation: Operation, backward: bool, name: str, wanted: Any) -> Contestant:
