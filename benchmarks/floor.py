@@ -16,7 +16,7 @@ import numpy as np
 from minddpm import backend
 from minddpm.kernels import cpu
 from minddpm.kernels.cpu import ladder, rows
-from minddpm.kernels.cpu.conv4_winograd import Layer, tile_counts
+from minddpm.kernels.cpu.layer import Layer, tile_counts
 from minddpm.kernels.cpu.shape import Shape
 
 

@@ -26,9 +26,9 @@ with own_cache():
     from minddpm.kernels.cpu import noise as _noise
     from minddpm.kernels.cpu import norm, pointwise, rows
     from minddpm.kernels.cpu import threads as _threads
-    from minddpm.kernels.cpu.conv6_fused import Sources
     from minddpm.kernels.cpu.kept import constant_weights
     from minddpm.kernels.cpu.ladder import FUSED_TILE, choose, is_wide_3x3
+    from minddpm.kernels.cpu.layer import Sources, layer
     from minddpm.kernels.cpu.memory import keep_freed_memory
 
 _threads.start()
@@ -93,7 +93,7 @@ def linear_backward(gy, xs, w):
 def upsample_conv2d(x, w, b):
     if not is_wide_3x3(w.shape, 1, SAME):
         return conv2d(upsample_nearest(x), w, b, 1, SAME)
-    s = winograd.layer((x,), w.shape, SAME, FUSED_TILE, up=2)
+    s = layer((x,), w.shape, SAME, FUSED_TILE, up=2)
     return winograd.forward(s, Sources.of((x,)), w, b)
 
 
@@ -102,7 +102,7 @@ def upsample_conv2d_backward(gy, x, w):
     if not is_wide_3x3(w.shape, 1, SAME):
         gx, gw, gb = conv2d_backward(gy, upsample_nearest(x), w, 1, SAME)
         return upsample_nearest_backward(gx), gw, gb
-    s = winograd.layer((x,), w.shape, SAME, FUSED_TILE, up=2)
+    s = layer((x,), w.shape, SAME, FUSED_TILE, up=2)
     gx = np.empty_like(x)
     gw, gb, _ = winograd.backward(s, Sources.of((x,)), gy, w, (gx,))
     return gx, gw, gb.sum(axis=0)
@@ -122,7 +122,7 @@ def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, 
         return compose.compose_norm_silu_conv2d(
             sys.modules[__name__], xs, norm_weight, norm_bias, groups, eps, w, b, extra
         )
-    s = winograd.layer(xs, w.shape, SAME, FUSED_TILE, groups=groups, eps=eps)
+    s = layer(xs, w.shape, SAME, FUSED_TILE, groups=groups, eps=eps)
     mean, rstd = (np.empty((s.N, groups), np.float32) for _ in range(2))
     source = Sources.of(xs, norm_weight, norm_bias, mean, rstd)
     return winograd.forward(s, source, w, b, extra), mean, rstd
@@ -134,7 +134,7 @@ def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, mean, rstd, groups
         return compose.compose_norm_silu_conv2d_backward(
             sys.modules[__name__], gy, xs, norm_weight, norm_bias, mean, rstd, groups, w
         )
-    s = winograd.layer(xs, w.shape, SAME, FUSED_TILE, groups=groups)
+    s = layer(xs, w.shape, SAME, FUSED_TILE, groups=groups)
     source = Sources.of(xs, norm_weight, norm_bias, mean, rstd)
     gxs = tuple(np.empty_like(x) for x in xs)
     gw, gb, (gweight, gbias) = winograd.backward(s, source, gy, w, gxs)

@@ -28,15 +28,8 @@ before and after the convolution.
 """
 
 import numpy as np
-from numba import get_num_threads
 
-from minddpm.kernels.cpu.conv6_fused import (
-    Layer,
-    Sources,
-    bordered_size,
-    load_picture,
-    unload_gradient,
-)
+from minddpm.kernels.cpu.conv6_fused import load_picture, unload_gradient
 from minddpm.kernels.cpu.gemm import (
     HALF,
     ROWS_T,
@@ -45,6 +38,16 @@ from minddpm.kernels.cpu.gemm import (
     transposed_product,
 )
 from minddpm.kernels.cpu.kept import from_weights
+from minddpm.kernels.cpu.layer import (
+    LAYER,
+    SOURCES,
+    Layer,
+    Sources,
+    block_size,
+    bordered_size,
+    floats_needed,
+    tile_counts,
+)
 from minddpm.kernels.cpu.memory import (
     add_columns,
     add_floats,
@@ -72,22 +75,6 @@ from minddpm.kernels.cpu.winograd_tiles import (
     transform_weights,
     weights_gradient,
 )
-
-# Tiles in a chunk: few enough that V and Y stay in the cache. Of 256 channels they do not anyway,
-# and what costs most is to fetch the weights, or their gradient, once for each chunk.
-TILES = 4 * ROWS if ROWS < 14 else 2 * ROWS
-
-
-@serial
-def tile_counts(s):
-    """Tiles of one picture, down and across."""
-    return (s.OH + s.M - 1) // s.M, (s.OW + s.M - 1) // s.M
-
-
-@serial
-def block_size(s):
-    """Bytes from one block of W channels of V, Y or D to the next."""
-    return (s.M + 2) * (s.M + 2) * s.tiles * BYTES
 
 
 @serial
@@ -169,9 +156,6 @@ def points_to_result(s, m_at, first, start, count, y, bias, bias_row, extra, spa
                         copy_floats(source, y + out, s.K)
 
 
-LAYER, SOURCES = len(Layer._fields), len(Sources._fields)
-
-
 @task
 def _forward(t, threads, arguments):
     """space: the channels' numbers, spare, V and Y of one chunk, and the bordered pictures."""
@@ -212,7 +196,7 @@ def forward(s: Layer, source: Sources, w, bias, extra=None):
     rows = np.zeros((s.N if bias.ndim == 2 else 1, pairs(s.K) * W), np.float32)
     rows[:, : s.K] = bias
     y = np.empty((s.N, s.OH, s.OW, s.K), np.float32)
-    space = workspace(_floats(s, backward=False))
+    space = workspace(floats_needed(s, backward=False))
     _forward(
         len(space), s, source, address(u), address(rows), rows.strides[0] if len(rows) > 1 else 0,
         address(extra), address(y), address(space), space.strides[0],
@@ -349,7 +333,7 @@ def backward(s: Layer, source: Sources, gy, w, gxs):
     Cp, Kp = pairs(C) * W, pairs(K) * W
     ut = transform_weights(np.ascontiguousarray(w.swapaxes(2, 3)), s.M)
     gb = np.empty((s.N, Kp), np.float32)
-    space = workspace(_floats(s, backward=True))
+    space = workspace(floats_needed(s, backward=True))
     du, gnorm = workspace((s.M + 2) ** 2 * Cp * Kp, slot=1), workspace(2 * Cp, slot=2)
     gx1, gx2 = (address(gx) for gx in (*gxs, None, None)[:2])
     _backward(
@@ -359,39 +343,3 @@ def backward(s: Layer, source: Sources, gy, w, gxs):
     )  # fmt: skip
     norm = gnorm[:, : 2 * Cp].sum(axis=0).reshape(2, Cp)[:, :C]
     return weights_gradient(du, s.M, C, K), gb[:, :K], norm
-
-
-# --- sizes ---------------------------------------------------------------------------------------
-
-
-def layer(xs, w_shape, padding, M, up=1, groups=0, eps=0.0) -> Layer:
-    """The sizes of a convolution of the parts xs, doubled first if up = 2."""
-    (top, bottom), (left, right) = padding
-    N, H, WX = (n * f for n, f in zip(xs[0].shape[:3], (1, up, up), strict=True))
-    C1, C2 = xs[0].shape[3], xs[1].shape[3] if len(xs) == 2 else 0
-    OH, OW = H + top + bottom - 2, WX + left + right - 2
-    bits = int(np.float64(eps).view(np.int64))
-    C, K = w_shape[2:]
-    tiles = TILES * (4 if min(C, K) >= 256 else 1)
-    s = Layer(N, H, WX, C1, C2, OH, OW, K, top, left, up, M, tiles, 1, groups, bits)
-    return s._replace(images=_images(s))
-
-
-def _images(s: Layer) -> int:
-    """How many images to take together, so that few rows of the last product are empty."""
-    (TH, TW), (PH, PW, Cp) = tile_counts(s), bordered_size(s)
-    cached, chunk = 100_000 // (PH * PW * Cp), -(-s.tiles // (TH * TW))
-    share = -(-s.N // get_num_threads())
-    most = max(1, min(8, share, max(cached, chunk)))
-    return min(range(1, most + 1), key=lambda n: -(-n * TH * TW // ROWS) * ROWS / n)
-
-
-def _floats(s: Layer, backward: bool) -> int:
-    """What one thread needs; see _forward and _backward."""
-    (TH, TW), (PH, PW, Cp) = tile_counts(s), bordered_size(s)
-    Kp, tile = pairs(s.K) * W, s.M * s.M
-    chunk = CHANNEL_ROWS * Cp + (Cp + Kp) // W * (block_size(s) // 4)
-    picture = PH * PW * Cp
-    if backward:
-        return chunk + 2 * W + s.images * (2 * picture + TH * TW * tile * Kp)
-    return chunk + W + tile * Kp + s.images * picture

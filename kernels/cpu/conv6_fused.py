@@ -12,16 +12,13 @@ Nothing between x and y is kept for the backward: it normalises x again on the w
 gradient back through the normalisation on the way out of its own buffers.
 """
 
-from typing import NamedTuple
-
+from minddpm.kernels.cpu.layer import bordered_size
 from minddpm.kernels.cpu.memory import (
     add_floats,
-    address,
     clear,
     copy_floats,
     copy_picture,
     copy_pixels,
-    pairs,
     serial,
 )
 from minddpm.kernels.cpu.norm import (
@@ -34,51 +31,6 @@ from minddpm.kernels.cpu.norm import (
     spread_groups,
 )
 from minddpm.kernels.cpu.task import as_float
-from minddpm.kernels.cpu.vector import W
-
-
-class Layer(NamedTuple):
-    """The sizes of one 3x3 convolution of stride 1 with what is folded into it."""
-
-    N: int
-    H: int  # of the picture that is convolved
-    W: int
-    C1: int  # channels of the first part of x,
-    C2: int  # and of the second, 0 if there is none
-    OH: int
-    OW: int
-    K: int
-    top: int
-    left: int
-    up: int  # 2 if every pixel of x is doubled first, else 1
-    M: int  # pixels of an output tile in each direction
-    tiles: int  # how many of them make a chunk
-    images: int  # how many a thread takes together
-    groups: int  # of the normalisation, 0 if there is none
-    eps: int  # the bits of a float64: all fields are integers
-
-
-class Sources(NamedTuple):
-    """Addresses of the parts of x, and of what the normalisation needs and keeps."""
-
-    x1: int
-    x2: int
-    weight: int
-    bias: int
-    mean: int  # [N, G]
-    rstd: int
-
-    @classmethod
-    def of(cls, xs, weight=None, bias=None, mean=None, rstd=None):
-        second = xs[1] if len(xs) == 2 else None
-        return cls(*(address(a) for a in (xs[0], second, weight, bias, mean, rstd)))
-
-
-@serial
-def bordered_size(s):
-    """(height, width, channels) of the zero-bordered picture: whole tiles, whole pairs."""
-    tiles_h, tiles_w = (s.OH + s.M - 1) // s.M, (s.OW + s.M - 1) // s.M
-    return tiles_h * s.M + 2, tiles_w * s.M + 2, pairs(s.C1 + s.C2) * W
 
 
 @serial

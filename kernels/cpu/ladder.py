@@ -23,7 +23,8 @@ import numpy as np
 from minddpm.kernels import reference
 from minddpm.kernels.compose import Padding
 from minddpm.kernels.cpu import conv1_loops, conv3_implicit, rows
-from minddpm.kernels.cpu.conv4_winograd import Sources, backward, forward, layer
+from minddpm.kernels.cpu.conv4_winograd import backward, forward
+from minddpm.kernels.cpu.layer import Sources, layer
 
 
 class Rung(NamedTuple):
