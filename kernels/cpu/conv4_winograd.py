@@ -17,6 +17,9 @@ backward is the same steps transposed:
 
     D = A dY A^T;  dU_p += V_p^T D_p;  dw = G^T dU G;  dV_p = D_p U_p^T;  dx += B dV B^T
 
+Gained: F(2x2) is 1.2 to 1.9 times as fast as rung 3, F(4x4) once more 1.1 to 1.5 times, beyond the
+peak of the definition. The transforms are what is left of the time.
+
 The price is rounding: the transforms add and subtract numbers that nearly cancel. Measured against
 float64 the error of F(4x4) is 3e-6 to 3e-5 relative, about ten times that of the direct sum; that
 of F(2x2) is below 1e-6.
