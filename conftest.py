@@ -1,6 +1,11 @@
 """`pytest` runs tests/, `pytest --benchmark-only` runs benchmarks/."""
 
 import importlib.util
+import sys
+
+if "--benchmark-only" in sys.argv and importlib.util.find_spec("torch"):
+    # Before tests/conftest.py loads the Numba kernels: benchmarks/contestants.py says why.
+    import torch  # noqa: F401
 
 
 def pytest_collection_modifyitems(config, items):
