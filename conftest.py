@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(config, items):
 def pytest_report_header(config):
     if not config.getoption("benchmark_only"):
         return []
-    lines = ["benchmarks: some minutes; python benchmarks/report.py makes the README's tables"]
+    lines = ["benchmarks: 3 minutes; python benchmarks/report.py makes the README's tables"]
     if missing := [name for name in ("torch", "diffusers") if not importlib.util.find_spec(name)]:
         needed = 'pip install -e ".[parity]"'
         lines.append(f"PyTorch is not compared: {' and '.join(missing)} not installed ({needed})")
