@@ -43,7 +43,7 @@ from minddpm.kernels.cpu.memory import (
 )
 from minddpm.kernels.cpu.shape import SHAPE, Shape
 from minddpm.kernels.cpu.task import integers, task
-from minddpm.kernels.cpu.tile import TILE_SPACE, pack, tile_rows
+from minddpm.kernels.cpu.tile import TILE_SPACE, pack, padded_bias, tile_rows
 from minddpm.kernels.cpu.vector import BYTES, ROWS, W
 
 # Up to so many output channels the vectors run along the window instead of the output channels.
@@ -137,14 +137,6 @@ def conv2d(x, w, b, stride, padding):
 def transposed(w: np.ndarray) -> np.ndarray:
     """[D, K] as [K, D]."""
     return np.ascontiguousarray(w.T)
-
-
-def padded_bias(b, K: int) -> np.ndarray:
-    """b, or zeros where it is None, with zeros up to whole pairs of vectors."""
-    bias = np.zeros(pairs(K) * W, np.float32)
-    if b is not None:
-        bias[:K] = b
-    return bias
 
 
 # --- backward ------------------------------------------------------------------------------------

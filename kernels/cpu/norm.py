@@ -13,18 +13,19 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 
 from minddpm.kernels.cpu.memory import (
     address,
     clear,
     copy_pixels,
     floats,
+    pairs,
     serial,
     share,
     workspace,
 )
 from minddpm.kernels.cpu.task import as_float, integers, task
+from minddpm.kernels.cpu.tile import padded_bias
 from minddpm.kernels.cpu.vector import BYTES, Emitter, W, kernel
 
 PAIR = 2 * W  # channels that a pass takes together: with AVX2 they are one cache line
@@ -261,17 +262,11 @@ def gradient(x, dz, gx, pixels, C, x_step, dz_step, mean, scale, slope, shift):
 # --- whole batches -------------------------------------------------------------------------------
 
 
-@register_jitable
-def padded(C: int) -> int:
-    """Channels of whole pairs of blocks that hold C."""
-    return -(-C // PAIR) * PAIR
-
-
 @task
 def _forward(t, threads, arguments):
     N, P, C, groups, eps, silu, x, weight, bias, y, mean, rstd, space, row = integers(arguments, 14)
     space += t * row
-    Cp = padded(C)
+    Cp = pairs(C) * W
     at, buffer = channels_at(space, Cp), space + CHANNEL_ROWS * Cp * 4
     if Cp != C:  # whole vectors only: other pictures go by way of a wider one
         clear(buffer, P * Cp)
@@ -294,7 +289,7 @@ def _backward(t, threads, arguments):
         N, P, C, groups, silu, gy, x, weight, bias, mean, rstd, gx, gw, gb, sums_row, space, row,
     ) = integers(arguments, 17)  # fmt: skip
     gw, gb, space = gw + t * sums_row, gb + t * sums_row, space + t * row
-    Cp = padded(C)
+    Cp = pairs(C) * W
     at, step = channels_at(space, Cp), 4 * Cp
     wide_x = space + CHANNEL_ROWS * Cp * 4
     wide_g = wide_x + P * Cp * 4
@@ -321,14 +316,9 @@ def _backward(t, threads, arguments):
             copy_pixels(wide_g, gx + shift, P, C, 4 * Cp, 4 * C)
 
 
-def _wide(bias: np.ndarray, C: int) -> np.ndarray:
-    """bias with zeros up to whole pairs of blocks."""
-    return bias if padded(C) == C else np.pad(bias, (0, padded(C) - C))
-
-
 def _floats(P: int, C: int, pictures: int) -> int:
     """What a thread needs; `pictures` wide ones only where C is not whole pairs of blocks."""
-    Cp = padded(C)
+    Cp = pairs(C) * W
     return CHANNEL_ROWS * Cp + (pictures * P * Cp if Cp != C else 0)
 
 
@@ -337,7 +327,7 @@ def forward(x, weight, bias, groups, eps, silu):
     N, C = x.shape[0], x.shape[-1]
     y = np.empty_like(x)
     mean, rstd = np.empty((N, groups), np.float32), np.empty((N, groups), np.float32)
-    P, wide = x[0].size // C, _wide(bias, C)
+    P, wide = x[0].size // C, padded_bias(bias, C)
     space = workspace(_floats(P, C, 1))
     _forward(
         len(space), N, P, C, groups, float(eps), silu, address(x), address(weight),
@@ -349,7 +339,7 @@ def forward(x, weight, bias, groups, eps, silu):
 def backward(gy, x, weight, bias, mean, rstd, groups, silu):
     """gx, gw, gb of kernels.reference.group_norm_backward (or group_norm_silu_backward)."""
     N, C = x.shape[0], x.shape[-1]
-    P, wide = x[0].size // C, _wide(bias, C)
+    P, wide = x[0].size // C, padded_bias(bias, C)
     gx, space = np.empty_like(x), workspace(_floats(P, C, 2))
     gw, gb = np.empty((len(space), C), np.float32), np.empty((len(space), C), np.float32)
     _backward(

@@ -8,7 +8,6 @@ meets its own lines of w, so that nothing is ever joined in memory.
 
 import numpy as np
 
-from minddpm.kernels.cpu.conv3_implicit import padded_bias
 from minddpm.kernels.cpu.gemm import ROWS_T, transposed_product
 from minddpm.kernels.cpu.kept import from_weights
 from minddpm.kernels.cpu.memory import (
@@ -22,7 +21,7 @@ from minddpm.kernels.cpu.memory import (
     workspace,
 )
 from minddpm.kernels.cpu.task import integers, task
-from minddpm.kernels.cpu.tile import TILE_SPACE, pack, tile_rows
+from minddpm.kernels.cpu.tile import TILE_SPACE, pack, padded_bias, tile_rows
 from minddpm.kernels.cpu.vector import BYTES, ROWS, W
 
 BLOCK = 128 // ROWS * ROWS  # rows whose gradients are taken together, so that they stay in L1

@@ -19,6 +19,14 @@ def pack(w: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(packed.reshape(D, columns // PAIR, PAIR).swapaxes(0, 1))
 
 
+def padded_bias(b, K: int) -> np.ndarray:
+    """b, or zeros where it is None, with zeros up to whole pairs of vectors."""
+    bias = np.zeros(pairs(K) * W, np.float32)
+    if b is not None:
+        bias[:K] = b
+    return bias
+
+
 @serial
 def tile_rows(
     a, segments, a_segment, length, a_row, count, packed, K, bias, extra, extra_row, y, y_row, space
