@@ -99,8 +99,8 @@ def fits(name: str, operation: Operation) -> bool:
     """Whether this rung of the ladder is made for a convolution of this shape."""
     from minddpm.kernels.cpu.ladder import LADDER
 
-    _, w, _, stride, padding = operation.arguments
-    return LADDER[name].fits(w.shape, stride, padding)
+    x, w, _, stride, padding = operation.arguments
+    return LADDER[name].fits(x.shape, w.shape, stride, padding)
 
 
 def rung(operation: Operation, backward: bool, name: str, wanted: Any) -> Contestant:

@@ -1,8 +1,7 @@
 """The hot operations in Numba, under the names and signatures of kernels/reference.py.
 
-Read vector.py (how a kernel is written), gemm.py (the register tile), direct.py, winograd.py with
-winograd_tiles.py, norm.py, attention.py, pointwise.py, noise.py, threads.py. This file
-chooses among them by shape.
+Read vector.py (how a kernel is written), gemm.py (the register tile), ladder.py with its rungs,
+norm.py, attention.py, pointwise.py, noise.py, threads.py.
 
 float32 only: other types (gradient checks use float64) go to the reference.
 """
@@ -27,7 +26,7 @@ with own_cache():
     from minddpm.kernels.cpu import norm, pointwise, rows
     from minddpm.kernels.cpu import threads as _threads
     from minddpm.kernels.cpu.kept import constant_weights
-    from minddpm.kernels.cpu.ladder import FUSED_TILE, choose, is_wide_3x3
+    from minddpm.kernels.cpu.ladder import choose, fused_tile, is_wide_3x3
     from minddpm.kernels.cpu.layer import Sources, layer
     from minddpm.kernels.cpu.memory import keep_freed_memory
 
@@ -51,19 +50,25 @@ def float32_only(function: Callable) -> Callable:
 
     @wraps(function)
     def chosen(*args, **kwargs):
-        arrays = [a for arg in args for a in (arg if isinstance(arg, tuple) else (arg,))]
-        if any(isinstance(a, np.ndarray) and a.dtype != np.float32 for a in arrays):
+        try:
+            return function(*map(_contiguous, args), **kwargs)
+        except _OtherType:
             return specification(*args, **kwargs)
-        return function(*(_contiguous(a) for a in args), **kwargs)
 
     return chosen
+
+
+class _OtherType(Exception):
+    """An array that is not float32 was met."""
 
 
 def _contiguous(x):
     """x with its rows one behind the other, if it is an array or a tuple of arrays."""
     if isinstance(x, np.ndarray):
+        if x.dtype != np.float32:
+            raise _OtherType
         return x if x.flags.c_contiguous else np.ascontiguousarray(x)
-    return tuple(_contiguous(a) for a in x) if isinstance(x, tuple) else x
+    return tuple(map(_contiguous, x)) if isinstance(x, tuple) else x
 
 
 # --- convolution and linear layers ---------------------------------------------------------------
@@ -71,12 +76,12 @@ def _contiguous(x):
 
 @float32_only
 def conv2d(x, w, b, stride: int, padding: Padding):
-    return choose(w.shape, stride, padding).forward(x, w, b, stride, padding)
+    return choose(x.shape, w.shape, stride, padding).forward(x, w, b, stride, padding)
 
 
 @float32_only
 def conv2d_backward(gy, x, w, stride: int, padding: Padding, need_gx: bool = True):
-    return choose(w.shape, stride, padding).backward(gy, x, w, stride, padding, need_gx)
+    return choose(x.shape, w.shape, stride, padding).backward(gy, x, w, stride, padding, need_gx)
 
 
 @float32_only
@@ -91,26 +96,31 @@ def linear_backward(gy, xs, w):
 
 @float32_only
 def upsample_conv2d(x, w, b):
-    if not is_wide_3x3(w.shape, 1, SAME):
+    if not is_wide_3x3(x.shape, w.shape, 1, SAME):
         return conv2d(upsample_nearest(x), w, b, 1, SAME)
-    s = layer((x,), w.shape, SAME, FUSED_TILE, up=2)
+    s = layer((x,), w.shape, SAME, _doubled_tile(x, w), up=2)
     return winograd.forward(s, Sources.of((x,)), w, b)
 
 
 @float32_only
 def upsample_conv2d_backward(gy, x, w):
-    if not is_wide_3x3(w.shape, 1, SAME):
+    if not is_wide_3x3(x.shape, w.shape, 1, SAME):
         gx, gw, gb = conv2d_backward(gy, upsample_nearest(x), w, 1, SAME)
         return upsample_nearest_backward(gx), gw, gb
-    s = layer((x,), w.shape, SAME, FUSED_TILE, up=2)
+    s = layer((x,), w.shape, SAME, _doubled_tile(x, w), up=2, backward=True)
     gx = np.empty_like(x)
     gw, gb, _ = winograd.backward(s, Sources.of((x,)), gy, w, (gx,))
     return gx, gw, gb.sum(axis=0)
 
 
+def _doubled_tile(x, w) -> int:
+    N, H, W, C = x.shape
+    return fused_tile((N, 2 * H, 2 * W, C), w.shape)
+
+
 def _can_fuse(xs, w) -> bool:
     return (
-        is_wide_3x3(w.shape, 1, SAME)
+        is_wide_3x3(xs[0].shape, w.shape, 1, SAME)
         and all(x.shape[-1] % norm.PAIR == 0 for x in xs)
         and len(xs) <= 2
     )
@@ -122,7 +132,7 @@ def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, 
         return compose.compose_norm_silu_conv2d(
             sys.modules[__name__], xs, norm_weight, norm_bias, groups, eps, w, b, extra
         )
-    s = layer(xs, w.shape, SAME, FUSED_TILE, groups=groups, eps=eps)
+    s = layer(xs, w.shape, SAME, fused_tile(xs[0].shape, w.shape), groups=groups, eps=eps)
     mean, rstd = (np.empty((s.N, groups), np.float32) for _ in range(2))
     source = Sources.of(xs, norm_weight, norm_bias, mean, rstd)
     return winograd.forward(s, source, w, b, extra), mean, rstd
@@ -134,7 +144,8 @@ def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, mean, rstd, groups
         return compose.compose_norm_silu_conv2d_backward(
             sys.modules[__name__], gy, xs, norm_weight, norm_bias, mean, rstd, groups, w
         )
-    s = layer(xs, w.shape, SAME, FUSED_TILE, groups=groups)
+    M = fused_tile(xs[0].shape, w.shape)
+    s = layer(xs, w.shape, SAME, M, groups=groups, backward=True)
     source = Sources.of(xs, norm_weight, norm_bias, mean, rstd)
     gxs = tuple(np.empty_like(x) for x in xs)
     gw, gb, (gweight, gbias) = winograd.backward(s, source, gy, w, gxs)

@@ -78,7 +78,7 @@ def conv2d(x, w, b, stride, padding):
     s = Shape.of(x.shape, w.shape, stride, padding)
     y = np.empty((s.N, s.OH, s.OW, s.K), np.float32)
     bias = np.zeros(s.K, np.float32) if b is None else b
-    _forward(len(workspace(0)), s, *(address(a) for a in (x, w, bias, y)))
+    _forward(len(workspace(0)), *s, *(address(a) for a in (x, w, bias, y)))
     return y
 
 
@@ -88,7 +88,7 @@ def conv2d_backward(gy, x, w, stride, padding, need_gx=True):
     gx = np.empty(x.shape, np.float32) if need_gx else None
     gw, gb = workspace(w.size), workspace(s.K, slot=1)
     _backward(
-        len(gw), s, address(gy), address(x), address(w), address(gx), address(gw), gw.strides[0],
+        len(gw), *s, address(gy), address(x), address(w), address(gx), address(gw), gw.strides[0],
         address(gb), gb.strides[0],
     )  # fmt: skip
     return gx, gw[:, : w.size].sum(axis=0).reshape(w.shape), gb[:, : s.K].sum(axis=0)

@@ -128,7 +128,7 @@ def conv2d(x, w, b, stride, padding):
     bias = from_weights(padded_bias, b, s.K)
     space = workspace(TILE_SPACE + bordered_floats(s))
     _forward(
-        len(space), s, few, address(x), address(packed), address(bias), address(y), address(space),
+        len(space), *s, few, address(x), address(packed), address(bias), address(y), address(space),
         space.strides[0],
     )  # fmt: skip
     return y
@@ -289,7 +289,7 @@ def conv2d_backward(gy, x, w, stride, padding, need_gx=True):
     space = workspace(TILE_SPACE + bordered_floats(s) + gradient_floats(s))
     gw, gb = workspace(s.KH * lines * columns, slot=1), workspace(s.K, slot=2)
     _backward(
-        len(space), s, few, address(gy), address(x), address(phases), address(packed),
+        len(space), *s, few, address(gy), address(x), address(phases), address(packed),
         address(bias), address(gx), address(gw), gw.strides[0], address(gb), gb.strides[0],
         address(space), space.strides[0],
     )  # fmt: skip

@@ -32,142 +32,58 @@ before and after the convolution.
 
 import numpy as np
 
-from minddpm.kernels.cpu.conv6_fused import load_picture, unload_gradient
-from minddpm.kernels.cpu.gemm import (
-    HALF,
-    ROWS_T,
-    panel_product,
-    panel_product_half,
-    transposed_product,
-)
+from minddpm.kernels.cpu import winograd_together
+from minddpm.kernels.cpu.conv6_fused import load_gradient, load_picture, unload_gradient
 from minddpm.kernels.cpu.kept import from_weights
 from minddpm.kernels.cpu.layer import (
+    BACKWARD,
+    FORWARD,
     LAYER,
     SOURCES,
+    Backward,
+    Forward,
     Layer,
     Sources,
     block_size,
     bordered_size,
-    floats_needed,
     tile_counts,
 )
 from minddpm.kernels.cpu.memory import (
-    add_columns,
-    add_floats,
     address,
     clear,
-    copy_floats,
-    copy_picture,
     pairs,
-    serial,
     share,
     workspace,
 )
 from minddpm.kernels.cpu.norm import CHANNEL_ROWS, channels_at
 from minddpm.kernels.cpu.task import integers, task
-from minddpm.kernels.cpu.vector import BYTES, ROWS, W
-from minddpm.kernels.cpu.winograd_tiles import (
-    d_from_points_2,
-    d_from_points_4,
-    d_to_points_2,
-    d_to_points_4,
-    from_points_2,
-    from_points_4,
-    to_points_2,
-    to_points_4,
+from minddpm.kernels.cpu.vector import BYTES, W
+from minddpm.kernels.cpu.winograd_steps import (
+    add_weight_gradient,
+    pictures_to_points,
+    points_to_gradient,
+    points_to_result,
+    products,
+    result_to_points,
+)
+from minddpm.kernels.cpu.winograd_weights import (
+    transform_turned_weights,
     transform_weights,
     weights_gradient,
 )
 
-
-@serial
-def pictures_to_points(s, p_at, v_at, start, count):
-    """Tiles start .. start + count - 1 of a group of bordered pictures, transformed into V."""
-    (TH, TW), (PH, PW, Cp) = tile_counts(s), bordered_size(s)
-    block, pixel = block_size(s), Cp * 4
-    for q in range(count):
-        n, r = divmod(start + q, TH * TW)
-        i, j = divmod(r, TW)
-        at = p_at + ((n * PH + i * s.M) * PW + j * s.M) * pixel
-        for c in range(Cp // W):
-            arguments = (
-                at + c * BYTES, v_at + c * block + q * BYTES, s.tiles * BYTES, PW * pixel, pixel,
-            )  # fmt: skip
-            if s.M == 4:
-                to_points_4(arguments)
-            else:
-                to_points_2(arguments)
-
-
-@serial
-def products(s, a_at, u, c_at, count, blocks_in, blocks_out):
-    """At each point: [count, C] times [C, K]."""
-    points, block = (s.M + 2) * (s.M + 2), block_size(s)
-    for k in range(0, blocks_out, 2):
-        for p in range(points):
-            b = u + (k // 2 * points + p) * blocks_in * W * 2 * BYTES
-            for m in range(0, count, ROWS):
-                at = (p * s.tiles + m) * BYTES
-                arguments = (a_at + at, b, c_at + k * block + at, blocks_in, block, block)
-                if count - m <= HALF:
-                    panel_product_half(arguments)
-                else:
-                    panel_product(arguments)
-
-
 # --- forward -------------------------------------------------------------------------------------
-
-
-@serial
-def points_to_result(s, m_at, first, start, count, y, bias, bias_row, extra, spare):
-    """Tiles of a chunk, transformed back, with bias and extra, to y [N, OH, OW, K].
-
-    bias: [K'] for each image, bias_row bytes apart; extra: [N, OH, OW, K] or 0.
-    spare: a vector of zeros, and one tile of all channels for those that y does not hold whole.
-    """
-    (TH, TW), block, Kp = tile_counts(s), block_size(s), pairs(s.K) * W
-    tile = spare + BYTES
-    for q in range(count):
-        n, r = divmod(start + q, TH * TW)
-        i, j = divmod(r, TW)
-        rows, columns = min(s.M, s.OH - i * s.M), min(s.M, s.OW - j * s.M)
-        whole = rows == s.M and columns == s.M and Kp == s.K
-        shift = (((first + n) * s.OH + i * s.M) * s.OW + j * s.M) * s.K * 4
-        pixel = s.K * 4 if whole else Kp * 4
-        line = s.OW * pixel if whole else s.M * pixel
-        to = y + shift if whole else tile
-        for k in range(Kp // W):
-            more, more_line, more_pixel = spare, 0, 0
-            if whole and extra:
-                more, more_line, more_pixel = extra + shift + k * BYTES, line, pixel
-            arguments = (
-                m_at + k * block + q * BYTES, s.tiles * BYTES, to + k * BYTES, line, pixel,
-                bias + (first + n) * bias_row + k * BYTES, more, more_line, more_pixel,
-            )  # fmt: skip
-            if s.M == 4:
-                from_points_4(arguments)
-            else:
-                from_points_2(arguments)
-        if not whole:
-            for a in range(rows):
-                for b in range(columns):
-                    source = tile + (a * s.M + b) * pixel
-                    out = shift + (a * s.OW + b) * s.K * 4
-                    if extra:
-                        add_floats(source, extra + out, y + out, s.K)
-                    else:
-                        copy_floats(source, y + out, s.K)
 
 
 @task
 def _forward(t, threads, arguments):
-    """space: the channels' numbers, spare, V and Y of one chunk, and the bordered pictures."""
+    """space: the channels' numbers, spare, V and M of one chunk, and the bordered pictures."""
     s = Layer(*integers(arguments, LAYER))
     source = Sources(*integers(arguments + 8 * LAYER, SOURCES))
-    u, bias, bias_row, extra, y, space, row = integers(arguments + 8 * (LAYER + SOURCES), 7)
-    space += t * row
+    f = Forward(*integers(arguments + 8 * (LAYER + SOURCES), FORWARD))
     (TH, TW), (PH, PW, Cp), block = tile_counts(s), bordered_size(s), block_size(s)
-    Kp = pairs(s.K) * W
+    Kp, points = pairs(s.K) * W, (s.M + 2) * (s.M + 2)
+    space = f.space + t * f.space_row
     at = channels_at(space, Cp)
     spare = space + CHANNEL_ROWS * Cp * 4
     v_at = spare + BYTES + s.M * s.M * Kp * 4
@@ -189,101 +105,52 @@ def _forward(t, threads, arguments):
         for start in range(from_tile, to_tile, s.tiles):
             count = min(s.tiles, to_tile - start)
             pictures_to_points(s, p_at, v_at, start, count)
-            products(s, v_at, u, m_at, count, Cp // W, Kp // W)
-            points_to_result(s, m_at, first, start, count, y, bias, bias_row, extra, spare)
+            products(s, v_at, f.u, m_at, count, Cp // W, Kp // W, 0, points * Kp // (2 * W))
+            points_to_result(s, m_at, first, start, count, f, spare)
+
+
+def _forward_floats(s: Layer) -> int:
+    """The working memory of _forward, for one thread."""
+    (PH, PW, Cp), Kp = bordered_size(s), pairs(s.K) * W
+    chunk = (Cp + Kp) // W * (block_size(s) // 4)
+    return CHANNEL_ROWS * Cp + W + s.M * s.M * Kp + chunk + s.images * PH * PW * Cp
 
 
 def forward(s: Layer, source: Sources, w, bias, extra=None):
     """y [N, OH, OW, K]; w [3, 3, C, K]; bias [K], or [N, K]; extra: an array like y to be added."""
     u = from_weights(transform_weights, w, s.M)
-    rows = np.zeros((s.N if bias.ndim == 2 else 1, pairs(s.K) * W), np.float32)
-    rows[:, : s.K] = bias
+    Kp = pairs(s.K) * W
+    if Kp != s.K:
+        bias = np.pad(bias, ((0, 0),) * (bias.ndim - 1) + ((0, Kp - s.K),))
     y = np.empty((s.N, s.OH, s.OW, s.K), np.float32)
-    space = workspace(floats_needed(s, backward=False))
-    _forward(
-        len(space), s, source, address(u), address(rows), rows.strides[0] if len(rows) > 1 else 0,
-        address(extra), address(y), address(space), space.strides[0],
+    space = workspace((winograd_together.forward_floats if s.together else _forward_floats)(s))
+    f = Forward(
+        address(u), address(bias), 4 * Kp if bias.ndim == 2 else 0, address(extra), address(y),
+        address(space), space.strides[0],
     )  # fmt: skip
+    if s.together:
+        winograd_together.forward(len(space), s, source, f)
+    else:
+        _forward(len(space), *s, *source, *f)
     return y
 
 
 # --- backward ------------------------------------------------------------------------------------
 
 
-@serial
-def result_to_points(s, g_at, d_at, start, count):
-    """Tiles of a chunk of gy, which lies in whole tiles at g_at, transformed into D."""
-    (TH, TW), block, pixel = tile_counts(s), block_size(s), pairs(s.K) * W * 4
-    line = TW * s.M * pixel
-    for q in range(count):
-        n, r = divmod(start + q, TH * TW)
-        i, j = divmod(r, TW)
-        at = g_at + (n * TH + i) * s.M * line + j * s.M * pixel
-        for k in range(pairs(s.K)):
-            arguments = (
-                at + k * BYTES, d_at + k * block + q * BYTES, s.tiles * BYTES, line, pixel,
-            )  # fmt: skip
-            if s.M == 4:
-                d_to_points_4(arguments)
-            else:
-                d_to_points_2(arguments)
-
-
-@serial
-def add_weight_gradient(s, v_at, d_at, du, count, zeros):
-    """dU_p += V_p^T D_p at each point: du [points, C', K'].
-
-    zeros: two vectors of them, which the first chunk begins with instead of du; else 0.
-    """
-    point = s.tiles * BYTES
-    (_, _, Cp), block, Kp = bordered_size(s), block_size(s), pairs(s.K) * W
-    for p in range((s.M + 2) * (s.M + 2)):
-        for c in range(0, Cp, ROWS_T):
-            a = v_at + c // W * block + p * point + c % W * 4
-            for k in range(0, Kp, 2 * W):
-                b, to = d_at + k // W * block + p * point, du + ((p * Cp + c) * Kp + k) * 4
-                before, before_row = (zeros, 0) if zeros else (to, Kp * 4)
-                transposed_product(
-                    (
-                        a, 0, BYTES, b, 0, BYTES, block, 1, count, before, before_row, to, Kp * 4,
-                    )
-                )  # fmt: skip
-
-
-@serial
-def points_to_gradient(s, v_at, q_at, start, count):
-    """dx += B dV B^T for the tiles of a chunk, in the bordered pictures at q_at."""
-    (TH, TW), (PH, PW, Cp), block = tile_counts(s), bordered_size(s), block_size(s)
-    for q in range(count):
-        n, r = divmod(start + q, TH * TW)
-        i, j = divmod(r, TW)
-        at = q_at + ((n * PH + i * s.M) * PW + j * s.M) * Cp * 4
-        for c in range(Cp // W):
-            arguments = (
-                v_at + c * block + q * BYTES, s.tiles * BYTES, at + c * BYTES, PW * Cp * 4, Cp * 4,
-            )  # fmt: skip
-            if s.M == 4:
-                d_from_points_4(arguments)
-            else:
-                d_from_points_2(arguments)
-
-
 @task
 def _backward(t, threads, arguments):
-    """gb [N, K']: sums of gy over the pixels of each image. gnorm [2, C']: gweight and gbias.
-
-    space: the channels' numbers, spare, V and D of one chunk, the bordered pictures, their
+    """space: the channels' numbers, spare, V and D of one chunk, the bordered pictures, their
     gradients, gy.
     """
     s = Layer(*integers(arguments, LAYER))
     source = Sources(*integers(arguments + 8 * LAYER, SOURCES))
-    gy, ut, gx1, gx2, need_gx, du, du_row, gb, gnorm, norm_row, space, row = integers(
-        arguments + 8 * (LAYER + SOURCES), 12
-    )
-    du, gnorm, space = du + t * du_row, gnorm + t * norm_row, space + t * row
+    b = Backward(*integers(arguments + 8 * (LAYER + SOURCES), BACKWARD))
     (TH, TW), (PH, PW, Cp), block = tile_counts(s), bordered_size(s), block_size(s)
-    Kp, tiles = pairs(s.K) * W, TH * TW
+    Kp, tiles, points = pairs(s.K) * W, TH * TW, (s.M + 2) * (s.M + 2)
     picture, result = PH * PW * Cp * 4, tiles * s.M * s.M * Kp * 4
+    du, gnorm = b.du + t * b.du_row, b.gnorm + t * b.gnorm_row
+    space = b.space + t * b.space_row
     at = channels_at(space, Cp)
     spare = space + CHANNEL_ROWS * Cp * 4
     v_at = spare + 2 * BYTES
@@ -293,38 +160,35 @@ def _backward(t, threads, arguments):
     g_at = q_at + s.images * picture
     clear(p_at, s.images * picture // 4)
     clear(g_at, s.images * result // 4)
-    zeros = spare
     clear(spare, 2 * W)
-    if threads > s.N:
-        clear(du, (s.M + 2) * (s.M + 2) * Cp * Kp)  # a thread without pictures
-        zeros = 0
     clear(gnorm, 2 * Cp)
-    last = share(s.N, t + 1, threads)
+    zeros, last = spare, share(s.N, t + 1, threads)
     for first in range(share(s.N, t, threads), last, s.images):
         images = min(s.images, last - first)
         for n in range(images):
             load_picture(s, first + n, source, at, p_at + n * picture, False)
-            to = g_at + n * result
-            from_gy = gy + (first + n) * s.OH * s.OW * s.K * 4
-            copy_picture(from_gy, s.OH, s.OW, s.K, to, 0, 0, TH * s.M, TW * s.M, Kp)
-            sums = gb + (first + n) * Kp * 4
-            clear(sums, Kp)
-            add_columns(to, tiles * s.M * s.M, Kp, sums)
+            load_gradient(s, first + n, b, g_at + n * result, True)
         clear(q_at, images * picture // 4)
         for start in range(0, images * tiles, s.tiles):
             count = min(s.tiles, images * tiles - start)
             pictures_to_points(s, p_at, v_at, start, count)
             result_to_points(s, g_at, d_at, start, count)
-            add_weight_gradient(s, v_at, d_at, du, count, zeros)
+            add_weight_gradient(s, v_at, d_at, du, count, zeros, 0, points)
             zeros = 0
-            if need_gx:
-                products(s, d_at, ut, v_at, count, Kp // W, Cp // W)  # dV = D U^T, in V's place
+            if b.need_gx:  # dV = D U^T, in V's place
+                products(s, d_at, b.ut, v_at, count, Kp // W, Cp // W, 0, points * Cp // (2 * W))
                 points_to_gradient(s, v_at, q_at, start, count)
-        if need_gx:
+        if b.need_gx:
             for n in range(images):
-                unload_gradient(
-                    s, first + n, source, at, q_at + n * picture, gx1, gx2, gnorm, gnorm + Cp * 4
-                )
+                unload_gradient(s, first + n, source, at, q_at + n * picture, b, gnorm)
+
+
+def _backward_floats(s: Layer) -> int:
+    """The working memory of _backward, for one thread."""
+    (TH, TW), (PH, PW, Cp), Kp = tile_counts(s), bordered_size(s), pairs(s.K) * W
+    chunk = (Cp + Kp) // W * (block_size(s) // 4)
+    images = s.images * (2 * PH * PW * Cp + TH * TW * s.M * s.M * Kp)
+    return CHANNEL_ROWS * Cp + 2 * W + chunk + images
 
 
 def backward(s: Layer, source: Sources, gy, w, gxs):
@@ -334,15 +198,19 @@ def backward(s: Layer, source: Sources, gy, w, gxs):
     """
     C, K = w.shape[2:]
     Cp, Kp = pairs(C) * W, pairs(K) * W
-    ut = transform_weights(np.ascontiguousarray(w.swapaxes(2, 3)), s.M)
+    ut = transform_turned_weights(w, s.M)
     gb = np.empty((s.N, Kp), np.float32)
-    space = workspace(floats_needed(s, backward=True))
-    du, gnorm = workspace((s.M + 2) ** 2 * Cp * Kp, slot=1), workspace(2 * Cp, slot=2)
+    space = workspace((winograd_together.backward_floats if s.together else _backward_floats)(s))
+    du = workspace((s.M + 2) ** 2 * Cp * Kp, 1, rows=1 if s.together else None)
+    gnorm = workspace(2 * Cp, 2)
     gx1, gx2 = (address(gx) for gx in (*gxs, None, None)[:2])
-    _backward(
-        len(space), s, source, address(gy), address(ut), gx1, gx2, len(gxs) > 0, address(du),
-        du.strides[0], address(gb), address(gnorm), gnorm.strides[0], address(space),
-        space.strides[0],
+    b = Backward(
+        address(gy), address(ut), gx1, gx2, len(gxs) > 0, address(du), du.strides[0], address(gb),
+        address(gnorm), gnorm.strides[0], address(space), space.strides[0],
     )  # fmt: skip
+    if s.together:
+        winograd_together.backward(len(space), s, source, b)
+    else:
+        _backward(len(space), *s, *source, *b)
     norm = gnorm[:, : 2 * Cp].sum(axis=0).reshape(2, Cp)[:, :C]
     return weights_gradient(du, s.M, C, K), gb[:, :K], norm

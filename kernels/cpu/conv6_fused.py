@@ -15,13 +15,15 @@ Nothing between x and y is kept for the backward: it normalises x again on the w
 gradient back through the normalisation on the way out of its own buffers.
 """
 
-from minddpm.kernels.cpu.layer import bordered_size
+from minddpm.kernels.cpu.layer import bordered_size, tile_counts
 from minddpm.kernels.cpu.memory import (
+    add_columns,
     add_floats,
     clear,
     copy_floats,
     copy_picture,
     copy_pixels,
+    pairs,
     serial,
 )
 from minddpm.kernels.cpu.norm import (
@@ -34,6 +36,7 @@ from minddpm.kernels.cpu.norm import (
     spread_groups,
 )
 from minddpm.kernels.cpu.task import as_float
+from minddpm.kernels.cpu.vector import W
 
 
 @serial
@@ -79,6 +82,17 @@ def load_picture(s, n, source, at, to, measure):
 
 
 @serial
+def load_gradient(s, n, b, to, with_sums):
+    """gy of picture n into whole tiles of whole pairs of blocks at `to`, and its sums into gb."""
+    (TH, TW), Kp = tile_counts(s), pairs(s.K) * W
+    from_gy, sums = b.gy + n * s.OH * s.OW * s.K * 4, b.gb + n * Kp * 4
+    copy_picture(from_gy, s.OH, s.OW, s.K, to, 0, 0, TH * s.M, TW * s.M, Kp)
+    if with_sums:
+        clear(sums, Kp)
+        add_columns(to, TH * TW * s.M * s.M, Kp, sums)
+
+
+@serial
 def sums_of_part(s, x, C, start, inner, PW, Cp, source, at):
     """dz in place of the gradient, and the channels' sums, for one part of a picture."""
     shift = 4 * start
@@ -117,8 +131,8 @@ def unload_part(s, x, gx, C, start, inner, PW, Cp, at):
 
 
 @serial
-def unload_gradient(s, n, source, at, q_at, gx1, gx2, gweight, gbias):
-    """The gradient of picture n from that of its bordered copy, at q_at; gweight, gbias grow."""
+def unload_gradient(s, n, source, at, q_at, b, gnorm):
+    """The gradient of picture n from that of its bordered copy, at q_at; gnorm [2, C'] grows."""
     _, PW, Cp = bordered_size(s)
     inner = q_at + (s.top * PW + s.left) * Cp * 4
     pixels, C = s.H * s.W, s.C1 + s.C2
@@ -131,7 +145,7 @@ def unload_gradient(s, n, source, at, q_at, gx1, gx2, gweight, gbias):
         sums_of_part(s, x1, s.C1, 0, inner, PW, Cp, source, at)
         if s.C2:
             sums_of_part(s, x2, s.C2, s.C1, inner, PW, Cp, source, at)
-        group_slopes(at, C, s.groups, pixels, source.weight, rstd, gweight, gbias)
-    unload_part(s, x1, gx1 + n * size * s.C1, s.C1, 0, inner, PW, Cp, at)
+        group_slopes(at, C, s.groups, pixels, source.weight, rstd, gnorm, gnorm + Cp * 4)
+    unload_part(s, x1, b.gx1 + n * size * s.C1, s.C1, 0, inner, PW, Cp, at)
     if s.C2:
-        unload_part(s, x2, gx2 + n * size * s.C2, s.C2, s.C1, inner, PW, Cp, at)
+        unload_part(s, x2, b.gx2 + n * size * s.C2, s.C2, s.C1, inner, PW, Cp, at)

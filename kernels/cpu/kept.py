@@ -31,7 +31,7 @@ def from_weights(make: Callable[..., Any], w: np.ndarray | None, *args: Any) -> 
     if _kept is None:
         return make(w, *args)
     shape, strides = (None, None) if w is None else (w.shape, w.strides)
-    key = (make.__module__, make.__qualname__, address(w), shape, strides, *args)
+    key = (make, address(w), shape, strides, *args)
     if key not in _kept:
         # With w itself: as long as it is held, no other array can come to lie at its address.
         _kept[key] = make(w, *args), w

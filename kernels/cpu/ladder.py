@@ -21,20 +21,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minddpm.kernels import reference
-from minddpm.kernels.compose import Padding
+from minddpm.kernels.compose import SAME, Padding
 from minddpm.kernels.cpu import conv1_loops, conv3_implicit, rows
 from minddpm.kernels.cpu.conv4_winograd import backward, forward
 from minddpm.kernels.cpu.layer import Sources, layer
 
+Shape = tuple[int, ...]  # x [N, H, W, C], w [KH, KW, C, K]
+
 
 class Rung(NamedTuple):
     """forward(x, w, b, stride, padding) -> y; backward(gy, x, w, stride, padding, need_gx) ->
-    gx, gw, gb; fits(w_shape, stride, padding): whether it can compute this convolution at all.
+    gx, gw, gb; fits(x_shape, w_shape, stride, padding): whether it can compute this convolution.
     """
 
     forward: Callable[..., np.ndarray]
     backward: Callable[..., tuple[Any, np.ndarray, np.ndarray]]
-    fits: Callable[[tuple[int, ...], int, Padding], bool]
+    fits: Callable[[Shape, Shape, int, Padding], bool]
 
 
 def _winograd(M: int, x, w, b, stride, padding):
@@ -44,7 +46,8 @@ def _winograd(M: int, x, w, b, stride, padding):
 
 def _winograd_backward(M: int, gy, x, w, stride, padding, need_gx=True):
     gxs = (np.empty_like(x),) if need_gx else ()
-    gw, gb, _ = backward(layer((x,), w.shape, padding, M), Sources.of((x,)), gy, w, gxs)
+    s = layer((x,), w.shape, padding, M, backward=True)
+    gw, gb, _ = backward(s, Sources.of((x,)), gy, w, gxs)
     return (gxs[0] if need_gx else None), gw, gb.sum(axis=0)
 
 
@@ -57,21 +60,29 @@ def _product_backward(gy, x, w, stride, padding, need_gx=True):
     return gx, gw[None, None], gb
 
 
-def always(w_shape: tuple[int, ...], stride: int, padding: Padding) -> bool:
+def always(x_shape: Shape, w_shape: Shape, stride: int, padding: Padding) -> bool:
     return True
 
 
-def is_3x3(w_shape: tuple[int, ...], stride: int, padding: Padding) -> bool:
+def is_3x3(x_shape: Shape, w_shape: Shape, stride: int, padding: Padding) -> bool:
     return w_shape[:2] == (3, 3) and stride == 1 and max(max(p) for p in padding) <= 2
 
 
-def is_product(w_shape: tuple[int, ...], stride: int, padding: Padding) -> bool:
+def is_product(x_shape: Shape, w_shape: Shape, stride: int, padding: Padding) -> bool:
     return w_shape[:2] == (1, 1) and stride == 1 and not any(map(any, padding))
 
 
-def is_wide_3x3(w_shape: tuple[int, ...], stride: int, padding: Padding) -> bool:
+def is_wide_3x3(x_shape: Shape, w_shape: Shape, stride: int, padding: Padding) -> bool:
     # With fewer channels most of each vector is padding: the transforms cost more than they save.
-    return is_3x3(w_shape, stride, padding) and min(w_shape[2:]) >= 8
+    return is_3x3(x_shape, w_shape, stride, padding) and min(w_shape[2:]) >= 8
+
+
+def has_few_tiles(x_shape: Shape, w_shape: Shape, stride: int, padding: Padding) -> bool:
+    # Each transformed weight, of which F(2x2) has fewer, then serves few tiles.
+    return (
+        is_wide_3x3(x_shape, w_shape, stride, padding)
+        and x_shape[0] * -(-x_shape[1] // 4) * -(-x_shape[2] // 4) <= 16
+    )
 
 
 LADDER: dict[str, Rung] = {
@@ -88,21 +99,25 @@ class Choice(NamedTuple):
     """Which rung, where."""
 
     where: str
-    fits: Callable[[tuple[int, ...], int, Padding], bool]
+    fits: Callable[[Shape, Shape, int, Padding], bool]
     rung: str
 
 
 # The first line that fits is taken.
 CHOICES = (
     Choice("window 1x1, stride 1, no padding", is_product, "matrix product"),
-    Choice(
-        "window 3x3, stride 1, at least 8 channels in and out", is_wide_3x3, "5 Winograd F(4x4)"
-    ),
+    Choice("window 3x3, stride 1, 8 channels or more, up to 16 tiles of 4x4 pixels in all pictures",
+           has_few_tiles, "4 Winograd F(2x2)"),
+    Choice("window 3x3, stride 1, 8 channels or more", is_wide_3x3, "5 Winograd F(4x4)"),
     Choice("anything else", always, "3 implicit GEMM"),
-)
-FUSED_TILE = 4  # pixels of a Winograd tile in each direction, where rung 6 fuses
+)  # fmt: skip
 
 
-def choose(w_shape: tuple[int, ...], stride: int, padding: Padding) -> Rung:
+def choose(x_shape: Shape, w_shape: Shape, stride: int, padding: Padding) -> Rung:
     """The rung for a convolution."""
-    return LADDER[next(c.rung for c in CHOICES if c.fits(w_shape, stride, padding))]
+    return LADDER[next(c.rung for c in CHOICES if c.fits(x_shape, w_shape, stride, padding))]
+
+
+def fused_tile(x_shape: Shape, w_shape: Shape) -> int:
+    """M, pixels of a Winograd tile in each direction, where rung 6 fuses."""
+    return 2 if has_few_tiles(x_shape, w_shape, 1, SAME) else 4

@@ -1,17 +1,21 @@
 """A 3x3 convolution of stride 1 with what is folded into it: its sizes, and who takes how much."""
 
+from functools import cache
 from typing import NamedTuple
 
-import numpy as np
 from numba import get_num_threads
 
 from minddpm.kernels.cpu.memory import address, pairs, serial
 from minddpm.kernels.cpu.norm import CHANNEL_ROWS
+from minddpm.kernels.cpu.task import bits
 from minddpm.kernels.cpu.vector import BYTES, ROWS, W
 
-# Tiles in a chunk: few enough that V and Y stay in the cache. Of 256 channels they do not anyway,
-# and what costs most is to fetch the weights, or their gradient, once for each chunk.
+# Tiles in a chunk: few enough that V and Y stay in the cache of a core.
 TILES = 4 * ROWS if ROWS < 14 else 2 * ROWS
+# Bytes of transformed weights above which they do not stay there: to fetch them, or to add to their
+# gradient, is then what costs most. So the threads share them, and work on the same pictures.
+MANY_WEIGHTS = 3 << 20
+SHARED = 16 << 20  # bytes of V and D of those pictures, which should stay in the shared cache
 
 
 class Layer(NamedTuple):
@@ -29,8 +33,9 @@ class Layer(NamedTuple):
     left: int
     up: int  # 2 if every pixel of x is doubled first, else 1
     M: int  # pixels of an output tile in each direction
-    tiles: int  # how many of them make a chunk
-    images: int  # how many a thread takes together
+    together: int  # 1 if all threads work on the same images, 0 if each has its own
+    images: int  # how many of them are taken at a time
+    tiles: int  # how many tiles make a chunk: of all these images if together
     groups: int  # of the normalisation, 0 if there is none
     eps: int  # the bits of a float64: all fields are integers
 
@@ -58,7 +63,37 @@ def bordered_size(s):
     return tiles_h * s.M + 2, tiles_w * s.M + 2, pairs(s.C1 + s.C2) * W
 
 
+class Forward(NamedTuple):
+    """Addresses, and steps in bytes, of the rest of the forward."""
+
+    u: int  # transformed weights
+    bias: int  # [K'] for each image, or once for all
+    bias_row: int
+    extra: int  # [N, OH, OW, K] to be added, or 0
+    y: int
+    space: int  # a row for each thread
+    space_row: int
+
+
+class Backward(NamedTuple):
+    """Addresses, and steps in bytes, of the rest of the backward."""
+
+    gy: int
+    ut: int  # transformed weights, turned
+    gx1: int  # of the parts of x
+    gx2: int
+    need_gx: int
+    du: int  # [points, C', K'] for each thread, or for all if together
+    du_row: int
+    gb: int  # [N, K']: sums of gy over the pixels of each image
+    gnorm: int  # [2, C'] for each thread: gweight and gbias of the normalisation
+    gnorm_row: int
+    space: int
+    space_row: int
+
+
 LAYER, SOURCES = len(Layer._fields), len(Sources._fields)
+FORWARD, BACKWARD = len(Forward._fields), len(Backward._fields)
 
 
 @serial
@@ -73,34 +108,31 @@ def block_size(s):
     return (s.M + 2) * (s.M + 2) * s.tiles * BYTES
 
 
-def layer(xs, w_shape, padding, M, up=1, groups=0, eps=0.0) -> Layer:
+def layer(xs, w_shape, padding, M, up=1, groups=0, eps=0.0, backward=False) -> Layer:
     """The sizes of a convolution of the parts xs, doubled first if up = 2."""
+    N, H, WX, C1 = xs[0].shape
+    C2 = xs[1].shape[3] if len(xs) == 2 else 0
+    sizes = N, H * up, WX * up, C1, C2, w_shape[3]
+    return _layer(*sizes, padding, up, M, groups, eps, backward, get_num_threads())
+
+
+@cache  # as a model has few layers, and calls them often
+def _layer(N, H, WX, C1, C2, K, padding, up, M, groups, eps, backward, threads) -> Layer:
     (top, bottom), (left, right) = padding
-    N, H, WX = (n * f for n, f in zip(xs[0].shape[:3], (1, up, up), strict=True))
-    C1, C2 = xs[0].shape[3], xs[1].shape[3] if len(xs) == 2 else 0
     OH, OW = H + top + bottom - 2, WX + left + right - 2
-    bits = int(np.float64(eps).view(np.int64))
-    C, K = w_shape[2:]
-    tiles = TILES * (4 if min(C, K) >= 256 else 1)
-    s = Layer(N, H, WX, C1, C2, OH, OW, K, top, left, up, M, tiles, 1, groups, bits)
-    return s._replace(images=images_together(s))
+    s = Layer(N, H, WX, C1, C2, OH, OW, K, top, left, up, M, 0, 1, TILES, groups, bits(eps))
+    (TH, TW), C, K = tile_counts(s), pairs(C1 + C2) * W, pairs(K) * W
+    point = 4 * (M + 2) ** 2
+    # A backward of fewer pictures than threads, too, would leave threads without work.
+    if point * C * K <= MANY_WEIGHTS and not (backward and threads > N):
+        return s._replace(images=images_together(s, threads))
+    images = min(N, max(1, SHARED // (point * TH * TW * (C + K))))
+    return s._replace(together=1, images=images, tiles=-(-images * TH * TW // ROWS) * ROWS)
 
 
-def images_together(s: Layer) -> int:
-    """How many images to take together, so that few rows of the last product are empty."""
+def images_together(s: Layer, threads: int) -> int:
+    """How many images a thread takes at a time, so that few rows of the last product are empty."""
     (TH, TW), (PH, PW, Cp) = tile_counts(s), bordered_size(s)
     cached, chunk = 100_000 // (PH * PW * Cp), -(-s.tiles // (TH * TW))
-    share = -(-s.N // get_num_threads())
-    most = max(1, min(8, share, max(cached, chunk)))
+    most = max(1, min(8, -(-s.N // threads), max(cached, chunk)))
     return min(range(1, most + 1), key=lambda n: -(-n * TH * TW // ROWS) * ROWS / n)
-
-
-def floats_needed(s: Layer, backward: bool) -> int:
-    """What one thread needs; see conv4_winograd.py."""
-    (TH, TW), (PH, PW, Cp) = tile_counts(s), bordered_size(s)
-    Kp, tile = pairs(s.K) * W, s.M * s.M
-    chunk = CHANNEL_ROWS * Cp + (Cp + Kp) // W * (block_size(s) // 4)
-    picture = PH * PW * Cp
-    if backward:
-        return chunk + 2 * W + s.images * (2 * picture + TH * TW * tile * Kp)
-    return chunk + W + tile * Kp + s.images * picture

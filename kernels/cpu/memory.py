@@ -12,6 +12,7 @@ from minddpm.kernels.cpu.vector import BYTES, Emitter, W, kernel
 serial = njit(nogil=True, cache=True)
 
 _buffers: dict[int, np.ndarray] = {}
+_byte = ctypes.c_char
 
 
 def keep_freed_memory() -> None:
@@ -29,20 +30,19 @@ def keep_freed_memory() -> None:
     mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def workspace(floats: int, slot: int = 0) -> np.ndarray:
-    """Uninitialised float32 [threads, at least `floats`], rows on their own cache lines.
+def workspace(floats: int, slot: int = 0, rows: int | None = None) -> np.ndarray:
+    """Uninitialised float32 [threads (or rows), at least `floats`], rows on their own cache lines.
 
     The same memory at every call with the same slot: a kernel is done with it when it returns. So
     kernels run one after the other: two Python threads must not call them at the same time.
     """
-    threads = get_num_threads()
+    rows = rows or get_num_threads()
     width = -(-floats // 16) * 16
-    size = threads * width + 16
     buffer = _buffers.get(slot)
-    if buffer is None or buffer.size < size:
-        buffer = _buffers[slot] = np.empty(size, np.float32)
-    start = (-address(buffer) // 4) % 16
-    return buffer[start : start + threads * width].reshape(threads, width)
+    if buffer is None or buffer.size < rows * width:
+        buffer = np.empty(rows * width + 16, np.float32)
+        buffer = _buffers[slot] = buffer[(-address(buffer) // 4) % 16 :]
+    return buffer[: rows * width].reshape(rows, width)
 
 
 def address(x: np.ndarray | None) -> int:
@@ -51,7 +51,12 @@ def address(x: np.ndarray | None) -> int:
     Kernels take addresses and sizes rather than arrays: Numba would compile another version for
     every combination of read-only and writable ones.
     """
-    return 0 if x is None else x.__array_interface__["data"][0]
+    if x is None:
+        return 0
+    try:
+        return ctypes.addressof(_byte.from_buffer(x))  # four times as fast as what follows
+    except (TypeError, ValueError):  # read-only, not contiguous, or empty
+        return x.__array_interface__["data"][0]
 
 
 @register_jitable

@@ -24,7 +24,7 @@ from minddpm.kernels.cpu.memory import (
     share,
     workspace,
 )
-from minddpm.kernels.cpu.task import as_float, integers, task
+from minddpm.kernels.cpu.task import as_float, bits, integers, task
 from minddpm.kernels.cpu.tile import padded_bias
 from minddpm.kernels.cpu.vector import BYTES, Emitter, W, kernel
 
@@ -330,7 +330,7 @@ def forward(x, weight, bias, groups, eps, silu):
     P, wide = x[0].size // C, padded_bias(bias, C)
     space = workspace(_floats(P, C, 1))
     _forward(
-        len(space), N, P, C, groups, float(eps), silu, address(x), address(weight),
+        len(space), N, P, C, groups, bits(eps), silu, address(x), address(weight),
         address(wide), address(y), address(mean), address(rstd), address(space), space.strides[0],
     )  # fmt: skip
     return y, mean, rstd

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import njit, prange
 
 fast = njit(parallel=True, nogil=True, cache=True)
 PART = 1 << 14  # numbers of a flat array that a thread takes at a time
@@ -147,21 +147,3 @@ def squared_norm(x, parts):
     """parts[k] = the sum of x^2 over the k-th PART: the same whichever thread adds it."""
     for k in prange(parts.size):
         parts[k] = sum_of_squares(x[k * PART : (k + 1) * PART])
-
-
-@njit(parallel=True, nogil=True, cache=True)
-def _column_sums(rows, parts):
-    """Sums over the rows of [R, C], one for each thread: parts [threads, C]."""
-    threads = len(parts)
-    for t in prange(threads):
-        parts[t] = 0
-        for r in range(len(rows) * t // threads, len(rows) * (t + 1) // threads):
-            for c in range(rows.shape[1]):
-                parts[t, c] += rows[r, c]
-
-
-def column_sums(rows):
-    """The sum over the rows of [R, C]: the gradient of a bias."""
-    parts = np.empty((get_num_threads(), rows.shape[1]), np.float32)
-    _column_sums(rows, parts)
-    return parts.sum(axis=0)

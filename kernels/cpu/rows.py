@@ -39,48 +39,43 @@ def product_rows(first, last, x, C, packed, K, bias, add, y, space, spare):
             copy_pixels(from_x, spare, count, C, 4 * C, 4 * C)
             from_x = spare
         tile_rows(
-            from_x,
-            1,
-            0,
-            C,
-            4 * C,
-            count,
-            packed,
-            K,
-            bias,
-            to,
-            4 * K if add else 0,
-            to,
-            4 * K,
+            from_x, 1, 0, C, 4 * C, count, packed, K, bias, to, 4 * K if add else 0, to, 4 * K,
             space,
-        )
+        )  # fmt: skip
 
 
 @task
 def _forward(t, threads, at):
-    R, x, C, packed, K, bias, add, y, space, row = integers(at, 10)
+    """The parts' (x, C, packed weights) follow the other numbers."""
+    R, K, bias, y, space, row, parts = integers(at, 7)
     space += t * row
-    clear(space, TILE_SPACE)
-    first, last = share(R, t, threads), share(R, t + 1, threads)
-    product_rows(first, last, x, C, packed, K, bias, add, y, space, space + TILE_SPACE * 4)
+    zeros = space + TILE_SPACE * 4  # the bias of all parts but the first
+    spare = zeros + pairs(K) * BYTES
+    clear(space, TILE_SPACE + pairs(K) * W)
+    for r in range(share(R, t, threads), share(R, t + 1, threads), BLOCK):
+        last = min(r + BLOCK, share(R, t + 1, threads))
+        for p in range(parts):
+            x, C, packed = integers(at + 8 * (7 + 3 * p), 3)
+            first = bias if p == 0 else zeros
+            product_rows(r, last, x, C, packed, K, first, p > 0, y, space, spare)
 
 
 def linear(xs, w, b):
     """y of kernels.reference.linear."""
     K = w.shape[1]
-    R = xs[0].size // xs[0].shape[-1]
     y = np.empty((*xs[0].shape[:-1], K), np.float32)
-    start = 0
+    parts, kept, start = [], [], 0
     for x in xs:
         C = x.shape[-1]
-        packed = from_weights(pack, w[start : start + C])
-        bias = from_weights(padded_bias, b if start == 0 else None, K)
-        space = workspace(TILE_SPACE + ROWS * C)
-        _forward(
-            len(space), R, address(x), C, address(packed), K, address(bias), start > 0, address(y),
-            address(space), space.strides[0],
-        )  # fmt: skip
+        kept.append(from_weights(pack, w[start : start + C]))  # held until the kernel has read it
+        parts += address(x), C, address(kept[-1])
         start += C
+    bias = from_weights(padded_bias, b, K)
+    space = workspace(TILE_SPACE + pairs(K) * W + ROWS * start)
+    _forward(
+        len(space), y.size // K, K, address(bias), address(y), address(space), space.strides[0],
+        len(xs), *parts,
+    )  # fmt: skip
     return y
 
 

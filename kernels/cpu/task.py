@@ -11,10 +11,13 @@ parallel loop in all, `_launch`, which calls a compiled function by its address:
 
     scale(threads, address(x), x.size, factor)   # from Python; arrays come as addresses
 
-Numbers are int64; a Python float travels as its bits, and as_float makes it one again.
+Numbers are int64; a float travels as its bits, and as_float makes it one again. There is one
+place for the arguments, as tasks run one after the other (see memory.workspace).
 """
 
-from collections.abc import Callable, Iterator
+import ctypes
+import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -70,12 +73,13 @@ def _launch(function, threads, at):
         _call(function, np.int64(t), threads, at)
 
 
-def _flat(numbers: tuple) -> Iterator[int]:
-    for x in numbers:
-        if isinstance(x, tuple):
-            yield from _flat(x)
-        else:
-            yield int(np.float64(x).view(np.int64)) if isinstance(x, float) else x
+def bits(x: float) -> int:
+    """A float as the int64 with the same bits."""
+    return struct.unpack("q", struct.pack("d", x))[0]
+
+
+_arguments = ctypes.create_string_buffer(8 * 256)
+_arguments_at = ctypes.addressof(_arguments)
 
 
 class Task:
@@ -89,8 +93,9 @@ class Task:
             with compiling(self.function), own_cache():
                 signature = types.void(types.int64, types.int64, types.int64)
                 self._compiled = cfunc(signature, cache=True)(self.function)
-        arguments = np.array(list(_flat(numbers)), np.int64)
-        _launch(self._compiled.address, threads, arguments.__array_interface__["data"][0])
+            self._address = self._compiled.address
+        struct.pack_into(f"{len(numbers)}q", _arguments, 0, *numbers)
+        _launch(self._address, threads, _arguments_at)
 
 
 task = Task

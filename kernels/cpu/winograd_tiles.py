@@ -7,10 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import get_num_threads
 
-from minddpm.kernels.cpu.memory import address, clear, pairs, share
-from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.cpu.vector import BYTES, I64, Emitter, W, kernel
 
 # The points of M = 2 are 0, 1, -1, infinity; those of M = 4 are 0, 1, -1, 2, -2, infinity.
@@ -203,60 +200,3 @@ def transforms(M: int) -> Transforms:
 
 to_points_2, from_points_2, d_to_points_2, d_from_points_2, w_to_2, w_from_2 = transforms(2)
 to_points_4, from_points_4, d_to_points_4, d_from_points_4, w_to_4, w_from_4 = transforms(4)
-
-
-# --- weights -------------------------------------------------------------------------------------
-
-
-@task
-def _weights_to_points(t, threads, at):
-    """w [3, 3, C, K'] -> u [pairs of K, points, C', 2 W]; lines beyond C are zero."""
-    M, w, u, Cp, C, Kp = integers(at, 6)
-    points, line = (M + 2) * (M + 2), 2 * BYTES
-    for c in range(share(Cp, t, threads), share(Cp, t + 1, threads)):
-        for k in range(0, Kp, W):
-            to = u + (k // (2 * W) * points * Cp + c) * line + k % (2 * W) * 4
-            taps = w + (c * Kp + k) * 4
-            if c >= C:
-                for p in range(points):
-                    clear(to + p * Cp * line, W)
-            elif M == 4:
-                w_to_4((taps, to, C * Kp * 4, Cp * line))
-            else:
-                w_to_2((taps, to, C * Kp * 4, Cp * line))
-
-
-def transform_weights(w: np.ndarray, M: int) -> np.ndarray:
-    """U = G w G^T, laid out for the product: w [3, 3, C, K] -> [pairs of K, points, C', 2 W]."""
-    C, K = w.shape[2:]
-    Cp, Kp = pairs(C) * W, pairs(K) * W
-    if Kp != K:
-        w = np.pad(w, ((0, 0), (0, 0), (0, 0), (0, Kp - K)))
-    u = np.empty((Kp // (2 * W), (M + 2) ** 2, Cp, 2 * W), np.float32)
-    _weights_to_points(get_num_threads(), M, address(w), address(u), Cp, C, Kp)
-    return u
-
-
-@task
-def _weights_from_points(t, threads, at):
-    """du [parts, points, C', K'], a part from each thread -> gw [3, 3, C, K']."""
-    M, du, parts, part, gw, Cp, C, Kp = integers(at, 8)
-    for c in range(share(C, t, threads), share(C, t + 1, threads)):
-        for k in range(0, Kp, W):
-            values = du + (c * Kp + k) * 4
-            to = gw + (c * Kp + k) * 4
-            if M == 4:
-                w_from_4((values, to, Cp * Kp * 4, C * Kp * 4, parts, part))
-            else:
-                w_from_2((values, to, Cp * Kp * 4, C * Kp * 4, parts, part))
-
-
-def weights_gradient(du: np.ndarray, M: int, C: int, K: int) -> np.ndarray:
-    """gw = G^T dU G [3, 3, C, K], dU summed over the threads in a fixed order.
-
-    du [threads, points C' K'], each thread's row its own.
-    """
-    Cp, Kp = pairs(C) * W, pairs(K) * W
-    gw = np.empty((3, 3, C, Kp), np.float32)
-    _weights_from_points(len(du), M, address(du), len(du), du.strides[0], address(gw), Cp, C, Kp)
-    return gw if Kp == K else np.ascontiguousarray(gw[..., :K])
