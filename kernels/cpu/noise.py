@@ -123,15 +123,36 @@ def q_sample(x0, a, b, P, step, k0, k1, x_t, noise):
             mix(x0[mine], noise[mine], a[n], b[n], x_t[mine])
 
 
+@njit
+def drop(first_block, limit, factor, step, k0, k1, x, y):
+    """dropout() of whole blocks: x and y [4 blocks]."""
+    k0, k1 = k0 & LOW, k1 & LOW  # as in draw
+    zero = np.float32(0)
+    for i in range(x.size // 4):
+        a, b, c, d = philox(first_block + np.uint64(i), step, k0, k1)
+        y[4 * i] = x[4 * i] * factor if a >= limit else zero
+        y[4 * i + 1] = x[4 * i + 1] * factor if b >= limit else zero
+        y[4 * i + 2] = x[4 * i + 2] * factor if c >= limit else zero
+        y[4 * i + 3] = x[4 * i + 3] * factor if d >= limit else zero
+
+
 @fast
 def dropout(x, p, factor, step, k0, k1, y):
     """y = factor x where the element's number of the stream is at least p, else 0; flat."""
-    limit = np.uint64(math.ceil(p * 2.0**24))  # u = (word >> 8) / 2^24 >= p
-    for i in prange(-(-x.size // 4)):
-        words = philox(np.uint64(i), step, k0, k1)
-        for j in range(min(4, x.size - 4 * i)):
-            stays = words[j] >> B8 >= limit
-            y[4 * i + j] = x[4 * i + j] * factor if stays else np.float32(0)
+    # u = (word >> 8) / 2^24 >= p, said of the word
+    limit = np.uint64(math.ceil(p * 2.0**24)) << B8
+    for k in prange(-(-x.size // CHUNK)):
+        start = np.int64(k * CHUNK)
+        end = min(start + CHUNK, x.size)
+        whole = start + (end - start) // 4 * 4
+        drop(
+            np.uint64(start // 4), limit, factor, step, k0, k1, x[start:whole], y[start:whole]
+        )  # fmt: skip
+        if whole < end:
+            words = philox(np.uint64(whole // 4), step, k0, k1)
+            for j in range(end - whole):
+                stays = words[j] >= limit
+                y[whole + j] = x[whole + j] * factor if stays else np.float32(0)
 
 
 @fast
