@@ -113,14 +113,20 @@ def our_forward(p: Problem) -> Callable[[], np.ndarray]:
 
 
 def our_sample(p: Problem) -> Callable[..., np.ndarray]:
-    """sample(z) makes the first step with the noise z; sample() makes one step after the other."""
+    """sample(z) makes the first step with the noise z; sample() makes one step after the other.
+
+    The weights are said to stay, as minddpm.generate says it.
+    """
     unet = our_unet(p).eval()
     diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(T))
     walk = partial(samplers.ddpm, diffusion, unet, p.x0.shape, x_T=p.x0)
     endless = itertools.chain.from_iterable(walk() for _ in itertools.count())
 
+    kernels, kept = backend.kernels, {}
+
     def sample(z: np.ndarray | None = None) -> np.ndarray:
-        return next(endless if z is None else walk(noise=lambda i: z)).x
+        with kernels.constant_weights(kept):
+            return next(endless if z is None else walk(noise=lambda i: z)).x
 
     return sample
 

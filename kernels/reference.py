@@ -29,9 +29,12 @@ from minddpm.kernels.compose import (
 )
 
 
-def constant_weights() -> AbstractContextManager[None]:
-    """Within the block no weight changes: a kernel set may keep what it makes of them."""
-    return nullcontext()
+def constant_weights(kept: dict | None = None) -> AbstractContextManager[dict]:
+    """Within the block no weight changes: a kernel set may keep what it makes of them.
+
+    kept: what an earlier block gave, if no weight has changed since.
+    """
+    return nullcontext({} if kept is None else kept)
 
 
 # --- convolution ---------------------------------------------------------------------------------

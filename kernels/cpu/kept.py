@@ -12,16 +12,20 @@ import numpy as np
 
 from minddpm.kernels.cpu.memory import address
 
-_kept: dict[tuple[Any, ...], Any] | None = None
+Kept = dict[tuple[Any, ...], Any]
+_kept: Kept | None = None
 
 
 @contextmanager
-def constant_weights() -> Iterator[None]:
-    """Within the block no weight changes, and none goes away: what was made of one stays right."""
+def constant_weights(kept: Kept | None = None) -> Iterator[Kept]:
+    """Within the block no weight changes: what was made of one is kept, and used again.
+
+    kept: what an earlier block gave, if no weight has changed since.
+    """
     global _kept
-    before, _kept = _kept, {}
+    before, _kept = _kept, {} if kept is None else kept
     try:
-        yield
+        yield _kept
     finally:
         _kept = before
 
