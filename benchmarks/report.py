@@ -11,8 +11,9 @@ makes PyTorch about a tenth faster. --quick leaves out what has to be compiled f
 import argparse
 import os
 import platform
+import subprocess
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,16 @@ TUNABLES = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1
 
 ROOT = Path(__file__).parent.parent
 FILES = {
-    "README.md": ("machine", "unet", "start", "floor"),
+    "README.md": ("machine", "unet", "avx2", "start", "floor"),
     "kernels/README.md": ("peak", "conv", "operations"),
 }
 Table = Generator[None, None, tuple[list[str], list[list[str]]]]
 COMPILED = ("torch.compile", "OpenVINO", "ONNX Runtime")
+AVX2 = {  # of minddpm, PyTorch, oneDNN and MKL
+    "MINDDPM_VECTOR_BITS": "256", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}  # fmt: skip
+Line = tuple[str, str, dict[str, Any], int, int | None]  # title, task, configuration, batch, size
 CONV_BATCH = OPERATION_BATCH = 128
 
 
@@ -153,25 +159,57 @@ def operations(args: argparse.Namespace) -> Table:
     return ["operation", "minddpm, ms", "PyTorch's best layout, ms", "ratio"], rows
 
 
+def small_lines() -> list[Line]:
+    from minddpm import SMALL
+
+    return [
+        ("training step, batch 128", "train", SMALL, 128, None),
+        ("forward, batch 128", "forward", SMALL, 128, None),
+        *((f"sampling step, batch {n}", "sample", SMALL, n, None) for n in (1, 16, 64)),
+    ]
+
+
 def unet(args: argparse.Namespace) -> Table:
     import minddpm
-    from contestants import share_threads
-    from measure import WrongResultError, best, interleave, median, ratio
-    from unets import build, expected, missing, modes, problem
+    from unets import missing, modes
 
-    share_threads(args.threads)
     if absent := missing():
         print(f'not compared: {", ".join(absent)}; pip install -e ".[benchmark]"', file=sys.stderr)
     small, paper = minddpm.SMALL, minddpm.PAPER
-    lines: list[tuple[str, str, Any, int, int | None]] = [
-        ("training step, batch 128", "train", small, 128, None),
-        ("forward, batch 128", "forward", small, 128, None),
-        *((f"sampling step, batch {n}", "sample", small, n, None) for n in (1, 16, 64, 128)),
+    lines: list[Line] = [
+        *small_lines(),
+        ("sampling step, batch 128", "sample", small, 128, None),
         ("training step, 32x32, batch 32 (eager)", "train", small, 32, 32),
         ("training step, 64x64, batch 8 (eager)", "train", small, 8, 64),
         ("training step, 35.7M-parameter CIFAR-10 model, batch 8 (eager)", "train", paper, 8, None),
     ]
     everyone = [m for m in modes("forward") if not (args.quick and m in COMPILED)]
+    return (yield from side_by_side(lines, everyone, args))
+
+
+def avx2(args: argparse.Namespace) -> Table:
+    """The same in a process whose libraries all believe that the processor has no AVX-512."""
+    from tables import cells
+    from unets import modes
+
+    if AVX2.items() <= os.environ.items():
+        everyone = [m for m in modes("forward") if m not in COMPILED]
+        return (yield from side_by_side(small_lines(), everyone, args))
+    threads = ["--threads", str(args.threads)] if args.threads else []
+    command = [sys.executable, __file__, "--only", "avx2", *threads]
+    yield
+    done = subprocess.run(command, env={**os.environ, **AVX2}, stdout=subprocess.PIPE, check=True)
+    head, _, *rows = map(cells, done.stdout.decode().strip().splitlines())
+    return head, rows
+
+
+def side_by_side(lines: Sequence[Line], everyone: list[str], args: argparse.Namespace) -> Table:
+    """Tasks of whole UNets, each by minddpm and by `everyone`."""
+    from contestants import share_threads
+    from measure import WrongResultError, best, interleave, median, ratio
+    from unets import build, expected, modes, problem
+
+    share_threads(args.threads)
     rows = []
     for title, task, config, batch, size in lines:
         p = problem(config, batch, size)
@@ -185,7 +223,7 @@ def unet(args: argparse.Namespace) -> Table:
                 except WrongResultError as error:
                     print(f"not timed: {mode}, {title}: {error}", file=sys.stderr)
                 yield
-        seconds = interleave(run, rounds=5 if batch > 16 else 15)
+        seconds = interleave(run, rounds=7 if batch > 16 else 15)
         rival = best(seconds, [m for m in run if "orch" in m])
         rows.append(
             [title, *(f"{median(seconds[m]) * 1e3:.1f}" if m in run else "-" for m in run_names())]
@@ -252,7 +290,7 @@ def start(args: argparse.Namespace) -> Table:
     return ["start and memory", "", ""][:width], [row + [""] * (width - len(row)) for row in rows]
 
 
-TABLES = {f.__name__: f for f in (machine, peak, conv, operations, start, unet, floor)}
+TABLES = {f.__name__: f for f in (machine, peak, conv, operations, start, unet, avx2, floor)}
 
 
 # --- the command ---------------------------------------------------------------------------------

@@ -18,6 +18,11 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def cells(line: str) -> list[str]:
+    """The cells of one line of such a table."""
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
 def replace(text: str, name: str, table: str) -> str:
     """text with the table between the markers of this name.
 

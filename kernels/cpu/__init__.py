@@ -52,13 +52,13 @@ def float32_only(function: Callable) -> Callable:
     def chosen(*args, **kwargs):
         try:
             return function(*map(_contiguous, args), **kwargs)
-        except _OtherType:
+        except _OtherTypeError:
             return specification(*args, **kwargs)
 
     return chosen
 
 
-class _OtherType(Exception):
+class _OtherTypeError(Exception):
     """An array that is not float32 was met."""
 
 
@@ -66,7 +66,7 @@ def _contiguous(x):
     """x with its rows one behind the other, if it is an array or a tuple of arrays."""
     if isinstance(x, np.ndarray):
         if x.dtype != np.float32:
-            raise _OtherType
+            raise _OtherTypeError
         return x if x.flags.c_contiguous else np.ascontiguousarray(x)
     return tuple(map(_contiguous, x)) if isinstance(x, tuple) else x
 

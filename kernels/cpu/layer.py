@@ -6,7 +6,6 @@ from typing import NamedTuple
 from numba import get_num_threads
 
 from minddpm.kernels.cpu.memory import address, pairs, serial
-from minddpm.kernels.cpu.norm import CHANNEL_ROWS
 from minddpm.kernels.cpu.task import bits
 from minddpm.kernels.cpu.vector import BYTES, ROWS, W
 

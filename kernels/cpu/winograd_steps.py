@@ -71,7 +71,8 @@ def products(s, a_at, u, c_at, count, blocks_in, blocks_out, first, last):
 def points_to_result(s, m_at, first, start, count, f, spare):
     """Tiles of a chunk, transformed back, with bias and extra, to y [N, OH, OW, K].
 
-    f: a layer.Forward; spare: a vector of zeros, and one tile of all channels for those that y does not hold whole.
+    f: a layer.Forward. spare: a vector of zeros, and one tile of all channels for those that y does
+    not hold whole.
     """
     (TH, TW), block, Kp = tile_counts(s), block_size(s), pairs(s.K) * W
     tile = spare + BYTES

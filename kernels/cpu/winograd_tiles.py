@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from minddpm.kernels.cpu.vector import BYTES, I64, Emitter, W, kernel
+from minddpm.kernels.cpu.vector import I64, Emitter, kernel
 
 # The points of M = 2 are 0, 1, -1, infinity; those of M = 4 are 0, 1, -1, 2, -2, infinity.
 BT = {

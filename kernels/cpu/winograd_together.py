@@ -26,7 +26,6 @@ from minddpm.kernels.cpu.layer import (
     Forward,
     Layer,
     Sources,
-    block_size,
     bordered_size,
     tile_counts,
 )

@@ -15,7 +15,7 @@ from minddpm.kernels.cpu.winograd_tiles import w_from_2, w_from_4, w_to_2, w_to_
 
 @serial
 def _to_points(M, taps, tap, u, line, column, lines):
-    """One vector of each of the 9 taps, `tap` bytes apart, to (line, column) of u; taps 0: zeros."""
+    """A vector of each of the 9 taps, `tap` bytes apart, to (line, column) of u; taps 0: zeros."""
     point = lines * 2 * BYTES
     to = u + (column // (2 * W) * (M + 2) * (M + 2) * lines + line) * 2 * BYTES
     to += column % (2 * W) * 4
@@ -53,9 +53,9 @@ def transform_weights(w: np.ndarray, M: int) -> np.ndarray:
 def _turned_weights_to_points(t, threads, at):
     """w [3, 3, C, K] -> u [pairs of C, points, K', 2 W], a block of W x W channels at a time."""
     M, w, u, C, K, space, row = integers(at, 7)
-    Kp, blocks, taps = pairs(K) * W, pairs(C), space + t * row
-    tap = W * BYTES
-    for piece in range(share(Kp // W * blocks, t, threads), share(Kp // W * blocks, t + 1, threads)):
+    Kp, blocks, pieces = pairs(K) * W, pairs(C), pairs(K) * pairs(C)
+    taps, tap = space + t * row, W * BYTES
+    for piece in range(share(pieces, t, threads), share(pieces, t + 1, threads)):
         k, c = piece // blocks * W, piece % blocks * W
         rows, columns = min(W, C - c), min(W, K - k)
         some = rows > 0 and columns > 0
