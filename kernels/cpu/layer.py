@@ -11,6 +11,8 @@ from minddpm.kernels.cpu.vector import BYTES, ROWS, W
 
 # Tiles in a chunk: few enough that V and Y stay in the cache of a core.
 TILES = 4 * ROWS if ROWS < 14 else 2 * ROWS
+# Floats of bordered pictures that a thread holds at a time, measured; the backward has them twice.
+CACHED, CACHED_BACKWARD = 300_000, 150_000
 # Bytes of transformed weights above which they do not stay there: to fetch them, or to add to their
 # gradient, is then what costs most. So the threads share them, and work on the same pictures.
 MANY_WEIGHTS = 3 << 20
@@ -124,14 +126,18 @@ def _layer(N, H, WX, C1, C2, K, padding, up, M, groups, eps, backward, threads) 
     point = 4 * (M + 2) ** 2
     # A backward of fewer pictures than threads, too, would leave threads without work.
     if point * C * K <= MANY_WEIGHTS and not (backward and threads > N):
-        return s._replace(images=images_together(s, threads))
+        cached = CACHED_BACKWARD if backward else CACHED
+        return s._replace(images=images_together(s, threads, cached))
     images = min(N, max(1, SHARED // (point * TH * TW * (C + K))))
     return s._replace(together=1, images=images, tiles=-(-images * TH * TW // ROWS) * ROWS)
 
 
-def images_together(s: Layer, threads: int) -> int:
-    """How many images a thread takes at a time, so that few rows of the last product are empty."""
+def images_together(s: Layer, threads: int, cached: int) -> int:
+    """How many images a thread takes at a time, so that few rows of the last product are empty.
+
+    cached: floats that the bordered images may take, unless they have less than a chunk of tiles.
+    """
     (TH, TW), (PH, PW, Cp) = tile_counts(s), bordered_size(s)
-    cached, chunk = 100_000 // (PH * PW * Cp), -(-s.tiles // (TH * TW))
-    most = max(1, min(8, -(-s.N // threads), max(cached, chunk)))
+    chunk = -(-s.tiles // (TH * TW))
+    most = max(1, min(8, -(-s.N // threads), max(cached // (PH * PW * Cp), chunk)))
     return min(range(1, most + 1), key=lambda n: -(-n * TH * TW // ROWS) * ROWS / n)
