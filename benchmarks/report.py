@@ -25,7 +25,7 @@ FILES = {
     "kernels/README.md": ("peak", "conv", "operations"),
 }
 Table = Generator[None, None, tuple[list[str], list[list[str]]]]
-COMPILED = ("torch.compile", "OpenVINO", "ONNX Runtime")
+COMPILED = ("torch.compile", "JAX", "OpenVINO", "ONNX Runtime")
 AVX2 = {  # of minddpm, PyTorch, oneDNN and MKL
     "MINDDPM_VECTOR_BITS": "256", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2",
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
@@ -63,7 +63,7 @@ def machine(args: argparse.Namespace) -> Table:
         names = [s for s in info.read_text().splitlines() if s.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
     versions = [f"Python {platform.python_version()}"]
-    for package in ("numpy", "numba", "torch", "openvino", "onnxruntime"):
+    for package in ("numpy", "numba", "torch", "jax", "openvino", "onnxruntime"):
         try:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
@@ -216,8 +216,8 @@ def side_by_side(lines: Sequence[Line], everyone: list[str], args: argparse.Name
         wanted = expected(task, p)
         run: dict[str, Callable[[], Any]] = {"minddpm": build("numba", task, p, wanted)}
         for mode in everyone:
-            # Three more compilations, of minutes each: these rows are against the eager modes.
-            if mode in modes(task) and not (mode == "torch.compile" and "eager" in title):
+            # Six more compilations, of minutes each: these rows are against the eager modes.
+            if mode in modes(task) and not (mode in COMPILED and "eager" in title):
                 try:
                     run[mode] = build(mode, task, p, wanted)
                 except WrongResultError as error:
@@ -263,9 +263,9 @@ def floor(args: argparse.Namespace) -> Table:
 
 
 def run_names() -> list[str]:
-    from unets import INFERENCE, PYTORCH
+    from unets import INFERENCE, PYTORCH, XLA
 
-    return ["minddpm", *PYTORCH, *INFERENCE]
+    return ["minddpm", *PYTORCH, *XLA, *INFERENCE]
 
 
 def start(args: argparse.Namespace) -> Table:

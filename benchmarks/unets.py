@@ -1,11 +1,12 @@
-"""Who is compared on the whole UNet: minddpm, and diffusers' UNet2DModel under each of PyTorch's modes.
+"""Who is compared on the whole UNet: minddpm, and the same UNet in PyTorch (diffusers') and in JAX.
 
-All have the same weights and see the same pictures, t and noise. A contestant is built for one task:
+All have the same weights and see the same pictures, t and noise. A contestant is built for one
+task:
 
     forward   the network alone, nothing kept for a gradient
     sample    one step of ancestral sampling: the network, fresh noise, the step itself
     train     noising, forward, loss, backward, gradient norm and clipping, Adam, moving average
-"""  # noqa: E501
+"""
 
 import itertools
 from collections.abc import Callable
@@ -28,6 +29,7 @@ PYTORCH = {  # mode: the modules that it needs
     "PyTorch channels_last": ("torch", "diffusers"),
     "torch.compile": ("torch", "diffusers"),
 }
+XLA = {"JAX": ("jax",)}
 INFERENCE = {
     "OpenVINO": ("torch", "diffusers", "openvino"),
     "ONNX Runtime": ("torch", "diffusers", "onnx", "onnxruntime", "onnxscript"),
@@ -71,13 +73,14 @@ def problem(config: dict[str, Any], N: int, size: int | None = None) -> Problem:
 
 def modes(task: str) -> list[str]:
     """Whom minddpm is compared with in this task, as far as installed."""
-    known = PYTORCH if task == "train" else {**PYTORCH, **INFERENCE}
+    known = {**PYTORCH, **XLA} if task == "train" else {**PYTORCH, **XLA, **INFERENCE}
     return [mode for mode, needed in known.items() if all(map(has, needed))]
 
 
 def missing() -> list[str]:
     """Whom it is not compared with, as not installed."""
-    return [m for m, needed in {**PYTORCH, **INFERENCE}.items() if not all(map(has, needed))]
+    known = {**PYTORCH, **XLA, **INFERENCE}
+    return [mode for mode, needed in known.items() if not all(map(has, needed))]
 
 
 def our_unet(p: Problem) -> minddpm.UNet2D:
@@ -187,6 +190,10 @@ def build(mode: str, task: str, p: Problem, wanted: Expected) -> Callable[[], An
     if mode in backend.NAMES:
         minddpm.set_backend(mode)
         contestant = OURS[task](p)
+    elif mode in XLA:
+        from jax_unets import build_jax
+
+        contestant = build_jax(task, p)
     else:
         from torch_unets import build_theirs
 

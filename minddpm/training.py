@@ -25,7 +25,7 @@ from minddpm.rundir import LOSS, LossLog, RunDirectory
 class TrainingOptions:
     """What decides the weights that come out (with the data, the model and the diffusion)."""
 
-    steps: int = 1500
+    steps: int = 1400
     batch_size: int = 32
     lr: float = 1e-3
     warmup_steps: int = 100
