@@ -1,7 +1,7 @@
 """The same UNet in JAX: a function of a dictionary of parameters, which XLA compiles whole.
 
 The weights are minddpm's own arrays: its layouts (channels last, [KH, KW, C_in, C_out]) are what
-XLA's convolution takes. XLA's threads are as many as the process may use; it has no way to say less.
+XLA's convolution takes. XLA uses all cores of the process, whatever --threads says.
 """
 
 from collections.abc import Callable
@@ -54,9 +54,7 @@ def attention(p: Parameters, name: str, x: Array, c: dict[str, Any]) -> Array:
     N, H, W, C = x.shape
     h = group_norm(p, f"{name}.group_norm", x, c).reshape(N, H * W, C)
     heads = C // (c["attention_head_dim"] or C)
-    q, k, v = (
-        linear(p, f"{name}.to_{a}", h).reshape(N, H * W, heads, C // heads) for a in "qkv"
-    )
+    q, k, v = (linear(p, f"{name}.to_{a}", h).reshape(N, H * W, heads, C // heads) for a in "qkv")
     scores = jnp.einsum("nqhd,nkhd->nhqk", q, k) / np.sqrt(C // heads)
     h = jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(scores), v).reshape(N, H, W, C)
     return x + linear(p, f"{name}.to_out.0", h)
@@ -140,7 +138,7 @@ def sample(net: Any, parameters: Parameters, every: Array, p: Problem) -> Callab
 
 
 def train(net: Any, parameters: Parameters, every: Array, p: Problem) -> Callable[..., Any]:
-    """Noising, forward, backward, clipping, Adam and the moving average as one compiled function."""
+    """Noising, forward, backward, clipping, Adam and moving average as one compiled function."""
     d = minddpm.GaussianDiffusion(minddpm.schedules.linear(T))
     tables = (d.sqrt_alphas_cumprod, d.sqrt_one_minus_alphas_cumprod)
     a, b = (jnp.array(table[p.t].astype(np.float32).reshape(-1, 1, 1, 1)) for table in tables)

@@ -1,6 +1,6 @@
 """Measure everything side by side in one process, and write the tables of the READMEs.
 
-    python benchmarks/report.py                        # print all tables, about 20 minutes
+    python benchmarks/report.py                        # print all tables, about 25 minutes
     python benchmarks/report.py --only conv,operations # some of them
     python benchmarks/report.py --write                # and put them into the two READMEs
 
