@@ -1,6 +1,7 @@
 """Files that are either whole or absent, whenever the program is killed."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,3 +45,17 @@ def check_writable(path: str | os.PathLike) -> None:
     with atomic_write(probe) as file:
         file.write(b"minddpm")
     probe.unlink()
+
+
+def cache_directory(*names: str) -> Path:
+    """A folder of this name in the user's cache that we may write to, else a temporary one."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    for place in (Path(home), Path(tempfile.gettempdir())):
+        folder = place.joinpath("minddpm", *names)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    return Path(tempfile.mkdtemp(prefix="minddpm-"))

@@ -6,9 +6,7 @@ the directory is a fingerprint of all these files, of the vector length and of t
 """
 
 import hashlib
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 
+from minddpm.files import cache_directory
 from minddpm.kernels.cpu.vector import W
 
 
@@ -28,16 +27,7 @@ def directory() -> Path:
     sources = sorted(Path(__file__).parent.glob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
     digest.update(f"{llvm.get_host_cpu_name()} {numba.__version__}".encode())
-    name = Path("minddpm", "numba", f"{digest.hexdigest()[:16]}-{W}")
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    for place in (Path(home), Path(tempfile.gettempdir())):
-        try:
-            (place / name).mkdir(parents=True, exist_ok=True)
-            if os.access(place / name, os.W_OK):
-                return place / name
-        except OSError:
-            continue
-    return Path(tempfile.mkdtemp(prefix="minddpm-"))
+    return cache_directory("numba", f"{digest.hexdigest()[:16]}-{W}")
 
 
 @contextmanager

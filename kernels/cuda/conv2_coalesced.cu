@@ -1,0 +1,33 @@
+// Rung 2: the same threads, numbered the other way.
+//
+// Neighbouring threads have neighbouring columns, which lie one behind the other in w and y: a warp's
+// 32 numbers are 4 sectors, all of whose bytes are used. Of x all lanes read the same number, which
+// costs no more than reading it once.
+#include "convolution.cuh"
+
+#define THREADS 256
+
+// grid (ceil(columns / 32), ceil(rows / 8)), block (32, 8)
+template <class P> __device__ void product(P p) {
+    int row = blockIdx.y * 8 + threadIdx.y;
+    int column = blockIdx.x * 32 + threadIdx.x;
+    if (row >= p.rows() || column >= p.columns()) return;
+    float sum = 0.0f;
+    for (int d = 0; d < p.depth(); d++) sum += p.a(row, d) * p.b(d, column);
+    p.store(row, column, sum);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv2d(const float* x, const float* w, const float* bias, float* y, SIZES) {
+    product(Forward{x, w, bias, y, GIVEN});
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv2d_gradient_x(const float* gy, const float* w, float* gx, SIZES) {
+    product(GradientX{gy, w, gx, GIVEN});
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv2d_gradient_w(const float* gy, const float* x, float* gw, SIZES) {
+    product(GradientW{gy, x, gw, GIVEN});
+}

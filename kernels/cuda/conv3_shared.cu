@@ -1,0 +1,42 @@
+// Rung 3: what the threads of a block need is fetched once, into shared memory.
+//
+// Rung 2 reads two numbers for each multiplication. The 16 x 16 results of a block need 16 rows and
+// 16 columns: each number that is fetched serves 16 threads.
+#include "convolution.cuh"
+
+#define TILE 16
+#define THREADS (TILE * TILE)
+
+// grid (ceil(columns / 16), ceil(rows / 16)), block (16, 16)
+template <class P> __device__ void product(P p) {
+    __shared__ float a[TILE][TILE + 1];  // +1: a column's numbers lie in different banks
+    __shared__ float b[TILE][TILE];
+    int tx = threadIdx.x, ty = threadIdx.y;
+    int row = blockIdx.y * TILE + ty, column = blockIdx.x * TILE + tx;
+    float sum = 0.0f;
+    for (int start = 0; start < p.depth(); start += TILE) {
+        bool in_a = row < p.rows() && start + tx < p.depth();
+        bool in_b = column < p.columns() && start + ty < p.depth();
+        a[ty][tx] = in_a ? p.a(row, start + tx) : 0.0f;
+        b[ty][tx] = in_b ? p.b(start + ty, column) : 0.0f;
+        __syncthreads();  // all is there
+        for (int d = 0; d < TILE; d++) sum += a[ty][d] * b[d][tx];
+        __syncthreads();  // all have read it
+    }
+    if (row < p.rows() && column < p.columns()) p.store(row, column, sum);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv2d(const float* x, const float* w, const float* bias, float* y, SIZES) {
+    product(Forward{x, w, bias, y, GIVEN});
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv2d_gradient_x(const float* gy, const float* w, float* gx, SIZES) {
+    product(GradientX{gy, w, gx, GIVEN});
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv2d_gradient_w(const float* gy, const float* x, float* gw, SIZES) {
+    product(GradientW{gy, x, gw, GIVEN});
+}

@@ -1,0 +1,77 @@
+// Operations on one element at a time: each is one pass over memory, which is all that they cost.
+//
+// A thread takes elements that lie a whole grid apart, so that the threads of a warp always read
+// neighbours, and so that any grid is right for any size. Formulas: kernels/reference.py.
+
+#define EACH(i, n)                                                              \
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (n);    \
+    i += (long long)gridDim.x * blockDim.x
+
+// y = x / (1 + e^-x). For very negative x the denominator is infinite and y = -0.
+extern "C" __global__ void silu(const float* x, float* y, int n) {
+    for (EACH(i, n)) y[i] = x[i] / (1.0f + expf(-x[i]));
+}
+
+// gx = gy s (1 + x (1 - s)) with s = 1 / (1 + e^-x)
+extern "C" __global__ void silu_backward(const float* gy, const float* x, float* gx, int n) {
+    for (EACH(i, n)) {
+        float s = 1.0f / (1.0f + expf(-x[i]));
+        gx[i] = gy[i] * s * (1.0f + x[i] * (1.0f - s));
+    }
+}
+
+// total = a + b; total may be a or b
+extern "C" __global__ void add(const float* a, const float* b, float* total, int n) {
+    for (EACH(i, n)) total[i] = a[i] + b[i];
+}
+
+// y [N, 2H, 2W, C] from x [N, H, W, C]: n counts the elements of y.
+extern "C" __global__ void upsample_nearest(const float* x, float* y, int H, int W, int C, int n) {
+    for (EACH(i, n)) {
+        int c = i % C, w = i / C % (2 * W);
+        long long row = i / C / (2 * W);  // of all images: (image * 2H + h)
+        long long image = row / (2 * H);
+        int h = row % (2 * H);
+        y[i] = x[((image * H + h / 2) * W + w / 2) * C + c];
+    }
+}
+
+// gx [N, H, W, C]: the sum over the four pixels that each one became; n counts its elements.
+extern "C" __global__ void upsample_nearest_backward(const float* gy, float* gx, int W, int C,
+                                                     int n) {
+    for (EACH(i, n)) {
+        int c = i % C, w = i / C % W;
+        long long row = i / C / W;  // 2 * row is its first row in gy, as every picture doubles
+        const float* at = gy + ((2 * row) * 2 * W + 2 * w) * C + c;
+        gx[i] = at[0] + at[C] + at[2 * W * C] + at[2 * W * C + C];
+    }
+}
+
+// x_t = a x0 + b noise; P elements have one a and b.
+extern "C" __global__ void q_sample(const float* x0, const float* noise, const float* a,
+                                    const float* b, float* x_t, int P, int n) {
+    for (EACH(i, n)) x_t[i] = a[i / P] * x0[i] + b[i / P] * noise[i];
+}
+
+// One step of Adam with decoupled decay, and of the moving average, in one pass over the weights:
+// rate = lr / (1 - beta1^step), root = (1 - beta2^step)^-1/2, decay = 1 - lr weight_decay.
+// average may be null.
+extern "C" __global__ void adam(float* param, const float* grad, float* m, float* v,
+                                float* average, float rate, float beta1, float beta2, float eps,
+                                float decay, float grad_scale, float root, float rest, int n) {
+    for (EACH(i, n)) {
+        float g = grad[i] * grad_scale;
+        float m_new = beta1 * m[i] + (1.0f - beta1) * g;
+        float v_new = beta2 * v[i] + (1.0f - beta2) * (g * g);
+        m[i] = m_new;
+        v[i] = v_new;
+        float p = decay * param[i] - rate * m_new / (sqrtf(v_new) * root + eps);
+        param[i] = p;
+        if (average) average[i] += rest * (p - average[i]);
+    }
+}
+
+// average = decay average + (1 - decay) param with rest = 1 - decay
+extern "C" __global__ void ema(float* average, const float* param, float rest, int n) {
+    for (EACH(i, n)) average[i] += rest * (param[i] - average[i]);
+}

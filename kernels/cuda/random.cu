@@ -1,0 +1,84 @@
+// Philox4x32-10, and what is made of its words right where it is used (kernels/reference.py).
+//
+// One thread makes one block of four words, whose counter is (block, step) and whose key is (seed,
+// purpose): no state, so that every element of every stream can be had by itself, in any order.
+// Results begin with a whole block; `n` need not end with one.
+
+#define EACH(i, n)                                                              \
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (n);    \
+    i += (long long)gridDim.x * blockDim.x
+
+__device__ inline uint4 philox(unsigned long long block, unsigned step_low, unsigned step_high,
+                               unsigned key0, unsigned key1) {
+    uint4 c = make_uint4((unsigned)block, (unsigned)(block >> 32), step_low, step_high);
+    for (int round = 0; round < 10; round++) {
+        unsigned low0 = 0xD2511F53u * c.x, high0 = __umulhi(0xD2511F53u, c.x);
+        unsigned low1 = 0xCD9E8D57u * c.z, high1 = __umulhi(0xCD9E8D57u, c.z);
+        c = make_uint4(high1 ^ c.y ^ key0, low1, high0 ^ c.w ^ key1, low0);
+        key0 += 0x9E3779B9u;
+        key1 += 0xBB67AE85u;
+    }
+    return c;
+}
+
+// Box-Muller: r = sqrt(-2 ln u1), angle 2 pi u2; u1 = (w1 >> 8) 2^-24 + 2^-24, u2 = (w2 >> 8) 2^-24.
+// sincospif takes its argument in units of pi, and needs no slow reduction to one turn.
+__device__ inline float2 normals(unsigned w1, unsigned w2) {
+    float u1 = ((w1 >> 8) + 1) * 5.9604644775390625e-8f;
+    float r = sqrtf(-2.0f * logf(u1)), sin, cos;
+    sincospif((w2 >> 8) * 1.1920928955078125e-7f, &sin, &cos);
+    return make_float2(r * cos, r * sin);
+}
+
+__device__ inline float4 four_normals(uint4 words) {
+    float2 a = normals(words.x, words.y), b = normals(words.z, words.w);
+    return make_float4(a.x, a.y, b.x, b.y);
+}
+
+// Words of blocks first, first + 1, ...: out [4 blocks]
+extern "C" __global__ void random_bits(unsigned* out, unsigned long long first, unsigned step_low,
+                                       unsigned step_high, unsigned seed, unsigned purpose,
+                                       int blocks) {
+    for (EACH(i, blocks)) {
+        ((uint4*)out)[i] = philox(first + i, step_low, step_high, seed, purpose);
+    }
+}
+
+// Standard normals of blocks first, first + 1, ...: out [4 blocks]
+extern "C" __global__ void random_normal(float* out, unsigned long long first, unsigned step_low,
+                                         unsigned step_high, unsigned seed, unsigned purpose,
+                                         int blocks) {
+    for (EACH(i, blocks)) {
+        ((float4*)out)[i] = four_normals(philox(first + i, step_low, step_high, seed, purpose));
+    }
+}
+
+// x_t = a x0 + b z and z itself, z drawn here: image k is elements k P .. k P + P - 1.
+extern "C" __global__ void q_sample_normal(const float* x0, const float* a, const float* b,
+                                           float* x_t, float* noise, unsigned step_low,
+                                           unsigned step_high, unsigned seed, unsigned purpose,
+                                           int P, int n) {
+    for (EACH(block, (n + 3) / 4)) {
+        float4 z4 = four_normals(philox(block, step_low, step_high, seed, purpose));
+        float z[4] = {z4.x, z4.y, z4.z, z4.w};
+        for (int j = 0; j < 4 && 4 * block + j < n; j++) {
+            long long i = 4 * block + j;
+            noise[i] = z[j];
+            x_t[i] = a[i / P] * x0[i] + b[i / P] * z[j];
+        }
+    }
+}
+
+// y = factor x where the element's word is at least `limit`, else 0.
+extern "C" __global__ void dropout(const float* x, float* y, unsigned limit, float factor,
+                                   unsigned step_low, unsigned step_high, unsigned seed,
+                                   unsigned purpose, int n) {
+    for (EACH(block, (n + 3) / 4)) {
+        uint4 w = philox(block, step_low, step_high, seed, purpose);
+        unsigned words[4] = {w.x, w.y, w.z, w.w};
+        for (int j = 0; j < 4 && 4 * block + j < n; j++) {
+            long long i = 4 * block + j;
+            y[i] = words[j] >> 8 >= limit ? factor * x[i] : 0.0f;
+        }
+    }
+}

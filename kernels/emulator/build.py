@@ -1,0 +1,103 @@
+"""From the text of a .cu file to a shared library that g++ made of it, kept between runs.
+
+The text stays what it is, line by line, but for __shared__: such an array belongs to a block, which
+no C++ declaration says. Each becomes a reference into the block's memory, on the same line.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from minddpm.errors import InputError
+from minddpm.files import cache_directory
+
+HERE = Path(__file__).parent
+# Casts between float* and float4* are everyday CUDA, hence no aliasing by type. DWARF 4, as some
+# addr2line tell the wrong file after #line in version 5.
+FLAGS = ("-std=c++17", "-O2", "-gdwarf-4", "-fPIC", "-fno-strict-aliasing", "-w")
+
+_DYNAMIC = re.compile(
+    r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?([\w: ]+?)\s+(\w+)\s*\[\s*\]\s*;"
+)
+_STATIC = re.compile(r"__shared__\s+(?:__align__\(\d+\)\s+)?((?:unsigned\s+)?[\w:]+)\s+([^;=]+);")
+_ARRAY = re.compile(r"(\w+)\s*((?:\[[^\]]+\]\s*)*)")
+_KERNEL = re.compile(
+    r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\(([^,)]+)[^)]*\)\s*)?(\w+)\s*\('
+)
+
+
+def kernels(source: str) -> dict[str, str]:
+    """The kernels of a .cu file by name, with the threads of their __launch_bounds__ or 1024."""
+    return {name: bounds or "1024" for bounds, name in _KERNEL.findall(source)}
+
+
+def translate(source: str) -> str:
+    """The source with its __shared__ arrays as references; every line stays in its place."""
+    places = 0
+
+    def static(found: re.Match[str]) -> str:
+        nonlocal places
+        kind, names = found[1], []
+        for name, sizes in _ARRAY.findall(found[2]):
+            places += 1
+            names.append(f'auto& {name} = ::emulator::shared<{places}, {kind}{sizes}>("{name}");')
+        return " ".join(names) + "\n" * found[0].count("\n")
+
+    source = _DYNAMIC.sub(r"\1* \2 = static_cast<\1*>(::emulator::dynamic_shared());", source)
+    return _STATIC.sub(static, source)
+
+
+def build(source: str, path: str, includes: Path) -> Path:
+    """The library of this source, compiled unless the cache has it.
+
+    path: the name under which compilers, debuggers and messages show the source. includes: the
+    folder of its .cuh files. Raises InputError without g++, RuntimeError with the compiler's words
+    if it fails.
+    """
+    text = (
+        f'#line 1 "{path}"\n{translate(source)}\n#line 1 "emulator"\n'
+        + "\n".join(f"EMULATOR_EXPORT({name}, {most})" for name, most in kernels(source).items())
+        + "\n"
+    )
+    shim, runtime = HERE / "shim.h", HERE / "runtime.cc"
+    digest = hashlib.sha256("\0".join((text, *FLAGS)).encode())
+    for file in (shim, runtime, *sorted(includes.glob("*.cuh"))):
+        digest.update(file.read_bytes())
+    library = cache_directory("emulator") / f"{digest.hexdigest()[:24]}.so"
+    if not library.exists():
+        compiler = shutil.which("g++")
+        if compiler is None:
+            raise InputError(
+                "the CUDA emulator needs g++, which is not installed: install it (the package g++ "
+                "of Debian and Ubuntu), or choose --backend numba."
+            )
+        with tempfile.TemporaryDirectory(dir=library.parent) as work:
+            cpp, made = Path(work, "kernel.cc"), Path(work, library.name)
+            cpp.write_text(text)
+            command = [
+                compiler, *FLAGS, f"-I{includes}", "-shared", "-Wl,-Bsymbolic",
+                "-include", str(shim), str(cpp), "-x", "c++", str(runtime), "-o", str(made), "-ldl",
+            ]  # fmt: skip
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"g++ does not compile {path}:\n{done.stderr}")
+            os.replace(made, library)  # two processes may have built it
+    return library
+
+
+def source_lines(library: Path, text: str) -> str:
+    """text with every @offset@ into the library as "file:line"."""
+
+    def line(found: re.Match[str]) -> str:
+        command = ["addr2line", "-e", str(library), hex(int(found[1], 16))]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except FileNotFoundError:
+            return "somewhere"
+        return Path(done.stdout.partition(" (")[0].strip()).name  # without a discriminator
+
+    return re.sub(r"@([0-9a-f]+)@", line, text)

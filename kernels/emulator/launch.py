@@ -1,0 +1,112 @@
+"""Kernels of a .cu file as functions: arguments are checked as the driver would, or more strictly.
+
+CuPy passes a scalar with the size that it has in NumPy, whatever the kernel declares: a Python
+float for a float parameter is 8 bytes where 4 are read. On a GPU that is a wrong number in silence;
+here it is an error.
+"""
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minddpm.kernels.emulator import memory
+from minddpm.kernels.emulator.build import build, kernels, source_lines
+
+KINDS = {"f": "floating-point", "i": "signed", "u": "unsigned"}
+
+
+class EmulatorError(RuntimeError):
+    """A kernel did something that a GPU would punish, or worse: would not."""
+
+
+class _Dim3(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint) for name in "xyz"]
+
+    @classmethod
+    def of(cls, sizes: tuple[int, ...]) -> "_Dim3":
+        if not 1 <= len(sizes) <= 3 or not all(0 <= n < 1 << 32 for n in sizes):
+            raise EmulatorError(f"{sizes} should be one to three sizes")
+        return cls(*sizes, *(1,) * (3 - len(sizes)))
+
+
+class Library:
+    """The kernels of one .cu source, to be launched by name.
+
+    path: what the source is called in messages, in debuggers, and where it finds its .cuh files.
+    """
+
+    def __init__(self, source: str, path: str | Path = "kernel.cu"):
+        self.file = build(source, str(path), Path(path).parent)
+        self.kernels = kernels(source)
+        self._library = ctypes.CDLL(str(self.file))
+        self._parameters: dict[str, list[str]] = {}
+        for name in self.kernels:
+            text = ctypes.create_string_buffer(400)
+            getattr(self._library, f"emulator_describe_{name}")(text)
+            codes = text.value.decode()
+            self._parameters[name] = [codes[i : i + 3] for i in range(0, len(codes), 3)]
+
+    def launch(
+        self,
+        name: str,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        arguments: tuple[Any, ...],
+        shared: int = 0,
+        order: int = 0,
+    ) -> None:
+        """Run a kernel to its end.
+
+        arguments: arrays of memory.py, or NumPy scalars of the very types that the kernel declares.
+        shared: bytes of dynamic shared memory. order: of threads and blocks, 0 as numbered, 1 the
+        other way round, from 2 on a random one of that number.
+        Raises EmulatorError, with the line of the .cu file where there is one.
+        """
+        parameters = self._parameters[name]
+        if len(arguments) != len(parameters):
+            raise EmulatorError(
+                f"{name} takes {len(parameters)} arguments and was given {len(arguments)}"
+            )
+        values = [
+            _as_parameter(f"argument {i} of {name}", argument, parameter)
+            for i, (argument, parameter) in enumerate(zip(arguments, parameters, strict=True))
+        ]
+        pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+        error = ctypes.create_string_buffer(1000)
+        self._library.emulator_order(ctypes.c_uint(order))
+        failed = getattr(self._library, f"emulator_launch_{name}")(
+            ctypes.byref(_Dim3.of(grid)), ctypes.byref(_Dim3.of(block)), ctypes.c_size_t(shared),
+            pointers, error, ctypes.c_size_t(len(error)),
+        )  # fmt: skip
+        if failed:
+            raise EmulatorError(f"{name}: {source_lines(self.file, error.value.decode())}")
+        for i, argument in enumerate(arguments):
+            if isinstance(argument, np.ndarray) and (where := memory.overwritten(argument)):
+                raise EmulatorError(
+                    f"{name} wrote {where} argument {i}, an array of shape {argument.shape}"
+                )
+
+
+def _as_parameter(what: str, argument: Any, parameter: str) -> Any:
+    """The bytes of an argument in ctypes; parameter: "Pf4" for float*, "Si4" for int."""
+    form, kind, size = parameter[0], parameter[1], int(parameter[2])
+    wanted = f"{KINDS[kind]}, {size} bytes"
+    if form == "P":
+        if isinstance(argument, np.uint64) and argument == 0:  # how CuPy passes a null pointer
+            return ctypes.c_void_p()
+        if not isinstance(argument, np.ndarray):
+            raise EmulatorError(f"{what} should be an array ({wanted}), not {argument!r}")
+        if not argument.flags.c_contiguous:
+            raise EmulatorError(f"{what} is not C-contiguous: kernels know nothing of strides")
+        if argument.dtype.itemsize != size or argument.dtype.kind != kind:
+            raise EmulatorError(f"{what} has {argument.dtype} where {wanted} are declared")
+        return ctypes.c_void_p(argument.ctypes.data)
+    if not isinstance(argument, np.generic):
+        raise EmulatorError(
+            f"{what} is {argument!r}: pass a NumPy scalar, so that its size is certain ({wanted})"
+        )
+    if argument.dtype.itemsize != size or (argument.dtype.kind == "f") != (kind == "f"):
+        raise EmulatorError(f"{what} is a {argument.dtype} where {wanted} are declared")
+    return (ctypes.c_char * size).from_buffer_copy(argument.tobytes())

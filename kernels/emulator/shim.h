@@ -1,0 +1,203 @@
+// CUDA C for g++: included in front of a .cu file, which then is a C++ file like any other.
+//
+// Nothing here computes: the built-in variables and functions of CUDA are named, and those that need
+// other threads (barriers, warp operations, shared memory) are handed to runtime.cc.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__ static
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)  // build.py reads it, and launches are checked against it
+#define __align__(n) __attribute__((aligned(n)))
+
+struct uint3 { unsigned x, y, z; };
+struct dim3 { unsigned x = 1, y = 1, z = 1; };
+struct __align__(8) float2 { float x, y; };
+struct __align__(16) float4 { float x, y, z, w; };
+struct __align__(8) int2 { int x, y; };
+struct __align__(16) int4 { int x, y, z, w; };
+struct __align__(8) uint2 { unsigned x, y; };
+struct __align__(16) uint4 { unsigned x, y, z, w; };
+static inline float2 make_float2(float x, float y) { return {x, y}; }
+static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+static inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
+    return {x, y, z, w};
+}
+
+// --- what runtime.cc does ---------------------------------------------------------------------
+
+namespace emulator {
+
+struct Thread {
+    uint3 index;
+    int number, lane, warp;  // within the block, within the warp, of the warp
+};
+extern Thread* current;
+extern uint3 block_index;
+extern dim3 block_size, grid_size;
+
+void barrier(int line);
+int barrier_count(int predicate, int line);
+// Every lane of `mask` gives `bytes` (at most 16), and gets what all gave: 16 bytes for each lane.
+const char* exchange(unsigned mask, const void* value, size_t bytes, int line);
+void* shared_array(const void* key, size_t bytes, const char* name);
+void* dynamic_shared();
+int launch(void (*kernel)(void*), void* arguments, dim3 grid, dim3 block, size_t most_threads,
+           size_t dynamic, char* error, size_t length);
+
+// build.py writes __shared__ arrays as this; every place in the source has its own number.
+template <int place, class T> T& shared(const char* name) {
+    static char key;
+    return *static_cast<T*>(shared_array(&key, sizeof(T), name));
+}
+
+}  // namespace emulator
+
+#define threadIdx (::emulator::current->index)
+#define blockIdx (::emulator::block_index)
+#define blockDim (::emulator::block_size)
+#define gridDim (::emulator::grid_size)
+static constexpr int warpSize = 32;
+
+// Each call knows its own line: what a default argument says is taken where the call stands.
+#define HERE int line = __builtin_LINE()
+
+static inline void __syncthreads(HERE) { emulator::barrier(line); }
+static inline int __syncthreads_count(int predicate, HERE) {
+    return emulator::barrier_count(predicate, line);
+}
+static inline int __syncthreads_or(int predicate, HERE) {
+    return emulator::barrier_count(predicate, line) != 0;
+}
+static inline int __syncthreads_and(int predicate, HERE) {
+    return emulator::barrier_count(!predicate, line) == 0;
+}
+static inline void __syncwarp(unsigned mask = ~0u, HERE) {
+    emulator::exchange(mask, nullptr, 0, line);
+}
+
+namespace emulator {
+
+// The value of lane `from`, or this lane's own where that lies outside its segment of `width`.
+template <class T> T shuffle(unsigned mask, T value, int from, bool inside, int line) {
+    const char* all = exchange(mask, &value, sizeof(T), line);
+    std::memcpy(&value, all + 16 * (inside ? from : current->lane), sizeof(T));
+    return value;
+}
+
+}  // namespace emulator
+
+template <class T> T __shfl_sync(unsigned mask, T v, int from, int width = 32, HERE) {
+    int first = emulator::current->lane / width * width;
+    return emulator::shuffle(mask, v, first + (from & (width - 1)), true, line);
+}
+template <class T> T __shfl_xor_sync(unsigned mask, T v, int bits, int width = 32, HERE) {
+    int lane = emulator::current->lane, from = lane ^ bits;
+    return emulator::shuffle(mask, v, from, from < lane / width * width + width, line);
+}
+template <class T> T __shfl_down_sync(unsigned mask, T v, unsigned by, int width = 32, HERE) {
+    int lane = emulator::current->lane, from = lane + by;
+    return emulator::shuffle(mask, v, from, from < lane / width * width + width, line);
+}
+template <class T> T __shfl_up_sync(unsigned mask, T v, unsigned by, int width = 32, HERE) {
+    int lane = emulator::current->lane, from = lane - int(by);
+    return emulator::shuffle(mask, v, from, from >= lane / width * width, line);
+}
+static inline unsigned __ballot_sync(unsigned mask, int predicate, HERE) {
+    const char* all = emulator::exchange(mask, &predicate, sizeof predicate, line);
+    unsigned votes = 0;
+    for (int lane = 0; lane < 32; lane++) {
+        int vote = 0;
+        if (mask >> lane & 1) std::memcpy(&vote, all + 16 * lane, sizeof vote);
+        votes |= unsigned(vote != 0) << lane;
+    }
+    return votes;
+}
+static inline int __any_sync(unsigned mask, int predicate, HERE) {
+    return __ballot_sync(mask, predicate, line) != 0;
+}
+static inline int __all_sync(unsigned mask, int predicate, HERE) {
+    return __ballot_sync(mask, predicate, line) == mask;
+}
+
+// Threads take turns, so that nothing can come between the two halves of an atomic operation.
+template <class T> T atomicAdd(T* at, std::common_type_t<T> v) { T old = *at; *at = old + v; return old; }
+template <class T> T atomicMax(T* at, std::common_type_t<T> v) { T old = *at; *at = v > old ? v : old; return old; }
+template <class T> T atomicMin(T* at, std::common_type_t<T> v) { T old = *at; *at = v < old ? v : old; return old; }
+template <class T> T atomicExch(T* at, std::common_type_t<T> v) { T old = *at; *at = v; return old; }
+static inline void __threadfence() {}
+static inline void __threadfence_block() {}
+
+// --- arithmetic -------------------------------------------------------------------------------
+
+template <class T> static inline T __ldg(const T* at) { return *at; }
+template <class T> static inline T min(T a, T b) { return b < a ? b : a; }
+template <class T> static inline T max(T a, T b) { return a < b ? b : a; }
+static inline unsigned __umulhi(unsigned a, unsigned b) { return uint64_t(a) * b >> 32; }
+static inline int __popc(unsigned x) { return __builtin_popcount(x); }
+static inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
+static inline float __fdividef(float a, float b) { return a / b; }
+#define __expf(x) expf(x)  // names that the C library has given to something else
+#define __logf(x) logf(x)
+static inline void sincospif(float x, float* sin, float* cos) {
+    *sin = float(std::sin(M_PI * x));
+    *cos = float(std::cos(M_PI * x));
+}
+static inline float __uint_as_float(unsigned u) { float f; std::memcpy(&f, &u, 4); return f; }
+static inline unsigned __float_as_uint(float f) { unsigned u; std::memcpy(&u, &f, 4); return u; }
+
+// --- launching --------------------------------------------------------------------------------
+
+namespace emulator {
+
+// A kernel's parameters: to be called with an array of pointers to its arguments, as the driver
+// does it, and to be described to Python: "P" (pointer) or "S" (scalar), kind, bytes.
+template <class Kernel> struct Parameters;
+template <class... A> struct Parameters<void (*)(A...)> {
+    template <size_t... i>
+    static void call(void (*kernel)(A...), void** at, std::index_sequence<i...>) {
+        kernel(*static_cast<std::remove_cv_t<A>*>(at[i])...);
+    }
+    struct Call {
+        void (*kernel)(A...);
+        void** arguments;
+    };
+    static void run(void* call_) {
+        Call* c = static_cast<Call*>(call_);
+        call(c->kernel, c->arguments, std::index_sequence_for<A...>());
+    }
+    template <class T> static void describe_one(char*& to) {
+        using Element = std::remove_cv_t<std::remove_pointer_t<T>>;
+        *to++ = std::is_pointer_v<T> ? 'P' : 'S';
+        *to++ = std::is_floating_point_v<Element> ? 'f' : std::is_signed_v<Element> ? 'i' : 'u';
+        *to++ = char('0' + sizeof(Element));
+    }
+    static void describe(char* to) {
+        (describe_one<std::remove_cv_t<A>>(to), ...);
+        *to = 0;
+    }
+};
+
+}  // namespace emulator
+
+// most: threads that a block may have
+#define EMULATOR_EXPORT(name, most)                                                               \
+    extern "C" int emulator_launch_##name(const dim3* grid, const dim3* block, size_t dynamic,    \
+                                          void** arguments, char* error, size_t length) {         \
+        using P = emulator::Parameters<decltype(&name)>;                                          \
+        P::Call call{&name, arguments};                                                           \
+        return emulator::launch(&P::run, &call, *grid, *block, most, dynamic, error, length);     \
+    }                                                                                             \
+    extern "C" void emulator_describe_##name(char* to) {                                          \
+        emulator::Parameters<decltype(&name)>::describe(to);                                      \
+    }

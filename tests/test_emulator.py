@@ -1,0 +1,251 @@
+"""The CUDA emulator: it runs a kernel in any order, and says what is wrong with a wrong one."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minddpm import kernels
+from minddpm.kernels.emulator import EmulatorError, Library, device_array, device_empty
+
+CUDA = Path(kernels.__file__).parent / "cuda"
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+ORDERS = (0, 1, 2)
+
+
+def planted(file: str, right: str, wrong: str) -> Library:
+    """A library of a real kernel's file with one bug in it."""
+    source = (CUDA / file).read_text()
+    assert source.count(right) >= 1, "the kernel has changed: plant the bug elsewhere"
+    return Library(source.replace(right, wrong, 1), CUDA / file)
+
+
+def line_of(file: str, text: str) -> int:
+    return next(
+        i for i, line in enumerate((CUDA / file).read_text().splitlines(), 1) if text in line
+    )
+
+
+def norm_sums(library: Library, order: int = 0) -> np.ndarray:
+    """group_norm_sums of two small pictures."""
+    rng = np.random.default_rng(0)
+    N, P, C = 2, 20, 40
+    gy, x = (device_array(rng.standard_normal((N, P, C), np.float32)) for _ in range(2))
+    weight, bias = (device_array(rng.standard_normal(C, np.float32)) for _ in range(2))
+    mean, rstd = (device_array(rng.random((N, 4), np.float32)) for _ in range(2))
+    sums = device_empty((2, N, C))
+    arguments = (gy, x, weight, bias, mean, rstd, sums)
+    library.launch(
+        "group_norm_sums", (2, N), (32, 8), (*arguments, *map(np.int32, (P, C, 10, 1))), order=order
+    )
+    return sums.copy()
+
+
+def silu(library: Library, n: int, block: int = 64) -> np.ndarray:
+    x, y = device_array(np.linspace(-3, 3, n, dtype=np.float32)), device_empty(n)
+    library.launch("silu", (2,), (block,), (x, y, np.int32(n)))
+    return y.copy()
+
+
+@pytest.fixture(scope="module")
+def pointwise():
+    return Library((CUDA / "pointwise.cu").read_text(), CUDA / "pointwise.cu")
+
+
+def test_a_right_kernel_gives_the_same_in_every_order():
+    library = Library((CUDA / "norm.cu").read_text(), CUDA / "norm.cu")
+    first, *others = (norm_sums(library, order) for order in ORDERS)
+    assert np.isfinite(first).all()
+    for other in others:
+        np.testing.assert_array_equal(first, other)
+
+
+def test_a_missing_barrier_gives_another_result_in_another_order():
+    library = planted("norm.cu", "sum_n;\n    __syncthreads();", "sum_n;\n")
+    results = [norm_sums(library, order) for order in ORDERS]
+    assert not all(np.array_equal(results[0], r) for r in results)
+
+
+def test_shared_memory_that_nobody_wrote_is_nan():
+    library = planted("norm.cu", "plain[threadIdx.y][threadIdx.x] = sum;", "")
+    sums = norm_sums(library)
+    assert np.isnan(sums[0]).all()
+    assert np.isfinite(sums[1]).all()
+
+
+def test_a_barrier_that_not_all_threads_reach():
+    library = planted(
+        "norm.cu", "    if (threadIdx.y == 0 && c < C) {",
+        "    if (threadIdx.y == 0 && c < C) { __syncthreads();",
+    )  # fmt: skip
+    line = line_of("norm.cu", "if (threadIdx.y == 0 && c < C) {")
+    with pytest.raises(EmulatorError, match=rf"divergent barrier.*line {line},.*has ended"):
+        norm_sums(library)
+
+
+def test_a_write_beyond_a_shared_array():
+    library = planted("norm.cu", "float tilted[WARPS][32]", "float tilted[7][32]")
+    with pytest.raises(EmulatorError, match=r"beyond the end of tilted \(896 bytes\)"):
+        norm_sums(library)
+
+
+def test_a_store_behind_an_array():
+    library = planted("pointwise.cu", "i < (n);", "i <= (n);")
+    with pytest.raises(EmulatorError, match="silu wrote behind argument 1"):
+        silu(library, 30)
+
+
+def test_a_store_far_behind_an_array_names_thread_and_line(pointwise):
+    library = planted("pointwise.cu", "y[i] = x[i] / (1.0f", "y[i + n] = x[i] / (1.0f")
+    line = line_of("pointwise.cu", "y[i] = x[i] / (1.0f")
+    with pytest.raises(
+        EmulatorError, match=rf"pointwise.cu:{line}: thread \(0, 0, 0\) of block \(0, 0, 0\)"
+    ):
+        silu(library, 32)
+    assert np.isfinite(silu(pointwise, 32)).all()  # the machine is none the worse for it
+
+
+def test_a_store_in_front_of_an_array():
+    library = planted("pointwise.cu", "y[i] = x[i] / (1.0f", "y[i - 1] = x[i] / (1.0f")
+    with pytest.raises(EmulatorError, match="silu wrote before argument 1"):
+        silu(library, 32)
+
+
+def test_an_element_that_nobody_wrote_is_nan():
+    library = planted("pointwise.cu", "i < (n);", "i < (n) - 1;")
+    assert np.isnan(silu(library, 30)[-1])
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (3.0, "argument 2 of ema is 3.0: pass a NumPy scalar.*floating-point, 4 bytes"),
+        (np.float64(3), "argument 2 of ema is a float64 where floating-point, 4 bytes"),
+        (np.int32(3), "argument 2 of ema is a int32 where floating-point, 4 bytes"),
+    ],
+)
+def test_a_scalar_of_another_type(pointwise, argument, message):
+    a, b = device_array(np.zeros(4, "f")), device_array(np.zeros(4, "f"))
+    with pytest.raises(EmulatorError, match=message):
+        pointwise.launch("ema", (1,), (32,), (a, b, argument, np.int32(4)))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros(8), "argument 0 of ema has float64 where floating-point, 4 bytes"),
+        (np.zeros((4, 4), "f")[:, 0], "not C-contiguous"),
+        (np.float32(1), "should be an array"),
+    ],
+)
+def test_an_array_of_another_kind(pointwise, x, message):
+    with pytest.raises(EmulatorError, match=message):
+        pointwise.launch("ema", (1,), (32,), (x, x, np.float32(1), np.int32(4)))
+
+
+def test_the_number_of_arguments(pointwise):
+    with pytest.raises(EmulatorError, match="ema takes 4 arguments and was given 1"):
+        pointwise.launch("ema", (1,), (32,), (np.int32(1),))
+
+
+@pytest.mark.parametrize(
+    ("grid", "block", "message"),
+    [
+        ((1,), (1025,), "1 to 1024"),
+        ((1,), (1, 1, 65), "64 in z"),
+        ((1, 65536), (32,), "65535 in y"),
+        ((0,), (32,), "1 to 2"),
+    ],
+)
+def test_the_limits_of_a_launch(pointwise, grid, block, message):
+    a = device_array(np.zeros(4, "f"))
+    with pytest.raises(EmulatorError, match=message):
+        pointwise.launch("ema", grid, block, (a, a, np.float32(1), np.int32(4)))
+
+
+def test_more_threads_than_the_launch_bounds_promise():
+    library = Library((CUDA / "norm.cu").read_text(), CUDA / "norm.cu")
+    rows, out = device_array(np.zeros((4, 4), "f")), device_empty(4)
+    with pytest.raises(EmulatorError, match=r"288 threads, where __launch_bounds__ promises.* 256"):
+        library.launch("sum_rows", (1,), (32, 9), (rows, out, np.int32(4), np.int32(4)))
+
+
+WARP = """
+extern "C" __global__ void together(int* out, unsigned mask) {
+    int lane = threadIdx.x % 32, v = threadIdx.x;
+    if (!(mask >> lane & 1)) return;
+    out[8 * threadIdx.x + 0] = __shfl_sync(mask, v, 3);
+    out[8 * threadIdx.x + 1] = __shfl_xor_sync(mask, v, 1);
+    out[8 * threadIdx.x + 2] = __shfl_down_sync(mask, v, 2);
+    out[8 * threadIdx.x + 3] = __shfl_up_sync(mask, v, 2, 8);
+    out[8 * threadIdx.x + 4] = __ballot_sync(mask, v % 3 == 0);
+    out[8 * threadIdx.x + 5] = __any_sync(mask, v == 5);
+    out[8 * threadIdx.x + 6] = __all_sync(mask, v >= 0);
+    out[8 * threadIdx.x + 7] = 0;
+}
+extern "C" __global__ void votes(int* out) {
+    __shared__ float big[4];
+    big[threadIdx.x % 4] = 0;
+    int before = __syncthreads_count(threadIdx.x < 5);
+    int some = __syncthreads_or(threadIdx.x == 7), all = __syncthreads_and(threadIdx.x != 7);
+    out[threadIdx.x] = before + 100 * some + 1000 * all + 10000 * __syncthreads_count(1);
+}
+extern "C" __global__ void reversed(float* x) {
+    extern __shared__ float copy[];
+    copy[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    x[threadIdx.x] = copy[blockDim.x - 1 - threadIdx.x];
+}
+"""
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_warp_operations(order):
+    out = device_array(np.full((64, 8), -1, np.int32))
+    Library(WARP).launch("together", (1,), (64,), (out, np.uint32(0xFFFFFFFF)), order=order)
+    v = np.arange(64)
+    lane, first = v % 32, v // 32 * 32
+    votes = np.where(first == 0, *(int(sum(1 << i for i in range(32) if (i + f) % 3 == 0))
+                                   for f in (0, 32)))  # fmt: skip
+    expected = np.stack([
+        first + 3, v ^ 1, np.where(lane < 30, v + 2, v), np.where(v % 8 >= 2, v - 2, v),
+        votes.astype(np.uint32).view(np.int32) if votes.dtype == np.uint32 else
+        votes.astype(np.int64).astype(np.uint32).view(np.int32),
+        first == 0, np.ones(64), np.zeros(64),
+    ], axis=1)  # fmt: skip
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_votes_at_barriers(order):
+    out = device_array(np.zeros(40, np.int32))
+    Library(WARP).launch("votes", (1,), (40,), (out,), order=order)
+    assert (out == 5 + 100 * 1 + 1000 * 0 + 10000 * 40).all()
+
+
+def test_dynamic_shared_memory():
+    library = Library(WARP)
+    x = device_array(np.arange(8, dtype=np.float32))
+    library.launch("reversed", (1,), (8,), (x,), shared=32)
+    np.testing.assert_array_equal(x, np.arange(8)[::-1])
+    with pytest.raises(EmulatorError, match="beyond the end of dynamic shared memory"):
+        library.launch("reversed", (1,), (8,), (x,), shared=16)
+
+
+def test_a_mask_that_names_lanes_which_are_not_there():
+    out = device_array(np.zeros((16, 8), np.int32))
+    with pytest.raises(EmulatorError, match=r"line 5: the mask ffffffff names lanes that .* 16 "):
+        Library(WARP).launch("together", (1,), (16,), (out, np.uint32(0xFFFFFFFF)))
+
+
+def test_lanes_that_never_come():
+    source = WARP.replace("if (!(mask >> lane & 1)) return;", "if (lane == 9) return;")
+    out = device_array(np.zeros((32, 8), np.int32))
+    with pytest.raises(EmulatorError, match=r"line 5: .* of which only fffffdff come"):
+        Library(source).launch("together", (1,), (32,), (out, np.uint32(0xFFFFFFFF)))
+
+
+def test_a_kernel_that_does_not_compile():
+    with pytest.raises(RuntimeError, match=r"wrong.cu:1:"):
+        Library('extern "C" __global__ void f(float* x) { y = 0; }', "wrong.cu")
