@@ -119,6 +119,35 @@ def test_ema(n, order):
     check(on_device, average)
 
 
+@few
+@given(n=st.integers(2, 300), clip=st.booleans(), sigma=st.sampled_from([0.0, 0.3]), order=ORDER)
+def test_sampler_step(n, clip, sigma, order):
+    x_t, output, noise = draw(0, n, n, n)
+    x_t[0] = np.nan
+    coefficients = (1.2, -0.6, 0.1, 0.9, 0.2, sigma)
+    results = device_empty(n), device_empty(n)
+    on_device = [device_array(a) for a in (x_t, output, noise)]
+    arguments = (*on_device[:2], on_device[2] if sigma else np.uint64(0), *results)
+    launch(
+        "pointwise.cu", "sampler_step", (2,), (64,), *arguments, *coefficients, int(clip), n,
+        order=order,
+    )  # fmt: skip
+    expected = reference.sampler_step(x_t, output, noise if sigma else None, coefficients, clip)
+    for result, wanted in zip(results, expected, strict=True):
+        assert np.isnan(result[0])
+        check(result[1:], wanted[1:])
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize(("n", "grid"), [(1, 1), (300, 3), (1000, 2)])
+def test_squared_norm(n, grid, order):
+    (x,) = draw(0, n)
+    parts, total = device_empty(grid, "float64"), device_empty((), "float64")
+    launch("pointwise.cu", "squared_norm", (grid,), (256,), device_array(x), parts, n, order=order)
+    launch("pointwise.cu", "sum_parts", (1,), (1,), parts, total, grid)
+    check(total, np.square(x.astype(float)).sum(), 1e-12)  # the reference squares in float32
+
+
 # --- random.cu -----------------------------------------------------------------------------------
 
 SEED, PURPOSE, STEP = 0xDEADBEEF, 7, (5 << 32) + 3
@@ -166,6 +195,23 @@ def test_dropout(n, p, order):
     check(y, reference.dropout(x, p, SEED, PURPOSE, STEP))
 
 
+@few
+@given(n=st.integers(1, 300), first=st.sampled_from([0, 1, 6, (1 << 34) + 3]), order=ORDER)
+def test_sampler_step_normal(n, first, order):
+    x_t, output = draw(0, n, n)
+    coefficients = (1.2, -0.6, 0.1, 0.9, 0.2, 0.3)
+    results = device_empty(n), device_empty(n)
+    launch(
+        "random.cu", "sampler_step_normal", (2,), (32,), device_array(x_t), device_array(output),
+        *results, *coefficients, 1, np.uint64(first), *KEY, n, order=order,
+    )  # fmt: skip
+    expected = reference.sampler_step_normal(
+        x_t, output, coefficients, True, SEED, PURPOSE, STEP, first
+    )
+    for result, wanted in zip(results, expected, strict=True):
+        check(result, wanted, 3e-6)
+
+
 # --- norm.cu -------------------------------------------------------------------------------------
 
 
@@ -206,6 +252,38 @@ def test_group_norm(N, P, groups, size, with_silu, order, seed):
         launch("norm.cu", "sum_rows", (columns,), (32, 8), rows, out, N, C, order=order)
     for result, expected in zip((gx, gweight, gbias), exact, strict=True):
         check(result, expected, 2e-5)
+
+
+# --- attention.cu --------------------------------------------------------------------------------
+
+
+@few
+@given(
+    N=st.integers(1, 2), L=st.sampled_from([1, 4, 31, 49, 70]), heads=st.sampled_from([1, 3]),
+    D=st.sampled_from([1, 8, 33, 256]), scale=st.sampled_from([1.0, 20.0]), order=ORDER,
+)  # fmt: skip
+def test_attention(N, L, heads, D, scale, order):
+    shape = (N, L, heads * D)
+    q, k, v, gy = draw(0, shape, shape, shape, shape)
+    q *= np.float32(scale)  # scores beyond the range of e^x
+    gy, q, k, v = (device_array(a) for a in (gy, q, k, v))
+    exact = [a.astype(float) for a in (gy, q, k, v)]
+    y, gq, gk, gv = (device_empty(shape) for _ in range(4))
+    stats = device_empty((N, heads, L, 2))
+    how = dict(grid=(-(-L // 8), heads, N), block=(32, 8), shared=4 * (32 * (D + 1) + 16 * D))
+
+    def run(name, *arrays):
+        arguments = (*arrays, np.int32(L), np.int32(D))
+        library("attention.cu").launch(name, arguments=arguments, order=order, **how)
+
+    run("attention", q, k, v, y)
+    check(y, reference.attention(*exact[1:], heads), 1e-5)
+    run("attention_gradient_q", gy, q, k, v, gq, stats)
+    run("attention_gradient_kv", gy, q, k, v, stats, gk, gv)
+    for result, wanted in zip(
+        (gq, gk, gv), reference.attention_backward(*exact, heads), strict=True
+    ):
+        check(result, wanted, 1e-4)
 
 
 # --- convolution, rung by rung -------------------------------------------------------------------

@@ -75,3 +75,39 @@ extern "C" __global__ void adam(float* param, const float* grad, float* m, float
 extern "C" __global__ void ema(float* average, const float* param, float rest, int n) {
     for (EACH(i, n)) average[i] += rest * (param[i] - average[i]);
 }
+
+// One reverse step of a sampler (kernels/reference.py, sampler_step); noise may be null, sigma 0.
+extern "C" __global__ void sampler_step(const float* x_t, const float* output, const float* noise,
+                                        float* x_prev, float* pred_x0, float px, float po,
+                                        float k0, float kx, float ko, float sigma, int clip,
+                                        int n) {
+    for (EACH(i, n)) {
+        float x0 = px * x_t[i] + po * output[i];
+        if (clip) x0 = x0 > 1.0f ? 1.0f : x0 < -1.0f ? -1.0f : x0;  // nan stays nan
+        pred_x0[i] = x0;
+        float value = k0 * x0 + kx * x_t[i] + ko * output[i];
+        x_prev[i] = noise ? value + sigma * noise[i] : value;
+    }
+}
+
+// parts [gridDim.x]: each block's sum of x^2, in double precision. Block (256).
+extern "C" __global__ void __launch_bounds__(256)
+squared_norm(const float* x, double* parts, int n) {
+    __shared__ double of_warps[8];
+    double sum = 0.0;
+    for (EACH(i, n)) sum += (double)x[i] * x[i];
+    for (int lanes = 16; lanes; lanes /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = sum;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        for (int w = 1; w < 8; w++) sum += of_warps[w];
+        parts[blockIdx.x] = sum;
+    }
+}
+
+// total = the sum of few parts, by one thread: always in the same order.
+extern "C" __global__ void sum_parts(const double* parts, double* total, int n) {
+    double sum = 0.0;
+    for (int i = 0; i < n; i++) sum += parts[i];
+    *total = sum;
+}

@@ -82,3 +82,26 @@ extern "C" __global__ void dropout(const float* x, float* y, unsigned limit, flo
         }
     }
 }
+
+// sampler_step (pointwise.cu) with the noise drawn here: elements first, first + 1, ... of the stream.
+extern "C" __global__ void sampler_step_normal(const float* x_t, const float* output,
+                                               float* x_prev, float* pred_x0, float px, float po,
+                                               float k0, float kx, float ko, float sigma, int clip,
+                                               unsigned long long first, unsigned step_low,
+                                               unsigned step_high, unsigned seed, unsigned purpose,
+                                               int n) {
+    int lead = first % 4;  // elements of the first block that are not ours
+    for (EACH(block, (lead + n + 3) / 4)) {
+        uint4 words = philox(first / 4 + block, step_low, step_high, seed, purpose);
+        float4 z4 = four_normals(words);
+        float z[4] = {z4.x, z4.y, z4.z, z4.w};
+        for (int j = 0; j < 4; j++) {
+            long long i = 4 * block + j - lead;
+            if (i < 0 || i >= n) continue;
+            float x0 = px * x_t[i] + po * output[i];
+            if (clip) x0 = x0 > 1.0f ? 1.0f : x0 < -1.0f ? -1.0f : x0;  // nan stays nan
+            pred_x0[i] = x0;
+            x_prev[i] = k0 * x0 + kx * x_t[i] + ko * output[i] + sigma * z[j];
+        }
+    }
+}

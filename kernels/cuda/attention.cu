@@ -1,0 +1,179 @@
+// Attention without an L x L matrix in memory: softmax is brought up to date key by key.
+//
+//     s_j = c q . k_j;  p_j = e^(s_j - max) / sum;  y = sum_j p_j v_j;  c = 1 / sqrt(D)
+//
+// A warp has one query. Keys come in tiles of 32 through shared memory, one for each lane, so that
+// a lane computes a whole score without asking others; then the roles change, and a lane has every
+// 32nd of the D channels of the result. When a larger score comes, what was summed so far shrinks by
+// e^(old max - new max) (Milakov and Gimelshein 2018; Dao et al. 2022).
+//
+// Backward, the scores are computed again, and p from them with each query's max and sum:
+//
+//     gp_j = gy . v_j;  delta = sum_j p_j gp_j;  gs_j = c p_j (gp_j - delta)
+//     gq = sum_j gs_j k_j;  gk_j = sum over queries of gs_j q;  gv_j = sum over queries of p_j gy
+//
+// All arrays are [N, L, heads * D], D at most 256. Block (32, 8), grid (ceil(L / 8), heads, N),
+// dynamic shared memory: 4 (32 (D + 1) + 16 D) bytes, a tile and two rows for each warp.
+
+#define WARPS 8
+#define PARTS 8  // of 32 channels: D <= 256
+#define EVERY(d, r) int r = 0, d = threadIdx.x; r < PARTS && d < D; r++, d += 32
+
+__device__ inline float warp_sum(float x) {
+    for (int lanes = 16; lanes; lanes /= 2) x += __shfl_xor_sync(0xffffffffu, x, lanes);
+    return x;
+}
+
+__device__ inline float warp_max(float x) {
+    for (int lanes = 16; lanes; lanes /= 2) {
+        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, lanes));
+    }
+    return x;
+}
+
+// 32 rows from row `first` on, D of their channels, into the tile [32, D + 1]: rows lie in different
+// banks. Rows beyond the last are zero.
+__device__ inline void load_tile(const float* x, int first, int L, int step, int D, float* tile) {
+    for (int r = threadIdx.y; r < 32; r += WARPS) {
+        for (int d = threadIdx.x; d < D; d += 32) {
+            int row = first + r;
+            tile[r * (D + 1) + d] = row < L ? x[(long long)row * step + d] : 0.0f;
+        }
+    }
+}
+
+// One row, kept for a warp.
+__device__ inline void load_row(const float* x, int row, int L, int step, int D, float* to) {
+    for (int d = threadIdx.x; d < D; d += 32) {
+        to[d] = row < L ? x[(long long)row * step + d] : 0.0f;
+    }
+}
+
+__device__ inline float dot(const float* row, const float* tile, int D) {
+    float sum = 0.0f;
+    for (int d = 0; d < D; d++) sum += row[d] * tile[threadIdx.x * (D + 1) + d];
+    return sum;
+}
+
+// sums += the tile's rows, each times its lane's weight.
+__device__ inline void add_rows(float weight, const float* tile, int D, float* sums) {
+    for (int j = 0; j < 32; j++) {
+        float w = __shfl_sync(0xffffffffu, weight, j);
+#pragma unroll
+        for (EVERY(d, r)) sums[r] += w * tile[j * (D + 1) + d];
+    }
+}
+
+__device__ inline void store_row(float* x, int row, int L, int step, int D, const float* sums,
+                                 float factor) {
+    if (row >= L) return;
+#pragma unroll
+    for (EVERY(d, r)) x[(long long)row * step + d] = factor * sums[r];
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+attention(const float* q, const float* k, const float* v, float* y, int L, int D) {
+    extern __shared__ float memory[];
+    float *tile = memory, *row = memory + 32 * (D + 1) + threadIdx.y * 2 * D;
+    int step = gridDim.y * D, query = blockIdx.x * WARPS + threadIdx.y;
+    long long head = (long long)blockIdx.z * L * step + blockIdx.y * D;
+    float scale = 1.0f / sqrtf((float)D), largest = -INFINITY, total = 0.0f, sums[PARTS] = {};
+    load_row(q + head, query, L, step, D, row);
+    for (int first = 0; first < L; first += 32) {
+        __syncthreads();  // all are done with the tile
+        load_tile(k + head, first, L, step, D, tile);
+        __syncthreads();
+        float s = first + threadIdx.x < L ? scale * dot(row, tile, D) : -INFINITY;
+        float before = largest;
+        largest = fmaxf(largest, warp_max(s));
+        float shrink = expf(before - largest), p = expf(s - largest);
+        total = total * shrink + warp_sum(p);
+#pragma unroll
+        for (int r = 0; r < PARTS; r++) sums[r] *= shrink;
+        __syncthreads();
+        load_tile(v + head, first, L, step, D, tile);
+        __syncthreads();
+        add_rows(p, tile, D, sums);
+    }
+    store_row(y + head, query, L, step, D, sums, 1.0f / total);
+}
+
+// gq, and for each query what the keys need of it: stats [N, heads, L, 2] = log(sum e^s), delta.
+extern "C" __global__ void __launch_bounds__(256)
+attention_gradient_q(const float* gy, const float* q, const float* k, const float* v, float* gq,
+                     float* stats, int L, int D) {
+    extern __shared__ float memory[];
+    float *tile = memory, *row = memory + 32 * (D + 1) + threadIdx.y * 2 * D, *gradient = row + D;
+    int step = gridDim.y * D, query = blockIdx.x * WARPS + threadIdx.y;
+    long long head = (long long)blockIdx.z * L * step + blockIdx.y * D;
+    float scale = 1.0f / sqrtf((float)D), largest = -INFINITY, total = 0.0f, delta = 0.0f;
+    load_row(q + head, query, L, step, D, row);
+    load_row(gy + head, query, L, step, D, gradient);
+    for (int first = 0; first < L; first += 32) {
+        __syncthreads();
+        load_tile(k + head, first, L, step, D, tile);
+        __syncthreads();
+        float s = first + threadIdx.x < L ? scale * dot(row, tile, D) : -INFINITY;
+        __syncthreads();
+        load_tile(v + head, first, L, step, D, tile);
+        __syncthreads();
+        float before = largest;
+        largest = fmaxf(largest, warp_max(s));
+        float shrink = expf(before - largest), p = expf(s - largest);
+        total = total * shrink + warp_sum(p);
+        delta = delta * shrink + warp_sum(p * dot(gradient, tile, D));
+    }
+    delta /= total;
+    float log_total = largest + logf(total), sums[PARTS] = {};
+    for (int first = 0; first < L; first += 32) {
+        __syncthreads();
+        load_tile(v + head, first, L, step, D, tile);
+        __syncthreads();
+        float gp = dot(gradient, tile, D);
+        __syncthreads();
+        load_tile(k + head, first, L, step, D, tile);
+        __syncthreads();
+        float p = first + threadIdx.x < L ? expf(scale * dot(row, tile, D) - log_total) : 0.0f;
+        add_rows(scale * p * (gp - delta), tile, D, sums);
+    }
+    store_row(gq + head, query, L, step, D, sums, 1.0f);
+    if (threadIdx.x == 0 && query < L) {
+        float* to = stats + (((long long)blockIdx.z * gridDim.y + blockIdx.y) * L + query) * 2;
+        to[0] = log_total;
+        to[1] = delta;
+    }
+}
+
+// gk and gv: the same with the roles exchanged, a warp has one key and a lane one query.
+extern "C" __global__ void __launch_bounds__(256)
+attention_gradient_kv(const float* gy, const float* q, const float* k, const float* v,
+                      const float* stats, float* gk, float* gv, int L, int D) {
+    extern __shared__ float memory[];
+    float *tile = memory, *k_row = memory + 32 * (D + 1) + threadIdx.y * 2 * D, *v_row = k_row + D;
+    int step = gridDim.y * D, key = blockIdx.x * WARPS + threadIdx.y;
+    long long head = (long long)blockIdx.z * L * step + blockIdx.y * D;
+    const float* of_head = stats + ((long long)blockIdx.z * gridDim.y + blockIdx.y) * L * 2;
+    float scale = 1.0f / sqrtf((float)D), gk_sums[PARTS] = {}, gv_sums[PARTS] = {};
+    load_row(k + head, key, L, step, D, k_row);
+    load_row(v + head, key, L, step, D, v_row);
+    for (int first = 0; first < L; first += 32) {
+        int query = first + threadIdx.x;
+        float log_total = query < L ? of_head[2 * query] : 0.0f;
+        float delta = query < L ? of_head[2 * query + 1] : 0.0f;
+        __syncthreads();
+        load_tile(q + head, first, L, step, D, tile);
+        __syncthreads();
+        float p = expf(scale * dot(k_row, tile, D) - log_total);  // times a row of zeros beyond L
+        __syncthreads();
+        load_tile(gy + head, first, L, step, D, tile);
+        __syncthreads();
+        float gs = scale * p * (dot(v_row, tile, D) - delta);
+        add_rows(p, tile, D, gv_sums);
+        __syncthreads();
+        load_tile(q + head, first, L, step, D, tile);
+        __syncthreads();
+        add_rows(gs, tile, D, gk_sums);
+    }
+    store_row(gk + head, key, L, step, D, gk_sums, 1.0f);
+    store_row(gv + head, key, L, step, D, gv_sums, 1.0f);
+}
