@@ -17,6 +17,7 @@
 
 #define WARPS 8
 #define PARTS 8  // of 32 channels: D <= 256
+#define INFINITE __uint_as_float(0x7f800000u)  // no header says it to NVRTC
 #define EVERY(d, r) int r = 0, d = threadIdx.x; r < PARTS && d < D; r++, d += 32
 
 __device__ inline float warp_sum(float x) {
@@ -51,6 +52,7 @@ __device__ inline void load_row(const float* x, int row, int L, int step, int D,
 
 __device__ inline float dot(const float* row, const float* tile, int D) {
     float sum = 0.0f;
+#pragma unroll 4  // more of it makes registers spill on some architectures
     for (int d = 0; d < D; d++) sum += row[d] * tile[threadIdx.x * (D + 1) + d];
     return sum;
 }
@@ -77,13 +79,13 @@ attention(const float* q, const float* k, const float* v, float* y, int L, int D
     float *tile = memory, *row = memory + 32 * (D + 1) + threadIdx.y * 2 * D;
     int step = gridDim.y * D, query = blockIdx.x * WARPS + threadIdx.y;
     long long head = (long long)blockIdx.z * L * step + blockIdx.y * D;
-    float scale = 1.0f / sqrtf((float)D), largest = -INFINITY, total = 0.0f, sums[PARTS] = {};
+    float scale = 1.0f / sqrtf((float)D), largest = -INFINITE, total = 0.0f, sums[PARTS] = {};
     load_row(q + head, query, L, step, D, row);
     for (int first = 0; first < L; first += 32) {
         __syncthreads();  // all are done with the tile
         load_tile(k + head, first, L, step, D, tile);
         __syncthreads();
-        float s = first + threadIdx.x < L ? scale * dot(row, tile, D) : -INFINITY;
+        float s = first + threadIdx.x < L ? scale * dot(row, tile, D) : -INFINITE;
         float before = largest;
         largest = fmaxf(largest, warp_max(s));
         float shrink = expf(before - largest), p = expf(s - largest);
@@ -106,14 +108,14 @@ attention_gradient_q(const float* gy, const float* q, const float* k, const floa
     float *tile = memory, *row = memory + 32 * (D + 1) + threadIdx.y * 2 * D, *gradient = row + D;
     int step = gridDim.y * D, query = blockIdx.x * WARPS + threadIdx.y;
     long long head = (long long)blockIdx.z * L * step + blockIdx.y * D;
-    float scale = 1.0f / sqrtf((float)D), largest = -INFINITY, total = 0.0f, delta = 0.0f;
+    float scale = 1.0f / sqrtf((float)D), largest = -INFINITE, total = 0.0f, delta = 0.0f;
     load_row(q + head, query, L, step, D, row);
     load_row(gy + head, query, L, step, D, gradient);
     for (int first = 0; first < L; first += 32) {
         __syncthreads();
         load_tile(k + head, first, L, step, D, tile);
         __syncthreads();
-        float s = first + threadIdx.x < L ? scale * dot(row, tile, D) : -INFINITY;
+        float s = first + threadIdx.x < L ? scale * dot(row, tile, D) : -INFINITE;
         __syncthreads();
         load_tile(v + head, first, L, step, D, tile);
         __syncthreads();

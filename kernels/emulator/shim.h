@@ -11,6 +11,11 @@
 #include <type_traits>
 #include <utility>
 
+// What only a header would say to CUDA's own compiler is not said here either.
+#undef INFINITY
+#undef NAN
+#undef M_PI
+
 #define __global__
 #define __device__
 #define __host__
@@ -150,8 +155,9 @@ static inline float __fdividef(float a, float b) { return a / b; }
 #define __expf(x) expf(x)  // names that the C library has given to something else
 #define __logf(x) logf(x)
 static inline void sincospif(float x, float* sin, float* cos) {
-    *sin = float(std::sin(M_PI * x));
-    *cos = float(std::cos(M_PI * x));
+    const double pi = 3.141592653589793;
+    *sin = float(std::sin(pi * x));
+    *cos = float(std::cos(pi * x));
 }
 static inline float __uint_as_float(unsigned u) { float f; std::memcpy(&f, &u, 4); return f; }
 static inline unsigned __float_as_uint(float f) { unsigned u; std::memcpy(&u, &f, 4); return u; }
