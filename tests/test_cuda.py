@@ -335,3 +335,62 @@ def test_conv2d(file, N, H, W, C, K, KH, KW, stride, pad, with_bias, order):
         file, "conv2d_gradient_w", window, K, gradient, on_device[0], gw, *sizes, order=order
     )
     check(gw, gradients[1], 5e-6)
+
+
+def tiles_of(N, OH, OW):
+    return N * -(-OH // 4) * -(-OW // 4), -(-OH // 4), -(-OW // 4)
+
+
+def winograd(x, w, bias, y_shape, top, left, turned, order):
+    """conv5_winograd.cu: to points, products, back."""
+    N, H, W, C = x.shape
+    _, OH, OW, K = y_shape
+    tiles = tiles_of(N, OH, OW)
+    u, v, m, y = map(device_empty, ((36, C, K), (36, tiles[0], C), (36, tiles[0], K), y_shape))
+    file, block = "conv5_winograd.cu", (32, 8)
+    lines, columns = w.shape[2:]
+    grid = (-(-columns // 32), -(-lines // 8))
+    launch(file, "weights_to_points", grid, block, w, u, lines, columns, int(turned), order=order)
+    grid = (-(-C // 32), -(-tiles[0] // 8))
+    launch(file, "to_points", grid, block, x, v, H, W, C, *tiles, top, left, order=order)
+    grid = (-(-K // 64), -(-tiles[0] // 64), 36)
+    launch(file, "at_points", grid, (256,), v, u, m, tiles[0], C, K, order=order)
+    grid = (-(-K // 32), -(-tiles[0] // 8))
+    launch(file, "from_points", grid, block, m, bias, y, OH, OW, K, *tiles, order=order)
+    return y, v
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    N=st.integers(1, 2), H=SIZE, W=SIZE, C=st.sampled_from([1, 8, 33]),
+    K=st.sampled_from([1, 5, 66]), pad=st.tuples(*[st.integers(0, 2)] * 4), order=ORDER,
+)  # fmt: skip
+def test_winograd(N, H, W, C, K, pad, order):
+    padding = (pad[:2], pad[2:])
+    if H + sum(padding[0]) < 3 or W + sum(padding[1]) < 3:
+        return
+    x, w, b = draw(0, (N, H, W, C), (3, 3, C, K), K)
+    expected = reference.conv2d(x.astype(float), w, b, 1, padding)
+    (gy,) = draw(1, expected.shape)
+    gradients = reference.conv2d_backward(gy, x.astype(float), w, 1, padding)
+    on_device = [device_array(a) for a in (x, w, b, gy)]
+    y, v = winograd(*on_device[:3], expected.shape, pad[0], pad[2], False, order)
+    check(y, expected, 3e-5)  # F(4x4), as on the CPU
+
+    # x(h) meets gy(h + top - kh): a convolution of gy, padded by 2 - top, with the window turned
+    gx, _ = winograd(
+        on_device[3], on_device[1], np.uint64(0), x.shape, 2 - pad[0], 2 - pad[2], True, order
+    )
+    check(gx, gradients[0], 3e-5)
+
+    OH, OW = expected.shape[1:3]
+    tiles = tiles_of(N, OH, OW)
+    d, du, gw = map(device_empty, ((36, tiles[0], K), (36, C, K), w.shape))
+    file, block = "conv5_winograd.cu", (32, 8)
+    grid = (-(-K // 32), -(-tiles[0] // 8))
+    launch(file, "gradient_to_points", grid, block, on_device[3], d, OH, OW, K, *tiles, order=order)
+    grid = (-(-K // 64), -(-C // 64), 36)
+    launch(file, "weights_at_points", grid, (256,), v, d, du, tiles[0], C, K, order=order)
+    grid = (-(-K // 32), -(-C // 8))
+    launch(file, "weights_from_points", grid, block, du, gw, C, K, order=order)
+    check(gw, gradients[1], 3e-5)

@@ -20,35 +20,55 @@ HERE = Path(__file__).parent
 # addr2line tell the wrong file after #line in version 5.
 FLAGS = ("-std=c++17", "-O2", "-gdwarf-4", "-fPIC", "-fno-strict-aliasing", "-w")
 
-_DYNAMIC = re.compile(
-    r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?([\w: ]+?)\s+(\w+)\s*\[\s*\]\s*;"
-)
-_STATIC = re.compile(r"__shared__\s+(?:__align__\(\d+\)\s+)?((?:unsigned\s+)?[\w:]+)\s+([^;=]+);")
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
+_INCLUDE = re.compile(r'^[ \t]*#include "([^"]+)"[^\n]*$', re.M)
+_ALIGN = r"(?:__align__\(\d+\)\s+)?"
+_DYNAMIC = re.compile(rf"extern\s+__shared__\s+{_ALIGN}((?:[\w:]+\s+)+)(\w+)\s*\[\s*\]\s*;")
+_STATIC = re.compile(rf"__shared__\s+{_ALIGN}((?:[\w:]+\s+)+)(\w+[^;=]*);")
 _ARRAY = re.compile(r"(\w+)\s*((?:\[[^\]]+\]\s*)*)")
-_KERNEL = re.compile(
-    r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\(([^,)]+)[^)]*\)\s*)?(\w+)\s*\('
-)
+_BOUNDS = r"(?:__launch_bounds__\(([^,)]+)[^)]*\)\s*)?"
+_KERNEL = re.compile(rf'extern\s+"C"\s+__global__\s+{_BOUNDS}void\s+{_BOUNDS}(\w+)\s*\(')
+
+
+def _without_comments(source: str) -> str:
+    """What is said in comments is not code; lines stay lines."""
+    return _COMMENT.sub(lambda found: "\n" * found[0].count("\n"), source)
 
 
 def kernels(source: str) -> dict[str, str]:
     """The kernels of a .cu file by name, with the threads of their __launch_bounds__ or 1024."""
-    return {name: bounds or "1024" for bounds, name in _KERNEL.findall(source)}
+    found = _KERNEL.findall(_without_comments(source))
+    return {name: before or behind or "1024" for before, behind, name in found}
 
 
-def translate(source: str) -> str:
-    """The source with its __shared__ arrays as references; every line stays in its place."""
+def translate(source: str, path: str, includes: Path) -> str:
+    """The source with its __shared__ arrays as references, and its .cuh files put in.
+
+    Every line of every file stays in its place: #line tells the compiler where it is.
+    """
     places = 0
 
     def static(found: re.Match[str]) -> str:
         nonlocal places
-        kind, names = found[1], []
+        kind, arrays = found[1].strip(), []
         for name, sizes in _ARRAY.findall(found[2]):
             places += 1
-            names.append(f'auto& {name} = ::emulator::shared<{places}, {kind}{sizes}>("{name}");')
-        return " ".join(names) + "\n" * found[0].count("\n")
+            arrays.append(f'auto& {name} = ::emulator::shared<{places}, {kind}{sizes}>("{name}");')
+        return " ".join(arrays) + "\n" * found[0].count("\n")
 
-    source = _DYNAMIC.sub(r"\1* \2 = static_cast<\1*>(::emulator::dynamic_shared());", source)
-    return _STATIC.sub(static, source)
+    def included(found: re.Match[str]) -> str:
+        file = includes / found[1]
+        here = found.string.count("\n", 0, found.start()) + 1
+        inner = insert(file.read_text(), str(file))
+        return f'{inner}\n#line {here + 1} "{path}"'
+
+    def insert(text: str, name: str) -> str:
+        text = _INCLUDE.sub(included, _without_comments(text))
+        return f'#line 1 "{name}"\n{text}'
+
+    text = insert(source, path)
+    text = _DYNAMIC.sub(r"\1* \2 = static_cast<\1*>(::emulator::dynamic_shared());", text)
+    return _STATIC.sub(static, text)
 
 
 def build(source: str, path: str, includes: Path) -> Path:
@@ -59,13 +79,13 @@ def build(source: str, path: str, includes: Path) -> Path:
     if it fails.
     """
     text = (
-        f'#line 1 "{path}"\n{translate(source)}\n#line 1 "emulator"\n'
+        f'{translate(source, path, includes)}\n#line 1 "emulator"\n'
         + "\n".join(f"EMULATOR_EXPORT({name}, {most})" for name, most in kernels(source).items())
         + "\n"
     )
     shim, runtime = HERE / "shim.h", HERE / "runtime.cc"
     digest = hashlib.sha256("\0".join((text, *FLAGS)).encode())
-    for file in (shim, runtime, *sorted(includes.glob("*.cuh"))):
+    for file in (shim, runtime):
         digest.update(file.read_bytes())
     library = cache_directory("emulator") / f"{digest.hexdigest()[:24]}.so"
     if not library.exists():
@@ -73,13 +93,13 @@ def build(source: str, path: str, includes: Path) -> Path:
         if compiler is None:
             raise InputError(
                 "the CUDA emulator needs g++, which is not installed: install it (the package g++ "
-                "of Debian and Ubuntu), or choose --backend numba."
+                "of Debian and Ubuntu)."
             )
         with tempfile.TemporaryDirectory(dir=library.parent) as work:
             cpp, made = Path(work, "kernel.cc"), Path(work, library.name)
             cpp.write_text(text)
             command = [
-                compiler, *FLAGS, f"-I{includes}", "-shared", "-Wl,-Bsymbolic",
+                compiler, *FLAGS, "-shared", "-Wl,-Bsymbolic",
                 "-include", str(shim), str(cpp), "-x", "c++", str(runtime), "-o", str(made), "-ldl",
             ]  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True)
