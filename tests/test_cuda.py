@@ -270,7 +270,7 @@ def test_attention(N, L, heads, D, scale, order):
     exact = [a.astype(float) for a in (gy, q, k, v)]
     y, gq, gk, gv = (device_empty(shape) for _ in range(4))
     stats = device_empty((N, heads, L, 2))
-    how = dict(grid=(-(-L // 8), heads, N), block=(32, 8), shared=4 * (32 * (D + 1) + 16 * D))
+    how = dict(grid=(-(-L // 7), heads, N), block=(32, 7), shared=4 * (32 * (D + 1) + 14 * D))
 
     def run(name, *arrays):
         arguments = (*arrays, np.int32(L), np.int32(D))
@@ -288,19 +288,19 @@ def test_attention(N, L, heads, D, scale, order):
 
 # --- convolution, rung by rung -------------------------------------------------------------------
 
-# file: (block, rows and columns of a block's results, whether the grid's x counts rows)
+# file: (block, rows and columns of a block's results)
 RUNGS = {
-    "conv1_naive.cu": ((32, 8), (32, 8), True),
-    "conv2_coalesced.cu": ((32, 8), (8, 32), False),
-    "conv3_shared.cu": ((16, 16), (16, 16), False),
-    "conv4_registers.cu": ((256,), (64, 64), False),
+    "conv1_naive.cu": ((32, 8), (32, 8)),
+    "conv2_coalesced.cu": ((32, 8), (8, 32)),
+    "conv3_shared.cu": ((16, 16), (16, 16)),
+    "conv4_registers.cu": ((256,), (64, 64)),
 }
 
 
 def convolution(file, name, rows, columns, *arguments, order):
-    block, tile, rows_first = RUNGS[file]
+    block, tile = RUNGS[file]
     grid = (-(-rows // tile[0]), -(-columns // tile[1]))
-    launch(file, name, grid if rows_first else grid[::-1], block, *arguments, order=order)
+    launch(file, name, grid, block, *arguments, order=order)
 
 
 @pytest.mark.parametrize("file", RUNGS)
@@ -351,11 +351,11 @@ def winograd(x, w, bias, y_shape, top, left, turned, order):
     lines, columns = w.shape[2:]
     grid = (-(-columns // 32), -(-lines // 8))
     launch(file, "weights_to_points", grid, block, w, u, lines, columns, int(turned), order=order)
-    grid = (-(-C // 32), -(-tiles[0] // 8))
+    grid = (-(-tiles[0] // 8), -(-C // 32))
     launch(file, "to_points", grid, block, x, v, H, W, C, *tiles, top, left, order=order)
-    grid = (-(-K // 64), -(-tiles[0] // 64), 36)
+    grid = (-(-tiles[0] // 64), -(-K // 64), 36)
     launch(file, "at_points", grid, (256,), v, u, m, tiles[0], C, K, order=order)
-    grid = (-(-K // 32), -(-tiles[0] // 8))
+    grid = (-(-tiles[0] // 8), -(-K // 32))
     launch(file, "from_points", grid, block, m, bias, y, OH, OW, K, *tiles, order=order)
     return y, v
 
@@ -387,9 +387,9 @@ def test_winograd(N, H, W, C, K, pad, order):
     tiles = tiles_of(N, OH, OW)
     d, du, gw = map(device_empty, ((36, tiles[0], K), (36, C, K), w.shape))
     file, block = "conv5_winograd.cu", (32, 8)
-    grid = (-(-K // 32), -(-tiles[0] // 8))
+    grid = (-(-tiles[0] // 8), -(-K // 32))
     launch(file, "gradient_to_points", grid, block, on_device[3], d, OH, OW, K, *tiles, order=order)
-    grid = (-(-K // 64), -(-C // 64), 36)
+    grid = (-(-C // 64), -(-K // 64), 36)
     launch(file, "weights_at_points", grid, (256,), v, d, du, tiles[0], C, K, order=order)
     grid = (-(-K // 32), -(-C // 8))
     launch(file, "weights_from_points", grid, block, du, gw, C, K, order=order)

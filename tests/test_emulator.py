@@ -134,8 +134,9 @@ def test_a_scalar_of_another_type(pointwise, argument, message):
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (np.zeros(8), "argument 0 of ema has float64 where floating-point, 4 bytes"),
-        (np.zeros((4, 4), "f")[:, 0], "not C-contiguous"),
+        (device_array(np.zeros(8)), "argument 0 of ema has float64 where floating-point, 4 bytes"),
+        (device_array(np.zeros((4, 4), "f"))[:, 0], "not C-contiguous"),
+        (np.zeros(4, "f"), "argument 0 of ema is not on the device"),
         (np.float32(1), "should be an array"),
     ],
 )
@@ -249,3 +250,62 @@ def test_lanes_that_never_come():
 def test_a_kernel_that_does_not_compile():
     with pytest.raises(RuntimeError, match=r"wrong.cu:1:"):
         Library('extern "C" __global__ void f(float* x) { y = 0; }', "wrong.cu")
+
+
+BRANCHES = """
+// __shared__ in a comment is no declaration
+extern "C" __global__ void first_lanes(int* out) {
+    int lane = threadIdx.x, v = lane;
+    unsigned few = __ballot_sync(~0u, lane < 8);
+    if (lane < 8) v = __shfl_sync(few, v, 3) + __shfl_sync(few, v, 2);
+    v = __shfl_xor_sync(~0u, v, 1);
+    if (lane % 2) v += __shfl_xor_sync(0xaaaaaaaau, v, 2);
+    else v += __shfl_xor_sync(0x55555555u, v, 2);
+    out[lane] = v;
+}
+extern "C" __global__ void absent(int* out) {
+    if (threadIdx.x < 8) out[threadIdx.x] = __shfl_sync(0xffu, 1, 20);
+}
+extern "C" __global__ void one_too_far(int* out) {
+    __shared__ unsigned long long sums[4], others[3];
+    __shared__ float line[33];
+    for (int i = 0; i < 34; i++) line[i] = 0;
+    sums[0] = others[2] = 1;
+    out[0] = sums[0];
+}
+extern "C" __global__ void too_much(int* out) {
+    __shared__ float big[12 * 1024];
+    big[threadIdx.x] = 0;
+    extern __shared__ float more[];
+    more[0] = 0;
+    out[0] = 0;
+}
+"""
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_branches_of_a_warp_may_have_their_own_operations(order):
+    out = device_array(np.zeros(32, np.int32))
+    Library(BRANCHES).launch("first_lanes", (1,), (32,), (out,), order=order)
+    v = np.where(np.arange(32) < 8, 5, np.arange(32))[np.arange(32) ^ 1]
+    np.testing.assert_array_equal(out, v + v[np.arange(32) ^ 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "shared", "message"),
+    [
+        ("absent", 0, "reads lane 20, which is not in the mask 000000ff"),
+        ("one_too_far", 0, r"beyond the end of line \(132 bytes\)"),
+        ("too_much", 16, "big: 49168 bytes of shared memory"),
+        ("too_much", 50000, "50000 bytes of shared memory"),
+        ("nothing", 0, "there is no kernel nothing: first_lanes"),
+    ],
+)
+def test_what_else_a_gpu_would_not_do(name, shared, message):
+    out = device_array(np.zeros(32, np.int32))
+    with pytest.raises(EmulatorError, match=message):
+        Library(BRANCHES).launch(name, (1,), (32,), (out,), shared=shared)
+
+
+def test_a_double_that_nobody_wrote_is_nan():
+    assert np.isnan(device_empty(3, "float64")).all()

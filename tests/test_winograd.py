@@ -94,3 +94,14 @@ def test_few_tiles_take_the_smaller_transform_and_many_weights_are_shared():
     x, (w, few) = np.empty((8, 8, 8, 256), np.float32), ((3, 3, 256, 256), (3, 3, 256, 32))
     assert layer.layer((x,), w, ((1, 1), (1, 1)), 4).together
     assert not layer.layer((x,), few, ((1, 1), (1, 1)), 4).together
+
+
+def test_no_pictures_at_all():
+    minddpm.set_backend("numba")
+    x, gy, w = (np.zeros(s, np.float32) for s in ((0, 8, 8, 32), (0, 8, 8, 40), (3, 3, 32, 40)))
+    b = np.zeros(40, np.float32)
+    assert cpu.conv2d(x, w, b, 1, ((1, 1), (1, 1))).shape == gy.shape
+    gx, gw, gb = cpu.conv2d_backward(gy, x, w, 1, ((1, 1), (1, 1)))
+    assert gx.shape == x.shape
+    assert not gw.any()
+    assert not gb.any()

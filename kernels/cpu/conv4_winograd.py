@@ -17,8 +17,8 @@ backward is the same steps transposed:
 
     D = A dY A^T;  dU_p += V_p^T D_p;  dw = G^T dU G;  dV_p = D_p U_p^T;  dx += B dV B^T
 
-Gained: F(2x2) is 1.2 to 1.9 times as fast as rung 3, F(4x4) once more 1.1 to 1.5 times, beyond the
-peak of the definition. The transforms are what is left of the time.
+Gained: F(2x2) is 1.2 to 1.9 times as fast as rung 3, F(4x4) mostly once more 1.1 to 1.7 times,
+beyond the peak of the definition (kernels/README.md has the table).
 
 The price is rounding: the transforms add and subtract numbers that nearly cancel. Measured against
 float64 the error of F(4x4) is 3e-6 to 3e-5 relative, about ten times that of the direct sum; that
@@ -197,6 +197,8 @@ def backward(s: Layer, source: Sources, gy, w, gxs):
     gxs: arrays like the parts of x, to be filled; empty if nobody needs them.
     """
     C, K = w.shape[2:]
+    if not s.N:
+        return np.zeros_like(w), np.zeros((0, K), np.float32), np.zeros((2, C), np.float32)
     Cp, Kp = pairs(C) * W, pairs(K) * W
     ut = transform_turned_weights(w, s.M)
     gb = np.empty((s.N, Kp), np.float32)

@@ -8,8 +8,8 @@ its own if it happens there:
     on the way out   the bias (which may differ from image to image: the time embedding), and the
                      sum with the residual path
 
-Gained: norm, SiLU, convolution, bias and residual together take 2 to 2.9 times less than PyTorch's
-best layout (the "half block" of kernels/README.md), and the memory of what stands between them.
+Gained: norm, SiLU, convolution, bias and residual together take about 2 to 3 times less than
+PyTorch's best layout (the "half block" of kernels/README.md), and the memory between them.
 
 Nothing between x and y is kept for the backward: it normalises x again on the way in, and takes the
 gradient back through the normalisation on the way out of its own buffers.

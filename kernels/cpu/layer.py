@@ -128,7 +128,7 @@ def _layer(N, H, WX, C1, C2, K, padding, up, M, groups, eps, backward, threads) 
     if point * C * K <= MANY_WEIGHTS and not (backward and threads > N):
         cached = CACHED_BACKWARD if backward else CACHED
         return s._replace(images=images_together(s, threads, cached))
-    images = min(N, max(1, SHARED // (point * TH * TW * (C + K))))
+    images = max(1, min(N, SHARED // (point * TH * TW * (C + K))))
     return s._replace(together=1, images=images, tiles=-(-images * TH * TW // ROWS) * ROWS)
 
 

@@ -1,6 +1,7 @@
 """The parts of Winograd's F(M x M, 3x3) for M = 2 and 4: the transforms of a tile and of weights.
 
-The mathematics is told in conv4_winograd.py, which puts these parts together.
+The mathematics is told in conv4_winograd.py; winograd_steps.py and winograd_weights.py put these
+parts to use.
 """
 
 from typing import NamedTuple
@@ -172,13 +173,13 @@ def transforms(M: int) -> Transforms:
         for i, j in every:
             e.store(x[i][j], _at(e, u, point, point, size * i, j))
 
-    def weights_from_points(e: Emitter, du, gw, point, tap, threads, thread) -> None:
-        """gw = G^T dU G, with dU summed over the threads in order, `thread` bytes apart."""
+    def weights_from_points(e: Emitter, du, gw, point, tap, parts, part) -> None:
+        """gw = G^T dU G, with dU summed over its parts in order, `part` bytes apart."""
 
         def summed(i, j):
             at = _at(e, du, point, point, size * i, j)
             (total,) = e.loop(
-                threads, [(at, thread)], [e.const(0)],
+                parts, [(at, part)], [e.const(0)],
                 lambda moving, acc: [e.add(acc[0], e.load(moving[0]))],
             )  # fmt: skip
             return total

@@ -4,18 +4,18 @@
 //
 // A warp has one query. Keys come in tiles of 32 through shared memory, one for each lane, so that
 // a lane computes a whole score without asking others; then the roles change, and a lane has every
-// 32nd of the D channels of the result. When a larger score comes, what was summed so far shrinks by
-// e^(old max - new max) (Milakov and Gimelshein 2018; Dao et al. 2022).
+// 32nd of the D channels of the result. When a larger score comes, what was summed so far shrinks
+// by e^(old max - new max) (Milakov and Gimelshein 2018; Dao et al. 2022).
 //
 // Backward, the scores are computed again, and p from them with each query's max and sum:
 //
 //     gp_j = gy . v_j;  delta = sum_j p_j gp_j;  gs_j = c p_j (gp_j - delta)
 //     gq = sum_j gs_j k_j;  gk_j = sum over queries of gs_j q;  gv_j = sum over queries of p_j gy
 //
-// All arrays are [N, L, heads * D], D at most 256. Block (32, 8), grid (ceil(L / 8), heads, N),
-// dynamic shared memory: 4 (32 (D + 1) + 16 D) bytes, a tile and two rows for each warp.
+// All arrays are [N, L, heads * D], D at most 256. Block (32, 7), grid (ceil(L / 7), heads, N),
+// dynamic shared memory: 4 (32 (D + 1) + 14 D) bytes, a tile and two rows for each warp.
 
-#define WARPS 8
+#define WARPS 7  // with 8 and D = 256 it would be 128 bytes more than every GPU has
 #define PARTS 8  // of 32 channels: D <= 256
 #define INFINITE __uint_as_float(0x7f800000u)  // no header says it to NVRTC
 #define EVERY(d, r) int r = 0, d = threadIdx.x; r < PARTS && d < D; r++, d += 32
@@ -32,8 +32,8 @@ __device__ inline float warp_max(float x) {
     return x;
 }
 
-// 32 rows from row `first` on, D of their channels, into the tile [32, D + 1]: rows lie in different
-// banks. Rows beyond the last are zero.
+// 32 rows from row `first` on, D of their channels, into the tile [32, D + 1]: rows lie in
+// different banks. Rows beyond the last are zero.
 __device__ inline void load_tile(const float* x, int first, int L, int step, int D, float* tile) {
     for (int r = threadIdx.y; r < 32; r += WARPS) {
         for (int d = threadIdx.x; d < D; d += 32) {
@@ -73,7 +73,7 @@ __device__ inline void store_row(float* x, int row, int L, int step, int D, cons
     for (EVERY(d, r)) x[(long long)row * step + d] = factor * sums[r];
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(32 * WARPS)
 attention(const float* q, const float* k, const float* v, float* y, int L, int D) {
     extern __shared__ float memory[];
     float *tile = memory, *row = memory + 32 * (D + 1) + threadIdx.y * 2 * D;
@@ -101,7 +101,7 @@ attention(const float* q, const float* k, const float* v, float* y, int L, int D
 }
 
 // gq, and for each query what the keys need of it: stats [N, heads, L, 2] = log(sum e^s), delta.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(32 * WARPS)
 attention_gradient_q(const float* gy, const float* q, const float* k, const float* v, float* gq,
                      float* stats, int L, int D) {
     extern __shared__ float memory[];
@@ -147,7 +147,7 @@ attention_gradient_q(const float* gy, const float* q, const float* k, const floa
 }
 
 // gk and gv: the same with the roles exchanged, a warp has one key and a lane one query.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(32 * WARPS)
 attention_gradient_kv(const float* gy, const float* q, const float* k, const float* v,
                       const float* stats, float* gk, float* gv, int L, int D) {
     extern __shared__ float memory[];

@@ -1,16 +1,16 @@
 // Rung 2: the same threads, numbered the other way.
 //
-// Neighbouring threads have neighbouring columns, which lie one behind the other in w and y: a warp's
-// 32 numbers are 4 sectors, all of whose bytes are used. Of x all lanes read the same number, which
-// costs no more than reading it once.
+// Neighbouring threads have neighbouring columns, which lie one behind the other in w and y: a
+// warp's 32 numbers are 4 sectors, all of whose bytes are used. Of x all lanes read the same number,
+// which costs no more than reading it once.
 #include "convolution.cuh"
 
 #define THREADS 256
 
-// grid (ceil(columns / 32), ceil(rows / 8)), block (32, 8)
+// grid (ceil(rows / 8), ceil(columns / 32)), block (32, 8): y has at most 65,535 blocks
 template <class P> __device__ void product(P p) {
-    int row = blockIdx.y * 8 + threadIdx.y;
-    int column = blockIdx.x * 32 + threadIdx.x;
+    int row = blockIdx.x * 8 + threadIdx.y;
+    int column = blockIdx.y * 32 + threadIdx.x;
     if (row >= p.rows() || column >= p.columns()) return;
     float sum = 0.0f;
     for (int d = 0; d < p.depth(); d++) sum += p.a(row, d) * p.b(d, column);

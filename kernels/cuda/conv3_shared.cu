@@ -7,12 +7,12 @@
 #define TILE 16
 #define THREADS (TILE * TILE)
 
-// grid (ceil(columns / 16), ceil(rows / 16)), block (16, 16)
+// grid (ceil(rows / 16), ceil(columns / 16)), block (16, 16)
 template <class P> __device__ void product(P p) {
     __shared__ float a[TILE][TILE + 1];  // +1: a column's numbers lie in different banks
     __shared__ float b[TILE][TILE];
     int tx = threadIdx.x, ty = threadIdx.y;
-    int row = blockIdx.y * TILE + ty, column = blockIdx.x * TILE + tx;
+    int row = blockIdx.x * TILE + ty, column = blockIdx.y * TILE + tx;
     float sum = 0.0f;
     for (int start = 0; start < p.depth(); start += TILE) {
         bool in_a = row < p.rows() && start + tx < p.depth();

@@ -2,9 +2,9 @@
 //
 //     Y = A^T [(G w G^T) * (B^T x B)] A            kernels/cpu/conv4_winograd.py derives it
 //
-// For 3 x 3 windows of stride 1. Transforms are kernels of their own, a thread for each channel of a
-// tile, so that a warp's lanes read neighbouring channels; between them stand 36 products, one for
-// each point, by the register tile of rung 4:
+// For 3 x 3 windows of stride 1. Transforms are kernels of their own, a thread for each channel of
+// a tile, so that a warp's lanes read neighbouring channels; between them stand 36 products, one
+// for each point, by the register tile of rung 4:
 //
 //     forward     V = B^T x B, U = G w G^T, M = V U at each point, y = A^T M A
 //     gradient_x  the same of gy, with the window turned by 180 degrees and C, K exchanged
@@ -65,7 +65,8 @@ __device__ inline void gt(const float* u, float* w, int step) {
     w[2 * step] = -sum / 6 + sum2 / 6 + u5;
 }
 
-// A thread's tile: 6 rows of 6. A transform from both sides is one of each column, then of each row.
+// A thread's tile: 6 rows of 6. A transform from both sides is one of each column, then of each
+// row.
 #define BOTH_SIDES(transform, tile, from_columns, to_rows)                            \
     for (int j = 0; j < (from_columns); j++) transform((tile) + j, (tile) + j, 6);    \
     for (int i = 0; i < (to_rows); i++) transform((tile) + 6 * i, (tile) + 6 * i, 1)
@@ -78,12 +79,12 @@ __device__ inline Place place(int tile, int tiles_h, int tiles_w) {
     return {tile / tiles_w / tiles_h, tile / tiles_w % tiles_h, tile % tiles_w};
 }
 
-// Grid (ceil(C / 32), ceil(tiles / 8)), block (32, 8). x [N, H, W, C] -> V [36, tiles, C].
+// Grid (ceil(tiles / 8), ceil(C / 32)), block (32, 8). x [N, H, W, C] -> V [36, tiles, C].
 // top, left: rows and columns of zeros in front of the picture.
 extern "C" __global__ void __launch_bounds__(256)
 to_points(const float* x, float* v, int H, int W, int C, int tiles, int tiles_h, int tiles_w,
           int top, int left) {
-    int c = blockIdx.x * 32 + threadIdx.x, t = blockIdx.y * 8 + threadIdx.y;
+    int c = blockIdx.y * 32 + threadIdx.x, t = blockIdx.x * 8 + threadIdx.y;
     if (c >= C || t >= tiles) return;
     Place p = place(t, tiles_h, tiles_w);
     float tile[36];
@@ -106,7 +107,7 @@ to_points(const float* x, float* v, int H, int W, int C, int tiles, int tiles_h,
 extern "C" __global__ void __launch_bounds__(256)
 from_points(const float* m, const float* bias, float* y, int OH, int OW, int K, int tiles,
             int tiles_h, int tiles_w) {
-    int k = blockIdx.x * 32 + threadIdx.x, t = blockIdx.y * 8 + threadIdx.y;
+    int k = blockIdx.y * 32 + threadIdx.x, t = blockIdx.x * 8 + threadIdx.y;
     if (k >= K || t >= tiles) return;
     Place p = place(t, tiles_h, tiles_w);
     float tile[36], b = bias ? bias[k] : 0.0f;
@@ -129,7 +130,7 @@ from_points(const float* m, const float* bias, float* y, int OH, int OW, int K, 
 extern "C" __global__ void __launch_bounds__(256)
 gradient_to_points(const float* gy, float* d, int OH, int OW, int K, int tiles, int tiles_h,
                    int tiles_w) {
-    int k = blockIdx.x * 32 + threadIdx.x, t = blockIdx.y * 8 + threadIdx.y;
+    int k = blockIdx.y * 32 + threadIdx.x, t = blockIdx.x * 8 + threadIdx.y;
     if (k >= K || t >= tiles) return;
     Place p = place(t, tiles_h, tiles_w);
     float tile[36];
@@ -148,8 +149,8 @@ gradient_to_points(const float* gy, float* d, int OH, int OW, int K, int tiles, 
     for (int i = 0; i < 36; i++) d[((long long)i * tiles + t) * K + k] = tile[i];
 }
 
-// Grid (ceil(K / 32), ceil(C / 8)), block (32, 8). w [3, 3, C, K] -> U [36, C, K], or, if turned, of
-// the window turned by 180 degrees -> U [36, K, C].
+// Grid (ceil(K / 32), ceil(C / 8)), block (32, 8). w [3, 3, C, K] -> U [36, C, K], or, if turned,
+// of the window turned by 180 degrees -> U [36, K, C].
 extern "C" __global__ void __launch_bounds__(256)
 weights_to_points(const float* w, float* u, int C, int K, int turned) {
     int k = blockIdx.x * 32 + threadIdx.x, c = blockIdx.y * 8 + threadIdx.y;
@@ -203,14 +204,14 @@ struct Turned : Plain {  // with the left factor given as depth x rows
     __device__ float a(int row, int d) const { return left[(long long)d * rows_ + row]; }
 };
 
-// Grid (ceil(columns / 64), ceil(rows / 64), 36), block (256): M = V U at each point.
+// Grid (ceil(tiles / 64), ceil(K / 64), 36), block (256): M = V U at each point.
 extern "C" __global__ void __launch_bounds__(THREADS)
 at_points(const float* v, const float* u, float* m, int tiles, int C, int K) {
     long long point = blockIdx.z;
     product(Plain{v + point * tiles * C, u + point * C * K, m + point * tiles * K, tiles, C, K});
 }
 
-// The same grid with C rows: dU = V^T D at each point.
+// Grid (ceil(C / 64), ceil(K / 64), 36): dU = V^T D at each point.
 extern "C" __global__ void __launch_bounds__(THREADS)
 weights_at_points(const float* v, const float* d, float* du, int tiles, int C, int K) {
     long long point = blockIdx.z;

@@ -1,8 +1,8 @@
 // Group normalisation with or without SiLU, channels last: x [N, P, C], a group is `size` channels.
 //
 // Forward: one block for each group of each image reads it three times (mean, spread, result), of
-// which only the first comes from far away. Sums go from thread to thread by shuffles within a warp,
-// and from warp to warp by way of shared memory.
+// which only the first comes from far away. Sums go from thread to thread by shuffles within a
+// warp, and from warp to warp by way of shared memory.
 
 #define WARPS 8
 #define THREADS (32 * WARPS)

@@ -31,11 +31,12 @@ template <class P> struct Fetch {
     }
 };
 
-// grid (ceil(columns / 64), ceil(rows / 64)), block (256)
+// grid (ceil(rows / 64), ceil(columns / 64)), block (256)
 template <class P> __device__ void product(P p) {
-    __shared__ __align__(16) float a[2][DEPTH][TILE + 4];  // turned, so that a thread's 4 rows are a vector
+    // Turned, so that a thread's 4 rows are a vector.
+    __shared__ __align__(16) float a[2][DEPTH][TILE + 4];
     __shared__ __align__(16) float b[2][DEPTH][TILE];
-    int row0 = blockIdx.y * TILE, column0 = blockIdx.x * TILE;
+    int row0 = blockIdx.x * TILE, column0 = blockIdx.y * TILE;
     int ty = threadIdx.x / 16 * 4, tx = threadIdx.x % 16 * 4;
     float sums[4][4] = {};
     Fetch<P> next;

@@ -21,7 +21,8 @@ __device__ inline uint4 philox(unsigned long long block, unsigned step_low, unsi
     return c;
 }
 
-// Box-Muller: r = sqrt(-2 ln u1), angle 2 pi u2; u1 = (w1 >> 8) 2^-24 + 2^-24, u2 = (w2 >> 8) 2^-24.
+// Box-Muller: r = sqrt(-2 ln u1), angle 2 pi u2; u1 = (w1 >> 8) 2^-24 + 2^-24 and
+// u2 = (w2 >> 8) 2^-24.
 // sincospif takes its argument in units of pi, and needs no slow reduction to one turn.
 __device__ inline float2 normals(unsigned w1, unsigned w2) {
     float u1 = ((w1 >> 8) + 1) * 5.9604644775390625e-8f;
@@ -83,7 +84,8 @@ extern "C" __global__ void dropout(const float* x, float* y, unsigned limit, flo
     }
 }
 
-// sampler_step (pointwise.cu) with the noise drawn here: elements first, first + 1, ... of the stream.
+// sampler_step (pointwise.cu) with its noise drawn here: elements first, first + 1, ... of the
+// stream.
 extern "C" __global__ void sampler_step_normal(const float* x_t, const float* output,
                                                float* x_prev, float* pred_x0, float px, float po,
                                                float k0, float kx, float ko, float sigma, int clip,

@@ -6,6 +6,7 @@ here it is an error.
 """
 
 import ctypes
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from minddpm.kernels.emulator import memory
 from minddpm.kernels.emulator.build import build, kernels, source_lines
 
 KINDS = {"f": "floating-point", "i": "signed", "u": "unsigned"}
+
+
+_one_at_a_time = threading.Lock()  # the machine of runtime.cc is one
 
 
 class EmulatorError(RuntimeError):
@@ -64,6 +68,8 @@ class Library:
         other way round, from 2 on a random one of that number.
         Raises EmulatorError, with the line of the .cu file where there is one.
         """
+        if name not in self._parameters:
+            raise EmulatorError(f"there is no kernel {name}: {', '.join(self._parameters)}")
         parameters = self._parameters[name]
         if len(arguments) != len(parameters):
             raise EmulatorError(
@@ -75,11 +81,12 @@ class Library:
         ]
         pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
         error = ctypes.create_string_buffer(1000)
-        self._library.emulator_order(ctypes.c_uint(order))
-        failed = getattr(self._library, f"emulator_launch_{name}")(
-            ctypes.byref(_Dim3.of(grid)), ctypes.byref(_Dim3.of(block)), ctypes.c_size_t(shared),
-            pointers, error, ctypes.c_size_t(len(error)),
-        )  # fmt: skip
+        with _one_at_a_time:
+            self._library.emulator_order(ctypes.c_uint(order))
+            failed = getattr(self._library, f"emulator_launch_{name}")(
+                ctypes.byref(_Dim3.of(grid)), ctypes.byref(_Dim3.of(block)),
+                ctypes.c_size_t(shared), pointers, error, ctypes.c_size_t(len(error)),
+            )  # fmt: skip
         if failed:
             raise EmulatorError(f"{name}: {source_lines(self.file, error.value.decode())}")
         for i, argument in enumerate(arguments):
@@ -98,6 +105,8 @@ def _as_parameter(what: str, argument: Any, parameter: str) -> Any:
             return ctypes.c_void_p()
         if not isinstance(argument, np.ndarray):
             raise EmulatorError(f"{what} should be an array ({wanted}), not {argument!r}")
+        if not memory.on_device(argument):
+            raise EmulatorError(f"{what} is not on the device: device_array() makes a copy there")
         if not argument.flags.c_contiguous:
             raise EmulatorError(f"{what} is not C-contiguous: kernels know nothing of strides")
         if argument.dtype.itemsize != size or argument.dtype.kind != kind:

@@ -1,9 +1,9 @@
-"""The device's memory: arrays that end where a page begins that nobody may touch.
+"""The device's memory: arrays between pages that nobody may touch.
 
 In front of each array, and in the few bytes behind it that fill its last 16, lie signalling NaNs. A
-kernel that writes there changes them, which `overwritten` sees; one that goes further faults, which
-the runtime reports with thread and line. So an overrun never reaches Python's own memory. New
-arrays are full of the same NaNs: what is read before it was written makes NaN of the result.
+kernel that writes there changes them, which `overwritten` sees; one that goes up to a megabyte
+further faults, which the runtime reports with thread and line. New arrays are full of the same
+NaNs: what is read before it was written makes NaN of the result.
 """
 
 import ctypes
@@ -14,21 +14,24 @@ from typing import NamedTuple
 import numpy as np
 
 PAGE = mmap.PAGESIZE
+GUARD = 1 << 20  # bytes of address space before and behind each array that nobody may touch
 RED_ZONE = 64  # bytes in front of an array, at least
-# A quiet NaN stays the same number when something is added to it; of this one a quiet one is made.
-POISON = np.uint32(0x7FA5A5A5)
+# A quiet NaN stays the same number when something is added to it; of these a quiet one is made.
+POISON = np.array([0x7FA5A5A5, 0x7FA5A5A5], np.uint32).tobytes()
+POISON_64 = np.array([0x7FF4A5A5A5A5A5A5], np.uint64).tobytes()  # the other is no NaN in float64
 
 _mprotect = ctypes.CDLL(None).mprotect
 _mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 class _Extent(NamedTuple):
-    """Addresses: the red zone begins, the array begins, it ends, the untouchable page begins."""
+    """Addresses where the red zone, the array, the bytes behind it, the guard begin; the poison."""
 
     front: int
     start: int
     end: int
     guard: int
+    poison: bytes
 
 
 _live: dict[int, _Extent] = {}  # by the address of the array
@@ -40,15 +43,16 @@ def empty(shape: int | tuple[int, ...], dtype: str | np.dtype = "float32") -> np
     nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     padded = max(16, -(-nbytes // 16) * 16)  # float4 may be read from where a block begins
     pages = -(-(padded + RED_ZONE) // PAGE) * PAGE
-    memory = mmap.mmap(-1, pages + PAGE)
-    words = np.frombuffer(memory, np.uint32, pages // 4)
-    words[:] = POISON
+    memory = mmap.mmap(-1, GUARD + pages + GUARD, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    poison = POISON_64 if dtype == np.float64 else POISON
+    words = np.frombuffer(memory, np.uint64, pages // 8, GUARD)
+    words[:] = np.frombuffer(poison, np.uint64)[0]
     front = words.ctypes.data
-    if _mprotect(front + pages, PAGE, 0):
-        raise MemoryError("a guard page could not be set up")
-    block = np.frombuffer(memory, np.uint8, padded, pages - padded)
+    if _mprotect(front - GUARD, GUARD, 0) or _mprotect(front + pages, GUARD, 0):
+        raise MemoryError("the guard pages of an array could not be set up")
+    block = np.frombuffer(memory, np.uint8, padded, GUARD + pages - padded)
     start = front + pages - padded
-    _live[start] = _Extent(front, start, start + nbytes, front + pages)
+    _live[start] = _Extent(front, start, start + nbytes, front + pages, poison)
     weakref.finalize(block, _live.pop, start)  # every view of it keeps it alive
     return block[:nbytes].view(dtype).reshape(shape)
 
@@ -61,16 +65,22 @@ def array(values: np.ndarray) -> np.ndarray:
     return copy
 
 
-def overwritten(x: np.ndarray) -> str | None:
-    """Where a kernel wrote outside of x, "before" or "behind" it, or None."""
+def _extent(x: np.ndarray) -> _Extent | None:
     at = x.ctypes.data
-    extent = next((e for e in _live.values() if e.start <= at < e.guard), None)
-    if extent is None:
-        return None
-    poison = POISON.tobytes()
+    return next((e for e in _live.values() if e.start <= at < e.guard), None)
+
+
+def on_device(x: np.ndarray) -> bool:
+    """Whether the array was made here."""
+    return _extent(x) is not None
+
+
+def overwritten(x: np.ndarray) -> str | None:
+    """Where a kernel wrote outside of the array of which x is (a part), "before" it or "behind"."""
+    extent = _extent(x)
     front = ctypes.string_at(extent.front, extent.start - extent.front)
-    if front != poison * (len(front) // 4):
+    if front != extent.poison * (len(front) // 8):
         return "before"
     behind = ctypes.string_at(extent.end, extent.guard - extent.end)
-    # The array need not end with a whole word.
-    return None if (poison * 5)[-len(behind) or 20 :] == behind else "behind"
+    whole = extent.poison * 2  # of the last 16 bytes, some may be the array's own
+    return None if whole[len(whole) - len(behind) :] == behind else "behind"

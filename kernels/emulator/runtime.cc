@@ -45,8 +45,10 @@ enum State { READY, AT_BARRIER, IN_WARP, DONE };
 struct Fiber : Thread {
     State state;
     int line;  // where it waits
+    unsigned mask;  // of the warp operation that it waits for
     char* stack = nullptr;
     void* at = nullptr;  // its stack pointer while others run
+    alignas(16) char values[32 * 16];  // what the lanes of its last warp operation gave
 };
 
 std::vector<Fiber> fibers;
@@ -171,6 +173,7 @@ void on_fault(int, siginfo_t* info, void* registers) {
 // --- shared memory ----------------------------------------------------------------------------
 
 constexpr size_t ARENA = 1 << 18, RED_ZONE = 64;
+constexpr size_t MOST_SHARED = 48 << 10;  // of a block, static and dynamic, on every GPU
 // A signalling NaN: it makes NaN of whatever is computed from it, and is no longer the same number
 // once something was added to it.
 constexpr uint32_t POISON = 0x7fa5a5a5;
@@ -191,18 +194,21 @@ void poison(char* from, size_t bytes) {
 void begin_shared(size_t dynamic) {
     poison(arena, arena_end);  // what the block before it used
     shared_arrays.clear();
-    shared_arrays.push_back({nullptr, 0, dynamic, "dynamic shared memory"});
-    arena_end = (dynamic + 15) / 16 * 16 + RED_ZONE;
+    shared_arrays.push_back({nullptr, RED_ZONE, dynamic, "dynamic shared memory"});
+    arena_end = RED_ZONE + (dynamic + 15) / 16 * 16 + RED_ZONE;
     static_bytes = 0;
 }
 
+// Around every shared array, to the byte, the poison must be whole.
 void check_red_zones() {
     for (const Shared& s : shared_arrays) {
-        size_t end = (s.start + s.bytes + 15) / 16 * 16;
-        for (size_t i = end; i < end + RED_ZONE; i += 4) {
-            if (std::memcmp(arena + i, &POISON, 4) != 0) {
-                fail("block (%u, %u, %u) wrote beyond the end of %s (%zu bytes)", block_index.x,
-                     block_index.y, block_index.z, s.name, s.bytes);
+        size_t end = s.start + s.bytes, next = (end + 15) / 16 * 16 + RED_ZONE;
+        for (size_t i = s.start - RED_ZONE; i < next; i++) {
+            if (i == s.start) i = end;
+            if (arena[i] != reinterpret_cast<const char*>(&POISON)[i % 4]) {
+                fail("block (%u, %u, %u) wrote %s of %s (%zu bytes)", block_index.x,
+                     block_index.y, block_index.z,
+                     i < s.start ? "in front" : "beyond the end", s.name, s.bytes);
                 return;
             }
         }
@@ -211,13 +217,14 @@ void check_red_zones() {
 
 // --- warps ------------------------------------------------------------------------------------
 
-struct Warp {
-    unsigned mask, arrived;  // of the operation that is going on
-    int line;
-    int turn;  // operations so far; what one gave stays readable during the next
-    alignas(16) char values[2][32 * 16];
+// An operation for which not all lanes of its mask have come yet. Branches of a warp may each have
+// one of their own, with other lanes.
+struct Pending {
+    unsigned mask, arrived;
+    int warp, line;
+    char values[32 * 16];
 };
-std::vector<Warp> warps;
+std::vector<Pending> pending;
 
 // --- blocks -----------------------------------------------------------------------------------
 
@@ -240,8 +247,12 @@ bool pass_barrier() {
     for (size_t i = 0; i < threads; i++) {
         const Fiber& f = fibers[i];
         if (f.state == IN_WARP) {
+            unsigned come = 0;
+            for (const Pending& p : pending) {
+                if (p.warp == f.warp && p.mask == f.mask) come = p.arrived;
+            }
             fail("line %d: %s waits for lanes %08x of its warp, of which only %08x come", f.line,
-                 position(f).c_str(), warps[f.warp].mask, warps[f.warp].arrived);
+                 position(f).c_str(), f.mask, come);
             return false;
         }
         if (f.state == DONE) ended = &f;
@@ -294,7 +305,7 @@ bool run_all() {
 void run_block(size_t dynamic) {
     begin_shared(dynamic);
     for (size_t i = 0; i < threads; i++) fibers[i].state = READY;
-    for (Warp& w : warps) w.arrived = w.turn = 0;
+    pending.clear();
     barriers = barrier_votes[0] = barrier_votes[1] = 0;
     auto ended = [](int i) { return fibers[i].state == DONE; };
     permute(order);
@@ -333,8 +344,8 @@ void check_launch(dim3 grid, dim3 block, size_t most_threads, size_t dynamic) {
     } else if (count > most_threads) {
         fail("a block of %zu threads, where __launch_bounds__ promises at most %zu",
              size_t(count), most_threads);
-    } else if (dynamic > ARENA - RED_ZONE) {
-        fail("%zu bytes of dynamic shared memory: no GPU has as much", dynamic);
+    } else if (dynamic > MOST_SHARED) {
+        fail("%zu bytes of shared memory: a block may have %zu", dynamic, MOST_SHARED);
     } else if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535 ||
                grid.z > 65535) {
         fail("a grid of (%u, %u, %u) blocks: there may be 1 to 2^31 - 1 in x, 65535 in y and z",
@@ -362,42 +373,51 @@ int barrier_count(int predicate, int line) {
 
 const char* exchange(unsigned mask, const void* value, size_t bytes, int line) {
     Fiber& f = me();
-    Warp& w = warps[f.warp];
     size_t lanes = std::min<size_t>(32, threads - 32 * f.warp);
     unsigned there = lanes == 32 ? ~0u : (1u << lanes) - 1;
-    if (!w.arrived) w.mask = mask, w.line = line;
     if (!(mask >> f.lane & 1)) {
         fail("line %d: %s is not in the mask %08x that it names", line, position(f).c_str(), mask);
     } else if (mask & ~there) {
         fail("line %d: the mask %08x names lanes that the block's %zu threads do not fill", line,
              mask, threads);
-    } else if (w.mask != mask || w.line != line) {
-        fail("line %d: %s comes with mask %08x while others wait at line %d with mask %08x", line,
-             position(f).c_str(), mask, w.line, w.mask);
+    }
+    Pending* mine = nullptr;
+    for (Pending& p : pending) {
+        if (p.warp != f.warp || p.mask != mask) continue;
+        mine = &p;
+        if (p.line != line) {
+            fail("line %d: %s comes with mask %08x while others wait for it at line %d", line,
+                 position(f).c_str(), mask, p.line);
+        }
     }
     if (!failure.empty()) wait(f);  // never resumed
-    int turn = w.turn;
-    char* all = w.values[turn & 1];
-    if (bytes) std::memcpy(all + 16 * f.lane, value, bytes);
-    w.arrived |= 1u << f.lane;
-    if (w.arrived == mask) {
-        w.arrived = 0;
-        w.turn++;
-        for (size_t lane = 0; lane < lanes; lane++) {
-            Fiber& other = fibers[32 * f.warp + lane];
-            if (mask >> lane & 1) other.state = READY;
-        }
-    } else {
-        f.line = line;
+    if (!mine) {
+        pending.push_back({mask, 0, f.warp, line, {}});
+        mine = &pending.back();
+    }
+    if (bytes) std::memcpy(mine->values + 16 * f.lane, value, bytes);
+    mine->arrived |= 1u << f.lane;
+    if (mine->arrived != mask) {
+        f.line = line, f.mask = mask;
         f.state = IN_WARP;
         wait(f);
+        return f.values;
     }
-    if (w.turn > turn + 1) {
-        fail("line %d: %s is still here while other lanes of its warp are two operations on", line,
-             position(f).c_str());
-        wait(f);
+    for (size_t lane = 0; lane < lanes; lane++) {
+        Fiber& other = fibers[32 * f.warp + lane];
+        if (!(mask >> lane & 1)) continue;
+        std::memcpy(other.values, mine->values, sizeof other.values);
+        other.state = READY;
     }
-    return all;
+    *mine = pending.back();
+    pending.pop_back();
+    return f.values;
+}
+
+void absent_lane(int from, unsigned mask, int line) {
+    fail("line %d: %s reads lane %d, which is not in the mask %08x", line, position(me()).c_str(),
+         from, mask);
+    wait(me());
 }
 
 void* shared_array(const void* key, size_t bytes, const char* name) {
@@ -407,16 +427,16 @@ void* shared_array(const void* key, size_t bytes, const char* name) {
     size_t start = arena_end;
     arena_end += (bytes + 15) / 16 * 16 + RED_ZONE;
     static_bytes += bytes;
-    if (static_bytes > 48 << 10 || arena_end > ARENA) {
-        fail("%s: a block has %zu bytes of static shared memory, and may have 49152", name,
-             static_bytes);
+    if (static_bytes + shared_arrays[0].bytes > MOST_SHARED || arena_end > ARENA) {
+        fail("%s: %zu bytes of shared memory, with the dynamic ones: a block may have %zu", name,
+             static_bytes + shared_arrays[0].bytes, MOST_SHARED);
         wait(me());
     }
     shared_arrays.push_back({key, start, bytes, name});
     return arena + start;
 }
 
-void* dynamic_shared() { return arena; }
+void* dynamic_shared() { return arena + RED_ZONE; }
 
 extern "C" void emulator_order(unsigned number) { order_number = number; }
 
@@ -431,7 +451,6 @@ int launch(void (*kernel_)(void*), void* arguments, dim3 grid, dim3 block, size_
         random_numbers.seed(order_number);
         poison(arena, ARENA);
         order.resize(threads);
-        warps.assign((threads + 31) / 32, Warp());
         make_fibers();
         std::vector<int> blocks(size_t(grid.x) * grid.y * grid.z);
         permute(blocks);

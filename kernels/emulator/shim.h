@@ -1,7 +1,7 @@
 // CUDA C for g++: included in front of a .cu file, which then is a C++ file like any other.
 //
-// Nothing here computes: the built-in variables and functions of CUDA are named, and those that need
-// other threads (barriers, warp operations, shared memory) are handed to runtime.cc.
+// Nothing here computes: the built-in variables and functions of CUDA are named, and those that
+// need other threads (barriers, warp operations, shared memory) are handed to runtime.cc.
 #pragma once
 
 #include <cmath>
@@ -55,6 +55,7 @@ void barrier(int line);
 int barrier_count(int predicate, int line);
 // Every lane of `mask` gives `bytes` (at most 16), and gets what all gave: 16 bytes for each lane.
 const char* exchange(unsigned mask, const void* value, size_t bytes, int line);
+void absent_lane(int from, unsigned mask, int line);  // does not return
 void* shared_array(const void* key, size_t bytes, const char* name);
 void* dynamic_shared();
 int launch(void (*kernel)(void*), void* arguments, dim3 grid, dim3 block, size_t most_threads,
@@ -96,7 +97,9 @@ namespace emulator {
 // The value of lane `from`, or this lane's own where that lies outside its segment of `width`.
 template <class T> T shuffle(unsigned mask, T value, int from, bool inside, int line) {
     const char* all = exchange(mask, &value, sizeof(T), line);
-    std::memcpy(&value, all + 16 * (inside ? from : current->lane), sizeof(T));
+    if (!inside) from = current->lane;
+    if (!(mask >> from & 1)) absent_lane(from, mask, line);
+    std::memcpy(&value, all + 16 * from, sizeof(T));
     return value;
 }
 
@@ -136,10 +139,18 @@ static inline int __all_sync(unsigned mask, int predicate, HERE) {
 }
 
 // Threads take turns, so that nothing can come between the two halves of an atomic operation.
-template <class T> T atomicAdd(T* at, std::common_type_t<T> v) { T old = *at; *at = old + v; return old; }
-template <class T> T atomicMax(T* at, std::common_type_t<T> v) { T old = *at; *at = v > old ? v : old; return old; }
-template <class T> T atomicMin(T* at, std::common_type_t<T> v) { T old = *at; *at = v < old ? v : old; return old; }
-template <class T> T atomicExch(T* at, std::common_type_t<T> v) { T old = *at; *at = v; return old; }
+template <class T> T atomicExch(T* at, std::common_type_t<T> v) {
+    T old = *at;
+    *at = v;
+    return old;
+}
+template <class T> T atomicAdd(T* at, std::common_type_t<T> v) { return atomicExch(at, *at + v); }
+template <class T> T atomicMax(T* at, std::common_type_t<T> v) {
+    return atomicExch(at, v > *at ? v : *at);
+}
+template <class T> T atomicMin(T* at, std::common_type_t<T> v) {
+    return atomicExch(at, v < *at ? v : *at);
+}
 static inline void __threadfence() {}
 static inline void __threadfence_block() {}
 

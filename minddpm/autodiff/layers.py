@@ -159,6 +159,7 @@ def conv2d(
     x = as_tensor(x)
     if isinstance(padding, int):
         padding = ((padding, padding), (padding, padding))
+    padding = tuple(map(tuple, padding))
     if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
         raise ValueError(
             f"conv2d: x of shape {x.shape} should be [N, H, W, {w.shape[2]}] "
