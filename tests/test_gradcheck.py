@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minddpm import SMALL, Tensor, UNet2D, manual_seed, nn
+from minddpm import SMALL, Tensor, UNet2D, backend, manual_seed, nn
 from minddpm import autodiff as F
 from minddpm.autodiff import GradientError, elementwise, gradcheck, layers
 from minddpm.kernels import reference
@@ -157,7 +157,7 @@ def randomise(module):
     """Zero-initialised weights would hide whatever is behind them."""
     rng = np.random.default_rng(1)  # its own: not what the tests before it have left
     for p in module.astype("float64").parameters():
-        p.data = p.data + 0.3 * rng.standard_normal(p.shape)
+        p.data = p.data + backend.xp.asarray(0.3 * rng.standard_normal(p.shape))
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -61,6 +61,19 @@ def array(values: np.ndarray) -> np.ndarray:
     return copy
 
 
+def holds(x: np.ndarray) -> bool:
+    """Whether x is an array of the device, or a view of one."""
+    base = x
+    while base is not None and not isinstance(base, memoryview):
+        base = getattr(base, "base", None)  # some of NumPy's views have helpers between them
+    return base is not None and isinstance(base.obj, mmap.mmap)
+
+
+def used_bytes() -> int:
+    """What the arrays that are alive take, without their surroundings."""
+    return sum(extent.end - extent.start for extent in list(_live.values()))
+
+
 def overwritten(x: np.ndarray) -> str | None:
     """Where a kernel wrote outside of x, "before" or "behind" it, or None."""
     at = x.ctypes.data
