@@ -94,6 +94,8 @@ def wrap(result: Any) -> Any:
 def _on_device(values: np.ndarray) -> np.ndarray:
     """A copy with its axes in the same order in memory: a transposed result stays transposed."""
     capture.forbids(ARRAY_CODE)
+    if values.flags.c_contiguous:
+        return memory.array(values)
     order = sorted(range(values.ndim), key=lambda axis: -values.strides[axis])
     return memory.array(values.transpose(order)).transpose(np.argsort(order))
 
