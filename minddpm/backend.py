@@ -7,7 +7,8 @@
 
 Everything above this file writes ``backend.xp.exp(x)`` for plain array code and
 ``backend.kernels.conv2d(...)`` for the hot operations, and never asks which one is running.
-CuPy is imported only when it is asked for.
+CuPy is imported only when it is asked for. With MINDDPM_CUDA=emulate in the environment a stand-in
+on the CPU is imported in its place (kernels/emulator/cupy_on_cpu.py).
 """
 
 import importlib
@@ -55,10 +56,14 @@ def set_backend(name: str) -> Backend:
     Raises InputError for an unknown name, or if CuPy or its GPU is missing.
     """
     global _active
+    emulate = _emulates_cuda()
     if name == "auto":
-        name = "cupy" if _gpu_problem() is None else "numba" if _has_numba() else "numpy"
+        found = not emulate and _gpu_problem() is None  # the emulator is no GPU worth choosing
+        name = "cupy" if found else "numba" if _has_numba() else "numpy"
     if name not in NAMES:
         raise InputError(f"unknown backend {name!r}: choose one of {', '.join(NAMES)} or auto.")
+    if name == "cupy" and emulate:
+        _install_emulator()
     if name == "cupy" and (problem := _gpu_problem()):
         raise InputError(problem)
     if name == "numba" and not _has_numba():
@@ -138,6 +143,22 @@ def freeze(x: Array) -> bool:
 def thaw(x: np.ndarray) -> None:
     """Undo freeze."""
     x.flags.writeable = True
+
+
+def _emulates_cuda() -> bool:
+    """Whether MINDDPM_CUDA asks for it. Raises InputError for a value that it does not have."""
+    value = os.environ.get("MINDDPM_CUDA", "")
+    if value not in ("", "emulate"):
+        raise InputError(f"unknown MINDDPM_CUDA={value!r}: unset it, or choose emulate.")
+    return value == "emulate"
+
+
+def _install_emulator() -> None:
+    """Put the stand-in in CuPy's place, and say so the first time."""
+    emulator = importlib.import_module("minddpm.kernels.emulator.cupy_on_cpu")
+    if sys.modules.get("cupy") is not emulator:
+        emulator.install()
+        print("MINDDPM_CUDA=emulate: CuPy is emulated on the CPU", file=sys.stderr)
 
 
 def _has_numba() -> bool:

@@ -105,7 +105,7 @@ def _as_parameter(what: str, argument: Any, parameter: str) -> Any:
             return ctypes.c_void_p()
         if not isinstance(argument, np.ndarray):
             raise EmulatorError(f"{what} should be an array ({wanted}), not {argument!r}")
-        if not memory.on_device(argument):
+        if not memory.holds(argument):
             raise EmulatorError(f"{what} is not on the device: device_array() makes a copy there")
         if not argument.flags.c_contiguous:
             raise EmulatorError(f"{what} is not C-contiguous: kernels know nothing of strides")

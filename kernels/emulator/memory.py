@@ -65,19 +65,23 @@ def array(values: np.ndarray) -> np.ndarray:
     return copy
 
 
-def _extent(x: np.ndarray) -> _Extent | None:
-    at = x.ctypes.data
-    return next((e for e in _live.values() if e.start <= at < e.guard), None)
+def holds(x: np.ndarray) -> bool:
+    """Whether x is an array of the device, or a view of one."""
+    base = x
+    while base is not None and not isinstance(base, memoryview):
+        base = getattr(base, "base", None)  # some of NumPy's views have helpers between them
+    return base is not None and isinstance(base.obj, mmap.mmap)
 
 
-def on_device(x: np.ndarray) -> bool:
-    """Whether the array was made here."""
-    return _extent(x) is not None
+def used_bytes() -> int:
+    """What the arrays that are alive take, without their surroundings."""
+    return sum(extent.end - extent.start for extent in list(_live.values()))
 
 
 def overwritten(x: np.ndarray) -> str | None:
     """Where a kernel wrote outside of the array of which x is (a part), "before" it or "behind"."""
-    extent = _extent(x)
+    at = x.ctypes.data
+    extent = next(e for e in _live.values() if e.start <= at < e.guard)
     front = ctypes.string_at(extent.front, extent.start - extent.front)
     if front != extent.poison * (len(front) // 8):
         return "before"

@@ -1,0 +1,234 @@
+"""cupy.cuda of the stand-in, and raw kernels: streams that record, and a device that is none.
+
+Everything runs at once and in order, so streams and events have nothing to wait for; they are here
+to be counted, and to refuse what CUDA refuses while a stream records its launches.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from minddpm.kernels.emulator.cupy_array import CUDARuntimeError, capture, ndarray, stats
+from minddpm.kernels.emulator.cupy_array import synchronise as _synchronise
+from minddpm.kernels.emulator.launch import Library
+
+SHARED_BYTES = 48 << 10  # of dynamic shared memory, unless a kernel is told to take more
+
+
+# --- raw kernels ---------------------------------------------------------------------------------
+
+
+class RawModule:
+    """The kernels of a CUDA source, compiled by the emulator when one is first asked for.
+
+    options: "-I<folder>" with its .cuh files and "-D<name>[=<value>]" count; what steers only the
+    speed of the code is left out.
+    """
+
+    def __init__(self, *, code: str, options: tuple[str, ...] = ()):
+        if not isinstance(options, tuple):
+            raise TypeError("options must be a tuple")
+        self.code, self.options = code, options
+        self._library: Library | None = None
+
+    def get_function(self, name: str) -> RawKernel:
+        """The kernel of this name. Raises CUDARuntimeError if there is none."""
+        self.compile()
+        if name not in self._library.kernels:
+            raise CUDARuntimeError(f"CUDA_ERROR_NOT_FOUND: named symbol not found: {name}")
+        return RawKernel(self._library, name)
+
+    def compile(self) -> None:
+        """Compile now. Raises RuntimeError with the compiler's words if it fails."""
+        if self._library is None:
+            defined = [o[2:].partition("=") for o in self.options if o.startswith("-D")]
+            lines = [f"#define {name} {value or 1}\n" for name, _, value in defined]
+            if lines:
+                lines.append("#line 1\n")  # messages count from the first line of the code
+            self._library = Library("".join(lines) + self.code, self._path())
+
+    def _path(self) -> Path:
+        """Where the source is, as far as can be told: in the folder of its .cuh files."""
+        folders = [Path(o[2:]) for o in self.options if o.startswith("-I")]
+        if len(folders) > 1:
+            raise ValueError(f"the stand-in takes one folder of .cuh files, not {folders}")
+        for folder in folders:
+            for file in folder.glob("*.cu"):
+                if file.read_text() == self.code:
+                    return file
+        return (folders[0] if folders else Path()) / "kernel.cu"
+
+
+class RawKernel:
+    """A kernel, to be called as CuPy's."""
+
+    def __init__(self, library: Library, name: str):
+        self.name, self._library = name, library
+        self.max_dynamic_shared_size_bytes = SHARED_BYTES
+
+    def __call__(
+        self,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: tuple[Any, ...],
+        *,
+        shared_mem: int = 0,
+    ) -> None:
+        """Run it, or record it if a stream records.
+
+        Raises EmulatorError for what the emulator finds, such as a Python number, which CuPy passes
+        with 8 bytes, for a parameter of 4.
+        """
+        if not all(isinstance(x, tuple) for x in (grid, block, args)):
+            raise TypeError("grid, block and args must be tuples")
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise CUDARuntimeError(
+                f"CUDA_ERROR_INVALID_VALUE: {shared_mem} bytes of shared memory, more than "
+                f"max_dynamic_shared_size_bytes = {self.max_dynamic_shared_size_bytes}"
+            )
+        values = tuple(map(_as_argument, args))
+
+        def run() -> None:
+            stats.launches += 1
+            self._library.launch(self.name, grid, block, values, shared=shared_mem)
+
+        if capture.launches is None:
+            run()
+        elif get_current_stream().recording:
+            capture.launches.append(run)
+        else:
+            raise CUDARuntimeError(
+                f"cudaErrorStreamCaptureImplicit: {self.name} launched outside of the stream that "
+                "records"
+            )
+
+
+def _as_argument(x: Any) -> Any:
+    """What CuPy passes to a raw kernel for x."""
+    if isinstance(x, ndarray):
+        if not x.flags.c_contiguous:
+            raise ValueError(
+                f"an array of shape {x.shape} and strides {x.strides} is not C-contiguous: CuPy "
+                "would pass its first address and say nothing"
+            )
+        return x._values
+    if isinstance(x, np.generic):
+        return x
+    for kind, passed in ((bool, np.bool_), (int, np.int64), (float, np.float64)):
+        if isinstance(x, kind):
+            return passed(x)
+    raise TypeError(f"Unsupported type {type(x)}")
+
+
+# --- streams, graphs, events ---------------------------------------------------------------------
+
+
+class Stream:
+    """A queue of work. Only what is launched within `with stream:` goes through it."""
+
+    null: Stream
+    _entered: list[Stream] = []  # noqa: RUF012 - one for all streams
+
+    def __init__(self, null: bool = False, non_blocking: bool = False):
+        self.recording = False
+
+    def __enter__(self) -> Stream:
+        self._entered.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._entered.pop()
+
+    def synchronize(self) -> None:
+        """Wait until all its work is done."""
+        _synchronise("Stream.synchronize")
+
+    def begin_capture(self) -> None:
+        """From now on record raw kernels instead of running them."""
+        if self is Stream.null:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the null stream")
+        capture.forbids("begin_capture")
+        capture.launches, self.recording = [], True
+
+    def end_capture(self) -> Graph:
+        """Stop recording; what was recorded."""
+        if not self.recording:
+            raise CUDARuntimeError("cudaErrorIllegalState: the stream does not record")
+        graph = Graph(capture.launches)
+        capture.launches, self.recording = None, False
+        return graph
+
+
+Stream.null = Stream()
+
+
+def get_current_stream() -> Stream:
+    """The stream that launches go to."""
+    return Stream._entered[-1] if Stream._entered else Stream.null
+
+
+class Graph:
+    """Recorded launches, with the arrays and numbers that they were given then."""
+
+    def __init__(self, launches: list[Any]):
+        self._launches = launches
+
+    def launch(self, stream: Stream | None = None) -> None:
+        """Run them all, in their order."""
+        capture.forbids("Graph.launch")
+        for run in self._launches:
+            run()
+
+
+class Event:
+    """A moment."""
+
+    def __init__(self, block: bool = False, disable_timing: bool = False):
+        self.seconds: float | None = None
+
+    def record(self, stream: Stream | None = None) -> None:
+        """It is now."""
+        self.seconds = time.perf_counter()
+
+    def synchronize(self) -> None:
+        """Wait for it."""
+        _synchronise("Event.synchronize")
+
+
+def get_elapsed_time(start: Event, end: Event) -> float:
+    """Milliseconds between two recorded events."""
+    return (end.seconds - start.seconds) * 1e3
+
+
+# --- the device ----------------------------------------------------------------------------------
+
+
+class Device:
+    """The only device."""
+
+    compute_capability = "80"
+
+    def __init__(self, device: int = 0):
+        if device != 0:
+            raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+        self.id = device
+
+    def synchronize(self) -> None:
+        """Wait until all work is done."""
+        _synchronise("Device.synchronize")
+
+
+runtime = SimpleNamespace(
+    CUDARuntimeError=CUDARuntimeError,
+    getDeviceCount=lambda: 1,
+    deviceSynchronize=lambda: _synchronise("deviceSynchronize"),
+    getDeviceProperties=lambda device: {
+        "name": b"CPU (emulated)", "major": 8, "minor": 0, "multiProcessorCount": 1,
+        "sharedMemPerBlock": SHARED_BYTES, "warpSize": 32,
+    },
+)  # fmt: skip

@@ -1,0 +1,127 @@
+"""A stand-in for CuPy that needs no GPU: its arrays on NumPy, its raw kernels on the emulator.
+
+    from minddpm.kernels.emulator import cupy_on_cpu
+
+    cupy = cupy_on_cpu.install()  # `import cupy` now gives this module
+    x = cupy.asarray(numpy_array)
+    cupy.RawModule(code=source).get_function("scale")((4,), (256,), (x, y, np.int32(n)))
+
+It has what minddpm uses, and is there to find what CuPy would refuse (cupy_array.py) and what a
+kernel does wrong; it is slower than NumPy and says nothing about speed. With MINDDPM_CUDA=emulate
+in the environment --backend cupy runs on it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from minddpm.kernels.emulator import cupy_cuda as cuda
+from minddpm.kernels.emulator import memory
+from minddpm.kernels.emulator.cupy_array import capture, compute, ndarray, stats, wrap
+from minddpm.kernels.emulator.cupy_cuda import RawKernel, RawModule
+
+__all__ = ["RawKernel", "RawModule", "cuda", "install", "ndarray", "stats"]
+
+# NumPy's functions that need no more than other arrays around them.
+FUNCTIONS = (
+    "abs", "absolute", "add", "all", "allclose", "any", "arange", "argmax", "argmin",
+    "array_equal", "broadcast_to", "clip", "concatenate", "cos", "cumsum", "divide", "dot",
+    "einsum", "equal", "exp", "expand_dims", "eye", "full", "full_like", "isfinite", "isinf",
+    "isnan", "linspace", "log", "matmul", "max", "maximum", "mean", "min", "minimum", "moveaxis",
+    "multiply", "negative", "ones", "ones_like", "outer", "pad", "power", "prod", "ravel",
+    "repeat", "reshape", "round", "sign", "sin", "split", "sqrt", "square", "squeeze", "stack",
+    "std", "subtract", "sum", "swapaxes", "take", "tanh", "tensordot", "tile", "transpose", "var",
+    "where", "zeros", "zeros_like",
+)  # fmt: skip
+# What is the same object in both libraries.
+SHARED = (
+    "bool_", "complex64", "complex128", "dtype", "e", "float16", "float32", "float64", "inf",
+    "int8", "int16", "int32", "int64", "nan", "newaxis", "pi", "uint8", "uint16", "uint32",
+    "uint64",
+)  # fmt: skip
+
+
+def _on_stand_ins(function: Callable[..., Any]) -> Callable[..., Any]:
+    def apply(*arguments: Any, **options: Any) -> Any:
+        result = compute(function, *arguments, **options)
+        out = options.get("out")
+        return result if out is None else out
+
+    apply.__name__ = function.__name__
+    apply.__doc__ = f"numpy.{function.__name__} on the device."
+    return apply
+
+
+for _name in FUNCTIONS:
+    globals()[_name] = _on_stand_ins(getattr(np, _name))
+for _name in SHARED:
+    globals()[_name] = getattr(np, _name)
+lib = SimpleNamespace(
+    stride_tricks=SimpleNamespace(
+        as_strided=_on_stand_ins(np.lib.stride_tricks.as_strided),
+        sliding_window_view=_on_stand_ins(np.lib.stride_tricks.sliding_window_view),
+    )
+)
+
+
+# --- making arrays, and to the host --------------------------------------------------------------
+
+
+def empty(shape: int | tuple[int, ...], dtype: Any = float) -> ndarray:
+    """A new array, full of NaNs: whoever reads it before writing will see them."""
+    return ndarray(shape, dtype)
+
+
+def empty_like(x: ndarray, dtype: Any = None) -> ndarray:
+    """A new array of the shape and type of x."""
+    return ndarray(x.shape, dtype or x.dtype)
+
+
+def array(x: Any, dtype: Any = None) -> ndarray:
+    """A copy on the device of an array, there or on the host, of a list or a number."""
+    if isinstance(x, ndarray):
+        return compute(np.array, x, dtype)
+    capture.forbids("a copy from the host")
+    stats.to_device += 1
+    return wrap(np.array(x, dtype))
+
+
+def asarray(x: Any, dtype: Any = None) -> ndarray:
+    """x itself if it is on the device and has the type, else a copy."""
+    if isinstance(x, ndarray) and dtype in (None, x.dtype):
+        return x
+    return array(x, dtype)
+
+
+def ascontiguousarray(x: Any, dtype: Any = None) -> ndarray:
+    """x itself if it is C-contiguous and has the type, else a copy that is."""
+    x = asarray(x, dtype)
+    return x if x.flags.c_contiguous else compute(np.ascontiguousarray, x)
+
+
+def asnumpy(x: Any) -> np.ndarray:
+    """x on the host."""
+    return x.get() if isinstance(x, ndarray) else np.asarray(x)
+
+
+def get_default_memory_pool() -> SimpleNamespace:
+    """The bytes in use; there is no pool behind it."""
+    return SimpleNamespace(
+        used_bytes=memory.used_bytes, total_bytes=memory.used_bytes, free_all_blocks=lambda: None
+    )
+
+
+def get_default_pinned_memory_pool() -> SimpleNamespace:
+    """A pool that holds nothing."""
+    return SimpleNamespace(n_free_blocks=lambda: 0, free_all_blocks=lambda: None)
+
+
+def install() -> ModuleType:
+    """Make `import cupy` and `import cupy.cuda` give the stand-in; returns it."""
+    sys.modules["cupy"], sys.modules["cupy.cuda"] = sys.modules[__name__], cuda
+    return sys.modules[__name__]

@@ -1,0 +1,310 @@
+"""The stand-in for CuPy: it refuses what CuPy refuses, counts, records, and trains a model."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import minddpm
+from minddpm import backend
+from minddpm.data import ImageDataset
+from minddpm.kernels.emulator import EmulatorError, memory
+from minddpm.rundir import RunDirectory
+from minddpm.training import Trainer, TrainingOptions
+from saying import refused
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+SCALE = """
+#include "factor.cuh"
+extern "C" __global__ void scale(const float* x, float* y, float by, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] = by * FACTOR * x[i] + OFFSET;
+}
+"""
+
+
+@pytest.fixture
+def xp(emulated_cupy):
+    emulated_cupy.stats.reset()
+    return emulated_cupy
+
+
+@pytest.fixture
+def scale(xp, tmp_path):
+    """y = 2 by x + 1."""
+    (tmp_path / "factor.cuh").write_text("#define FACTOR 2\n")
+    module = xp.RawModule(code=SCALE, options=(f"-I{tmp_path}", "-DOFFSET", "--std=c++17"))
+    return module.get_function("scale")
+
+
+def counts(xp):
+    stats = xp.stats
+    return stats.synchronisations, stats.to_device, stats.to_host, stats.launches
+
+
+# --- arrays --------------------------------------------------------------------------------------
+
+
+def test_nothing_goes_to_the_host_unasked(xp):
+    x = xp.ones((2, 3), "float32")
+    with pytest.raises(TypeError, match=r"Implicit conversion to a NumPy array is not allowed"):
+        np.asarray(x)
+    host = np.ones((2, 3), np.float32)
+    for mix in (
+        lambda: x + host, lambda: host + x, lambda: host * x, lambda: x @ host.T, lambda: x < host,
+        lambda: np.add(x, host), lambda: xp.maximum(x, host), lambda: xp.concatenate([x, host]),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=r"Unsupported type <class 'numpy.ndarray'>"):
+            mix()
+    with pytest.raises(TypeError, match="Unsupported type"):
+        x += host
+    with pytest.raises(TypeError):
+        host += x
+    with pytest.raises(TypeError, match="Unsupported type"):
+        x[...] = host
+    with pytest.raises(TypeError, match="Implicit conversion"):
+        host[...] = x
+    assert (xp.asnumpy(x) == 1).all()
+    assert (host == 1).all()
+
+
+def test_numpys_functions_go_to_the_stand_in(xp):
+    x = xp.asarray([1.0, 4.0])
+    for result in (np.sqrt(x), np.concatenate([x, x]), np.float64(2) * x, np.sum(x)):
+        assert isinstance(result, xp.ndarray)
+    assert (np.sqrt(x).get() == [1, 2]).all()
+    with pytest.raises(TypeError):
+        np.kron(x, x)  # the stand-in has none
+
+
+def test_types_are_numpys(xp):
+    x = xp.ones(3, "float32")
+    for same in (x + 1, 2.0 * x, x * np.float32(2), x**2, 1 / x, x.mean() * 0.1, x.sum(), -x):
+        assert same.dtype == np.float32
+    assert x.sum(dtype=xp.float64).dtype == np.float64
+    assert (x > 0).dtype == np.bool_
+    assert (xp.arange(3, dtype="uint32") >> xp.uint32(1)).dtype == np.uint32
+    assert xp.empty(3).dtype == np.float64
+    with pytest.raises(ValueError, match="Unsupported dtype object"):
+        xp.asarray(["a", None])
+
+
+def test_a_sum_is_an_array_that_can_be_added_to(xp):
+    total = xp.ones(4, "float32").sum()
+    same = total
+    total += 1
+    assert isinstance(total, xp.ndarray)
+    assert total.shape == ()
+    assert same.item() == 5
+    out = xp.zeros(4)
+    assert xp.add(out, total, out=out) is out
+    assert out.tolist() == [5] * 4
+
+
+def test_views_share_their_memory_and_all_else_lies_in_guarded_memory(xp):
+    x = xp.zeros((4, 6), "float32")
+    windows = xp.lib.stride_tricks.sliding_window_view(x, (2, 2), axis=(0, 1))
+    for y in (x[1:], x.T, x.reshape(-1), x[None], windows, x + 1, x.copy(), x.sum(), x[[0, 1]]):
+        assert memory.holds(y._values)
+    x.reshape(-1)[:] = 1
+    x.T[0, 0] = 2
+    assert (x.get().sum(), windows.shape) == (25, (3, 5, 2, 2))
+    assert (x.T * 2).strides == x.T.strides  # as in CuPy: what a kernel would misread
+    assert np.isnan(xp.empty((2, 3), "float32").get()).all()
+
+
+def test_what_waits_and_what_is_copied_is_counted(xp):
+    x = xp.asarray(np.arange(4.0))
+    y = (x * 2 + 1).sum() / len(x)
+    assert counts(xp) == (0, 1, 0, 0)
+    assert (float(y), y.item(), int(y), bool(y > 1)) == (4, 4, 4, True)
+    assert counts(xp) == (4, 1, 3, 0)
+    xp.asnumpy(x)
+    xp.cuda.Stream.null.synchronize()
+    xp.cuda.Device().synchronize()
+    assert counts(xp) == (7, 1, 4, 0)
+    assert x[x > 1].shape == (2,)  # how many there are, only the device knows
+    assert counts(xp) == (8, 1, 4, 0)
+    assert x[np.array([0, 3])].tolist() == [0, 3]
+    assert counts(xp) == (9, 2, 5, 0)
+    xp.stats.reset()
+    assert counts(xp) == (0, 0, 0, 0)
+
+
+# --- raw kernels ---------------------------------------------------------------------------------
+
+
+@needs_compiler
+def test_a_raw_kernel(xp, scale):
+    x, y = xp.arange(5, dtype="float32"), xp.empty(5, "float32")
+    scale((2,), (4,), (x, y, np.float32(3), np.int32(5)))
+    assert y.tolist() == [1, 7, 13, 19, 25]
+    assert xp.stats.launches == 1
+    with pytest.raises(RuntimeError, match="CUDA_ERROR_NOT_FOUND"):
+        xp.RawModule(code='extern "C" __global__ void f() {}').get_function("g")
+
+
+@needs_compiler
+def test_what_a_raw_kernel_is_not_to_be_given(xp, scale):
+    x, y, by, n = xp.ones(4, "float32"), xp.empty(4, "float32"), np.float32(1), np.int32(4)
+    for arguments, what in (
+        ((x, y, 1.0, n), "float64 where floating-point, 4 bytes"),
+        ((x, y, by, 4), "int64 where signed, 4 bytes"),
+        ((x.astype("float64"), y, by, n), "float64 where"),
+        ((x, y, by), "takes 4 arguments"),
+        ((x, y, by, np.int32(2000)), "kernel.cu:"),  # reads behind x
+    ):
+        with pytest.raises(EmulatorError, match=what):
+            scale((8,), (256,), arguments)
+    with pytest.raises(ValueError, match="not C-contiguous"):
+        scale((1,), (4,), (xp.ones((4, 2), "float32")[:, 0], y, by, n))
+    with pytest.raises(TypeError, match="Unsupported type"):
+        scale((1,), (4,), (np.ones(4, np.float32), y, by, n))
+    with pytest.raises(TypeError, match="tuples"):
+        scale(1, (4,), (x, y, by, n))
+    with pytest.raises(RuntimeError, match="max_dynamic_shared_size_bytes"):
+        scale((1,), (4,), (x, y, by, n), shared_mem=50_000)
+
+
+@needs_compiler
+def test_a_stream_records_launches_and_a_graph_repeats_them(xp, scale):
+    x, y = xp.zeros(4, "float32"), xp.zeros(4, "float32")
+    arguments = (np.float32(1), np.int32(4))
+    stream = xp.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        scale((1,), (4,), (x, y, *arguments))
+        scale((1,), (4,), (y, x, *arguments))
+        graph = stream.end_capture()
+    assert x.tolist() == [0] * 4
+    for expected in (3, 15):  # x -> 2 (2 x + 1) + 1
+        graph.launch()
+        assert x.tolist() == [expected] * 4
+    assert xp.stats.launches == 4
+
+
+def test_what_a_recording_stream_forbids(xp):
+    x, stream = xp.ones(3), xp.cuda.Stream()
+    with pytest.raises(xp.cuda.runtime.CUDARuntimeError, match="null stream"):
+        xp.cuda.Stream.null.begin_capture()
+    with stream:
+        stream.begin_capture()
+        try:
+            for forbidden in (
+                x.item, x.get, lambda: bool(x), lambda: float(x), stream.synchronize,
+                xp.cuda.Event().synchronize, xp.cuda.Device().synchronize, lambda: x + 1,
+                lambda: xp.asarray(np.ones(3)), lambda: x.fill(0), lambda: xp.exp(x, out=x),
+                xp.cuda.Stream().begin_capture,
+            ):  # fmt: skip
+                with pytest.raises(xp.cuda.runtime.CUDARuntimeError, match="Capture"):
+                    forbidden()
+            assert x.reshape(1, 3).shape == (1, 3)  # nothing to be run
+        finally:
+            stream.end_capture()
+    assert x.tolist() == [1] * 3
+
+
+@needs_compiler
+def test_a_launch_that_the_recording_stream_does_not_see(xp, scale):
+    x, stream = xp.ones(3, "float32"), xp.cuda.Stream()
+    stream.begin_capture()
+    with pytest.raises(xp.cuda.runtime.CUDARuntimeError, match="outside of the stream"):
+        scale((1,), (4,), (x, x, np.float32(1), np.int32(3)))
+    stream.end_capture()
+
+
+# --- choosing it ---------------------------------------------------------------------------------
+
+
+def test_the_variable_puts_it_in_cupys_place(emulated_cupy, capsys):
+    assert backend.active().name == "cupy"
+    assert sys.modules["cupy"] is backend.xp is emulated_cupy
+    assert backend.array_module(backend.xp.ones(1)) is emulated_cupy
+    minddpm.set_backend("cupy")
+    assert capsys.readouterr().err == ""  # said once, when it was installed
+    assert minddpm.set_backend("auto").name == "numba"
+
+
+@pytest.mark.parametrize("name", ["numpy", "cupy", "auto"])
+def test_other_values_of_the_variable_are_refused(monkeypatch, name):
+    monkeypatch.setenv("MINDDPM_CUDA", "yes")
+    with refused("MINDDPM_CUDA='yes'", "emulate"):
+        minddpm.set_backend(name)
+
+
+def test_the_program_says_that_it_emulates():
+    code = "import minddpm; print(minddpm.set_backend('cupy').xp.arange(3).sum())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "MINDDPM_CUDA": "emulate"},
+    )
+    assert done.stdout == "3\n"
+    assert done.stderr.count("\n") == 1
+    assert "CuPy is emulated on the CPU" in done.stderr
+
+
+# --- a model on it -------------------------------------------------------------------------------
+
+TINY = {
+    **minddpm.SMALL, "sample_size": 8, "block_out_channels": (8, 16), "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "norm_num_groups": 4,
+}  # fmt: skip
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
+
+
+def trainer(name, folder):
+    """A tiny model about to be trained, the same one on every backend."""
+    minddpm.set_backend(name)
+    minddpm.manual_seed(0)
+    return Trainer(
+        minddpm.UNet2D(**TINY),
+        minddpm.GaussianDiffusion(minddpm.schedules.linear(100)),
+        ImageDataset(PIXELS, None, "noise"),
+        RunDirectory(folder),
+        TrainingOptions(batch_size=4, warmup_steps=1),
+    )
+
+
+def test_training_has_the_losses_of_numpy(xp, tmp_path):
+    losses = {}
+    for name in ("numpy", "cupy"):
+        model = trainer(name, tmp_path)
+        losses[name] = np.array([model.train_step()[0] for _ in range(3)])
+    assert isinstance(model.optimizer.flat.data, xp.ndarray)
+    np.testing.assert_allclose(losses["cupy"], losses["numpy"], rtol=0, atol=1e-4)
+    xp.stats.reset()
+    model.train_step()
+    # The losses for the log, and the norm of the gradient: a step waits for nothing else.
+    assert (xp.stats.synchronisations, xp.stats.to_host) == (2, 2)
+
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_the_examples_run_on_it(tmp_path):
+    """Training, its pictures and its files, then sampling from them."""
+    for i in range(3):
+        Image.new("L", (8, 8), i * 100).save(tmp_path / f"{i}.png")
+    environment = {**os.environ, "MINDDPM_CUDA": "emulate", "OPENBLAS_NUM_THREADS": "1"}
+    backend_is = ["--backend", "cupy"]
+    train = ["--steps", 3, "--batch-size", 2, "--timesteps", 40, "--sample-steps", 2]
+    train += ["--samples", 4, "--image-folder", tmp_path, "--image-size", 8, "--out", "run"]
+    sample = ["--model", "run", "--count", 2, "--steps", 2, "--out", "again.png"]
+    for command in (["train_mnist.py", *train], ["sample.py", *sample]):
+        done = subprocess.run(
+            [sys.executable, EXAMPLES / command[0], *map(str, command[1:]), *backend_is],
+            cwd=tmp_path, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "emulated on the CPU" in done.stderr
+    for name in ("run/samples.png", "run/denoising.gif", "again.png"):
+        assert (tmp_path / name).is_file()
