@@ -17,7 +17,8 @@ CASES = convolutions(N)
 def parameters():
     """Every rung that is made for a shape, and the kernel that is chosen for it."""
     for shape, make in CASES.items():
-        rungs = [name for name in ladder.LADDER if fits(name, make())]
+        case = make()
+        rungs = [name for name in ladder.LADDER if fits(name, case)]
         for backward in (False, True):
             for name in (*rungs, "chosen"):
                 label = f"{shape}{' backward' * backward}"

@@ -91,7 +91,7 @@ def test_a_write_beyond_a_shared_array():
 
 
 def test_a_store_behind_an_array():
-    library = planted("pointwise.cu", "i < (n);", "i <= (n);")
+    library = planted("pointwise.cu", "EACH(i, n)) y", "EACH(i, n + 1)) y")
     with pytest.raises(EmulatorError, match="silu wrote behind argument 1"):
         silu(library, 30)
 
@@ -113,7 +113,7 @@ def test_a_store_in_front_of_an_array():
 
 
 def test_an_element_that_nobody_wrote_is_nan():
-    library = planted("pointwise.cu", "i < (n);", "i < (n) - 1;")
+    library = planted("pointwise.cu", "EACH(i, n)) y", "EACH(i, n - 1)) y")
     assert np.isnan(silu(library, 30)[-1])
 
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not nvrtc.available(), reason="pip install nvidi
 @pytest.mark.parametrize("file", cuda.files(), ids=lambda file: file.name)
 def test_every_kernel_compiles_without_spills(file, architecture):
     needed = nvrtc.compile(file, architecture)
-    assert set(needed) == set(kernels(file.read_text()))
+    assert set(needed) == set(kernels(file.read_text(), file.name, file.parent))
     for name, resources in needed.items():
         assert resources.registers > 0, name
         assert resources.spills == 0, name

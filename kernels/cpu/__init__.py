@@ -206,9 +206,8 @@ def attention_backward(gy, q, k, v, heads: int):
 @float32_only
 def dropout(x, p: float, seed: int, purpose: int, step: int):
     y = np.empty_like(x)
-    key = (np.uint64(n) for n in (step, seed, purpose))
     factor = np.float32(1 / (1 - p))
-    _noise.dropout(x.reshape(-1), p, factor, *key, y.reshape(-1))
+    _noise.dropout(x.reshape(-1), p, factor, *_key(step, seed, purpose), y.reshape(-1))
     return y
 
 

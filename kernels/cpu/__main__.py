@@ -1,7 +1,7 @@
 """python -m minddpm.kernels.cpu: which rung computes which convolution."""
 
 from minddpm.kernels.compose import SAME
-from minddpm.kernels.cpu.ladder import CHOICES
+from minddpm.kernels.cpu.ladder import CHOICES, chosen
 from minddpm.kernels.cpu.vector import ROWS, W
 
 NONE = ((0, 0), (0, 0))
@@ -26,7 +26,7 @@ def main() -> None:
     print("\nso that in the UNet:")
     for name, N, size, window, C, K, stride, padding in SHAPES:
         x_shape, w_shape = (N, size, size, C), (window, window, C, K)
-        rung = next(c.rung for c in CHOICES if c.fits(x_shape, w_shape, stride, padding))
+        rung = chosen(x_shape, w_shape, stride, padding)
         sizes = f"{N:2} x {size}x{size}, {window}x{window} {C:3} -> {K:3}, stride {stride}"
         print(f"  {name:24} {sizes:53} {rung}")
     print(

@@ -36,16 +36,14 @@ from minddpm.kernels.cpu import winograd_together
 from minddpm.kernels.cpu.conv6_fused import load_gradient, load_picture, unload_gradient
 from minddpm.kernels.cpu.kept import from_weights
 from minddpm.kernels.cpu.layer import (
-    BACKWARD,
-    FORWARD,
-    LAYER,
-    SOURCES,
     Backward,
     Forward,
     Layer,
     Sources,
+    backward_at,
     block_size,
     bordered_size,
+    forward_at,
     tile_counts,
 )
 from minddpm.kernels.cpu.memory import (
@@ -56,7 +54,7 @@ from minddpm.kernels.cpu.memory import (
     workspace,
 )
 from minddpm.kernels.cpu.norm import CHANNEL_ROWS, channels_at
-from minddpm.kernels.cpu.task import integers, task
+from minddpm.kernels.cpu.task import task
 from minddpm.kernels.cpu.vector import BYTES, W
 from minddpm.kernels.cpu.winograd_steps import (
     add_weight_gradient,
@@ -78,9 +76,7 @@ from minddpm.kernels.cpu.winograd_weights import (
 @task
 def _forward(t, threads, arguments):
     """space: the channels' numbers, spare, V and M of one chunk, and the bordered pictures."""
-    s = Layer(*integers(arguments, LAYER))
-    source = Sources(*integers(arguments + 8 * LAYER, SOURCES))
-    f = Forward(*integers(arguments + 8 * (LAYER + SOURCES), FORWARD))
+    s, source, f = forward_at(arguments)
     (TH, TW), (PH, PW, Cp), block = tile_counts(s), bordered_size(s), block_size(s)
     Kp, points = pairs(s.K) * W, (s.M + 2) * (s.M + 2)
     space = f.space + t * f.space_row
@@ -143,9 +139,7 @@ def _backward(t, threads, arguments):
     """space: the channels' numbers, spare, V and D of one chunk, the bordered pictures, their
     gradients, gy.
     """
-    s = Layer(*integers(arguments, LAYER))
-    source = Sources(*integers(arguments + 8 * LAYER, SOURCES))
-    b = Backward(*integers(arguments + 8 * (LAYER + SOURCES), BACKWARD))
+    s, source, b = backward_at(arguments)
     (TH, TW), (PH, PW, Cp), block = tile_counts(s), bordered_size(s), block_size(s)
     Kp, tiles, points = pairs(s.K) * W, TH * TW, (s.M + 2) * (s.M + 2)
     picture, result = PH * PW * Cp * 4, tiles * s.M * s.M * Kp * 4

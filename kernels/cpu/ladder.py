@@ -113,9 +113,14 @@ CHOICES = (
 )  # fmt: skip
 
 
+def chosen(x_shape: Shape, w_shape: Shape, stride: int, padding: Padding) -> str:
+    """The name of the rung for a convolution."""
+    return next(c.rung for c in CHOICES if c.fits(x_shape, w_shape, stride, padding))
+
+
 def choose(x_shape: Shape, w_shape: Shape, stride: int, padding: Padding) -> Rung:
     """The rung for a convolution."""
-    return LADDER[next(c.rung for c in CHOICES if c.fits(x_shape, w_shape, stride, padding))]
+    return LADDER[chosen(x_shape, w_shape, stride, padding)]
 
 
 def fused_tile(x_shape: Shape, w_shape: Shape) -> int:

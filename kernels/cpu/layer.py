@@ -6,7 +6,7 @@ from typing import NamedTuple
 from numba import get_num_threads
 
 from minddpm.kernels.cpu.memory import address, pairs, serial
-from minddpm.kernels.cpu.task import bits
+from minddpm.kernels.cpu.task import bits, integers
 from minddpm.kernels.cpu.vector import BYTES, ROWS, W
 
 # Tiles in a chunk: few enough that V and Y stay in the cache of a core.
@@ -57,13 +57,6 @@ class Sources(NamedTuple):
         return cls(*(address(a) for a in (xs[0], second, weight, bias, mean, rstd)))
 
 
-@serial
-def bordered_size(s):
-    """(height, width, channels) of the zero-bordered picture: whole tiles, whole pairs."""
-    tiles_h, tiles_w = (s.OH + s.M - 1) // s.M, (s.OW + s.M - 1) // s.M
-    return tiles_h * s.M + 2, tiles_w * s.M + 2, pairs(s.C1 + s.C2) * W
-
-
 class Forward(NamedTuple):
     """Addresses, and steps in bytes, of the rest of the forward."""
 
@@ -98,9 +91,36 @@ FORWARD, BACKWARD = len(Forward._fields), len(Backward._fields)
 
 
 @serial
+def forward_at(at):
+    """The three with which a task's arguments begin, forward."""
+    return (
+        Layer(*integers(at, LAYER)),
+        Sources(*integers(at + 8 * LAYER, SOURCES)),
+        Forward(*integers(at + 8 * (LAYER + SOURCES), FORWARD)),
+    )
+
+
+@serial
+def backward_at(at):
+    """And backward."""
+    return (
+        Layer(*integers(at, LAYER)),
+        Sources(*integers(at + 8 * LAYER, SOURCES)),
+        Backward(*integers(at + 8 * (LAYER + SOURCES), BACKWARD)),
+    )
+
+
+@serial
 def tile_counts(s):
     """Tiles of one picture, down and across."""
     return (s.OH + s.M - 1) // s.M, (s.OW + s.M - 1) // s.M
+
+
+@serial
+def bordered_size(s):
+    """(height, width, channels) of the zero-bordered picture: whole tiles, whole pairs."""
+    TH, TW = tile_counts(s)
+    return TH * s.M + 2, TW * s.M + 2, pairs(s.C1 + s.C2) * W
 
 
 @serial

@@ -26,7 +26,9 @@ from minddpm.kernels.cpu.layer import (
     Forward,
     Layer,
     Sources,
+    backward_at,
     bordered_size,
+    forward_at,
     tile_counts,
 )
 from minddpm.kernels.cpu.memory import address, clear, pairs, serial, share, workspace
@@ -57,9 +59,7 @@ def tiles_of(s, images, t, threads):
 
 @task
 def _to_points(t, threads, arguments):
-    s = Layer(*integers(arguments, LAYER))
-    source = Sources(*integers(arguments + 8 * LAYER, SOURCES))
-    f = Forward(*integers(arguments + 8 * (LAYER + SOURCES), FORWARD))
+    s, source, f = forward_at(arguments)
     first, images, v_at, _ = integers(arguments + 8 * FORWARD_GROUP, 4)
     (TH, TW), (PH, PW, Cp) = tile_counts(s), bordered_size(s)
     space = f.space + t * f.space_row
@@ -77,8 +77,7 @@ def _to_points(t, threads, arguments):
 
 @task
 def _at_points(t, threads, arguments):
-    s = Layer(*integers(arguments, LAYER))
-    f = Forward(*integers(arguments + 8 * (LAYER + SOURCES), FORWARD))
+    s, _, f = forward_at(arguments)
     _, images, v_at, m_at = integers(arguments + 8 * FORWARD_GROUP, 4)
     (TH, TW), (_, _, Cp) = tile_counts(s), bordered_size(s)
     pieces = (s.M + 2) * (s.M + 2) * pairs(s.K) // 2
@@ -88,8 +87,7 @@ def _at_points(t, threads, arguments):
 
 @task
 def _from_points(t, threads, arguments):
-    s = Layer(*integers(arguments, LAYER))
-    f = Forward(*integers(arguments + 8 * (LAYER + SOURCES), FORWARD))
+    s, _, f = forward_at(arguments)
     first, images, _, m_at = integers(arguments + 8 * FORWARD_GROUP, 4)
     spare = f.space + t * f.space_row
     clear(spare, W)
@@ -123,9 +121,7 @@ def _groups(s: Layer):
 
 @task
 def _gradient_to_points(t, threads, arguments):
-    s = Layer(*integers(arguments, LAYER))
-    source = Sources(*integers(arguments + 8 * LAYER, SOURCES))
-    b = Backward(*integers(arguments + 8 * (LAYER + SOURCES), BACKWARD))
+    s, source, b = backward_at(arguments)
     first, images, v_at, d_at = integers(arguments + 8 * BACKWARD_GROUP, 4)
     (TH, TW), (PH, PW, Cp) = tile_counts(s), bordered_size(s)
     space = b.space + t * b.space_row
@@ -145,8 +141,7 @@ def _gradient_to_points(t, threads, arguments):
 
 @task
 def _gradient_at_points(t, threads, arguments):
-    s = Layer(*integers(arguments, LAYER))
-    b = Backward(*integers(arguments + 8 * (LAYER + SOURCES), BACKWARD))
+    s, _, b = backward_at(arguments)
     first, images, v_at, d_at = integers(arguments + 8 * BACKWARD_GROUP, 4)
     (TH, TW), (_, _, Cp) = tile_counts(s), bordered_size(s)
     points, count, blocks = (s.M + 2) * (s.M + 2), images * TH * TW, Cp // W
@@ -161,9 +156,7 @@ def _gradient_at_points(t, threads, arguments):
 
 @task
 def _gradient_from_points(t, threads, arguments):
-    s = Layer(*integers(arguments, LAYER))
-    source = Sources(*integers(arguments + 8 * LAYER, SOURCES))
-    b = Backward(*integers(arguments + 8 * (LAYER + SOURCES), BACKWARD))
+    s, source, b = backward_at(arguments)
     first, images, v_at, _ = integers(arguments + 8 * BACKWARD_GROUP, 4)
     (TH, TW), (PH, PW, Cp) = tile_counts(s), bordered_size(s)
     space, gnorm = b.space + t * b.space_row, b.gnorm + t * b.gnorm_row

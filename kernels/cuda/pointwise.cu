@@ -3,9 +3,7 @@
 // A thread takes elements that lie a whole grid apart, so that the threads of a warp always read
 // neighbours, and so that any grid is right for any size. Formulas: kernels/reference.py.
 
-#define EACH(i, n)                                                              \
-    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (n);    \
-    i += (long long)gridDim.x * blockDim.x
+#include "each.cuh"
 
 // y = x / (1 + e^-x). For very negative x the denominator is infinite and y = -0.
 extern "C" __global__ void silu(const float* x, float* y, int n) {
@@ -81,11 +79,10 @@ extern "C" __global__ void sampler_step(const float* x_t, const float* output, c
                                         float* x_prev, float* pred_x0, float px, float po,
                                         float k0, float kx, float ko, float sigma, int clip,
                                         int n) {
+    Step step = {px, po, k0, kx, ko, clip};
     for (EACH(i, n)) {
-        float x0 = px * x_t[i] + po * output[i];
-        if (clip) x0 = x0 > 1.0f ? 1.0f : x0 < -1.0f ? -1.0f : x0;  // nan stays nan
-        pred_x0[i] = x0;
-        float value = k0 * x0 + kx * x_t[i] + ko * output[i];
+        float x0 = pred_x0[i] = step.pred_x0(x_t[i], output[i]);
+        float value = step.x_prev(x0, x_t[i], output[i]);
         x_prev[i] = noise ? value + sigma * noise[i] : value;
     }
 }

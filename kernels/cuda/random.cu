@@ -4,9 +4,7 @@
 // purpose): no state, so that every element of every stream can be had by itself, in any order.
 // Results begin with a whole block; `n` need not end with one.
 
-#define EACH(i, n)                                                              \
-    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (n);    \
-    i += (long long)gridDim.x * blockDim.x
+#include "each.cuh"
 
 __device__ inline uint4 philox(unsigned long long block, unsigned step_low, unsigned step_high,
                                unsigned key0, unsigned key1) {
@@ -92,6 +90,7 @@ extern "C" __global__ void sampler_step_normal(const float* x_t, const float* ou
                                                unsigned long long first, unsigned step_low,
                                                unsigned step_high, unsigned seed, unsigned purpose,
                                                int n) {
+    Step step = {px, po, k0, kx, ko, clip};
     int lead = first % 4;  // elements of the first block that are not ours
     for (EACH(block, (lead + n + 3) / 4)) {
         uint4 words = philox(first / 4 + block, step_low, step_high, seed, purpose);
@@ -100,10 +99,8 @@ extern "C" __global__ void sampler_step_normal(const float* x_t, const float* ou
         for (int j = 0; j < 4; j++) {
             long long i = 4 * block + j - lead;
             if (i < 0 || i >= n) continue;
-            float x0 = px * x_t[i] + po * output[i];
-            if (clip) x0 = x0 > 1.0f ? 1.0f : x0 < -1.0f ? -1.0f : x0;  // nan stays nan
-            pred_x0[i] = x0;
-            x_prev[i] = k0 * x0 + kx * x_t[i] + ko * output[i] + sigma * z[j];
+            float x0 = pred_x0[i] = step.pred_x0(x_t[i], output[i]);
+            x_prev[i] = step.x_prev(x0, x_t[i], output[i]) + sigma * z[j];
         }
     }
 }

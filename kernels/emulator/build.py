@@ -30,22 +30,30 @@ _BOUNDS = r"(?:__launch_bounds__\(([^,)]+)[^)]*\)\s*)?"
 _KERNEL = re.compile(rf'extern\s+"C"\s+__global__\s+{_BOUNDS}void\s+{_BOUNDS}(\w+)\s*\(')
 
 
-def _without_comments(source: str) -> str:
-    """What is said in comments is not code; lines stay lines."""
-    return _COMMENT.sub(lambda found: "\n" * found[0].count("\n"), source)
-
-
-def kernels(source: str) -> dict[str, str]:
-    """The kernels of a .cu file by name, with the threads of their __launch_bounds__ or 1024."""
-    found = _KERNEL.findall(_without_comments(source))
-    return {name: before or behind or "1024" for before, behind, name in found}
-
-
-def translate(source: str, path: str, includes: Path) -> str:
-    """The source with its __shared__ arrays as references, and its .cuh files put in.
+def expand(source: str, path: str, includes: Path) -> str:
+    """The source with its .cuh files put in, and without comments, which are no code.
 
     Every line of every file stays in its place: #line tells the compiler where it is.
     """
+
+    def included(found: re.Match[str]) -> str:
+        file = includes / found[1]
+        here = found.string.count("\n", 0, found.start()) + 1
+        inner = expand(file.read_text(), str(file), includes)
+        return f'{inner}\n#line {here + 1} "{path}"'
+
+    text = _COMMENT.sub(lambda found: "\n" * found[0].count("\n"), source)
+    return f'#line 1 "{path}"\n{_INCLUDE.sub(included, text)}'
+
+
+def kernels(source: str, path: str, includes: Path) -> dict[str, str]:
+    """The kernels of a .cu file by name, with the threads of their __launch_bounds__ or 1024."""
+    found = _KERNEL.findall(expand(source, path, includes))
+    return {name: before or behind or "1024" for before, behind, name in found}
+
+
+def translate(text: str) -> str:
+    """What `expand` gave, with its __shared__ arrays as references."""
     places = 0
 
     def static(found: re.Match[str]) -> str:
@@ -56,17 +64,6 @@ def translate(source: str, path: str, includes: Path) -> str:
             arrays.append(f'auto& {name} = ::emulator::shared<{places}, {kind}{sizes}>("{name}");')
         return " ".join(arrays) + "\n" * found[0].count("\n")
 
-    def included(found: re.Match[str]) -> str:
-        file = includes / found[1]
-        here = found.string.count("\n", 0, found.start()) + 1
-        inner = insert(file.read_text(), str(file))
-        return f'{inner}\n#line {here + 1} "{path}"'
-
-    def insert(text: str, name: str) -> str:
-        text = _INCLUDE.sub(included, _without_comments(text))
-        return f'#line 1 "{name}"\n{text}'
-
-    text = insert(source, path)
     text = _DYNAMIC.sub(r"\1* \2 = static_cast<\1*>(::emulator::dynamic_shared());", text)
     return _STATIC.sub(static, text)
 
@@ -78,11 +75,12 @@ def build(source: str, path: str, includes: Path) -> Path:
     folder of its .cuh files. Raises InputError without g++, RuntimeError with the compiler's words
     if it fails.
     """
-    text = (
-        f'{translate(source, path, includes)}\n#line 1 "emulator"\n'
-        + "\n".join(f"EMULATOR_EXPORT({name}, {most})" for name, most in kernels(source).items())
-        + "\n"
-    )
+    exports = [
+        f"EMULATOR_EXPORT({name}, {most})\n"
+        for name, most in kernels(source, path, includes).items()
+    ]
+    code = translate(expand(source, path, includes))
+    text = f'{code}\n#line 1 "emulator"\n{"".join(exports)}'
     shim, runtime = HERE / "shim.h", HERE / "runtime.cc"
     digest = hashlib.sha256("\0".join((text, *FLAGS)).encode())
     for file in (shim, runtime):

@@ -42,8 +42,8 @@ class Library:
     """
 
     def __init__(self, source: str, path: str | Path = "kernel.cu"):
-        self.file = build(source, str(path), Path(path).parent)
-        self.kernels = kernels(source)
+        described = source, str(path), Path(path).parent
+        self.file, self.kernels = build(*described), kernels(*described)
         self._library = ctypes.CDLL(str(self.file))
         self._parameters: dict[str, list[str]] = {}
         for name in self.kernels:

@@ -15,6 +15,7 @@ from minddpm.data.dataset import ImageDataset
 from minddpm.data.download import SHA256, DownloadError, download_all
 from minddpm.data.idx import read_idx
 from minddpm.errors import InputError
+from minddpm.files import cache_home
 
 # split -> (images, labels); the test set is called t10k in the files' names
 STEMS = {
@@ -58,8 +59,7 @@ def load_mnist(
 
 def cache_dir() -> Path:
     """The user's cache folder for MNIST: XDG_CACHE_HOME or ~/.cache, then minddpm/mnist."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache) / "minddpm" / "mnist"
+    return cache_home() / "mnist"
 
 
 def _find(directory: Path, stem: str) -> Path | None:
