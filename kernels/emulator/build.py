@@ -22,7 +22,10 @@ FLAGS = ("-std=c++17", "-O2", "-gdwarf-4", "-fPIC", "-fno-strict-aliasing", "-w"
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 _INCLUDE = re.compile(r'^[ \t]*#include "([^"]+)"[^\n]*$', re.M)
-_ALIGN = r"(?:__align__\(\d+\)\s+)?"
+# Ours for CUDA's own headers: what is in them is unknown without them, as it is to NVRTC.
+_HEADERS = {"cuda_fp16.h": HERE / "half.h", "mma.h": HERE / "wmma.h"}
+_CUDAS = re.compile(rf"^[ \t]*#include <({'|'.join(_HEADERS)})>", re.M)
+_ALIGN = r"(?:__align__\((\d+)\)\s+)?"
 _DYNAMIC = re.compile(rf"extern\s+__shared__\s+{_ALIGN}((?:[\w:]+\s+)+)(\w+)\s*\[\s*\]\s*;")
 _STATIC = re.compile(rf"__shared__\s+{_ALIGN}((?:[\w:]+\s+)+)(\w+[^;=]*);")
 _ARRAY = re.compile(r"(\w+)\s*((?:\[[^\]]+\]\s*)*)")
@@ -43,7 +46,8 @@ def expand(source: str, path: str, includes: Path) -> str:
         return f'{inner}\n#line {here + 1} "{path}"'
 
     text = _COMMENT.sub(lambda found: "\n" * found[0].count("\n"), source)
-    return f'#line 1 "{path}"\n{_INCLUDE.sub(included, text)}'
+    text = f'#line 1 "{path}"\n{_INCLUDE.sub(included, text)}'
+    return _CUDAS.sub(lambda found: f'#include "{_HEADERS[found[1]]}"', text)
 
 
 def kernels(source: str, path: str, includes: Path) -> dict[str, str]:
@@ -58,13 +62,14 @@ def translate(text: str) -> str:
 
     def static(found: re.Match[str]) -> str:
         nonlocal places
-        kind, arrays = found[1].strip(), []
-        for name, sizes in _ARRAY.findall(found[2]):
+        align, kind, arrays = found[1] or 1, found[2].strip(), []
+        for name, sizes in _ARRAY.findall(found[3]):
             places += 1
-            arrays.append(f'auto& {name} = ::emulator::shared<{places}, {kind}{sizes}>("{name}");')
+            shared = f"::emulator::shared<{places}, {align}, {kind}{sizes}>"
+            arrays.append(f'auto& {name} = {shared}("{name}");')
         return " ".join(arrays) + "\n" * found[0].count("\n")
 
-    text = _DYNAMIC.sub(r"\1* \2 = static_cast<\1*>(::emulator::dynamic_shared());", text)
+    text = _DYNAMIC.sub(r"\2* \3 = static_cast<\2*>(::emulator::dynamic_shared());", text)
     return _STATIC.sub(static, text)
 
 
@@ -83,7 +88,7 @@ def build(source: str, path: str, includes: Path) -> Path:
     text = f'{code}\n#line 1 "emulator"\n{"".join(exports)}'
     shim, runtime = HERE / "shim.h", HERE / "runtime.cc"
     digest = hashlib.sha256("\0".join((text, *FLAGS)).encode())
-    for file in (shim, runtime):
+    for file in (shim, runtime, *_HEADERS.values()):
         digest.update(file.read_bytes())
     library = cache_directory("emulator") / f"{digest.hexdigest()[:24]}.so"
     if not library.exists():

@@ -1,6 +1,6 @@
 """The device's memory: arrays between pages that nobody may touch.
 
-In front of each array, and in the few bytes behind it that fill its last 16, lie signalling NaNs. A
+In front of each array, and in the few bytes behind it that fill its last 32, lie signalling NaNs. A
 kernel that writes there changes them, which `overwritten` sees; one that goes up to a megabyte
 further faults, which the runtime reports with thread and line. New arrays are full of the same
 NaNs: what is read before it was written makes NaN of the result.
@@ -16,8 +16,9 @@ import numpy as np
 PAGE = mmap.PAGESIZE
 GUARD = 1 << 20  # bytes of address space before and behind each array that nobody may touch
 RED_ZONE = 64  # bytes in front of an array, at least
-# A quiet NaN stays the same number when something is added to it; of these a quiet one is made.
-POISON = np.array([0x7FA5A5A5, 0x7FA5A5A5], np.uint32).tobytes()
+# A quiet NaN stays the same number when something is added to it; of these a quiet one is made. The
+# halves of the first are NaNs in float16.
+POISON = np.array([0x7FA57DA5, 0x7FA57DA5], np.uint32).tobytes()
 POISON_64 = np.array([0x7FF4A5A5A5A5A5A5], np.uint64).tobytes()  # the other is no NaN in float64
 
 _mprotect = ctypes.CDLL(None).mprotect
@@ -41,7 +42,7 @@ def empty(shape: int | tuple[int, ...], dtype: str | np.dtype = "float32") -> np
     """An array of the device, poisoned."""
     dtype = np.dtype(dtype)
     nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    padded = max(16, -(-nbytes // 16) * 16)  # float4 may be read from where a block begins
+    padded = max(32, -(-nbytes // 32) * 32)  # wmma's matrices begin at multiples of 32 bytes
     pages = -(-(padded + RED_ZONE) // PAGE) * PAGE
     memory = mmap.mmap(-1, GUARD + pages + GUARD, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     poison = POISON_64 if dtype == np.float64 else POISON
@@ -86,5 +87,5 @@ def overwritten(x: np.ndarray) -> str | None:
     if front != extent.poison * (len(front) // 8):
         return "before"
     behind = ctypes.string_at(extent.end, extent.guard - extent.end)
-    whole = extent.poison * 2  # of the last 16 bytes, some may be the array's own
+    whole = extent.poison * 4  # of the last 32 bytes, some may be the array's own
     return None if whole[len(whole) - len(behind) :] == behind else "behind"

@@ -175,8 +175,8 @@ void on_fault(int, siginfo_t* info, void* registers) {
 constexpr size_t ARENA = 1 << 18, RED_ZONE = 64;
 constexpr size_t MOST_SHARED = 48 << 10;  // of a block, static and dynamic, on every GPU
 // A signalling NaN: it makes NaN of whatever is computed from it, and is no longer the same number
-// once something was added to it.
-constexpr uint32_t POISON = 0x7fa5a5a5;
+// once something was added to it. Its two halves are NaNs as well.
+constexpr uint32_t POISON = 0x7fa57da5;
 
 struct Shared {
     const void* key;
@@ -420,12 +420,19 @@ void absent_lane(int from, unsigned mask, int line) {
     wait(me());
 }
 
-void* shared_array(const void* key, size_t bytes, const char* name) {
+void refuse(const char* what, int line) {
+    fail("line %d: %s %s", line, position(me()).c_str(), what);
+    wait(me());
+}
+
+void* shared_array(const void* key, size_t bytes, size_t align, const char* name) {
     for (const Shared& s : shared_arrays) {
         if (s.key == key) return arena + s.start;
     }
-    size_t start = arena_end;
-    arena_end += (bytes + 15) / 16 * 16 + RED_ZONE;
+    align = std::max<size_t>(align, 16);
+    size_t start = (arena_end + align - 1) / align * align;
+    if (start / align % 2 == 0) start += align;  // nobody shall rely on more than was declared
+    arena_end = start + (bytes + 15) / 16 * 16 + RED_ZONE;
     static_bytes += bytes;
     if (static_bytes + shared_arrays[0].bytes > MOST_SHARED || arena_end > ARENA) {
         fail("%s: %zu bytes of shared memory, with the dynamic ones: a block may have %zu", name,

@@ -16,6 +16,8 @@
 #undef NAN
 #undef M_PI
 
+#define __CUDA_ARCH__ 800  // the device of the stand-in for CuPy
+
 #define __global__
 #define __device__
 #define __host__
@@ -56,15 +58,16 @@ int barrier_count(int predicate, int line);
 // Every lane of `mask` gives `bytes` (at most 16), and gets what all gave: 16 bytes for each lane.
 const char* exchange(unsigned mask, const void* value, size_t bytes, int line);
 void absent_lane(int from, unsigned mask, int line);  // does not return
-void* shared_array(const void* key, size_t bytes, const char* name);
+void refuse(const char* what, int line);  // reports "<thread> <what>"; does not return
+void* shared_array(const void* key, size_t bytes, size_t align, const char* name);
 void* dynamic_shared();
 int launch(void (*kernel)(void*), void* arguments, dim3 grid, dim3 block, size_t most_threads,
            size_t dynamic, char* error, size_t length);
 
 // build.py writes __shared__ arrays as this; every place in the source has its own number.
-template <int place, class T> T& shared(const char* name) {
+template <int place, int align, class T> T& shared(const char* name) {
     static char key;
-    return *static_cast<T*>(shared_array(&key, sizeof(T), name));
+    return *static_cast<T*>(shared_array(&key, sizeof(T), align, name));
 }
 
 }  // namespace emulator
@@ -177,6 +180,8 @@ static inline unsigned __float_as_uint(float f) { unsigned u; std::memcpy(&u, &f
 
 namespace emulator {
 
+template <class T> constexpr bool is_floating = std::is_floating_point_v<T>;  // or half
+
 // A kernel's parameters: to be called with an array of pointers to its arguments, as the driver
 // does it, and to be described to Python: "P" (pointer) or "S" (scalar), kind, bytes.
 template <class Kernel> struct Parameters;
@@ -196,7 +201,7 @@ template <class... A> struct Parameters<void (*)(A...)> {
     template <class T> static void describe_one(char*& to) {
         using Element = std::remove_cv_t<std::remove_pointer_t<T>>;
         *to++ = std::is_pointer_v<T> ? 'P' : 'S';
-        *to++ = std::is_floating_point_v<Element> ? 'f' : std::is_signed_v<Element> ? 'i' : 'u';
+        *to++ = is_floating<Element> ? 'f' : std::is_signed_v<Element> ? 'i' : 'u';
         *to++ = char('0' + sizeof(Element));
     }
     static void describe(char* to) {

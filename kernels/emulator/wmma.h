@@ -1,0 +1,188 @@
+// What CUDA's mma.h says, as far as kernels need it: matrix products by a whole warp.
+//
+// A fragment is a warp's piece of a matrix; which lane has which elements CUDA does not tell. Here
+// it is deliberately no order at all, and another one for each kind of fragment: what works here
+// relies on none. As on a GPU, every element of a matrix of half is in two lanes.
+//
+// Inputs are half, or TF32: float32 of which the tensor cores read 10 digits of 23. Without
+// __float_to_tf32, which rounds, the others are cut off. Products are added in float32.
+#pragma once
+
+#include "half.h"
+
+namespace nvcuda {
+namespace wmma {
+
+struct matrix_a;
+struct matrix_b;
+struct accumulator;
+struct row_major;
+struct col_major;
+enum layout_t { mem_row_major, mem_col_major };
+namespace precision {
+struct tf32;
+}
+
+template <class Use, int m, int n, int k, class T, class Order = void> struct fragment {
+    static constexpr bool is_a = std::is_same_v<Use, matrix_a>, is_half = std::is_same_v<T, half>;
+    static constexpr bool is_sum = std::is_same_v<Use, accumulator>;
+    static constexpr bool is_tf32 = std::is_same_v<T, precision::tf32>;
+    static_assert(m == 16 && n == 16 && (k == 16 || k == 8) &&
+                      (is_sum ? std::is_same_v<T, float> : k == 16 ? is_half : is_tf32),
+                  "the emulator multiplies half (16, 16, 16) and tf32 (16, 16, 8) to float");
+    static constexpr int rows = is_a || is_sum ? m : k, columns = is_a ? k : n;
+    static constexpr int elements = rows * columns;
+    static constexpr int num_elements = (is_half ? 2 : 1) * elements / 32;  // of each lane
+
+    std::conditional_t<is_half, half, float> x[num_elements];
+    fragment() { std::memset(x, 0xff, sizeof x); }  // NaN until something is put there
+
+    // The number that the tensor cores see in x[i].
+    float seen(int i) const {
+        if constexpr (is_tf32) return __uint_as_float(__float_as_uint(x[i]) & ~0x1fffu);
+        return x[i];
+    }
+
+    // Which element, counted row by row, a lane has in x[i]. Each step can be undone, so that every
+    // element comes once, of half once in the first and once in the second half of x.
+    static constexpr int element(int lane, int i) {
+        unsigned kind = std::is_same_v<Order, col_major> + 2 * is_a + 4 * is_sum;
+        unsigned seat = 32 * i + lane, second = seat / elements;
+        unsigned at = ((37 + 8 * kind) * seat + 13 * second + kind) % elements;
+        at = 11 * (at ^ at >> 3) % elements;
+        return at ^ at >> 4;
+    }
+};
+
+template <class F> struct Layout {
+    unsigned char element[32][F::num_elements];
+    constexpr Layout() : element() {
+        for (int lane = 0; lane < 32; lane++) {
+            for (int i = 0; i < F::num_elements; i++) element[lane][i] = F::element(lane, i);
+        }
+    }
+};
+template <class F> constexpr Layout<F> layout;
+
+// All lanes come, and with the same matrix. step: elements from one row, or column, to the next.
+template <class T> void meet(const T* matrix, unsigned step, int line) {
+    struct {
+        const T* matrix;
+        unsigned long long step;
+    } mine = {matrix, step}, first;
+    if (reinterpret_cast<uintptr_t>(matrix) % 32) {
+        emulator::refuse("loads or stores a matrix that begins at no multiple of 32 bytes", line);
+    }
+    if (step * sizeof(T) % 16) {
+        emulator::refuse("loads or stores a matrix whose ldm is no multiple of 16 bytes", line);
+    }
+    std::memcpy(&first, emulator::exchange(~0u, &mine, sizeof mine, line), sizeof first);
+    if (first.matrix != matrix || first.step != step) {
+        emulator::refuse("loads or stores another matrix than the first lane of its warp", line);
+    }
+}
+
+template <class F> int place(int i, unsigned step, bool by_rows) {
+    int element = layout<F>.element[emulator::current->lane][i];
+    int row = element / F::columns, column = element % F::columns;
+    return by_rows ? row * step + column : column * step + row;
+}
+
+template <class F, class T> void load(F& f, const T* from, unsigned step, bool by_rows, int line) {
+    meet(from, step, line);
+    for (int i = 0; i < F::num_elements; i++) f.x[i] = from[place<F>(i, step, by_rows)];
+}
+
+template <class Use, int m, int n, int k, class T, class L, class Value>
+void fill_fragment(fragment<Use, m, n, k, T, L>& f, Value value) {
+    for (auto& x : f.x) x = value;
+}
+
+template <class Use, int m, int n, int k, class L>
+void load_matrix_sync(fragment<Use, m, n, k, half, L>& f, const half* from, unsigned ldm, HERE) {
+    load(f, from, ldm, std::is_same_v<L, row_major>, line);
+}
+template <class Use, int m, int n, int k, class L>
+void load_matrix_sync(fragment<Use, m, n, k, precision::tf32, L>& f, const float* from,
+                      unsigned ldm, HERE) {
+    load(f, from, ldm, std::is_same_v<L, row_major>, line);
+}
+template <int m, int n, int k>
+void load_matrix_sync(fragment<accumulator, m, n, k, float>& f, const float* from, unsigned ldm,
+                      layout_t how, HERE) {
+    load(f, from, ldm, how == mem_row_major, line);
+}
+template <int m, int n, int k>
+void store_matrix_sync(float* to, const fragment<accumulator, m, n, k, float>& f, unsigned ldm,
+                       layout_t how, HERE) {
+    meet(to, ldm, line);
+    using F = fragment<accumulator, m, n, k, float>;
+    for (int i = 0; i < f.num_elements; i++) to[place<F>(i, ldm, how == mem_row_major)] = f.x[i];
+}
+
+// Round to 10 digits, to nearest, ties away from zero (cvt.rna.tf32.f32).
+static inline float __float_to_tf32(float x) {
+    if (x != x) return __uint_as_float(0x7fffffff);
+    return __uint_as_float((__float_as_uint(x) + 0x1000) & ~0x1fffu);
+}
+
+// A matrix from the fragments of a warp's lanes, `which` of those that each gave.
+template <class F, class Given>
+void gather(const Given* const* lanes, const F* Given::*which, float* matrix, int line) {
+    bool there[F::elements] = {};
+    for (int lane = 0; lane < 32; lane++) {
+        for (int i = 0; i < F::num_elements; i++) {
+            int at = layout<F>.element[lane][i];
+            float value = (lanes[lane]->*which)->seen(i);
+            if (there[at] && __float_as_uint(value) != __float_as_uint(matrix[at])) {
+                emulator::refuse("multiplies a matrix of which two lanes have the same element, "
+                                 "but not the same value", line);
+            }
+            matrix[at] = value, there[at] = true;
+        }
+    }
+}
+
+template <int m, int n, int k, class T, class OrderA, class OrderB>
+void mma_sync(fragment<accumulator, m, n, k, float>& d,
+              const fragment<matrix_a, m, n, k, T, OrderA>& a,
+              const fragment<matrix_b, m, n, k, T, OrderB>& b,
+              const fragment<accumulator, m, n, k, float>& c, HERE) {
+    using A = fragment<matrix_a, m, n, k, T, OrderA>;
+    using B = fragment<matrix_b, m, n, k, T, OrderB>;
+    using C = fragment<accumulator, m, n, k, float>;
+    struct Given {
+        const A* a;
+        const B* b;
+        const C* c;
+        C* d;
+    } mine = {&a, &b, &c, &d};
+    const Given *pointer = &mine, *lanes[32];
+    const char* all = emulator::exchange(~0u, &pointer, sizeof pointer, line);
+    if (emulator::current->lane == 0) {
+        // The first lane finds the fragments of the others on their stacks, and computes for all.
+        for (int lane = 0; lane < 32; lane++) {
+            std::memcpy(&lanes[lane], all + 16 * lane, sizeof pointer);
+        }
+        float left[m][k], right[k][n], sums[m][n];
+        gather(lanes, &Given::a, left[0], line);
+        gather(lanes, &Given::b, right[0], line);
+        gather(lanes, &Given::c, sums[0], line);
+        for (int row = 0; row < m; row++) {
+            for (int i = 0; i < k; i++) {
+                for (int column = 0; column < n; column++) {
+                    sums[row][column] += left[row][i] * right[i][column];
+                }
+            }
+        }
+        for (int lane = 0; lane < 32; lane++) {
+            for (int i = 0; i < C::num_elements; i++) {
+                lanes[lane]->d->x[i] = sums[0][layout<C>.element[lane][i]];
+            }
+        }
+    }
+    emulator::exchange(~0u, nullptr, 0, line);  // the others wait for it
+}
+
+}  // namespace wmma
+}  // namespace nvcuda
