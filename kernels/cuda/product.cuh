@@ -4,32 +4,17 @@
 #define TILE 64
 #define DEPTH 16
 #define THREADS 256
-#define EACH (TILE * DEPTH / THREADS)  // numbers of a and of b that a thread fetches
+#include "fetch.cuh"
 
-template <class P> struct Fetch {
-    float a[EACH], b[EACH];
-
-    // a: neighbouring threads have neighbouring depths, which lie together in x; b: columns.
-    __device__ void load(const P& p, int row0, int column0, int start) {
+template <class P>
+__device__ void put(const Fetch<P>& from, float (*a)[TILE + 4], float (*b)[TILE]) {
 #pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            int at = threadIdx.x + i * THREADS;
-            int row = row0 + at / DEPTH, d = start + at % DEPTH;
-            a[i] = row < p.rows() && d < p.depth() ? p.a(row, d) : 0.0f;
-            int column = column0 + at % TILE;
-            d = start + at / TILE;
-            b[i] = column < p.columns() && d < p.depth() ? p.b(d, column) : 0.0f;
-        }
+    for (int i = 0; i < EACH; i++) {
+        int at = threadIdx.x + i * THREADS;
+        a[at % DEPTH][at / DEPTH] = from.a[i];
+        b[at / TILE][at % TILE] = from.b[i];
     }
-    __device__ void store(float (*to_a)[TILE + 4], float (*to_b)[TILE]) const {
-#pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            int at = threadIdx.x + i * THREADS;
-            to_a[at % DEPTH][at / DEPTH] = a[i];
-            to_b[at / TILE][at % TILE] = b[i];
-        }
-    }
-};
+}
 
 // grid (ceil(rows / 64), ceil(columns / 64)), block (256)
 template <class P> __device__ void product(P p) {
@@ -41,7 +26,7 @@ template <class P> __device__ void product(P p) {
     float sums[4][4] = {};
     Fetch<P> next;
     next.load(p, row0, column0, 0);
-    next.store(a[0], b[0]);
+    put(next, a[0], b[0]);
     __syncthreads();
     for (int start = 0, half = 0; start < p.depth(); start += DEPTH, half ^= 1) {
         bool more = start + DEPTH < p.depth();
@@ -57,7 +42,7 @@ template <class P> __device__ void product(P p) {
                 for (int j = 0; j < 4; j++) sums[i][j] += rows[i] * columns[j];
             }
         }
-        if (more) next.store(a[half ^ 1], b[half ^ 1]);
+        if (more) put(next, a[half ^ 1], b[half ^ 1]);
         __syncthreads();
     }
 #pragma unroll
