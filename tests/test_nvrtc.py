@@ -7,17 +7,37 @@ from minddpm.kernels.cuda import compile as nvrtc
 from minddpm.kernels.emulator.build import kernels
 
 pytestmark = pytest.mark.skipif(not nvrtc.available(), reason="pip install nvidia-cuda-nvrtc")
+headers = pytest.mark.skipif(
+    nvrtc.in_wheels("crt/mma.h") is None, reason="pip install nvidia-cuda-runtime nvidia-cuda-crt"
+)
+TENSOR = cuda.FOLDER / "conv6_tensor.cu"
+CASES = [
+    *((file, (), architecture) for file in cuda.files() for architecture in nvrtc.ARCHITECTURES),
+    *((TENSOR, ("TF32",), architecture) for architecture in nvrtc.ARCHITECTURES[1:]),
+]
 
 
-@pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
-@pytest.mark.parametrize("file", cuda.files(), ids=lambda file: file.name)
-def test_every_kernel_compiles_without_spills(file, architecture):
-    needed = nvrtc.compile(file, architecture)
+@pytest.mark.parametrize(
+    ("file", "defines", "architecture"),
+    [
+        pytest.param(*case, id="-".join((case[0].name, *case[1], str(case[2]))),
+                     marks=[headers] if case[0] == TENSOR else [])
+        for case in CASES
+    ],
+)  # fmt: skip
+def test_every_kernel_compiles_without_spills(file, defines, architecture):
+    needed = nvrtc.compile(file, architecture, defines)
     assert set(needed) == set(kernels(file.read_text(), file.name, file.parent))
     for name, resources in needed.items():
         assert resources.registers > 0, name
         assert resources.spills == 0, name
         assert resources.shared <= 48 << 10, name
+
+
+@headers
+def test_tf32_is_refused_where_there_is_none():
+    with pytest.raises(RuntimeError, match=r"TF32 needs a GPU of compute capability 8\.0"):
+        nvrtc.compile(TENSOR, 75, ("TF32",))
 
 
 def test_what_does_not_compile_is_said(tmp_path):

@@ -1,13 +1,19 @@
-"""Half and tensor cores in the emulator."""
+"""Half and tensor cores in the emulator, and the rung of the convolution that uses them."""
 
 import shutil
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from minddpm import kernels
+from minddpm.kernels import reference
 from minddpm.kernels.emulator import EmulatorError, Library, device_array, device_empty
 
+CUDA = Path(kernels.__file__).parent / "cuda"
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 ORDERS = (0, 1, 2)
 
@@ -392,3 +398,66 @@ def test_sums_that_nobody_filled_are_nan():
 
 def test_a_stored_matrix_that_is_read_too_early():
     assert np.isnan(run_wrong("too_early")).any()
+
+
+# --- conv6_tensor.cu -----------------------------------------------------------------------------
+
+CONV6 = CUDA / "conv6_tensor.cu"
+ROUNDING = {"half": to_half, "tf32": to_tf32}
+
+
+@cache
+def conv6(precision):
+    define = "#define TF32\n#line 1\n" if precision == "tf32" else ""
+    return Library(define + CONV6.read_text(), CONV6)
+
+
+def launch(precision, name, rows, columns, *arguments, order=0):
+    grid = (-(-rows // 64), -(-columns // 64))
+    conv6(precision).launch(name, grid, (128,), arguments, order=order)
+
+
+@pytest.mark.parametrize("precision", ROUNDING)
+@settings(max_examples=20, deadline=None)
+@given(
+    N=st.integers(1, 2), H=st.sampled_from([1, 7, 14, 33]), W=st.sampled_from([1, 7, 14]),
+    C=st.sampled_from([1, 3, 17, 66]), K=st.sampled_from([1, 3, 17, 66]),
+    KH=st.sampled_from([1, 3]), KW=st.sampled_from([1, 2, 3]), stride=st.sampled_from([1, 2, 3]),
+    pad=st.tuples(*[st.integers(0, 2)] * 4), with_bias=st.booleans(), order=st.integers(0, 2),
+)  # fmt: skip
+def test_conv2d(precision, N, H, W, C, K, KH, KW, stride, pad, with_bias, order):
+    """Against float64 with the inputs rounded as the tensor cores see them."""
+    padding = (pad[:2], pad[2:])
+    if H + sum(padding[0]) < KH or W + sum(padding[1]) < KW:
+        return
+    x, w, b = draw(0, (N, H, W, C), (KH, KW, C, K), K)
+    seen = ROUNDING[precision]
+    exact = seen(x).astype(float), seen(w).astype(float)
+    expected = reference.conv2d(*exact, b if with_bias else None, stride, padding)
+    (gy,) = draw(1, expected.shape)
+    gradients = reference.conv2d_backward(seen(gy).astype(float), *exact, stride, padding)
+
+    OH, OW = expected.shape[1:3]
+    sizes = tuple(map(np.int32, (N, H, W, C, OH, OW, K, KH, KW, stride, pad[0], pad[2])))
+    on_device, weights, gradient = map(device_array, (x, w, gy))
+    bias = device_array(b) if with_bias else np.uint64(0)
+    y, gx, gw = map(device_empty, (expected.shape, x.shape, w.shape))
+    forward = (on_device, weights, bias, y, *sizes)
+    launch(precision, "conv2d", N * OH * OW, K, *forward, order=order)
+    check(y, expected)
+    backward = (gradient, weights, gx, *sizes)
+    launch(precision, "conv2d_gradient_x", N * H * W, C, *backward, order=order)
+    check(gx, gradients[0])
+    backward = (gradient, on_device, gw, *sizes)
+    launch(precision, "conv2d_gradient_w", KH * KW * C, K, *backward, order=order)
+    check(gw, gradients[1])
+
+
+@pytest.mark.parametrize("precision", ROUNDING)
+def test_the_range_of_the_inputs(precision):
+    x = np.array([1e5, 65504, 1e-5, 1e-8], np.float32)
+    y = device_empty(4)
+    sizes = map(np.int32, (4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0))
+    one = device_array(np.ones(1, np.float32))
+    launch(precision, "conv2d", 4, 1, device_array(x), one, np.uint64(0), y, *sizes)
+    np.testing.assert_array_equal(y, ROUNDING[precision](x))

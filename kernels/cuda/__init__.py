@@ -1,7 +1,8 @@
 """The hot operations in raw CUDA C: the text of the .cu files, and where their .cuh files are.
 
-They are compiled by NVRTC, which knows no headers but ours. Not a backend yet: tests run them in
-the emulator, and compile.py shows that NVRTC takes them.
+They are compiled by NVRTC, which knows no headers but ours; conv6_tensor.cu alone needs one of
+CUDA's own, mma.h. Not a backend yet: tests run them in the emulator, and compile.py shows that
+NVRTC takes them.
 """
 
 from pathlib import Path

@@ -29,32 +29,41 @@ class Resources(NamedTuple):
 
 def available() -> bool:
     """Whether the wheel is installed."""
-    return next(_libraries(), None) is not None
+    return in_wheels("libnvrtc.so*") is not None
 
 
-def _libraries() -> Iterator[Path]:
+def in_wheels(pattern: str) -> Path | None:
+    """The first file of this name in NVIDIA's wheels, whose folders differ from version to version.
+
+    None if no wheel has it.
+    """
     nvidia = importlib.util.find_spec("nvidia")
-    for folder in nvidia.submodule_search_locations or () if nvidia else ():
-        yield from Path(folder).rglob("libnvrtc.so*")
+    folders = nvidia.submodule_search_locations or () if nvidia else ()
+    return next((file for folder in folders for file in Path(folder).rglob(pattern)), None)
 
 
 @cache
 def _nvrtc() -> ctypes.CDLL:
-    library = next(_libraries(), None)
+    library = in_wheels("libnvrtc.so*")
     if library is None:
         raise InputError("NVRTC is not installed: pip install nvidia-cuda-nvrtc.")
     return ctypes.CDLL(str(library))
 
 
-def compile(file: Path, architecture: int) -> dict[str, Resources]:
+def compile(file: Path, architecture: int, defines: tuple[str, ...] = ()) -> dict[str, Resources]:
     """Compile a .cu file for sm_<architecture>; what each of its kernels needs.
 
-    Raises RuntimeError with the compiler's words if it refuses, InputError without the wheel.
+    defines: macros, "NAME" or "NAME=value". CUDA's own headers are found if their wheels are there
+    (nvidia-cuda-runtime, and nvidia-cuda-crt for what mma.h includes). Raises RuntimeError with the
+    compiler's words if it refuses, InputError without NVRTC.
     """
     nvrtc, program = _nvrtc(), ctypes.c_void_p()
     source = file.read_bytes()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, file.name.encode(), 0, None, None)
     options = [f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v", f"-I{file.parent}"]
+    options += [f"-D{define}" for define in defines]
+    if header := in_wheels("cuda_fp16.h"):
+        options.append(f"-I{header.parent}")
     pointers = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
     failed = nvrtc.nvrtcCompileProgram(program, len(options), pointers)
     size = ctypes.c_size_t()
