@@ -323,10 +323,8 @@ extern "C" __global__ void different(const half* x, float* y) {
     load_matrix_sync(a, x + threadIdx.x / 16 * 16, 16);
 }
 extern "C" __global__ void undeclared(const half* x, float* y) {
-    __shared__ float first[3];
     __shared__ float tile[256];
     fragment<accumulator, 16, 16, 16, float> c;
-    first[0] = 0;
     store_matrix_sync(tile, c, 16, mem_row_major);
 }
 extern "C" __global__ void contradictory(const half* x, float* y) {
@@ -384,7 +382,7 @@ def line_of(name, text):
         ("undeclared", "store_matrix", "begins at no multiple of 32 bytes"),
         ("uneven", "load_matrix", "whose ldm is no multiple of 16 bytes"),
         ("different", "load_matrix", "another matrix than the first lane"),
-        ("contradictory", "mma_sync", "two lanes have the same element"),
+        ("contradictory", "mma_sync", "two lanes have one element, not one value"),
     ],
 )
 def test_what_a_gpu_would_not_do_or_not_say(name, at, message):

@@ -10,6 +10,67 @@
 
 #include "half.h"
 
+namespace emulator {
+
+// Of a kind of fragment F: which element a lane has in x[i].
+template <class F> struct Layout {
+    unsigned char element[32][F::num_elements];
+    constexpr Layout() : element() {
+        for (int lane = 0; lane < 32; lane++) {
+            for (int i = 0; i < F::num_elements; i++) element[lane][i] = F::element(lane, i);
+        }
+    }
+};
+template <class F> constexpr Layout<F> layout;
+
+// All lanes come, and with the same matrix. step: elements from one row, or column, to the next.
+template <class T> void meet(const T* matrix, unsigned step, int line) {
+    struct {
+        const T* matrix;
+        unsigned long long step;
+    } mine = {matrix, step}, first;
+    if (reinterpret_cast<uintptr_t>(matrix) % 32) {
+        refuse("loads or stores a matrix that begins at no multiple of 32 bytes", line);
+    }
+    if (step * sizeof(T) % 16) {
+        refuse("loads or stores a matrix whose ldm is no multiple of 16 bytes", line);
+    }
+    std::memcpy(&first, exchange(~0u, &mine, sizeof mine, line), sizeof first);
+    if (first.matrix != matrix || first.step != step) {
+        refuse("loads or stores another matrix than the first lane of its warp", line);
+    }
+}
+
+template <class F> int place(int i, unsigned step, bool by_rows) {
+    int element = layout<F>.element[current->lane][i];
+    int row = element / F::columns, column = element % F::columns;
+    return by_rows ? row * step + column : column * step + row;
+}
+
+template <class F, class T> void load(F& f, const T* from, unsigned step, bool by_rows, int line) {
+    meet(from, step, line);
+    for (int i = 0; i < F::num_elements; i++) f.x[i] = from[place<F>(i, step, by_rows)];
+}
+
+// A matrix from the fragments of a warp's lanes, `which` of those that each gave.
+template <class F, class Given>
+void gather(const Given* const* lanes, const F* Given::*which, float* matrix, int line) {
+    bool there[F::elements] = {};
+    for (int lane = 0; lane < 32; lane++) {
+        for (int i = 0; i < F::num_elements; i++) {
+            int at = layout<F>.element[lane][i];
+            float value = (lanes[lane]->*which)->seen(i);
+            if (there[at] && __float_as_uint(value) != __float_as_uint(matrix[at])) {
+                refuse("multiplies a matrix of which two lanes have one element, not one value",
+                       line);
+            }
+            matrix[at] = value, there[at] = true;
+        }
+    }
+}
+
+}  // namespace emulator
+
 namespace nvcuda {
 namespace wmma {
 
@@ -54,93 +115,40 @@ template <class Use, int m, int n, int k, class T, class Order = void> struct fr
     }
 };
 
-template <class F> struct Layout {
-    unsigned char element[32][F::num_elements];
-    constexpr Layout() : element() {
-        for (int lane = 0; lane < 32; lane++) {
-            for (int i = 0; i < F::num_elements; i++) element[lane][i] = F::element(lane, i);
-        }
-    }
-};
-template <class F> constexpr Layout<F> layout;
-
-// All lanes come, and with the same matrix. step: elements from one row, or column, to the next.
-template <class T> void meet(const T* matrix, unsigned step, int line) {
-    struct {
-        const T* matrix;
-        unsigned long long step;
-    } mine = {matrix, step}, first;
-    if (reinterpret_cast<uintptr_t>(matrix) % 32) {
-        emulator::refuse("loads or stores a matrix that begins at no multiple of 32 bytes", line);
-    }
-    if (step * sizeof(T) % 16) {
-        emulator::refuse("loads or stores a matrix whose ldm is no multiple of 16 bytes", line);
-    }
-    std::memcpy(&first, emulator::exchange(~0u, &mine, sizeof mine, line), sizeof first);
-    if (first.matrix != matrix || first.step != step) {
-        emulator::refuse("loads or stores another matrix than the first lane of its warp", line);
-    }
-}
-
-template <class F> int place(int i, unsigned step, bool by_rows) {
-    int element = layout<F>.element[emulator::current->lane][i];
-    int row = element / F::columns, column = element % F::columns;
-    return by_rows ? row * step + column : column * step + row;
-}
-
-template <class F, class T> void load(F& f, const T* from, unsigned step, bool by_rows, int line) {
-    meet(from, step, line);
-    for (int i = 0; i < F::num_elements; i++) f.x[i] = from[place<F>(i, step, by_rows)];
-}
-
-template <class Use, int m, int n, int k, class T, class L, class Value>
-void fill_fragment(fragment<Use, m, n, k, T, L>& f, Value value) {
+template <class Use, int m, int n, int k, class T, class Order, class Value>
+void fill_fragment(fragment<Use, m, n, k, T, Order>& f, Value value) {
     for (auto& x : f.x) x = value;
 }
 
-template <class Use, int m, int n, int k, class L>
-void load_matrix_sync(fragment<Use, m, n, k, half, L>& f, const half* from, unsigned ldm, HERE) {
-    load(f, from, ldm, std::is_same_v<L, row_major>, line);
+template <class Use, int m, int n, int k, class Order>
+void load_matrix_sync(fragment<Use, m, n, k, half, Order>& f, const half* from, unsigned ldm,
+                      HERE) {
+    emulator::load(f, from, ldm, std::is_same_v<Order, row_major>, line);
 }
-template <class Use, int m, int n, int k, class L>
-void load_matrix_sync(fragment<Use, m, n, k, precision::tf32, L>& f, const float* from,
+template <class Use, int m, int n, int k, class Order>
+void load_matrix_sync(fragment<Use, m, n, k, precision::tf32, Order>& f, const float* from,
                       unsigned ldm, HERE) {
-    load(f, from, ldm, std::is_same_v<L, row_major>, line);
+    emulator::load(f, from, ldm, std::is_same_v<Order, row_major>, line);
 }
 template <int m, int n, int k>
 void load_matrix_sync(fragment<accumulator, m, n, k, float>& f, const float* from, unsigned ldm,
                       layout_t how, HERE) {
-    load(f, from, ldm, how == mem_row_major, line);
+    emulator::load(f, from, ldm, how == mem_row_major, line);
 }
 template <int m, int n, int k>
 void store_matrix_sync(float* to, const fragment<accumulator, m, n, k, float>& f, unsigned ldm,
                        layout_t how, HERE) {
-    meet(to, ldm, line);
+    emulator::meet(to, ldm, line);
     using F = fragment<accumulator, m, n, k, float>;
-    for (int i = 0; i < f.num_elements; i++) to[place<F>(i, ldm, how == mem_row_major)] = f.x[i];
+    for (int i = 0; i < f.num_elements; i++) {
+        to[emulator::place<F>(i, ldm, how == mem_row_major)] = f.x[i];
+    }
 }
 
 // Round to 10 digits, to nearest, ties away from zero (cvt.rna.tf32.f32).
 static inline float __float_to_tf32(float x) {
     if (x != x) return __uint_as_float(0x7fffffff);
     return __uint_as_float((__float_as_uint(x) + 0x1000) & ~0x1fffu);
-}
-
-// A matrix from the fragments of a warp's lanes, `which` of those that each gave.
-template <class F, class Given>
-void gather(const Given* const* lanes, const F* Given::*which, float* matrix, int line) {
-    bool there[F::elements] = {};
-    for (int lane = 0; lane < 32; lane++) {
-        for (int i = 0; i < F::num_elements; i++) {
-            int at = layout<F>.element[lane][i];
-            float value = (lanes[lane]->*which)->seen(i);
-            if (there[at] && __float_as_uint(value) != __float_as_uint(matrix[at])) {
-                emulator::refuse("multiplies a matrix of which two lanes have the same element, "
-                                 "but not the same value", line);
-            }
-            matrix[at] = value, there[at] = true;
-        }
-    }
 }
 
 template <int m, int n, int k, class T, class OrderA, class OrderB>
@@ -165,9 +173,9 @@ void mma_sync(fragment<accumulator, m, n, k, float>& d,
             std::memcpy(&lanes[lane], all + 16 * lane, sizeof pointer);
         }
         float left[m][k], right[k][n], sums[m][n];
-        gather(lanes, &Given::a, left[0], line);
-        gather(lanes, &Given::b, right[0], line);
-        gather(lanes, &Given::c, sums[0], line);
+        emulator::gather(lanes, &Given::a, left[0], line);
+        emulator::gather(lanes, &Given::b, right[0], line);
+        emulator::gather(lanes, &Given::c, sums[0], line);
         for (int row = 0; row < m; row++) {
             for (int i = 0; i < k; i++) {
                 for (int column = 0; column < n; column++) {
@@ -177,7 +185,7 @@ void mma_sync(fragment<accumulator, m, n, k, float>& d,
         }
         for (int lane = 0; lane < 32; lane++) {
             for (int i = 0; i < C::num_elements; i++) {
-                lanes[lane]->d->x[i] = sums[0][layout<C>.element[lane][i]];
+                lanes[lane]->d->x[i] = sums[0][emulator::layout<C>.element[lane][i]];
             }
         }
     }
