@@ -23,12 +23,15 @@ ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 class Resources(NamedTuple):
     """What one kernel needs on one architecture.
 
-    registers: of a thread. spills, shared: bytes. threads: of a block, by __launch_bounds__, or
-    None without. dynamic: whether a launch gives it shared memory beyond these bytes.
+    registers: of a thread. spills: bytes that it writes and reads for want of registers. stack:
+    bytes of its own memory, for spills and for arrays whose index the compiler does not know.
+    shared: bytes of a block. threads: of a block, by __launch_bounds__, or None without. dynamic:
+    whether a launch gives it shared memory beyond those bytes.
     """
 
     registers: int
     spills: int
+    stack: int
     shared: int
     threads: int | None
     dynamic: bool
@@ -68,15 +71,16 @@ def _nvrtc() -> ctypes.CDLL:
 def compile(file: Path, architecture: int, defines: tuple[str, ...] = ()) -> Program:
     """Compile a .cu file for sm_<architecture>.
 
-    defines: macros, "NAME" or "NAME=value". CUDA's own headers are found if the runtime's wheel is
-    there. Raises RuntimeError with the compiler's words if it refuses, InputError without NVRTC.
+    defines: macros, "NAME" or "NAME=value". CUDA's own headers are found if their wheels are there
+    (nvidia-cuda-runtime, and nvidia-cuda-crt for what mma.h includes). Raises RuntimeError with the
+    compiler's words if it refuses, InputError without NVRTC.
     """
     nvrtc, program = _nvrtc(), ctypes.c_void_p()
     source = file.read_bytes()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, file.name.encode(), 0, None, None)
     options = [f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v", f"-I{file.parent}"]
     options += [f"-D{define}" for define in defines]
-    if header := in_wheels("mma.h"):
+    if header := in_wheels("cuda_fp16.h"):
         options.append(f"-I{header.parent}")
     pointers = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
     failed = nvrtc.nvrtcCompileProgram(program, len(options), pointers)
@@ -108,9 +112,14 @@ def _resources(log: str, ptx: str) -> Iterator[tuple[str, Resources]]:
         name = body.partition("(")[0]
         numbers = [
             sum(map(int, re.findall(pattern, logs[name])))
-            for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill", r"(\d+) bytes smem")
+            for pattern in (
+                r"Used (\d+) registers",
+                r"(\d+) bytes spill",
+                r"(\d+) bytes stack",
+                r"(\d+) bytes smem",
+            )
         ]
-        bounds = re.search(r"\.maxntid (\d+), (\d+), (\d+)", body)
-        threads = math.prod(map(int, bounds.groups())) if bounds else None
+        bounds = re.search(r"\.maxntid ([\d, ]+)", body)  # one number, or three
+        threads = math.prod(map(int, bounds[1].split(","))) if bounds else None
         dynamic = any(re.search(rf"\b{array}\b", body) for array in arrays)
         yield name, Resources(*numbers, threads, dynamic)

@@ -20,8 +20,7 @@ class Instructions(NamedTuple):
 
     fused: FFMA, a multiplication and an addition of float32. tensor: those of the tensor cores.
     wide_loads, wide_shared_loads, wide_stores: 16 bytes a thread from global and from shared
-    memory, and to global memory. local: those that go through a thread's own memory, for spills
-    and for arrays whose index the compiler does not know.
+    memory, and to global memory. local: loads and stores of a thread's own memory.
     """
 
     total: int
