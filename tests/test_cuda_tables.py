@@ -32,6 +32,7 @@ T4 = CARDS[0]
     [
         (75, 256, 64, 0, 4, 1.0),  # 64 registers x 1024 threads: all that there are
         (75, 256, 65, 0, 3, 0.75),  # 72 are given, room for 7 warps in each quarter
+        (80, 256, 40, 0, 6, 0.75),  # 12 warps in each quarter, with some registers left
         (75, 32, 16, 0, 16, 0.5),  # blocks
         (86, 32, 16, 0, 16, 1 / 3),
         (89, 32, 16, 0, 24, 0.5),

@@ -241,11 +241,19 @@ def test_an_exponential_is_straight_on_a_log_axis(tmp_path):
 
 
 def test_a_power_is_straight_on_two_log_axes(tmp_path):
-    x = np.arange(1, 200)
-    bent = where(draw(tmp_path, {"a": (x, x**3.0)}, log_y=True), viz.COLOURS[0])
-    straight = where(draw(tmp_path, {"a": (x, x**3.0)}, log_y=True, log_x=True), viz.COLOURS[0])
-    assert np.corrcoef(*straight)[0, 1] < -0.999
-    assert np.corrcoef(*bent)[0, 1] > -0.98
+    x = np.arange(1, 201)
+    half = draw(tmp_path, {"a": (x, x**3.0)}, log_y=True)
+    both = draw(tmp_path, {"a": (x, x**3.0)}, log_y=True, log_x=True)
+    assert np.corrcoef(*where(half, viz.COLOURS[0]))[0, 1] > -0.98
+    assert np.corrcoef(*where(both, viz.COLOURS[0]))[0, 1] < -0.999
+    # Upright rules stand at round numbers of either axis.
+    width = viz.WIDTH - viz.LEFT - viz.RIGHT
+    places = [(half, (v - 1) / 199) for v in (40, 80, 120)]
+    places += [(both, np.log10(v) / np.log10(200)) for v in (2, 5, 10, 20, 50, 100)]
+    for picture, part in places:
+        near = viz.LEFT + round(width * part)
+        darkness = 255 - picture[viz.TOP : -viz.BOTTOM, near - 1 : near + 2].astype(int)
+        assert np.median(darkness.max(axis=(1, 2))) > 10, part
 
 
 def test_every_series_has_its_colour_in_the_plot_and_in_the_legend(tmp_path):

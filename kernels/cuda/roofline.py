@@ -37,9 +37,19 @@ class Card(NamedTuple):
 
 CARDS = (
     Card("T4", 75, 40, 8.1, None, 65, 320, 4, "T4 data sheet, Turing white paper"),
-    Card("A100", 80, 108, 19.5, 156, 312, 2039, 40, "data sheet of the SXM card with 80 GB"),
+    Card("A100", 80, 108, 19.5, 156, 312, 2039, 40, "A100 data sheet, the SXM card with 80 GB"),
     Card("RTX 4090", 89, 128, 82.6, 82.6, 165.2, 1008, 72, "Ada white paper, appendix A"),
-    Card("H100", 90, 132, 66.9, 494.7, 989.4, 3352, 50, "Hopper white paper, the SXM card"),
+    Card(
+        "H100",
+        90,
+        132,
+        66.9,
+        494.7,
+        989.4,
+        3350,
+        50,
+        "H100 data sheet, Hopper white paper, the SXM card",
+    ),
 )
 
 
