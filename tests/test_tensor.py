@@ -2,20 +2,20 @@
 
 import shutil
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minddpm import kernels
 from minddpm.kernels import reference
+from minddpm.kernels.cuda.convolution import Sizes
+from minddpm.kernels.cuda.launch import FOLDER
 from minddpm.kernels.emulator import EmulatorError, Library, device_array, device_empty
 
-CUDA = Path(kernels.__file__).parent / "cuda"
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 ORDERS = (0, 1, 2)
+NULL = np.uint64(0)
 
 
 def to_half(x):
@@ -400,18 +400,21 @@ def test_a_stored_matrix_that_is_read_too_early():
 
 # --- conv6_tensor.cu -----------------------------------------------------------------------------
 
-CONV6 = CUDA / "conv6_tensor.cu"
-ROUNDING = {"half": to_half, "tf32": to_tf32}
+ROUNDING = {"half": to_half, "TF32": to_tf32}
 
 
 @cache
 def conv6(precision):
-    define = "#define TF32\n#line 1\n" if precision == "tf32" else ""
-    return Library(define + CONV6.read_text(), CONV6)
+    file = FOLDER / "conv6_tensor.cu"
+    define = "#define TF32\n#line 1\n" if precision == "TF32" else ""
+    return Library(define + file.read_text(), file)
 
 
-def launch(precision, name, rows, columns, *arguments, order=0):
+def launch(precision, name, sizes, rows, columns, *arguments, order=0):
+    """With the sizes of a convolution (Sizes) as the last arguments."""
     grid = (-(-rows // 64), -(-columns // 64))
+    vector = int(sizes.C % 4 == sizes.K % 4 == 0)
+    arguments = (*arguments, *map(np.int32, (*sizes, vector)))
     conv6(precision).launch(name, grid, (128,), arguments, order=order)
 
 
@@ -419,7 +422,7 @@ def launch(precision, name, rows, columns, *arguments, order=0):
 @settings(max_examples=20, deadline=None)
 @given(
     N=st.integers(1, 2), H=st.sampled_from([1, 7, 14, 33]), W=st.sampled_from([1, 7, 14]),
-    C=st.sampled_from([1, 3, 17, 66]), K=st.sampled_from([1, 3, 17, 66]),
+    C=st.sampled_from([1, 3, 17, 20, 66]), K=st.sampled_from([1, 3, 8, 17, 66]),
     KH=st.sampled_from([1, 3]), KW=st.sampled_from([1, 2, 3]), stride=st.sampled_from([1, 2, 3]),
     pad=st.tuples(*[st.integers(0, 2)] * 4), with_bias=st.booleans(), order=st.integers(0, 2),
 )  # fmt: skip
@@ -435,27 +438,25 @@ def test_conv2d(precision, N, H, W, C, K, KH, KW, stride, pad, with_bias, order)
     (gy,) = draw(1, expected.shape)
     gradients = reference.conv2d_backward(seen(gy).astype(float), *exact, stride, padding)
 
-    OH, OW = expected.shape[1:3]
-    sizes = tuple(map(np.int32, (N, H, W, C, OH, OW, K, KH, KW, stride, pad[0], pad[2])))
-    on_device, weights, gradient = map(device_array, (x, w, gy))
-    bias = device_array(b) if with_bias else np.uint64(0)
+    s = Sizes.of((x,), w.shape, stride, padding)
+    image, weights, gradient = map(device_array, (x, w, gy))
+    whole = (image, NULL, np.int32(C), np.int32(0))
     y, gx, gw = map(device_empty, (expected.shape, x.shape, w.shape))
-    forward = (on_device, weights, bias, y, *sizes)
-    launch(precision, "conv2d", N * OH * OW, K, *forward, order=order)
+    more = (device_array(b) if with_bias else NULL, NULL, NULL)
+    launch(precision, "conv2d", s, s.pixels, K, *whole, weights, *more, y, order=order)
     check(y, expected)
-    backward = (gradient, weights, gx, *sizes)
-    launch(precision, "conv2d_gradient_x", N * H * W, C, *backward, order=order)
+    backward = (gradient, weights, gx, NULL, np.int32(C))
+    launch(precision, "conv2d_gradient_x", s, N * H * W, C, *backward, order=order)
     check(gx, gradients[0])
-    backward = (gradient, on_device, gw, *sizes)
-    launch(precision, "conv2d_gradient_w", KH * KW * C, K, *backward, order=order)
+    launch(precision, "conv2d_gradient_w", s, s.window, K, gradient, *whole, gw, order=order)
     check(gw, gradients[1])
 
 
 @pytest.mark.parametrize("precision", ROUNDING)
 def test_the_range_of_the_inputs(precision):
     x = np.array([1e5, 65504, 1e-5, 1e-8], np.float32)
-    y = device_empty(4)
-    sizes = map(np.int32, (4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0))
-    one = device_array(np.ones(1, np.float32))
-    launch(precision, "conv2d", 4, 1, device_array(x), one, np.uint64(0), y, *sizes)
+    image, one, y = device_array(x), device_array(np.ones(1, np.float32)), device_empty(4)
+    s = Sizes.linear((x.reshape(4, 1),), (1, 1))
+    whole = (image, NULL, np.int32(1), np.int32(0))
+    launch(precision, "conv2d", s, 4, 1, *whole, one, NULL, NULL, NULL, y)
     np.testing.assert_array_equal(y, ROUNDING[precision](x))

@@ -17,9 +17,12 @@
 #include "convolution.cuh"
 
 #define TILE 64
+#define COLUMNS 64
 #define DEPTH 16
 #define THREADS 128
 #include "fetch.cuh"
+
+using namespace nvcuda::wmma;
 
 #ifdef TF32
 #if __CUDA_ARCH__ < 800
@@ -27,8 +30,8 @@
 #endif
 #define STEP 8  // of depth, in one instruction
 typedef float Input;
-typedef nvcuda::wmma::precision::tf32 Precision;
-__device__ inline float as_input(float x) { return nvcuda::wmma::__float_to_tf32(x); }
+typedef precision::tf32 Precision;
+__device__ inline float as_input(float x) { return __float_to_tf32(x); }
 #else
 #define STEP 16
 typedef half Input;
@@ -36,68 +39,86 @@ typedef half Precision;
 __device__ inline half as_input(float x) { return __float2half(x); }
 #endif
 
-using namespace nvcuda::wmma;
-typedef fragment<matrix_a, 16, 16, STEP, Precision, row_major> A;
-typedef fragment<matrix_b, 16, 16, STEP, Precision, row_major> B;
+struct __align__(4 * sizeof(Input)) Four {
+    Input numbers[4];
+};
 typedef fragment<accumulator, 16, 16, STEP, float> Sums;
 
-// Rows in shared memory are longer than what they hold, by so much that 8 pieces of 16 bytes, each
-// from the row below the one before, lie in different banks.
-#define A_ROW (DEPTH + 16 / (int)sizeof(Input))
-#define B_ROW (TILE + 8)
-#define PATCH_ROW (16 + 4)
+// How 64 rows of a, or columns of b, lie in shared memory: in lines along what lies together in
+// global memory, which a fragment may be read along or across. Lines are longer than what they hold,
+// by so much that 8 pieces of 16 bytes from lines one after the other lie in different banks.
+template <bool along_depth> struct Lines {
+    static constexpr int length = DEPTH + 16 / sizeof(Input);
+    typedef row_major OrderA;
+    typedef col_major OrderB;
+    __device__ static int place(int i, int d) { return i * length + d; }
+};
+template <> struct Lines<false> {
+    static constexpr int length = TILE + 8;
+    typedef col_major OrderA;
+    typedef row_major OrderB;
+    __device__ static int place(int i, int d) { return d * length + i; }
+};
+#define MEMORY (TILE * Lines<true>::length)  // of each tile; the other kind takes less
+#define PATCH_LINE (16 + 4)
+
+__device__ inline void put(Input* to, float4 v) {
+    *(Four*)to = {as_input(v.x), as_input(v.y), as_input(v.z), as_input(v.w)};
+}
 
 template <class P>
-__device__ void put(const Fetch<P>& from, Input (*a)[A_ROW], Input (*b)[B_ROW]) {
-#pragma unroll
-    for (int i = 0; i < EACH; i++) {
-        int at = threadIdx.x + i * THREADS;
-        a[at / DEPTH][at % DEPTH] = as_input(from.a[i]);
-        b[at / TILE][at % TILE] = as_input(from.b[i]);
-    }
+__device__ void to_shared(const Fetch<P>& fetched, Input* a, Input* b) {
+    const int line_a = Lines<P::a_along_depth>::length, line_b = Lines<!P::b_along_columns>::length;
+    fetched.store([=](int fast, int slow, float4 v) { put(a + slow * line_a + fast, v); },
+                  [=](int fast, int slow, float4 v) { put(b + slow * line_b + fast, v); });
 }
 
 // 16 x 16 results from the fragment of a warp, by way of its patch of shared memory.
 template <class P>
-__device__ void
-store(const P& p, const Sums& sums, float (*patch)[PATCH_ROW], int row0, int column0) {
-    store_matrix_sync(patch[0], sums, PATCH_ROW, mem_row_major);
+__device__ void store(const P& p, const Sums& sums, float* patch, int row0, int column0) {
+    store_matrix_sync(patch, sums, PATCH_LINE, mem_row_major);
     __syncwarp();  // all is there
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         int at = threadIdx.x % 32 + i * 32;
         int row = row0 + at / 16, column = column0 + at % 16;
-        if (row < p.rows() && column < p.columns()) p.store(row, column, patch[at / 16][at % 16]);
+        if (row < p.rows() && column < p.columns()) {
+            p.store(row, column, patch[at / 16 * PATCH_LINE + at % 16]);
+        }
     }
     __syncwarp();  // all have read it
 }
 
 // grid (ceil(rows / 64), ceil(columns / 64)), block (128)
-template <class P> __device__ void product(P p) {
-    // A fragment begins at a multiple of 32 bytes.
-    __shared__ __align__(32) Input a[2][TILE][A_ROW];
-    __shared__ __align__(32) Input b[2][DEPTH][B_ROW];
-    __shared__ __align__(32) float patches[THREADS / 32][16][PATCH_ROW];
-    int row0 = blockIdx.x * TILE, column0 = blockIdx.y * TILE;
+template <class P> __device__ void product(const P& p) {
+    // A fragment must begin at a multiple of 32 bytes.
+    __shared__ __align__(32) Input a[2][MEMORY];
+    __shared__ __align__(32) Input b[2][MEMORY];
+    __shared__ __align__(32) float patches[THREADS / 32][16 * PATCH_LINE];
+    typedef Lines<P::a_along_depth> LinesA;
+    typedef Lines<!P::b_along_columns> LinesB;
+    int row0 = blockIdx.x * TILE, column0 = blockIdx.y * COLUMNS;
     int warp = threadIdx.x / 32, down = warp / 2 * 32, right = warp % 2 * 32;  // its 32 x 32
     Sums sums[2][2];
 #pragma unroll
     for (int i = 0; i < 4; i++) fill_fragment(sums[i / 2][i % 2], 0.0f);
     Fetch<P> next;
-    next.load(p, row0, column0, 0);
-    put(next, a[0], b[0]);
+    next.load(p, row0, column0, 0, p.depth());
+    to_shared(next, a[0], b[0]);
     __syncthreads();
     for (int start = 0, side = 0; start < p.depth(); start += DEPTH, side ^= 1) {
         bool more = start + DEPTH < p.depth();
-        if (more) next.load(p, row0, column0, start + DEPTH);
+        if (more) next.load(p, row0, column0, start + DEPTH, p.depth());
 #pragma unroll
         for (int d = 0; d < DEPTH; d += STEP) {
-            A rows[2];
-            B columns[2];
+            fragment<matrix_a, 16, 16, STEP, Precision, typename LinesA::OrderA> rows[2];
+            fragment<matrix_b, 16, 16, STEP, Precision, typename LinesB::OrderB> columns[2];
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                load_matrix_sync(rows[i], &a[side][down + 16 * i][d], A_ROW);
-                load_matrix_sync(columns[i], &b[side][d][right + 16 * i], B_ROW);
+                const Input* from_a = a[side] + LinesA::place(down + 16 * i, d);
+                const Input* from_b = b[side] + LinesB::place(right + 16 * i, d);
+                load_matrix_sync(rows[i], from_a, LinesA::length);
+                load_matrix_sync(columns[i], from_b, LinesB::length);
             }
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -105,7 +126,7 @@ template <class P> __device__ void product(P p) {
                 mma_sync(sum, rows[i / 2], columns[i % 2], sum);
             }
         }
-        if (more) put(next, a[side ^ 1], b[side ^ 1]);
+        if (more) to_shared(next, a[side ^ 1], b[side ^ 1]);
         __syncthreads();
     }
 #pragma unroll

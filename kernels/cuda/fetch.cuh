@@ -1,21 +1,76 @@
-// What a block needs next of a and of b, TILE x DEPTH numbers each, on its way through registers.
-// The file that includes this one defines TILE, DEPTH, THREADS; P is as in convolution.cuh.
+// What a block needs next of a and of b, on its way through registers: TILE rows, COLUMNS columns,
+// DEPTH of each. Who includes this defines those and THREADS; P is as in convolution.cuh.
 
-#define EACH (TILE * DEPTH / THREADS)  // numbers of a and of b that a thread fetches
+#define FETCH_A (TILE * DEPTH / 4 / THREADS)     // vectors of a that a thread fetches
+#define FETCH_B (COLUMNS * DEPTH / 4 / THREADS)  // and of b
+
+// Four numbers from one number on, one by one where they may not come together.
+#define FOUR(result, together, one, inside)                                          \
+    float4 result = make_float4(0.0f, 0.0f, 0.0f, 0.0f);                             \
+    if (p.vector()) {                                                                \
+        const int j = 0;                                                             \
+        if (inside) result = together;                                               \
+    } else {                                                                         \
+        float numbers[4] = {};                                                       \
+        _Pragma("unroll") for (int j = 0; j < 4; j++) if (inside) numbers[j] = one;  \
+        result = make_float4(numbers[0], numbers[1], numbers[2], numbers[3]);        \
+    }
 
 template <class P> struct Fetch {
-    float a[EACH], b[EACH];
+    float4 a[FETCH_A], b[FETCH_B];
 
-    // a: neighbouring threads have neighbouring depths, which lie together in x; b: columns.
-    __device__ void load(const P& p, int row0, int column0, int start) {
+    // Which vector of a tile is the thread's i-th: `fast` runs along what lies together.
+    __device__ static void place(int i, int length, int& fast, int& slow) {
+        int at = threadIdx.x + i * THREADS;
+        fast = at % (length / 4) * 4;
+        slow = at / (length / 4);
+    }
+    __device__ void load(const P& p, int row0, int column0, int start, int end) {
 #pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            int at = threadIdx.x + i * THREADS;
-            int row = row0 + at / DEPTH, d = start + at % DEPTH;
-            a[i] = row < p.rows() && d < p.depth() ? p.a(row, d) : 0.0f;
-            int column = column0 + at % TILE;
-            d = start + at / TILE;
-            b[i] = column < p.columns() && d < p.depth() ? p.b(d, column) : 0.0f;
+        for (int i = 0; i < FETCH_A; i++) {
+            int row, d;
+            if (P::a_along_depth) {
+                place(i, DEPTH, d, row);
+                row += row0, d += start;
+                FOUR(four, p.a4(row, d), p.a(row, d + j), row < p.rows() && d + j < end);
+                a[i] = four;
+            } else {
+                place(i, TILE, row, d);
+                row += row0, d += start;
+                FOUR(four, p.a4(row, d), p.a(row + j, d), row + j < p.rows() && d < end);
+                a[i] = four;
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < FETCH_B; i++) {
+            int column, d;
+            if (P::b_along_columns) {
+                place(i, COLUMNS, column, d);
+                column += column0, d += start;
+                FOUR(four, p.b4(d, column), p.b(d, column + j),
+                     column + j < p.columns() && d < end);
+                b[i] = four;
+            } else {
+                place(i, DEPTH, d, column);
+                column += column0, d += start;
+                FOUR(four, p.b4(d, column), p.b(d + j, column),
+                     column < p.columns() && d + j < end);
+                b[i] = four;
+            }
+        }
+    }
+    // To shared memory: to_a and to_b put four numbers that lie together, from number `fast` on.
+    template <class A, class B> __device__ void store(A to_a, B to_b) const {
+        int fast, slow;
+#pragma unroll
+        for (int i = 0; i < FETCH_A; i++) {
+            place(i, P::a_along_depth ? DEPTH : TILE, fast, slow);
+            to_a(fast, slow, a[i]);
+        }
+#pragma unroll
+        for (int i = 0; i < FETCH_B; i++) {
+            place(i, P::b_along_columns ? COLUMNS : DEPTH, fast, slow);
+            to_b(fast, slow, b[i]);
         }
     }
 };

@@ -1,56 +1,88 @@
-// The register tile: 64 x 64 results for each block of 256 threads, 4 x 4 of them for each thread.
+// The register tile: TILE x COLUMNS results for each block, 4 x 4 of them for each thread.
 // conv4_registers.cu tells why it is built like this; a problem P is as in convolution.cuh.
 
 #define TILE 64
+#ifndef COLUMNS
+#define COLUMNS 64  // or 32, for pictures of few channels
+#endif
 #define DEPTH 16
-#define THREADS 256
+#define THREADS (TILE / 4 * (COLUMNS / 4))
+// Shared memory: two tiles of a, two of b. The four more make turned stores meet fewer banks.
+#define LINE_A (TILE + 4)
+#define LINE_B (COLUMNS + 4)
+#define MEMORY (2 * DEPTH * (LINE_A + LINE_B))
 #include "fetch.cuh"
 
-template <class P>
-__device__ void put(const Fetch<P>& from, float (*a)[TILE + 4], float (*b)[TILE]) {
+// Into a tile, in which a row is one depth: what lies along the depth is turned.
+__device__ inline void put(float* tile, int width, bool turned, int fast, int slow, float4 v) {
+    if (turned) {
+        float numbers[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-    for (int i = 0; i < EACH; i++) {
-        int at = threadIdx.x + i * THREADS;
-        a[at % DEPTH][at / DEPTH] = from.a[i];
-        b[at / TILE][at % TILE] = from.b[i];
+        for (int j = 0; j < 4; j++) tile[(fast + j) * width + slow] = numbers[j];
+    } else {
+        *(float4*)&tile[slow * width + fast] = v;
     }
 }
 
-// grid (ceil(rows / 64), ceil(columns / 64)), block (256)
-template <class P> __device__ void product(P p) {
-    // Turned, so that a thread's 4 rows are a vector.
-    __shared__ __align__(16) float a[2][DEPTH][TILE + 4];
-    __shared__ __align__(16) float b[2][DEPTH][TILE];
-    int row0 = blockIdx.x * TILE, column0 = blockIdx.y * TILE;
-    int ty = threadIdx.x / 16 * 4, tx = threadIdx.x % 16 * 4;
-    float sums[4][4] = {};
-    Fetch<P> next;
-    next.load(p, row0, column0, 0);
-    put(next, a[0], b[0]);
-    __syncthreads();
-    for (int start = 0, half = 0; start < p.depth(); start += DEPTH, half ^= 1) {
-        bool more = start + DEPTH < p.depth();
-        if (more) next.load(p, row0, column0, start + DEPTH);
+template <class P> __device__ void to_shared(const Fetch<P>& fetched, float* a, float* b) {
+    fetched.store(
+        [=](int fast, int slow, float4 v) { put(a, LINE_A, P::a_along_depth, fast, slow, v); },
+        [=](int fast, int slow, float4 v) { put(b, LINE_B, !P::b_along_columns, fast, slow, v); });
+}
+
+struct Tile {
+    float sums[4][4];
+    __device__ static int row() { return threadIdx.x / (COLUMNS / 4) * 4; }
+    __device__ static int column() { return threadIdx.x % (COLUMNS / 4) * 4; }
+
+    // The sums over the depths from `start` to `end` of the tile that begins at (row0, column0).
+    template <class P>
+    __device__ void add_up(const P& p, float* memory, int row0, int column0, int start, int end) {
+        float* a[2] = {memory, memory + DEPTH * LINE_A};
+        float* b[2] = {a[1] + DEPTH * LINE_A, a[1] + DEPTH * (LINE_A + LINE_B)};
 #pragma unroll
-        for (int d = 0; d < DEPTH; d++) {
-            float4 a4 = *(const float4*)&a[half][d][ty];
-            float4 b4 = *(const float4*)&b[half][d][tx];
-            float rows[4] = {a4.x, a4.y, a4.z, a4.w}, columns[4] = {b4.x, b4.y, b4.z, b4.w};
+        for (int i = 0; i < 4; i++) {
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
+            for (int j = 0; j < 4; j++) sums[i][j] = 0.0f;
+        }
+        Fetch<P> next;
+        next.load(p, row0, column0, start, end);
+        to_shared(next, a[0], b[0]);
+        __syncthreads();
+        for (int half = 0; start < end; start += DEPTH, half ^= 1) {
+            bool more = start + DEPTH < end;
+            if (more) next.load(p, row0, column0, start + DEPTH, end);
 #pragma unroll
-                for (int j = 0; j < 4; j++) sums[i][j] += rows[i] * columns[j];
+            for (int d = 0; d < DEPTH; d++) {
+                float4 a4 = *(const float4*)&a[half][d * LINE_A + row()];
+                float4 b4 = *(const float4*)&b[half][d * LINE_B + column()];
+                float rows[4] = {a4.x, a4.y, a4.z, a4.w}, columns[4] = {b4.x, b4.y, b4.z, b4.w};
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+#pragma unroll
+                    for (int j = 0; j < 4; j++) sums[i][j] += rows[i] * columns[j];
+                }
+            }
+            if (more) to_shared(next, a[half ^ 1], b[half ^ 1]);
+            __syncthreads();
+        }
+    }
+    template <class P> __device__ void store(const P& p, int row0, int column0) const {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                int row = row0 + Tile::row() + i, column = column0 + Tile::column() + j;
+                if (row < p.rows() && column < p.columns()) p.store(row, column, sums[i][j]);
             }
         }
-        if (more) put(next, a[half ^ 1], b[half ^ 1]);
-        __syncthreads();
     }
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            int row = row0 + ty + i, column = column0 + tx + j;
-            if (row < p.rows() && column < p.columns()) p.store(row, column, sums[i][j]);
-        }
-    }
+};
+
+// grid (ceil(rows / TILE), ceil(columns / COLUMNS)), block (THREADS)
+template <class P> __device__ void product(const P& p) {
+    __shared__ __align__(16) float memory[MEMORY];
+    Tile tile;
+    tile.add_up(p, memory, blockIdx.x * TILE, blockIdx.y * COLUMNS, 0, p.depth());
+    tile.store(p, blockIdx.x * TILE, blockIdx.y * COLUMNS);
 }
