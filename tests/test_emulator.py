@@ -14,11 +14,11 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 ORDERS = (0, 1, 2)
 
 
-def planted(file: str, right: str, wrong: str) -> Library:
+def planted(file: str, right: str, wrong: str, mode: str = "plain") -> Library:
     """A library of a real kernel's file with one bug in it."""
     source = (CUDA / file).read_text()
     assert source.count(right) >= 1, "the kernel has changed: plant the bug elsewhere"
-    return Library(source.replace(right, wrong, 1), CUDA / file)
+    return Library(source.replace(right, wrong, 1), CUDA / file, mode)
 
 
 def line_of(file: str, text: str) -> int:

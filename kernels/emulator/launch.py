@@ -6,14 +6,16 @@ here it is an error.
 """
 
 import ctypes
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from minddpm.errors import InputError
 from minddpm.kernels.emulator import memory
-from minddpm.kernels.emulator.build import build, kernels, source_lines
+from minddpm.kernels.emulator.build import MODES, build, kernels, with_source_lines
 
 KINDS = {"f": "floating-point", "i": "signed", "u": "unsigned"}
 
@@ -35,20 +37,35 @@ class _Dim3(ctypes.Structure):
         return cls(*sizes, *(1,) * (3 - len(sizes)))
 
 
+class _DeviceArray(ctypes.Structure):  # access.h
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("before", "start", "end", "after")),
+        ("poison", ctypes.c_uint64),
+        ("argument", ctypes.c_int64),
+    ]  # fmt: skip
+
+
 class Library:
     """The kernels of one .cu source, to be launched by name.
 
     path: what the source is called in messages, in debuggers, and where it finds its .cuh files.
+    mode: "plain", or "race", in which every access to memory is checked: it has to lie in an array,
+    be aligned, not read what nobody wrote, and not race with another thread's.
+    Raises InputError without a g++ that can build it.
     """
 
-    def __init__(self, source: str, path: str | Path = "kernel.cu"):
+    def __init__(self, source: str, path: str | Path = "kernel.cu", mode: str = "plain"):
+        if mode not in MODES:
+            raise InputError(f"there is no mode {mode!r} of the emulator: {', '.join(MODES)}.")
         described = source, str(path), Path(path).parent
-        self.file, self.kernels = build(*described), kernels(*described)
+        self.path, self.mode = path, mode
+        self.file, self.kernels = build(*described, mode), kernels(*described)
         self._library = ctypes.CDLL(str(self.file))
         self._parameters: dict[str, list[str]] = {}
         for name in self.kernels:
             text = ctypes.create_string_buffer(400)
-            getattr(self._library, f"emulator_describe_{name}")(text)
+            with _one_at_a_time:
+                getattr(self._library, f"emulator_describe_{name}")(text)
             codes = text.value.decode()
             self._parameters[name] = [codes[i : i + 3] for i in range(0, len(codes), 3)]
 
@@ -82,18 +99,39 @@ class Library:
         pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
         error = ctypes.create_string_buffer(1000)
         with _one_at_a_time:
+            if self.mode != "plain":
+                self._describe_arrays(arguments)
             self._library.emulator_order(ctypes.c_uint(order))
             failed = getattr(self._library, f"emulator_launch_{name}")(
                 ctypes.byref(_Dim3.of(grid)), ctypes.byref(_Dim3.of(block)),
                 ctypes.c_size_t(shared), pointers, error, ctypes.c_size_t(len(error)),
             )  # fmt: skip
         if failed:
-            raise EmulatorError(f"{name}: {source_lines(self.file, error.value.decode())}")
+            raise EmulatorError(f"{name}: {with_source_lines(self.file, error.value.decode())}")
         for i, argument in enumerate(arguments):
             if isinstance(argument, np.ndarray) and (where := memory.overwritten(argument)):
                 raise EmulatorError(
                     f"{name} wrote {where} argument {i}, an array of shape {argument.shape}"
                 )
+
+    def _describe_arrays(self, arguments: tuple[Any, ...]) -> None:
+        """Tell the library where the arrays of the device are, and which of them were passed."""
+        passed = {
+            memory.extent_of(argument).start: i
+            for i, argument in reversed(list(enumerate(arguments)))
+            if isinstance(argument, np.ndarray)
+        }
+        extents = memory.extents()
+        arrays = (_DeviceArray * len(extents))(
+            *(
+                (
+                    e.front - memory.GUARD, e.start, e.end, e.guard + memory.GUARD,
+                    int.from_bytes(e.poison, sys.byteorder), passed.get(e.start, -1),
+                )
+                for e in extents
+            )
+        )  # fmt: skip
+        self._library.emulator_arrays(arrays, ctypes.c_size_t(len(extents)))
 
 
 def _as_parameter(what: str, argument: Any, parameter: str) -> Any:

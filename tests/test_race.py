@@ -1,0 +1,363 @@
+"""Race mode of the CUDA emulator: every kernel passes it, and each class of bug is reported."""
+
+import inspect
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import test_cuda
+from test_emulator import CUDA, ORDERS, line_of, norm_sums, planted, silu
+
+from minddpm.errors import InputError
+from minddpm.kernels.emulator import EmulatorError, Library, build, device_array, device_empty
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+
+# --- what is right passes ------------------------------------------------------------------------
+
+CONVOLUTION = dict(
+    N=2, H=7, W=5, C=3, K=8, KH=3, KW=2, stride=2, pad=(1, 0, 1, 1), with_bias=True
+)  # fmt: skip
+# The bodies of tests/test_cuda.py, at small sizes that need more than one block.
+BODIES = [
+    ("silu_and_add", dict(n=150, grid=2, seed=0)),
+    ("upsample_nearest", dict(N=2, H=3, W=5, C=3)),
+    ("q_sample", dict(N=3, P=60)),
+    ("adam", dict(n=150, step=2, averaged=True)),
+    ("ema", dict(n=150)),
+    ("sampler_step", dict(n=150, clip=True, sigma=0.3)),
+    ("squared_norm", dict(n=600, grid=2)),
+    ("random_bits_are_the_very_same", dict(first=3)),
+    ("random_normal", dict()),
+    ("q_sample_normal", dict(N=3, P=50)),
+    ("dropout", dict(n=150, p=0.5)),
+    ("sampler_step_normal", dict(n=150, first=6)),
+    ("group_norm", dict(N=2, P=49, groups=2, size=8, with_silu=True, seed=0)),
+    ("attention", dict(N=1, L=40, heads=2, D=33, scale=1.0)),
+    *(("conv2d", dict(file=file, **CONVOLUTION)) for file in test_cuda.RUNGS),
+    ("winograd", dict(N=1, H=7, W=5, C=8, K=5, pad=(1, 1, 1, 1))),
+]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_kernel_passes(monkeypatch, order):
+    launched = set()
+
+    class Watched(Library):
+        def launch(self, name, *arguments, **how):
+            launched.add((Path(self.path).name, name))
+            super().launch(name, *arguments, **{**how, "order": order})
+
+    def library(file):
+        return Watched((CUDA / file).read_text(), CUDA / file, "race")
+
+    monkeypatch.setattr(test_cuda, "library", library)
+    for name, arguments in BODIES:
+        body = getattr(test_cuda, f"test_{name}")
+        if hasattr(body, "hypothesis"):
+            body = body.hypothesis.inner_test
+        if "order" in inspect.signature(body).parameters:
+            arguments = {**arguments, "order": order}
+        body(**arguments)
+    every = {
+        (file.name, name)
+        for file in CUDA.glob("*.cu")
+        for name in build.kernels(file.read_text(), str(file), CUDA)
+    }
+    assert launched == every, "a kernel needs a line in BODIES"
+
+
+# --- what is wrong is reported -------------------------------------------------------------------
+
+THREAD = r"thread \(\d+, \d+, \d+\) of block \(\d+, \d+, \d+\)"
+
+
+def place(file: str, text: str) -> str:
+    """What a message says of an access in this line."""
+    return rf"{file}:{line_of(file, text)}: {THREAD}"
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_missing_barrier(order):
+    library = planted("norm.cu", "sum_n;\n    __syncthreads();", "sum_n;\n", "race")
+    write = place("norm.cu", "plain[threadIdx.y][threadIdx.x] = sum;")
+    read = place("norm.cu", "sum += plain[w]")
+    with pytest.raises(
+        EmulatorError,
+        match=rf"race: ({read} reads 4 bytes at \d+ of plain, which {write} wrote|"
+        rf"{write} writes 4 bytes at \d+ of plain, which {read} read): no barrier between them",
+    ):
+        norm_sums(library, order)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_missing_barrier_between_reads_and_the_next_writes(order):
+    library = planted(
+        "conv3_shared.cu", "        __syncthreads();  // all have read it\n", "\n", "race"
+    )
+    write = rf"conv3_shared.cu:\d+: {THREAD}"
+    read = place("conv3_shared.cu", "sum += a[ty][d] * b[d][tx]")
+    with pytest.raises(
+        EmulatorError,
+        match=rf"race: ({read} reads 4 bytes at \d+ of [ab], which {write} wrote|"
+        rf"{write} writes 4 bytes at \d+ of [ab], which {read} read): no barrier between them",
+    ):
+        convolution(library, order)
+
+
+def convolution(library: Library, order: int = 0) -> None:
+    N, H, W, C, K = 1, 5, 5, 8, 8
+    x, w = device_array(np.ones((N, H, W, C), "f")), device_array(np.ones((3, 3, C, K), "f"))
+    sizes = map(np.int32, (N, H, W, C, H, W, K, 3, 3, 1, 1, 1))
+    arguments = (x, w, np.uint64(0), device_empty((N, H, W, K)), *sizes)
+    library.launch("conv2d", (2, 1), (16, 16), arguments, order=order)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_blocks_that_write_the_same_element(order):
+    library = planted("norm.cu", "sums[image * C + c] = sum;", "sums[c] = sum;", "race")
+    line = place("norm.cu", "sums[image * C + c] = sum;")
+    with pytest.raises(
+        EmulatorError,
+        match=rf"race: {line} writes 4 bytes at \d+ of argument 6, which {line} wrote: "
+        "blocks are not ordered",
+    ):
+        norm_sums(library, order)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("EACH(i, n)) y", "EACH(i, n + 1)) y", "reads 4 bytes at 120 of argument 0, .* 120 bytes"),
+        ("y[i] = x[i] / (", "y[i] = x[i + 1] / (", "reads 4 bytes at 120 of argument 0"),
+        ("y[i] = x[i] / (", "y[i] = x[i - 1] / (", "reads 4 bytes at -4 of argument 0"),
+        ("y[i] = x[i] / (", "y[i + 1] = x[i] / (", "writes 4 bytes at 120 of argument 1"),
+        ("y[i] = x[i] / (", "y[i + n] = x[i] / (", "writes 4 bytes at 120 of argument 1"),
+        ("y[i] = x[i] / (", "y[i] = x[i - (1ll << 40)] / (", "reads 4 bytes of no array"),
+        ("y[i] = x[i] / (", "y[i] = ((float*)0)[i] / (", "reads 4 bytes of no array"),
+    ],
+)
+def test_outside_of_an_array(right, wrong, message):
+    library = planted("pointwise.cu", right, wrong, "race")
+    line = place("pointwise.cu", "y[i] = x[i] / (1.0f")
+    with pytest.raises(EmulatorError, match=f"out of bounds: {line} {message}"):
+        silu(library, 30)
+
+
+def test_outside_of_a_shared_array():
+    library = planted("norm.cu", "float tilted[WARPS][32]", "float tilted[7][32]", "race")
+    line = place("norm.cu", "tilted[threadIdx.y][threadIdx.x] =")
+    with pytest.raises(
+        EmulatorError,
+        match=rf"out of bounds: {line} writes 4 bytes at 896 of tilted, which has 896 bytes",
+    ):
+        norm_sums(library)
+
+
+def test_shared_memory_that_nobody_wrote():
+    library = planted("norm.cu", "plain[threadIdx.y][threadIdx.x] = sum;", "", "race")
+    line = place("norm.cu", "sum += plain[w]")
+    with pytest.raises(
+        EmulatorError, match=f"uninitialised: {line} reads 4 bytes at 128 of plain, which nobody"
+    ):
+        norm_sums(library)
+
+
+def test_an_array_that_nobody_wrote():
+    library = planted("pointwise.cu", "y[i] = x[i]", "y[i] = y[i] + x[i]", "race")
+    line = place("pointwise.cu", "y[i] = x[i] / (1.0f")
+    with pytest.raises(
+        EmulatorError, match=f"uninitialised: {line} reads 4 bytes at 0 of argument 1, which nobody"
+    ):
+        silu(library, 30)
+
+
+def test_a_barrier_that_not_all_threads_reach():
+    where = "    if (threadIdx.y == 0 && c < C) {"
+    library = planted("norm.cu", where, f"{where} __syncthreads();", "race")
+    line = line_of("norm.cu", where)
+    with pytest.raises(
+        EmulatorError,
+        match=rf"divergent barrier: {THREAD} waits at line {line}, thread .* has ended",
+    ):
+        norm_sums(library)
+
+
+def test_a_scalar_of_another_type():
+    right = "param, float rest, int n"
+    library = planted("pointwise.cu", right, right.replace("int", "long long"), "race")
+    a = device_array(np.zeros(4, "f"))
+    with pytest.raises(EmulatorError, match="argument 3 of ema is a int32 where signed, 8 bytes"):
+        library.launch("ema", (1,), (32,), (a, a, np.float32(1), np.int32(4)))
+
+
+# --- kernels for what no real one does -----------------------------------------------------------
+
+SMALL = """
+extern "C" __global__ void histogram(const int* x, int* counts, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) atomicAdd(counts + x[i], 1);
+}
+extern "C" __global__ void not_atomic(const int* x, int* counts, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) counts[x[i]] += 1;
+}
+extern "C" __global__ void half_atomic(const int* x, int* counts, int n) {
+    if (threadIdx.x == 0) counts[3] = 0;
+    if (threadIdx.x == 1) atomicMax(counts + 3, 5);
+}
+extern "C" __global__ void warp(const int* x, int* out, int how) {
+    __shared__ int values[32];
+    int lane = threadIdx.x, other = lane ^ 1;
+    values[lane] = x[lane];
+    if (how == 0) __syncwarp();
+    if (how == 1) __shfl_sync(~0u, 1, 0);
+    if (how == 2) __syncwarp(3u << (lane & ~1));
+    if (how == 3) __syncwarp(lane < 16 ? 0xffffu : 0xffff0000u);
+    if (how == 3) other = lane ^ 16;
+    if (how == 4) {  // from the first half to all by way of lane 0, which is in both masks
+        if (lane < 16) __syncwarp(0xffffu);
+        if (lane == 0 || lane >= 16) __syncwarp(0xffff0001u);
+        other = lane & 15;
+    }
+    out[lane] = values[other];
+}
+extern "C" __global__ void vectors(const float* x, float* out, int first) {
+    *(float4*)out = *(const float4*)(x + first);
+}
+extern "C" __global__ void local(int* out) {
+    __shared__ long long lent;
+    int mine = 1;
+    if (threadIdx.x == 0) lent = (long long)&mine;
+    __syncthreads();
+    if (threadIdx.x == 1) *(int*)lent = 2;
+    __syncthreads();
+    out[threadIdx.x] = mine;
+}
+extern "C" __global__ void bytes(unsigned char* out) {
+    out[threadIdx.x] = threadIdx.x;
+    out[32 + threadIdx.x / 2] = 1;
+}
+extern "C" __global__ void last_reader(const int* x, int* out) {
+    __shared__ int value;
+    if (threadIdx.x == 0) value = x[0];
+    __syncthreads();
+    out[threadIdx.x] = value;
+    if (threadIdx.x == 40) value = 3;
+}
+"""
+INTS = device_array(np.arange(64, dtype=np.int32))
+
+
+def small(name: str, block: int, *arguments, grid: int = 1, order: int = 0) -> None:
+    Library(SMALL, "small.cu", "race").launch(name, (grid,), (block,), arguments, order=order)
+
+
+def small_line(text: str) -> str:
+    number = next(i for i, line in enumerate(SMALL.splitlines(), 1) if text in line)
+    return rf"small.cu:{number}: {THREAD}"
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("block", "grid", "why"),
+    [(50, 1, "no barrier between them"), (1, 50, "blocks are not ordered")],
+)
+def test_a_histogram(order, block, grid, why):
+    x, counts = device_array(np.arange(50, dtype=np.int32) % 7), device_array(np.zeros(7, np.int32))
+    small("histogram", block, x, counts, np.int32(50), grid=grid, order=order)
+    np.testing.assert_array_equal(counts, np.bincount(x))
+    line = small_line("counts[x[i]] += 1")
+    with pytest.raises(
+        EmulatorError,
+        match=rf"race: {line} \w+ 4 bytes at \d+ of argument 1, which {line} wrote: {why}",
+    ):
+        small("not_atomic", block, x, counts, np.int32(50), grid=grid, order=order)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_atomic_and_a_plain_access(order):
+    plain, atomic = small_line("counts[3] = 0"), small_line("atomicMax(")
+    with pytest.raises(
+        EmulatorError,
+        match=rf"race: ({plain} writes.*{atomic} changed|{atomic} changes.*{plain} w)",
+    ):
+        small("half_atomic", 2, INTS, device_array(np.zeros(7, np.int32)), np.int32(1), order=order)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("how", "ordered"), [(0, 1), (1, 0), (2, 1), (3, 0), (4, 1), (5, 0)])
+def test_only_syncwarp_orders_the_lanes_of_its_mask(how, ordered, order):
+    out = device_empty(32, "int32")
+    if ordered:
+        small("warp", 32, INTS, out, np.int32(how), order=order)
+        return
+    write, read = small_line("values[lane] ="), small_line("= values[other]")
+    with pytest.raises(EmulatorError, match=f"race: ({write}.*{read}|{read}.*{write})"):
+        small("warp", 32, INTS, out, np.int32(how), order=order)
+
+
+def test_a_vector_that_is_not_aligned():
+    x, out = device_array(np.zeros(12, "f")), device_empty(4)
+    small("vectors", 1, x, out, np.int32(4))
+    line = small_line("*(float4*)out")
+    with pytest.raises(
+        EmulatorError, match=f"misaligned: {line} reads 16 bytes at 4 of argument 0: the address"
+    ):
+        small("vectors", 1, x, out, np.int32(1))
+    with pytest.raises(EmulatorError, match=r"out of bounds: .* writes 16 bytes at 0 of arg.* 12 "):
+        small("vectors", 1, x, device_empty(3), np.int32(4))
+
+
+def test_a_local_variable_of_another_thread():
+    line = small_line("*(int*)lent = 2")
+    with pytest.raises(EmulatorError, match=f"out of bounds: {line} writes 4 bytes of a local v"):
+        small("local", 2, device_empty(2, "int32"))
+
+
+def test_bytes_are_told_apart():
+    out = device_empty(48, "uint8")
+    line = small_line("out[32 + threadIdx.x / 2]")
+    with pytest.raises(EmulatorError, match=f"race: {line} writes 1 byte at 32 of argument 0"):
+        small("bytes", 32, out)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_one_of_many_readers_in_other_warps(order):
+    write, read = small_line("value = 3"), small_line("= value;")
+    with pytest.raises(
+        EmulatorError, match=f"race: ({write} writes.*{read} r|{read} reads.*{write})"
+    ):
+        small("last_reader", 96, INTS, device_empty(96, "int32"), order=order)
+
+
+def test_an_array_that_was_not_passed():
+    there, passed = device_array(np.zeros(4, "f")), device_array(np.zeros(4, "f"))
+    distance = (there.ctypes.data - passed.ctypes.data) // 4
+    source = """extern "C" __global__ void far(const float* x, float* y, long long i) {
+        y[0] = x[i];
+    }"""
+    with pytest.raises(EmulatorError, match=r"far.cu:2: .* of an array that was not passed"):
+        Library(source, "far.cu", "race").launch(
+            "far", (1,), (1,), (passed, device_empty(1), np.int64(distance))
+        )
+
+
+# --- building ------------------------------------------------------------------------------------
+
+
+def test_a_mode_that_there_is_not():
+    with pytest.raises(InputError, match="no mode 'rice' of the emulator: plain, race"):
+        Library(SMALL, "small.cu", "rice")
+
+
+def test_a_compiler_that_cannot_watch(tmp_path, monkeypatch):
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\necho 'error: -fsanitize=thread is not supported' >&2; exit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    build._compiler.cache_clear()
+    with pytest.raises(InputError, match="race mode needs a g\\+\\+ that knows"):
+        Library(SMALL, "small.cu", "race")
+    build._compiler.cache_clear()
