@@ -348,7 +348,7 @@ def test_an_array_that_was_not_passed():
 
 
 def test_a_mode_that_there_is_not():
-    with pytest.raises(InputError, match="no mode 'rice' of the emulator: plain, race"):
+    with pytest.raises(InputError, match="no mode 'rice' of the emulator: plain, race, profile"):
         Library(SMALL, "small.cu", "rice")
 
 
@@ -358,6 +358,6 @@ def test_a_compiler_that_cannot_watch(tmp_path, monkeypatch):
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     build._compiler.cache_clear()
-    with pytest.raises(InputError, match="race mode needs a g\\+\\+ that knows"):
+    with pytest.raises(InputError, match="race and profile need a g\\+\\+ that knows"):
         Library(SMALL, "small.cu", "race")
     build._compiler.cache_clear()

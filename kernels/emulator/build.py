@@ -20,7 +20,7 @@ from minddpm.files import cache_directory
 
 HERE = Path(__file__).parent
 # For each mode, the parts of the machine beyond those that every mode has.
-MODES = {"plain": (), "race": ("access.cc", "race.cc")}
+MODES = {"plain": (), "race": ("access.cc", "race.cc"), "profile": ("access.cc", "profile.cc")}
 MACHINE = ("runtime.cc", "fibers.cc", "shared.cc")
 # Casts between float* and float4* are everyday CUDA, hence no aliasing by type. DWARF 4, as some
 # addr2line tell the wrong file after #line in version 5.
@@ -142,7 +142,7 @@ def _compile(what: str, *arguments: str) -> None:
     done = subprocess.run(["g++", *FLAGS, *arguments], capture_output=True, text=True)
     if done.returncode and "-fsanitize=thread" in done.stderr:
         raise InputError(
-            "race mode needs a g++ that knows -fsanitize=thread, and this one does "
+            "the modes race and profile need a g++ that knows -fsanitize=thread, and this one does "
             "not: use the plain mode, or g++ on x86-64 or ARM64 Linux."
         )
     if done.returncode:

@@ -8,6 +8,7 @@ here it is an error.
 import ctypes
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy as np
 
 from minddpm.errors import InputError
 from minddpm.kernels.emulator import memory
-from minddpm.kernels.emulator.build import MODES, build, kernels, with_source_lines
+from minddpm.kernels.emulator.build import MODES, build, kernels, source_lines, with_source_lines
+from minddpm.kernels.emulator.profile import Line
 
 KINDS = {"f": "floating-point", "i": "signed", "u": "unsigned"}
 
@@ -45,12 +47,22 @@ class _DeviceArray(ctypes.Structure):  # access.h
     ]  # fmt: skip
 
 
+class _Cost(ctypes.Structure):  # profile.cc
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in (
+            "place", "shared", "kind", "requests", "bytes", "transactions", "ideal", "worst",
+        )
+    ]  # fmt: skip
+
+
 class Library:
     """The kernels of one .cu source, to be launched by name.
 
     path: what the source is called in messages, in debuggers, and where it finds its .cuh files.
-    mode: "plain", or "race", in which every access to memory is checked: it has to lie in an array,
-    be aligned, not read what nobody wrote, and not race with another thread's.
+    mode: "plain"; "race", in which every access to memory is checked: it has to lie in an array, be
+    aligned, not read what nobody wrote, and not race with another thread's; or "profile", in which
+    they are counted.
     Raises InputError without a g++ that can build it.
     """
 
@@ -61,6 +73,7 @@ class Library:
         self.path, self.mode = path, mode
         self.file, self.kernels = build(*described, mode), kernels(*described)
         self._library = ctypes.CDLL(str(self.file))
+        self._costs: list[tuple[str, _Cost]] = []
         self._parameters: dict[str, list[str]] = {}
         for name in self.kernels:
             text = ctypes.create_string_buffer(400)
@@ -106,6 +119,8 @@ class Library:
                 ctypes.byref(_Dim3.of(grid)), ctypes.byref(_Dim3.of(block)),
                 ctypes.c_size_t(shared), pointers, error, ctypes.c_size_t(len(error)),
             )  # fmt: skip
+            if self.mode == "profile":
+                self._costs += [(name, cost) for cost in self._costs_of_the_last_launch()]
         if failed:
             raise EmulatorError(f"{name}: {with_source_lines(self.file, error.value.decode())}")
         for i, argument in enumerate(arguments):
@@ -132,6 +147,36 @@ class Library:
             )
         )  # fmt: skip
         self._library.emulator_arrays(arrays, ctypes.c_size_t(len(extents)))
+
+    def _costs_of_the_last_launch(self) -> Iterator["_Cost"]:
+        count = self._library.emulator_profile(None, ctypes.c_size_t(0))
+        costs = (_Cost * count)()
+        self._library.emulator_profile(costs, ctypes.c_size_t(count))
+        return iter(costs)
+
+    def profile(self) -> list[Line]:
+        """What the launches cost that were made since it was last asked, by kernel and line."""
+        if self.mode != "profile":
+            raise InputError(f'{self.path} runs in mode {self.mode}: load it with mode="profile".')
+        places = source_lines(self.file, (cost.place for _, cost in self._costs))
+        totals: dict[tuple[str, ...], list[int]] = {}
+        for kernel, cost in self._costs:
+            space = "shared" if cost.shared else "global"
+            key = (kernel, places[cost.place], space, ("load", "store", "atomic")[cost.kind])
+            *sums, worst = totals.setdefault(key, [0] * 5)
+            more = cost.requests, cost.bytes, cost.transactions, cost.ideal
+            totals[key] = [*map(sum, zip(sums, more, strict=True)), max(worst, cost.worst)]
+        self._costs = []
+        return sorted(
+            (Line(*key, *numbers) for key, numbers in totals.items()),
+            key=lambda line: (line.kernel, _by_number(line.place), line.space, line.kind),
+        )
+
+
+def _by_number(place: str) -> tuple[str, int]:
+    """A "file:line" so that line 9 comes before line 10."""
+    file, _, line = place.partition(":")
+    return file, int(line) if line.isdigit() else 0
 
 
 def _as_parameter(what: str, argument: Any, parameter: str) -> Any:
