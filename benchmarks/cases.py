@@ -84,7 +84,7 @@ def half_block(N: int, H: int, C: int, K: int, groups: int = 8) -> Operation:
     return Operation(
         "norm_silu_conv2d",
         (*norm, groups, 1e-5, w, b, extra),
-        (gy, *norm, mean, rstd, groups, w),
+        (gy, *norm, (mean, rstd), groups, w),
     )
 
 

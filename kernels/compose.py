@@ -4,14 +4,42 @@
 definition, and for the fast sets what they do with shapes that their fused kernel does not take.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from types import ModuleType
+from typing import Any
 
 from minddpm.backend import Array, array_module
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right))
 Parts = Sequence[Array]  # one array, or several that stand side by side along the last axis
 SAME: Padding = ((1, 1), (1, 1))  # a 3x3 window gives a picture of the same size
+
+
+def float32_only(
+    function: Callable, specification: Callable, contiguous: Callable[[Any], Any]
+) -> Callable:
+    """`function` of contiguous float32 arrays; of other types the specification.
+
+    contiguous(x): an array with its rows one behind the other, anything else as it is. Raises
+    OtherTypeError for an array that is not float32.
+    """
+
+    def each(x: Any) -> Any:
+        return tuple(map(each, x)) if isinstance(x, tuple) else contiguous(x)
+
+    @wraps(function)
+    def chosen(*args, **kwargs):
+        try:
+            return function(*map(each, args), **kwargs)
+        except OtherTypeError:
+            return specification(*args, **kwargs)
+
+    return chosen
+
+
+class OtherTypeError(Exception):
+    """An array that is not float32 was met."""
 
 
 def joined(xs: Parts) -> Array:
@@ -45,7 +73,7 @@ def normalised(x: Array, mean: Array, rstd: Array) -> Array:
 def compose_norm_silu_conv2d(
     kernels: ModuleType, xs: Parts, norm_weight: Array, norm_bias: Array, groups: int, eps: float,
     w: Array, b: Array, extra: Array | None,
-) -> tuple[Array, Array, Array]:  # fmt: skip
+) -> tuple[Array, tuple[Array, Array]]:  # fmt: skip
     """norm_silu_conv2d from the operations of a kernel set, one after the other."""
     h, mean, rstd = kernels.group_norm_silu(joined(xs), norm_weight, norm_bias, groups, eps)
     y = kernels.conv2d(h, w, b if b.ndim == 1 else None, 1, SAME)
@@ -53,15 +81,15 @@ def compose_norm_silu_conv2d(
         y += b[:, None, None, :]
     if extra is not None:
         y += extra
-    return y, mean, rstd
+    return y, (mean, rstd)
 
 
 def compose_norm_silu_conv2d_backward(
-    kernels: ModuleType, gy: Array, xs: Parts, norm_weight: Array, norm_bias: Array, mean: Array,
-    rstd: Array, groups: int, w: Array,
+    kernels: ModuleType, gy: Array, xs: Parts, norm_weight: Array, norm_bias: Array,
+    kept: tuple[Array, ...], groups: int, w: Array,
 ) -> tuple[tuple[Array, ...], Array, Array, Array, Array]:  # fmt: skip
     """Its backward; the value between normalisation and convolution is made again from x."""
-    x = joined(xs)
+    x, (mean, rstd) = joined(xs), kept
     h = kernels.silu(normalised(x, mean, rstd) * norm_weight + norm_bias)
     gh, gw, _ = kernels.conv2d_backward(gy, h, w, 1, SAME)
     gx, gnorm_weight, gnorm_bias = kernels.group_norm_silu_backward(

@@ -311,11 +311,12 @@ def upsample_conv2d_backward(gy: Array, x: Array, w: Array) -> tuple[Array, Arra
 def norm_silu_conv2d(
     xs: Parts, norm_weight: Array, norm_bias: Array, groups: int, eps: float,
     w: Array, b: Array, extra: Array | None,
-) -> tuple[Array, Array, Array]:  # fmt: skip
+) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
     """y = conv2d(silu(group_norm(x))) + b + extra: half a residual block.
 
     xs: parts [N, H, W, C_p] of x; w [3, 3, C, K]; b [K], or [N, K] with one for each image (the
-    time embedding); extra [N, H, W, K] or None (the residual path) -> y, and mean, rstd [N, G].
+    time embedding); extra [N, H, W, K] or None (the residual path) -> y, and what the backward of
+    the same kernel set wants kept: mean, rstd [N, G], and more if it likes.
     """
     return compose_norm_silu_conv2d(
         sys.modules[__name__], xs, norm_weight, norm_bias, groups, eps, w, b, extra
@@ -323,12 +324,12 @@ def norm_silu_conv2d(
 
 
 def norm_silu_conv2d_backward(
-    gy: Array, xs: Parts, norm_weight: Array, norm_bias: Array, mean: Array, rstd: Array,
+    gy: Array, xs: Parts, norm_weight: Array, norm_bias: Array, kept: tuple[Array, ...],
     groups: int, w: Array,
 ) -> tuple[tuple[Array, ...], Array, Array, Array, Array]:  # fmt: skip
     """gxs, gnorm_weight, gnorm_bias, gw, and gb [N, K], one for each image; gextra is gy itself."""
     return compose_norm_silu_conv2d_backward(
-        sys.modules[__name__], gy, xs, norm_weight, norm_bias, mean, rstd, groups, w
+        sys.modules[__name__], gy, xs, norm_weight, norm_bias, kept, groups, w
     )
 
 

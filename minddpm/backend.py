@@ -3,7 +3,9 @@
     backend   arrays   kernels
     numpy     NumPy    minddpm.kernels.reference
     numba     NumPy    minddpm.kernels.cpu
-    cupy      CuPy     minddpm.kernels.reference (plain CuPy calls, cuBLAS underneath)
+    cupy      CuPy     minddpm.kernels.cuda (raw CUDA)
+
+"cupy-reference" is CuPy with the reference kernels: plain CuPy calls, cuBLAS underneath.
 
 Everything above this file writes ``backend.xp.exp(x)`` for plain array code and
 ``backend.kernels.conv2d(...)`` for the hot operations, and never asks which one is running.
@@ -30,7 +32,8 @@ Array = Any  # numpy.ndarray or cupy.ndarray: the two share the interface that t
 BACKENDS = {
     "numpy": ("numpy", "reference"),
     "numba": ("numpy", "cpu"),
-    "cupy": ("cupy", "reference"),
+    "cupy": ("cupy", "cuda"),
+    "cupy-reference": ("cupy", "reference"),  # cuBLAS underneath, to compare with
 }
 NAMES = tuple(BACKENDS)
 
@@ -62,9 +65,10 @@ def set_backend(name: str) -> Backend:
         name = "cupy" if found else "numba" if _has_numba() else "numpy"
     if name not in NAMES:
         raise InputError(f"unknown backend {name!r}: choose one of {', '.join(NAMES)} or auto.")
-    if name == "cupy" and emulate:
+    on_gpu = BACKENDS[name][0] == "cupy"
+    if on_gpu and emulate:
         _install_emulator()
-    if name == "cupy" and (problem := _gpu_problem()):
+    if on_gpu and (problem := _gpu_problem()):
         raise InputError(problem)
     if name == "numba" and not _has_numba():
         raise InputError(

@@ -107,14 +107,15 @@ def curve(
     xlabel: str,
     ylabel: str,
     log_y: bool = False,
+    log_x: bool = False,
 ) -> None:
     """Write a line chart as PNG.
 
     series: name -> (xs, ys), two sequences of one length; a NaN marks a missing point, which is
-    left out, and a single point is a dot. log_y: a logarithmic y axis, for positive ys only.
-    Raises InputError for a series that cannot be drawn, or if the disk refuses the file.
+    left out, and a single point is a dot. log_y, log_x: a logarithmic axis, for positive numbers
+    only. Raises InputError for a series that cannot be drawn, or if the disk refuses the file.
     """
-    points = {name: _points(name, *xy, log_y) for name, xy in series.items()}
+    points = {name: _points(name, *xy, log_x, log_y) for name, xy in series.items()}
     everything = np.concatenate([np.empty((0, 2)), *points.values()])
     if len(everything) == 0:
         raise InputError(f"{path}: no series has a point; give a chart at least one.")
@@ -132,7 +133,7 @@ def curve(
         return bottom - (y - y_low) / (y_high - y_low) * (bottom - top)
 
     small, normal, large = _font(14 * SS), _font(15 * SS), _font(19 * SS)
-    for x, text in _ticks(x_low, x_high):
+    for x, text in _log_ticks(x_low, x_high) if log_x else _ticks(x_low, x_high):
         draw.line([(px(x), top), (px(x), bottom)], fill=RULE, width=SS)
         draw.text((px(x), bottom + 8 * SS), text, fill=SOFT, font=small, anchor="mt")
     for y, text in _log_ticks(y_low, y_high) if log_y else _ticks(y_low, y_high):
@@ -195,18 +196,22 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
-def _points(name: str, xs: Sequence[float], ys: Sequence[float], log_y: bool) -> np.ndarray:
-    """float64 [n, 2]: (x, y), or (x, log10 y), of the points that are not missing."""
+def _points(
+    name: str, xs: Sequence[float], ys: Sequence[float], log_x: bool, log_y: bool
+) -> np.ndarray:
+    """float64 [n, 2]: (x, y) of the points that are not missing, log10 of it where so wanted."""
     if len(xs) != len(ys):
         raise InputError(f"series {name!r} has {len(xs)} xs and {len(ys)} ys: give as many.")
     xy = np.stack([np.asarray(xs, float), np.asarray(ys, float)], axis=1)
     xy = xy[~np.isnan(xy).any(axis=1)]
     if np.isinf(xy).any():
         raise InputError(f"series {name!r} holds an infinite value: leave that point out.")
-    if log_y:
-        if (xy[:, 1] <= 0).any():
-            raise InputError(f"series {name!r} is not positive everywhere: use log_y=False.")
-        xy[:, 1] = np.log10(xy[:, 1])
+    for i, log in enumerate((log_x, log_y)):
+        if log and (xy[:, i] <= 0).any():
+            off = f"log_{'xy'[i]}=False"
+            raise InputError(f"series {name!r} is not positive everywhere: use {off}.")
+        if log:
+            xy[:, i] = np.log10(xy[:, i])
     return xy
 
 

@@ -27,19 +27,24 @@ def line_of(file: str, text: str) -> int:
     )
 
 
-def norm_sums(library: Library, order: int = 0) -> np.ndarray:
-    """group_norm_sums of two small pictures."""
+def norm_backward(library: Library, order: int = 0) -> list[np.ndarray]:
+    """group_norm_backward of two small pictures: gx, gweight, gbias."""
     rng = np.random.default_rng(0)
-    N, P, C = 2, 20, 40
+    N, P, C, groups = 2, 20, 40, 4
     gy, x = (device_array(rng.standard_normal((N, P, C), np.float32)) for _ in range(2))
     weight, bias = (device_array(rng.standard_normal(C, np.float32)) for _ in range(2))
-    mean, rstd = (device_array(rng.random((N, 4), np.float32)) for _ in range(2))
-    sums = device_empty((2, N, C))
-    arguments = (gy, x, weight, bias, mean, rstd, sums)
+    mean, rstd = (device_array(rng.random((N, groups), np.float32)) for _ in range(2))
+    results = device_empty(x.shape), device_empty(C), device_empty(C)
+    sums, counters = device_empty((2, N, C)), device_array(np.zeros(groups, np.uint32))
+    none, C1 = np.uint64(0), np.int32(C)
     library.launch(
-        "group_norm_sums", (2, N), (32, 8), (*arguments, *map(np.int32, (P, C, 10, 1))), order=order
-    )
-    return sums.copy()
+        "group_norm_backward", (groups, N), (256,),
+        (gy, x, none, C1, weight, bias, mean, rstd, results[0], none, *results[1:], sums, counters,
+         *map(np.int32, (P, C, C // groups, 1))),
+        order=order,
+    )  # fmt: skip
+    assert (counters == 0).all()
+    return [result.copy() for result in results]
 
 
 def silu(library: Library, n: int, block: int = 64) -> np.ndarray:
@@ -55,39 +60,38 @@ def pointwise():
 
 def test_a_right_kernel_gives_the_same_in_every_order():
     library = Library((CUDA / "norm.cu").read_text(), CUDA / "norm.cu")
-    first, *others = (norm_sums(library, order) for order in ORDERS)
-    assert np.isfinite(first).all()
+    first, *others = (norm_backward(library, order) for order in ORDERS)
+    assert all(np.isfinite(result).all() for result in first)
     for other in others:
-        np.testing.assert_array_equal(first, other)
+        for a, b in zip(first, other, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_a_missing_barrier_gives_another_result_in_another_order():
-    library = planted("norm.cu", "sum_n;\n    __syncthreads();", "sum_n;\n")
-    results = [norm_sums(library, order) for order in ORDERS]
+    library = planted("norm.cu", "= sum_n;\n        __syncthreads();", "= sum_n;\n")
+    results = [norm_backward(library, order)[1] for order in ORDERS]
     assert not all(np.array_equal(results[0], r) for r in results)
 
 
 def test_shared_memory_that_nobody_wrote_is_nan():
-    library = planted("norm.cu", "plain[threadIdx.y][threadIdx.x] = sum;", "")
-    sums = norm_sums(library)
-    assert np.isnan(sums[0]).all()
-    assert np.isfinite(sums[1]).all()
+    library = planted("norm.cu", "plain[threadIdx.x] = sum;", "")
+    _, gweight, gbias = norm_backward(library)
+    assert np.isnan(gbias).all()
+    assert np.isfinite(gweight).all()
 
 
 def test_a_barrier_that_not_all_threads_reach():
-    library = planted(
-        "norm.cu", "    if (threadIdx.y == 0 && c < C) {",
-        "    if (threadIdx.y == 0 && c < C) { __syncthreads();",
-    )  # fmt: skip
-    line = line_of("norm.cu", "if (threadIdx.y == 0 && c < C) {")
+    wrong = "gbias[c] = sum;\n        __syncthreads();"
+    library = planted("norm.cu", "gbias[c] = sum;", wrong)
+    line = line_of("norm.cu", "gbias[c] = sum;") + 1
     with pytest.raises(EmulatorError, match=rf"divergent barrier.*line {line},.*has ended"):
-        norm_sums(library)
+        norm_backward(library)
 
 
 def test_a_write_beyond_a_shared_array():
-    library = planted("norm.cu", "float tilted[WARPS][32]", "float tilted[7][32]")
+    library = planted("norm.cu", "tilted[THREADS];", "tilted[224];")
     with pytest.raises(EmulatorError, match=r"beyond the end of tilted \(896 bytes\)"):
-        norm_sums(library)
+        norm_backward(library)
 
 
 def test_a_store_behind_an_array():
@@ -166,10 +170,10 @@ def test_the_limits_of_a_launch(pointwise, grid, block, message):
 
 
 def test_more_threads_than_the_launch_bounds_promise():
-    library = Library((CUDA / "norm.cu").read_text(), CUDA / "norm.cu")
-    rows, out = device_array(np.zeros((4, 4), "f")), device_empty(4)
+    library = Library((CUDA / "pointwise.cu").read_text(), CUDA / "pointwise.cu")
+    x, parts = device_array(np.zeros(4, "f")), device_empty(1, "float64")
     with pytest.raises(EmulatorError, match=r"288 threads, where __launch_bounds__ promises.* 256"):
-        library.launch("sum_rows", (1,), (32, 9), (rows, out, np.int32(4), np.int32(4)))
+        library.launch("squared_norm", (1,), (288,), (x, parts, np.int32(4)))
 
 
 WARP = """

@@ -115,9 +115,9 @@ def test_warmup_clipping_and_the_average():
     average = nn.EMA(flat, decay=0.5)
     p.data = np.ones(3)
     average.update(0)  # decay_0 = min(0.5, 1/10)
-    np.testing.assert_allclose(average.average, 0.9)
+    np.testing.assert_allclose(average.average[:3], 0.9)
     average.update(1000)  # decay = 0.5
-    np.testing.assert_allclose(average.average, 0.95)
+    np.testing.assert_allclose(average.average[:3], 0.95)
     with average.applied():
         np.testing.assert_allclose(p.data, 0.95)
     np.testing.assert_allclose(p.data, 1)
@@ -138,7 +138,8 @@ def test_a_step_with_the_average_is_a_step_and_then_an_update(any_backend):
             optimizer.zero_grad()
         return minddpm.backend.to_numpy(p.data), minddpm.backend.to_numpy(ema.average)
 
-    np.testing.assert_array_equal(walk(together=True), walk(together=False))
+    for one, other in zip(walk(together=True), walk(together=False), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_average_of_other_parameters_is_refused():
@@ -164,10 +165,10 @@ def test_parameters_stay_in_the_flat_buffer():
     optimizer = nn.Adam([p], lr=0.1)
     p.data = np.full((2, 2), 3)
     p.data[0, 0] = 4
-    assert optimizer.flat.data.tolist() == [4, 3, 3, 3]
+    assert optimizer.flat.data[:4].tolist() == [4, 3, 3, 3]
     p.grad = None
     (p * 2).sum().backward()
-    assert optimizer.flat.grad.tolist() == [2] * 4
+    assert optimizer.flat.grad[:4].tolist() == [2] * 4
     optimizer.step()
     np.testing.assert_allclose(p.data, [[3.9, 2.9], [2.9, 2.9]], rtol=1e-5)
     optimizer.zero_grad()

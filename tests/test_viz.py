@@ -240,6 +240,22 @@ def test_an_exponential_is_straight_on_a_log_axis(tmp_path):
     assert np.corrcoef(*bent)[0, 1] > -0.98
 
 
+def test_a_power_is_straight_on_two_log_axes(tmp_path):
+    x = np.arange(1, 201)
+    half = draw(tmp_path, {"a": (x, x**3.0)}, log_y=True)
+    both = draw(tmp_path, {"a": (x, x**3.0)}, log_y=True, log_x=True)
+    assert np.corrcoef(*where(half, viz.COLOURS[0]))[0, 1] > -0.98
+    assert np.corrcoef(*where(both, viz.COLOURS[0]))[0, 1] < -0.999
+    # Upright rules stand at round numbers of either axis.
+    width = viz.WIDTH - viz.LEFT - viz.RIGHT
+    places = [(half, (v - 1) / 199) for v in (40, 80, 120)]
+    places += [(both, np.log10(v) / np.log10(200)) for v in (2, 5, 10, 20, 50, 100)]
+    for picture, part in places:
+        near = viz.LEFT + round(width * part)
+        darkness = 255 - picture[viz.TOP : -viz.BOTTOM, near - 1 : near + 2].astype(int)
+        assert np.median(darkness.max(axis=(1, 2))) > 10, part
+
+
 def test_every_series_has_its_colour_in_the_plot_and_in_the_legend(tmp_path):
     series = {name: ([0, 1, 2], [i, i + 1, i]) for i, name in enumerate("abc")}
     picture = draw(tmp_path, series)
@@ -301,6 +317,7 @@ def test_there_are_always_some_ticks_within_the_limits(low):
         ({"loss": ([0, 1], [1, np.inf])}, {}, "series 'loss' .*infinite value: leave that point"),
         ({"loss": ([0, np.inf], [1, 1])}, {}, "series 'loss' .*infinite value"),
         ({"loss": ([0, 1], [1, 0])}, {"log_y": True}, "series 'loss' is not .*use log_y=False"),
+        ({"loss": ([0, 1], [1, 1])}, {"log_x": True}, "series 'loss' is not .*use log_x=False"),
     ],
 )
 def test_impossible_curves_leave_no_file(tmp_path, series, options, sentence):

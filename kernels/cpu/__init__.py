@@ -9,7 +9,6 @@ float32 only: other types (gradient checks use float64) go to the reference.
 import math
 import sys
 from collections.abc import Callable, Sequence
-from functools import wraps
 from types import ModuleType
 
 import numpy as np
@@ -46,29 +45,15 @@ __all__ = [
 
 def float32_only(function: Callable) -> Callable:
     """Contiguous float32 arrays for the function; where one has another type, the reference."""
-    specification = getattr(reference, function.__name__)
-
-    @wraps(function)
-    def chosen(*args, **kwargs):
-        try:
-            return function(*map(_contiguous, args), **kwargs)
-        except _OtherTypeError:
-            return specification(*args, **kwargs)
-
-    return chosen
-
-
-class _OtherTypeError(Exception):
-    """An array that is not float32 was met."""
+    return compose.float32_only(function, getattr(reference, function.__name__), _contiguous)
 
 
 def _contiguous(x):
-    """x with its rows one behind the other, if it is an array or a tuple of arrays."""
     if isinstance(x, np.ndarray):
         if x.dtype != np.float32:
-            raise _OtherTypeError
+            raise compose.OtherTypeError
         return x if x.flags.c_contiguous else np.ascontiguousarray(x)
-    return tuple(map(_contiguous, x)) if isinstance(x, tuple) else x
+    return x
 
 
 # --- convolution and linear layers ---------------------------------------------------------------
@@ -135,18 +120,18 @@ def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, 
     s = layer(xs, w.shape, SAME, fused_tile(xs[0].shape, w.shape), groups=groups, eps=eps)
     mean, rstd = (np.empty((s.N, groups), np.float32) for _ in range(2))
     source = Sources.of(xs, norm_weight, norm_bias, mean, rstd)
-    return winograd.forward(s, source, w, b, extra), mean, rstd
+    return winograd.forward(s, source, w, b, extra), (mean, rstd)
 
 
 @float32_only
-def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, mean, rstd, groups: int, w):
+def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, kept, groups: int, w):
     if not _can_fuse(xs, w):
         return compose.compose_norm_silu_conv2d_backward(
-            sys.modules[__name__], gy, xs, norm_weight, norm_bias, mean, rstd, groups, w
+            sys.modules[__name__], gy, xs, norm_weight, norm_bias, kept, groups, w
         )
     M = fused_tile(xs[0].shape, w.shape)
     s = layer(xs, w.shape, SAME, M, groups=groups, backward=True)
-    source = Sources.of(xs, norm_weight, norm_bias, mean, rstd)
+    source = Sources.of(xs, norm_weight, norm_bias, *kept)
     gxs = tuple(np.empty_like(x) for x in xs)
     gw, gb, (gweight, gbias) = winograd.backward(s, source, gy, w, gxs)
     return gxs, gweight, gbias, gw, gb

@@ -1,14 +1,382 @@
-"""The hot operations in raw CUDA C: the text of the .cu files, and where their .cuh files are.
+"""The hot operations in raw CUDA C, under the names and signatures of kernels/reference.py.
 
-They are compiled by NVRTC, which knows no headers but ours. Not a backend yet: tests run them in
-the emulator, and compile.py shows that NVRTC takes them.
+The .cu files are the kernels; launch.py compiles and launches them; convolution.py and winograd.py
+know the convolution's sizes and rungs. They need an array library called cupy, which may be the
+stand-in that runs them on the CPU (kernels/emulator).
+
+float32 only: other types (gradient checks use float64) go to the reference.
 """
 
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
-FOLDER = Path(__file__).parent
+import numpy as np
+
+from minddpm.kernels import compose, reference
+from minddpm.kernels.compose import SAME, Padding
+from minddpm.kernels.cuda import convolution, winograd
+from minddpm.kernels.cuda.convolution import Sizes
+from minddpm.kernels.cuda.launch import FOLDER, blocks, counters, each, is_array, launch
+from minddpm.kernels.reference import constant_weights, philox4x32
+
+__all__ = [
+    "adam", "add", "add_to", "attention", "attention_backward", "constant_weights", "conv2d",
+    "conv2d_backward", "dropout", "ema", "group_norm", "group_norm_backward", "group_norm_silu",
+    "group_norm_silu_backward", "linear", "linear_backward", "norm_silu_conv2d",
+    "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal", "random_bits",
+    "random_normal", "random_uniform", "sampler_step", "sampler_step_normal", "silu",
+    "silu_backward", "squared_norm", "upsample_conv2d", "upsample_conv2d_backward",
+    "upsample_nearest", "upsample_nearest_backward",
+]  # fmt: skip
+
+WIDEST_HEAD = 256  # channels of an attention head (attention.cu)
 
 
 def files() -> list[Path]:
     """The .cu files, rungs of a ladder in their order."""
     return sorted(FOLDER.glob("*.cu"))
+
+
+def float32_only(function: Callable) -> Callable:
+    """Contiguous float32 arrays for the function; where one has another type, the reference."""
+    return compose.float32_only(function, getattr(reference, function.__name__), _contiguous)
+
+
+def _contiguous(x):
+    if is_array(x):
+        if x.dtype != np.float32:
+            raise compose.OtherTypeError
+        return x if x.flags.c_contiguous else _xp().ascontiguousarray(x)
+    return x
+
+
+def _xp() -> ModuleType:
+    return sys.modules["cupy"]
+
+
+def _empty(*shapes):
+    return tuple(_xp().empty(shape, "float32") for shape in shapes)
+
+
+# --- convolution and linear layers ---------------------------------------------------------------
+
+
+def _convolved(xs, w, b, stride, padding, up=0, extra=None):
+    """b: [K], [N, K] with one for each image, or None."""
+    s = Sizes.of(xs, w.shape, stride, padding, up)
+    (y,) = _empty((s.N, s.OH, s.OW, s.K))
+    bias, shift = (None, b) if b is not None and b.ndim == 2 else (b, None)
+    forward = winograd.forward if winograd.pays(s, xs, up) else convolution.forward
+    forward(s, xs, w, bias, y, up=up, shift=shift, extra=extra)
+    return y
+
+
+def _gradients(gy, xs, w, stride, padding, up=0, need_gx=True):
+    s = Sizes.of(xs, w.shape, stride, padding, up)
+    backward = winograd.backward if winograd.pays(s, xs, up) else convolution.backward
+    return backward(s, gy, xs, w, up=up, need_gx=need_gx)
+
+
+@float32_only
+def conv2d(x, w, b, stride: int, padding: Padding):
+    return _convolved((x,), w, b, stride, padding)
+
+
+@float32_only
+def conv2d_backward(gy, x, w, stride: int, padding: Padding, need_gx: bool = True):
+    g = _gradients(gy, (x,), w, stride, padding, need_gx=need_gx)
+    return g.gxs[0] if need_gx else None, g.w, g.bias
+
+
+@float32_only
+def linear(xs, w, b):
+    (y,) = _empty((*xs[0].shape[:-1], w.shape[1]))
+    if len(xs) > 2:
+        xs = (compose.joined(xs),)
+    convolution.forward(Sizes.linear(xs, w.shape), xs, w, b, y)
+    return y
+
+
+@float32_only
+def linear_backward(gy, xs, w):
+    if len(xs) > 2:
+        gxs, gw, gb = linear_backward(gy, (compose.joined(xs),), w)
+        return compose.cut(gxs[0], xs), gw, gb
+    g = convolution.backward(Sizes.linear(xs, w.shape), gy, xs, w)
+    return g.gxs, g.w, g.bias
+
+
+@float32_only
+def upsample_conv2d(x, w, b):
+    return _convolved((x,), w, b, 1, SAME, up=1)
+
+
+@float32_only
+def upsample_conv2d_backward(gy, x, w):
+    g = _gradients(gy, (x,), w, 1, SAME, up=1)
+    return upsample_nearest_backward(g.gxs[0]), g.w, g.bias
+
+
+@float32_only
+def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, extra):
+    if len(xs) > 2:
+        xs = (compose.joined(xs),)
+    # On a GPU memory is less scarce than time: h is kept, not made again.
+    h, mean, rstd = _norm(xs, norm_weight, norm_bias, groups, eps, True)
+    return _convolved((h,), w, b, 1, SAME, extra=extra), (mean, rstd, h)
+
+
+@float32_only
+def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, kept, groups: int, w):
+    if len(xs) > 2:
+        x = compose.joined(xs)
+        (gx,), *others = norm_silu_conv2d_backward(
+            gy, (x,), norm_weight, norm_bias, kept, groups, w
+        )
+        return compose.cut(gx, xs), *others
+    mean, rstd, h = kept
+    g = _gradients(gy, (h,), w, 1, SAME)
+    gxs, gweight, gbias = _norm_backward(
+        g.gxs[0], xs, norm_weight, norm_bias, mean, rstd, groups, True
+    )
+    return gxs, gweight, gbias, g.w, g.shift
+
+
+# --- normalisation, activation, attention, upsampling --------------------------------------------
+
+
+def _two(parts):
+    return (*parts, None)[:2]
+
+
+def _norm(xs, weight, bias, groups, eps, with_silu):
+    N, C = xs[0].shape[0], len(weight)
+    P, C1 = xs[0].size // (N * xs[0].shape[-1]), xs[0].shape[-1]
+    y, mean, rstd = _empty((*xs[0].shape[:-1], C), (N, groups), (N, groups))
+    launch(
+        "norm.cu", "group_norm", (groups, N), (256,), *_two(xs), C1, weight, bias, y, mean, rstd,
+        P, C, C // groups, eps, with_silu,
+    )  # fmt: skip
+    return y, mean, rstd
+
+
+def _norm_backward(gy, xs, weight, bias, mean, rstd, groups, with_silu):
+    N, C = xs[0].shape[0], len(weight)
+    P, C1 = xs[0].size // (N * xs[0].shape[-1]), xs[0].shape[-1]
+    gxs = _empty(*(x.shape for x in xs))
+    gweight, gbias, sums = _empty(C, C, (2, N, C))
+    launch(
+        "norm.cu", "group_norm_backward", (groups, N), (256,), gy, *_two(xs), C1, weight, bias,
+        mean, rstd, *_two(gxs), gweight, gbias, sums, counters(groups), P, C, C // groups,
+        with_silu,
+    )  # fmt: skip
+    return gxs, gweight, gbias
+
+
+@float32_only
+def group_norm(x, weight, bias, groups: int, eps: float):
+    return _norm((x,), weight, bias, groups, eps, False)
+
+
+@float32_only
+def group_norm_backward(gy, x, weight, mean, rstd, groups: int):
+    (gx,), gweight, gbias = _norm_backward(gy, (x,), weight, weight, mean, rstd, groups, False)
+    return gx, gweight, gbias
+
+
+@float32_only
+def group_norm_silu(x, weight, bias, groups: int, eps: float):
+    return _norm((x,), weight, bias, groups, eps, True)
+
+
+@float32_only
+def group_norm_silu_backward(gy, x, weight, bias, mean, rstd, groups: int):
+    (gx,), gweight, gbias = _norm_backward(gy, (x,), weight, bias, mean, rstd, groups, True)
+    return gx, gweight, gbias
+
+
+@float32_only
+def silu(x):
+    (y,) = _empty(x.shape)
+    each("pointwise.cu", "silu", x.size, x, y, x.size)
+    return y
+
+
+@float32_only
+def silu_backward(gy, x):
+    (gx,) = _empty(x.shape)
+    each("pointwise.cu", "silu_backward", x.size, gy, x, gx, x.size)
+    return gx
+
+
+def _attention(name: str, q, heads: int, *arrays) -> None:
+    N, L, C = q.shape
+    D = C // heads
+    launch(
+        "attention.cu", name, (blocks(L, 7), heads, N), (32, 7), *arrays, L, D,
+        shared=4 * (32 * (D + 1) + 14 * D),
+    )  # fmt: skip
+
+
+@float32_only
+def attention(q, k, v, heads: int):
+    if q.shape[2] > WIDEST_HEAD * heads:
+        return reference.attention(q, k, v, heads)
+    (y,) = _empty(q.shape)
+    _attention("attention", q, heads, q, k, v, y)
+    return y
+
+
+@float32_only
+def attention_backward(gy, q, k, v, heads: int):
+    if q.shape[2] > WIDEST_HEAD * heads:
+        return reference.attention_backward(gy, q, k, v, heads)
+    N, L, _ = q.shape
+    gq, gk, gv, stats = _empty(q.shape, q.shape, q.shape, (N, heads, L, 2))
+    _attention("attention_gradient_q", q, heads, gy, q, k, v, gq, stats)
+    _attention("attention_gradient_kv", q, heads, gy, q, k, v, stats, gk, gv)
+    return gq, gk, gv
+
+
+@float32_only
+def dropout(x, p: float, seed: int, purpose: int, step: int):
+    (y,) = _empty(x.shape)
+    limit = np.uint32(np.ceil(p * 2.0**24))  # of the upper 24 bits, which make u
+    _each_four("dropout", x.size, x, y, limit, 1 / (1 - p), *_key(seed, purpose, step), x.size)
+    return y
+
+
+@float32_only
+def upsample_nearest(x):
+    N, H, W, C = x.shape
+    (y,) = _empty((N, 2 * H, 2 * W, C))
+    each("pointwise.cu", "upsample_nearest", y.size, x, y, H, W, C, y.size)
+    return y
+
+
+@float32_only
+def upsample_nearest_backward(gy):
+    N, H2, W2, C = gy.shape
+    (gx,) = _empty((N, H2 // 2, W2 // 2, C))
+    each("pointwise.cu", "upsample_nearest_backward", gx.size, gy, gx, W2 // 2, C, gx.size)
+    return gx
+
+
+# --- sums of gradients ---------------------------------------------------------------------------
+
+
+@float32_only
+def add(a, b):
+    (total,) = _empty(a.shape)
+    each("pointwise.cu", "add", a.size, a, b, total, a.size)
+    return total
+
+
+def add_to(total, x):
+    if all(a.dtype == np.float32 and a.flags.c_contiguous for a in (total, x)):
+        each("pointwise.cu", "add", x.size, total, x, total, x.size)
+    else:
+        reference.add_to(total, x)
+
+
+# --- diffusion and optimiser ---------------------------------------------------------------------
+
+
+@float32_only
+def q_sample(x0, noise, a, b):
+    (x_t,) = _empty(x0.shape)
+    each("pointwise.cu", "q_sample", x0.size, x0, noise, a, b, x_t, x0.size // len(x0), x0.size)
+    return x_t
+
+
+@float32_only
+def sampler_step(x_t, output, noise, coefficients: Sequence[float], clip: bool):
+    x_prev, pred_x0 = _empty(x_t.shape, x_t.shape)
+    numbers = map(float, coefficients)
+    arrays = x_t, output, noise if coefficients[-1] != 0 else None, x_prev, pred_x0
+    each("pointwise.cu", "sampler_step", x_t.size, *arrays, *numbers, clip, x_t.size)
+    return x_prev, pred_x0
+
+
+@float32_only
+def q_sample_normal(x0, a, b, seed: int, purpose: int, step: int):
+    x_t, noise = _empty(x0.shape, x0.shape)
+    sizes = x0.size // len(x0), x0.size
+    key = _key(seed, purpose, step)
+    _each_four("q_sample_normal", x0.size, x0, a, b, x_t, noise, *key, *sizes)
+    return x_t, noise
+
+
+@float32_only
+def sampler_step_normal(
+    x_t, output, coefficients: Sequence[float], clip: bool,
+    seed: int, purpose: int, step: int, first: int = 0,
+):  # fmt: skip
+    x_prev, pred_x0 = _empty(x_t.shape, x_t.shape)
+    numbers, key = map(float, coefficients), _key(seed, purpose, step)
+    arrays = x_t, output, x_prev, pred_x0
+    where = np.uint64(first), *key, x_t.size
+    _each_four("sampler_step_normal", x_t.size + first % 4, *arrays, *numbers, clip, *where)
+    return x_prev, pred_x0
+
+
+def adam(
+    param, grad, m, v, average, step: int, lr: float, beta1: float, beta2: float, eps: float,
+    weight_decay: float, grad_scale: float, ema_decay: float,
+):  # fmt: skip
+    numbers = (
+        lr / (1 - beta1**step), beta1, beta2, eps, 1 - lr * weight_decay, float(grad_scale),
+        (1 - beta2**step) ** -0.5, 1.0 - ema_decay,
+    )  # fmt: skip
+    n = param.size
+    each("pointwise.cu", "adam", n, param, grad, m, v, average, *numbers, n)
+
+
+def ema(average, param, decay: float):
+    each("pointwise.cu", "ema", param.size, average, param, 1.0 - decay, param.size)
+
+
+@float32_only
+def squared_norm(x):
+    grid = min(blocks(x.size, 256), 1024)
+    parts, total = _xp().empty(grid, "float64"), _xp().empty((), "float64")
+    launch("pointwise.cu", "squared_norm", (grid,), (256,), x, parts, x.size)
+    launch("pointwise.cu", "sum_parts", (1,), (1,), parts, total, grid)
+    return total
+
+
+# --- random numbers ------------------------------------------------------------------------------
+
+
+def _key(seed: int, purpose: int, step: int) -> tuple[np.uint32, ...]:
+    return tuple(map(np.uint32, (step & 0xFFFFFFFF, step >> 32, seed, purpose)))
+
+
+def _each_four(name: str, n: int, *arguments) -> None:
+    """A kernel of random.cu whose threads make four numbers at a time."""
+    each("random.cu", name, blocks(n, 4), *arguments)
+
+
+def _stream(name: str, kind: str, n: int, seed: int, purpose: int, step: int, first: int):
+    """Elements first .. first + n - 1 of a stream, by way of whole blocks of four."""
+    start, end = first // 4, (first + n + 3) // 4
+    out = _xp().empty(4 * (end - start), kind)
+    if n:
+        key = _key(seed, purpose, step)
+        each("random.cu", name, end - start, out, np.uint64(start), *key, end - start)
+    return out[first - 4 * start : first - 4 * start + n]
+
+
+def random_bits(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
+    return _stream("random_bits", "uint32", n, seed, purpose, step, first)
+
+
+def random_uniform(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
+    words = random_bits(xp, n, seed, purpose, step, first)
+    return (words >> np.uint32(8)).astype("float32") * np.float32(2**-24)
+
+
+def random_normal(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
+    return _stream("random_normal", "float32", n, seed, purpose, step, first)

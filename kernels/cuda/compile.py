@@ -2,11 +2,12 @@
 
 CUDA's own compiler comes as a wheel (pip install nvidia-cuda-nvrtc) and runs on any Linux machine.
 It makes the code of a GPU that need not be there, and says how many registers a thread takes and
-how much of them did not fit (spills, which go through memory).
+how much of them did not fit (spills, which go through memory). disassembly.py reads the code.
 """
 
 import ctypes
 import importlib.util
+import math
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -20,59 +21,105 @@ ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 
 
 class Resources(NamedTuple):
-    """What one kernel needs on one architecture: registers of a thread, bytes of the others."""
+    """What one kernel needs on one architecture.
+
+    registers: of a thread. spills: bytes that it writes and reads for want of registers. stack:
+    bytes of its own memory, for spills and for arrays whose index the compiler does not know.
+    shared: bytes of a block. threads: of a block, by __launch_bounds__, or None without. dynamic:
+    whether a launch gives it shared memory beyond those bytes.
+    """
 
     registers: int
     spills: int
+    stack: int
     shared: int
+    threads: int | None
+    dynamic: bool
+
+
+class Program(NamedTuple):
+    """A .cu file compiled for one architecture: its kernels by name, and the machine code."""
+
+    kernels: dict[str, Resources]
+    cubin: bytes
 
 
 def available() -> bool:
     """Whether the wheel is installed."""
-    return next(_libraries(), None) is not None
+    return in_wheels("libnvrtc.so*") is not None
 
 
-def _libraries() -> Iterator[Path]:
+def in_wheels(pattern: str) -> Path | None:
+    """The first file of this name in NVIDIA's wheels, whose folders differ from version to version.
+
+    None if no wheel has it.
+    """
     nvidia = importlib.util.find_spec("nvidia")
-    for folder in nvidia.submodule_search_locations or () if nvidia else ():
-        yield from Path(folder).rglob("libnvrtc.so*")
+    folders = nvidia.submodule_search_locations or () if nvidia else ()
+    return next((file for folder in folders for file in Path(folder).rglob(pattern)), None)
 
 
 @cache
 def _nvrtc() -> ctypes.CDLL:
-    library = next(_libraries(), None)
+    library = in_wheels("libnvrtc.so*")
     if library is None:
-        raise InputError("NVRTC is not installed: pip install nvidia-cuda-nvrtc.")
+        raise InputError('NVRTC is not installed: pip install -e ".[nvrtc]".')
     return ctypes.CDLL(str(library))
 
 
-def compile(file: Path, architecture: int) -> dict[str, Resources]:
-    """Compile a .cu file for sm_<architecture>; what each of its kernels needs.
+@cache
+def compile(file: Path, architecture: int, defines: tuple[str, ...] = ()) -> Program:
+    """Compile a .cu file for sm_<architecture>.
 
-    Raises RuntimeError with the compiler's words if it refuses, InputError without the wheel.
+    defines: macros, "NAME" or "NAME=value". CUDA's own headers are found if their wheels are there
+    (nvidia-cuda-runtime, and nvidia-cuda-crt for what mma.h includes). Raises RuntimeError with the
+    compiler's words if it refuses, InputError without NVRTC.
     """
     nvrtc, program = _nvrtc(), ctypes.c_void_p()
     source = file.read_bytes()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, file.name.encode(), 0, None, None)
     options = [f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v", f"-I{file.parent}"]
+    options += [f"-D{define}" for define in defines]
+    if header := in_wheels("cuda_fp16.h"):
+        options.append(f"-I{header.parent}")
     pointers = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
     failed = nvrtc.nvrtcCompileProgram(program, len(options), pointers)
-    size = ctypes.c_size_t()
-    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    nvrtc.nvrtcGetProgramLog(program, log)
+    log, ptx, cubin = (_result(program, what) for what in ("ProgramLog", "PTX", "CUBIN"))
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    text = log.value.decode()
+    text = log.rstrip(b"\0").decode()
     if failed:
         raise RuntimeError(f"NVRTC does not compile {file.name} for sm_{architecture}:\n{text}")
-    return dict(_resources(text))
+    return Program(dict(_resources(text, ptx.rstrip(b"\0").decode())), cubin)
 
 
-def _resources(log: str) -> Iterator[tuple[str, Resources]]:
-    for part in log.split("Compiling entry function '")[1:]:
-        name = part.partition("'")[0]
+def _result(program: ctypes.c_void_p, what: str) -> bytes:
+    """What nvrtcGet<what> gives; empty where there is none, as after an error."""
+    size = ctypes.c_size_t()
+    getattr(_nvrtc(), f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+    buffer = ctypes.create_string_buffer(size.value)
+    getattr(_nvrtc(), f"nvrtcGet{what}")(program, buffer)
+    return buffer.raw
+
+
+def _resources(log: str, ptx: str) -> Iterator[tuple[str, Resources]]:
+    """Kernels in the order of the source, which is that of PTX, the compiler's assembly language.
+
+    Registers, spills and bytes are in the log, the block and its shared memory in PTX.
+    """
+    logs = {part.partition("'")[0]: part for part in log.split("Compiling entry function '")[1:]}
+    arrays = re.findall(r"\.extern \.shared .*?(\w+)\[\];", ptx)
+    for body in re.split(r"\.entry\s+", ptx)[1:]:
+        name = body.partition("(")[0]
         numbers = [
-            sum(map(int, re.findall(pattern, part)))
-            for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill", r"(\d+) bytes smem")
+            sum(map(int, re.findall(pattern, logs[name])))
+            for pattern in (
+                r"Used (\d+) registers",
+                r"(\d+) bytes spill",
+                r"(\d+) bytes stack",
+                r"(\d+) bytes smem",
+            )
         ]
-        yield name, Resources(*numbers)
+        bounds = re.search(r"\.maxntid ([\d, ]+)", body)  # one number, or three
+        threads = math.prod(map(int, bounds[1].split(","))) if bounds else None
+        dynamic = any(re.search(rf"\b{array}\b", body) for array in arrays)
+        yield name, Resources(*numbers, threads, dynamic)

@@ -1,8 +1,8 @@
 // Rung 2: the same threads, numbered the other way.
 //
 // Neighbouring threads have neighbouring columns, which lie one behind the other in w and y: a
-// warp's 32 numbers are 4 sectors, all of whose bytes are used. Of x all lanes read the same number,
-// which costs no more than reading it once.
+// warp's 32 numbers are 4 sectors, all of whose bytes are used. Of x all lanes read the same
+// number, which costs no more than reading it once.
 #include "convolution.cuh"
 
 #define THREADS 256

@@ -1,16 +1,18 @@
 // The three kernels of a rung, from its product() and its THREADS.
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-conv2d(const float* x, const float* w, const float* bias, float* y, SIZES) {
-    product(Forward{x, w, bias, y, GIVEN});
+conv2d(const float* x1, const float* x2, int C1, int up, const float* w, const float* bias,
+       const float* shift, const float* extra, float* y, SIZES) {
+    product(Forward{{x1, x2, C1, up}, w, bias, shift, extra, y, GIVEN});
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-conv2d_gradient_x(const float* gy, const float* w, float* gx, SIZES) {
-    product(GradientX{gy, w, gx, GIVEN});
+conv2d_gradient_x(const float* gy, const float* w, float* gx1, float* gx2, int C1, SIZES) {
+    product(GradientX{gy, w, gx1, gx2, C1, GIVEN});
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-conv2d_gradient_w(const float* gy, const float* x, float* gw, SIZES) {
-    product(GradientW{gy, x, gw, GIVEN});
+conv2d_gradient_w(const float* gy, const float* x1, const float* x2, int C1, int up, float* gw,
+                  SIZES) {
+    product(GradientW{gy, {x1, x2, C1, up}, gw, GIVEN});
 }

@@ -103,14 +103,16 @@ to_points(const float* x, float* v, int H, int W, int C, int tiles, int tiles_h,
     for (int i = 0; i < 36; i++) v[((long long)i * tiles + t) * C + c] = tile[i];
 }
 
-// The same grid. M [36, tiles, K] -> y [N, OH, OW, K]; bias [K] or null.
+// The same grid. M [36, tiles, K] -> y [N, OH, OW, K] + bias [K] + shift [N, K] + extra, each of
+// which may be null.
 extern "C" __global__ void __launch_bounds__(256)
-from_points(const float* m, const float* bias, float* y, int OH, int OW, int K, int tiles,
-            int tiles_h, int tiles_w) {
+from_points(const float* m, const float* bias, const float* shift, const float* extra, float* y,
+            int OH, int OW, int K, int tiles, int tiles_h, int tiles_w) {
     int k = blockIdx.y * 32 + threadIdx.x, t = blockIdx.x * 8 + threadIdx.y;
     if (k >= K || t >= tiles) return;
     Place p = place(t, tiles_h, tiles_w);
     float tile[36], b = bias ? bias[k] : 0.0f;
+    if (shift) b += shift[(long long)p.image * K + k];
 #pragma unroll
     for (int i = 0; i < 36; i++) tile[i] = m[((long long)i * tiles + t) * K + k];
     BOTH_SIDES(at, tile, 6, 4);
@@ -120,7 +122,8 @@ from_points(const float* m, const float* bias, float* y, int OH, int OW, int K, 
         for (int j = 0; j < 4; j++) {
             int h = 4 * p.row + i, w = 4 * p.column + j;
             if (h < OH && w < OW) {
-                y[(((long long)p.image * OH + h) * OW + w) * K + k] = tile[6 * i + j] + b;
+                long long to = (((long long)p.image * OH + h) * OW + w) * K + k;
+                y[to] = tile[6 * i + j] + b + (extra ? extra[to] : 0.0f);
             }
         }
     }
@@ -189,32 +192,50 @@ weights_from_points(const float* du, float* gw, int C, int K) {
 struct Plain {  // rows x depth times depth x columns
     const float *left, *right;
     float* result;
-    int rows_, depth_, columns_;
+    int rows_, depth_, columns_, vector_;
+    static constexpr bool a_along_depth = true, b_along_columns = true;
+
+    __device__ bool vector() const { return vector_; }
     __device__ int rows() const { return rows_; }
     __device__ int depth() const { return depth_; }
     __device__ int columns() const { return columns_; }
-    __device__ float a(int row, int d) const { return left[(long long)row * depth_ + d]; }
-    __device__ float b(int d, int column) const { return right[(long long)d * columns_ + column]; }
+    __device__ const float* a_at(int row, int d) const {
+        return left + (long long)row * depth_ + d;
+    }
+    __device__ const float* b_at(int d, int column) const {
+        return right + (long long)d * columns_ + column;
+    }
+    __device__ float a(int row, int d) const { return *a_at(row, d); }
+    __device__ float b(int d, int column) const { return *b_at(d, column); }
+    __device__ float4 a4(int row, int d) const { return *(const float4*)a_at(row, d); }
+    __device__ float4 b4(int d, int column) const { return *(const float4*)b_at(d, column); }
     __device__ void store(int row, int column, float value) const {
         result[(long long)row * columns_ + column] = value;
     }
 };
 
 struct Turned : Plain {  // with the left factor given as depth x rows
-    __device__ float a(int row, int d) const { return left[(long long)d * rows_ + row]; }
+    static constexpr bool a_along_depth = false;
+
+    __device__ const float* a_at(int row, int d) const {
+        return left + (long long)d * rows_ + row;
+    }
+    __device__ float a(int row, int d) const { return *a_at(row, d); }
+    __device__ float4 a4(int row, int d) const { return *(const float4*)a_at(row, d); }
 };
 
 // Grid (ceil(tiles / 64), ceil(K / 64), 36), block (256): M = V U at each point.
 extern "C" __global__ void __launch_bounds__(THREADS)
-at_points(const float* v, const float* u, float* m, int tiles, int C, int K) {
+at_points(const float* v, const float* u, float* m, int tiles, int C, int K, int vector) {
     long long point = blockIdx.z;
-    product(Plain{v + point * tiles * C, u + point * C * K, m + point * tiles * K, tiles, C, K});
+    product(Plain{v + point * tiles * C, u + point * C * K, m + point * tiles * K, tiles, C, K,
+                  vector});
 }
 
 // Grid (ceil(C / 64), ceil(K / 64), 36): dU = V^T D at each point.
 extern "C" __global__ void __launch_bounds__(THREADS)
-weights_at_points(const float* v, const float* d, float* du, int tiles, int C, int K) {
+weights_at_points(const float* v, const float* d, float* du, int tiles, int C, int K, int vector) {
     long long point = blockIdx.z;
-    product(Turned{
-        {v + point * tiles * C, d + point * tiles * K, du + point * C * K, C, tiles, K}});
+    product(Turned{{v + point * tiles * C, d + point * tiles * K, du + point * C * K, C, tiles, K,
+                    vector}});
 }

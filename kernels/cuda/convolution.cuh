@@ -8,71 +8,139 @@
 //     gradient_x pixels of x     window, K           C         gx = windows of gy  times  w turned
 //     gradient_w window, C       pixels of y         K         gw = windows of x turned  times  gy
 //
-// Everything is channels last: x [N, H, W, C], w [KH, KW, C, K], y [N, OH, OW, K].
+// Everything is channels last: x [N, H, W, C], w [KH, KW, C, K], y [N, OH, OW, K]. A linear layer
+// is the convolution of pixels with a 1 x 1 window.
+//
+// What would be kernels of their own elsewhere happens where a number is read or written: x may
+// come in two parts that stand side by side (C1 channels are of the first), or be half as wide and
+// high as it counts (up: every pixel is four); and y gets a bias, a shift for each image, and an
+// extra picture.
+//
+// a4 and b4 fetch four numbers at once, where `vector` says that all sizes and addresses are
+// multiples of four numbers. a lies together along the depth, or along the rows; b along the
+// columns, or along the depth.
 
-#define SIZES                                                                                    \
-    int N, int H, int W, int C, int OH, int OW, int K, int KH, int KW, int stride, int top, int left
-#define GIVEN {N, H, W, C, OH, OW, K, KH, KW, stride, top, left}
+#define SIZES                                                                                     \
+    int N, int H, int W, int C, int OH, int OW, int K, int KH, int KW, int stride, int top,       \
+        int left, int vector
+#define GIVEN {N, H, W, C, OH, OW, K, KH, KW, stride, top, left, vector}
 
 struct Sizes {
-    int N, H, W, C, OH, OW, K, KH, KW, stride, top, left;
+    int N, H, W, C, OH, OW, K, KH, KW, stride, top, left, vector;
+};
+
+__device__ inline float4 at4(const float* x, bool inside) {
+    return inside ? *(const float4*)x : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+}
+
+struct Picture {
+    const float *x1, *x2;
+    int C1, up;
+
+    // Where channel c of a pixel lies, whose number in the picture as it counts is (n, h, w).
+    __device__ const float* place(const Sizes& s, int n, int h, int w, int c) const {
+        long long pixel = ((long long)n * (s.H >> up) + (h >> up)) * (s.W >> up) + (w >> up);
+        return c < C1 ? x1 + pixel * C1 + c : x2 + pixel * (s.C - C1) + (c - C1);
+    }
 };
 
 struct Forward {
-    const float *x, *w, *bias;
+    Picture x;
+    const float *w, *bias, *shift, *extra;
     float* y;
     Sizes s;
+    static constexpr bool a_along_depth = true, b_along_columns = true;
+
+    __device__ bool vector() const { return s.vector; }
     __device__ int rows() const { return s.N * s.OH * s.OW; }
     __device__ int depth() const { return s.KH * s.KW * s.C; }
     __device__ int columns() const { return s.K; }
-    __device__ float a(int row, int d) const {
+    // Of the window over pixel `row` of y the number d, or null beyond the picture.
+    __device__ const float* window(int row, int d) const {
         int c = d % s.C, kw = d / s.C % s.KW, kh = d / s.C / s.KW;
         int ow = row % s.OW, oh = row / s.OW % s.OH, n = row / s.OW / s.OH;
         int h = oh * s.stride + kh - s.top, w = ow * s.stride + kw - s.left;
         bool inside = h >= 0 && h < s.H && w >= 0 && w < s.W;
-        return inside ? x[(((long long)n * s.H + h) * s.W + w) * s.C + c] : 0.0f;
+        return inside ? x.place(s, n, h, w, c) : nullptr;
+    }
+    __device__ float a(int row, int d) const {
+        const float* from = window(row, d);
+        return from ? *from : 0.0f;
     }
     __device__ float b(int d, int k) const { return w[(long long)d * s.K + k]; }
+    __device__ float4 a4(int row, int d) const {
+        const float* from = window(row, d);
+        return at4(from, from);
+    }
+    __device__ float4 b4(int d, int k) const { return at4(w + (long long)d * s.K + k, true); }
     __device__ void store(int row, int k, float value) const {
-        y[(long long)row * s.K + k] = value + (bias ? bias[k] : 0.0f);
+        if (bias) value += bias[k];
+        if (shift) value += shift[(long long)(row / (s.OH * s.OW)) * s.K + k];
+        long long at = (long long)row * s.K + k;
+        y[at] = extra ? value + extra[at] : value;
     }
 };
 
+// gx goes to the two parts of x. With up, gx is of the picture as it counts.
 struct GradientX {
     const float *gy, *w;
-    float* gx;
+    float *gx1, *gx2;
+    int C1;
     Sizes s;
+    static constexpr bool a_along_depth = true, b_along_columns = false;
+
+    __device__ bool vector() const { return s.vector; }
     __device__ int rows() const { return s.N * s.H * s.W; }
     __device__ int depth() const { return s.KH * s.KW * s.K; }
     __device__ int columns() const { return s.C; }
-    __device__ float a(int row, int d) const {
+    __device__ const float* window(int row, int d) const {
         int k = d % s.K, kw = d / s.K % s.KW, kh = d / s.K / s.KW;
         int w = row % s.W, h = row / s.W % s.H, n = row / s.W / s.H;
         // y(oh) saw x(h) at kh where oh stride + kh - top = h
         int up = h + s.top - kh, left = w + s.left - kw;
-        if (up < 0 || left < 0 || up % s.stride || left % s.stride) return 0.0f;
+        if (up < 0 || left < 0 || up % s.stride || left % s.stride) return nullptr;
         int oh = up / s.stride, ow = left / s.stride;
-        if (oh >= s.OH || ow >= s.OW) return 0.0f;
-        return gy[(((long long)n * s.OH + oh) * s.OW + ow) * s.K + k];
+        if (oh >= s.OH || ow >= s.OW) return nullptr;
+        return gy + (((long long)n * s.OH + oh) * s.OW + ow) * s.K + k;
     }
-    __device__ float b(int d, int c) const {
-        return w[((long long)(d / s.K) * s.C + c) * s.K + d % s.K];
+    __device__ float a(int row, int d) const {
+        const float* from = window(row, d);
+        return from ? *from : 0.0f;
     }
+    __device__ const float* weight(int d, int c) const {
+        return w + ((long long)(d / s.K) * s.C + c) * s.K + d % s.K;
+    }
+    __device__ float b(int d, int c) const { return *weight(d, c); }
+    __device__ float4 a4(int row, int d) const {
+        const float* from = window(row, d);
+        return at4(from, from);
+    }
+    __device__ float4 b4(int d, int c) const { return at4(weight(d, c), true); }
     __device__ void store(int row, int c, float value) const {
-        gx[(long long)row * s.C + c] = value;
+        if (c < C1) gx1[(long long)row * C1 + c] = value;
+        else gx2[(long long)row * (s.C - C1) + (c - C1)] = value;
     }
 };
 
 struct GradientW {
-    const float *gy, *x;
+    const float* gy;
+    Picture x;
     float* gw;
     Sizes s;
+    static constexpr bool a_along_depth = false, b_along_columns = true;
+
+    __device__ bool vector() const { return s.vector; }
     __device__ int rows() const { return s.KH * s.KW * s.C; }
     __device__ int depth() const { return s.N * s.OH * s.OW; }
     __device__ int columns() const { return s.K; }
-    __device__ float a(int d, int pixel) const {
-        return Forward{x, nullptr, nullptr, nullptr, s}.a(pixel, d);
+    __device__ Forward forward() const {
+        return {x, nullptr, nullptr, nullptr, nullptr, nullptr, s};
     }
+    __device__ float a(int d, int pixel) const { return forward().a(pixel, d); }
     __device__ float b(int pixel, int k) const { return gy[(long long)pixel * s.K + k]; }
+    __device__ float4 a4(int d, int pixel) const { return forward().a4(pixel, d); }
+    __device__ float4 b4(int pixel, int k) const {
+        return at4(gy + (long long)pixel * s.K + k, true);
+    }
     __device__ void store(int d, int k, float value) const { gw[(long long)d * s.K + k] = value; }
 };

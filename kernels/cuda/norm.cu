@@ -1,8 +1,11 @@
 // Group normalisation with or without SiLU, channels last: x [N, P, C], a group is `size` channels.
 //
-// Forward: one block for each group of each image reads it three times (mean, spread, result), of
-// which only the first comes from far away. Sums go from thread to thread by shuffles within a
-// warp, and from warp to warp by way of shared memory.
+// One block for each group of each image. Forward it reads the group three times (mean, spread,
+// result), backward twice, of which only the first time comes from far away. Sums go from thread
+// to thread by shuffles within a warp, and from warp to warp by way of shared memory.
+//
+// x may come in two parts that stand side by side: C1 channels are of the first.
+#include "last_block.cuh"
 
 #define WARPS 8
 #define THREADS (32 * WARPS)
@@ -19,19 +22,28 @@ __device__ inline float block_sum(float value) {
     return total;
 }
 
-// grid (G, N). y = f((x - mean) rstd w + b); f is SiLU if with_silu, else nothing.
+// Where channel c of a pixel lies in one of two parts of C1 and C - C1 channels.
+template <class T>
+__device__ inline T* place(T* part1, T* part2, int C1, int C, long long pixel, int c) {
+    return c < C1 ? part1 + pixel * C1 + c : part2 + pixel * (C - C1) + (c - C1);
+}
+
+// grid (G, N). y [N, P, C] = f((x - mean) rstd w + b); f is SiLU if with_silu, else nothing.
 extern "C" __global__ void __launch_bounds__(THREADS)
-group_norm(const float* x, const float* weight, const float* bias, float* y, float* mean_out,
-           float* rstd_out, int P, int C, int size, float eps, int with_silu) {
-    int group = blockIdx.x, image = blockIdx.y, count = P * size;
-    long long start = (long long)image * P * C + group * size;
+group_norm(const float* x1, const float* x2, int C1, const float* weight, const float* bias,
+           float* y, float* mean_out, float* rstd_out, int P, int C, int size, float eps,
+           int with_silu) {
+    int group = blockIdx.x, image = blockIdx.y, count = P * size, first = group * size;
+    long long start = (long long)image * P;
     float sum = 0.0f;
-    for (int i = threadIdx.x; i < count; i += THREADS) sum += x[start + i / size * C + i % size];
+    for (int i = threadIdx.x; i < count; i += THREADS) {
+        sum += *place(x1, x2, C1, C, start + i / size, first + i % size);
+    }
     float mean = block_sum(sum) / count;
     // The squares around the mean: E[x^2] - E[x]^2 would cancel where |mean| >> std.
     float squares = 0.0f;
     for (int i = threadIdx.x; i < count; i += THREADS) {
-        float apart = x[start + i / size * C + i % size] - mean;
+        float apart = *place(x1, x2, C1, C, start + i / size, first + i % size) - mean;
         squares += apart * apart;
     }
     float rstd = 1.0f / sqrtf(block_sum(squares) / count + eps);
@@ -40,10 +52,10 @@ group_norm(const float* x, const float* weight, const float* bias, float* y, flo
         rstd_out[image * gridDim.x + group] = rstd;
     }
     for (int i = threadIdx.x; i < count; i += THREADS) {
-        int c = group * size + i % size;
-        long long at = start + i / size * C + i % size;
-        float z = (x[at] - mean) * rstd * weight[c] + bias[c];
-        y[at] = with_silu ? z / (1.0f + expf(-z)) : z;
+        int c = first + i % size;
+        float x = *place(x1, x2, C1, C, start + i / size, c);
+        float z = (x - mean) * rstd * weight[c] + bias[c];
+        y[(start + i / size) * C + c] = with_silu ? z / (1.0f + expf(-z)) : z;
     }
 }
 
@@ -54,74 +66,65 @@ __device__ inline float slope(float gy, float n, float weight, float bias, int w
     return gy * s * (1.0f + z * (1.0f - s));
 }
 
-// Backward, first half. grid (ceil(C / 32), N), block (32, 8): a lane is a channel.
-// sums [2, N, C]: of dz, and of dz n, over the pixels of each image.
+// grid (G, N). With averages over the group:
+//     gx = rstd (w dz - avg(w dz) - n avg(w dz n));  gweight = sum dz n;  gbias = sum dz
+// sums [2, N, C]: of dz and of dz n over the pixels of each image, which the last block of each
+// group adds up. counters [G]: zero, and zero again afterwards.
 extern "C" __global__ void __launch_bounds__(THREADS)
-group_norm_sums(const float* gy, const float* x, const float* weight, const float* bias,
-                const float* mean, const float* rstd, float* sums, int P, int C, int size,
-                int with_silu) {
-    __shared__ float plain[WARPS][32];
-    __shared__ float tilted[WARPS][32];
-    int c = blockIdx.x * 32 + threadIdx.x, image = blockIdx.y;
-    float sum = 0.0f, sum_n = 0.0f;
-    if (c < C) {
-        int group = image * (C / size) + c / size;
-        for (int p = threadIdx.y; p < P; p += WARPS) {
-            long long at = ((long long)image * P + p) * C + c;
-            float n = (x[at] - mean[group]) * rstd[group];
-            float dz = slope(gy[at], n, weight[c], bias[c], with_silu);
+group_norm_backward(const float* gy, const float* x1, const float* x2, int C1,
+                    const float* weight, const float* bias, const float* mean, const float* rstd,
+                    float* gx1, float* gx2, float* gweight, float* gbias, float* sums,
+                    unsigned* counters, int P, int C, int size, int with_silu) {
+    __shared__ float plain[THREADS], tilted[THREADS];
+    int group = blockIdx.x, image = blockIdx.y, N = gridDim.y, first = group * size;
+    long long start = (long long)image * P;
+    float m = mean[image * gridDim.x + group], r = rstd[image * gridDim.x + group];
+    float average = 0.0f, average_n = 0.0f;
+    // As many channels at a time as there are threads; each thread has one of them, for every
+    // `rows`-th pixel.
+    for (int begin = 0; begin < size; begin += THREADS) {
+        int some = min(size - begin, THREADS), rows = THREADS / some;
+        int row = threadIdx.x / some, c = first + begin + threadIdx.x % some;
+        float sum = 0.0f, sum_n = 0.0f;
+        for (int p = row; row < rows && p < P; p += rows) {
+            float n = (*place(x1, x2, C1, C, start + p, c) - m) * r;
+            float dz = slope(gy[(start + p) * C + c], n, weight[c], bias[c], with_silu);
             sum += dz;
             sum_n += dz * n;
         }
-    }
-    plain[threadIdx.y][threadIdx.x] = sum;
-    tilted[threadIdx.y][threadIdx.x] = sum_n;
-    __syncthreads();
-    if (threadIdx.y == 0 && c < C) {
-        for (int w = 1; w < WARPS; w++) {
-            sum += plain[w][threadIdx.x];
-            sum_n += tilted[w][threadIdx.x];
+        plain[threadIdx.x] = sum;
+        tilted[threadIdx.x] = sum_n;
+        __syncthreads();
+        bool mine = threadIdx.x < some;
+        for (int other = 1; mine && other < rows; other++) {
+            sum += plain[other * some + threadIdx.x];
+            sum_n += tilted[other * some + threadIdx.x];
         }
-        sums[image * C + c] = sum;
-        sums[(gridDim.y + image) * C + c] = sum_n;
+        if (mine) {
+            sums[(long long)image * C + c] = sum;
+            sums[(long long)(N + image) * C + c] = sum_n;
+        }
+        average += block_sum(mine ? weight[c] * sum : 0.0f);  // its barriers guard the arrays, too
+        average_n += block_sum(mine ? weight[c] * sum_n : 0.0f);
     }
-}
-
-// Second half, grid (G, N): gx = rstd (w dz - avg(w dz) - n avg(w dz n)), averages over the group.
-extern "C" __global__ void __launch_bounds__(THREADS)
-group_norm_gradient(const float* gy, const float* x, const float* weight, const float* bias,
-                    const float* mean, const float* rstd, const float* sums, float* gx, int P,
-                    int C, int size, int with_silu) {
-    int group = blockIdx.x, image = blockIdx.y, count = P * size;
-    float m = mean[image * gridDim.x + group], r = rstd[image * gridDim.x + group];
-    float average = 0.0f, average_n = 0.0f;
-    for (int c = group * size; c < (group + 1) * size; c++) {
-        average += weight[c] * sums[image * C + c] / count;
-        average_n += weight[c] * sums[(gridDim.y + image) * C + c] / count;
-    }
-    long long start = (long long)image * P * C + group * size;
+    int count = P * size;
+    average /= count;
+    average_n /= count;
     for (int i = threadIdx.x; i < count; i += THREADS) {
-        int c = group * size + i % size;
-        long long at = start + i / size * C + i % size;
-        float n = (x[at] - m) * r;
-        float dz = slope(gy[at], n, weight[c], bias[c], with_silu);
-        gx[at] = r * (weight[c] * dz - average - n * average_n);
+        int c = first + i % size;
+        long long pixel = start + i / size;
+        float n = (*place(x1, x2, C1, C, pixel, c) - m) * r;
+        float dz = slope(gy[pixel * C + c], n, weight[c], bias[c], with_silu);
+        *place(gx1, gx2, C1, C, pixel, c) = r * (weight[c] * dz - average - n * average_n);
     }
-}
-
-// out [C] = the sum over the rows of [R, C]. Grid (ceil(C / 32)), block (32, 8).
-extern "C" __global__ void __launch_bounds__(THREADS)
-sum_rows(const float* rows, float* out, int R, int C) {
-    __shared__ float parts[WARPS][32];
-    int c = blockIdx.x * 32 + threadIdx.x;
-    float sum = 0.0f;
-    if (c < C) {
-        for (int r = threadIdx.y; r < R; r += WARPS) sum += rows[(long long)r * C + c];
-    }
-    parts[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y == 0 && c < C) {
-        for (int w = 1; w < WARPS; w++) sum += parts[w][threadIdx.x];
-        out[c] = sum;
+    if (!last_block(counters + group, N)) return;
+    for (int c = first + threadIdx.x; c < first + size; c += THREADS) {
+        float sum = 0.0f, sum_n = 0.0f;
+        for (int i = 0; i < N; i++) {
+            sum += __ldcg(sums + (long long)i * C + c);
+            sum_n += __ldcg(sums + (long long)(N + i) * C + c);
+        }
+        gbias[c] = sum;
+        gweight[c] = sum_n;
     }
 }

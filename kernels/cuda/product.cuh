@@ -1,71 +1,152 @@
-// The register tile: 64 x 64 results for each block of 256 threads, 4 x 4 of them for each thread.
+// The register tile: TILE x COLUMNS results for each block, 4 x 4 of them for each thread.
 // conv4_registers.cu tells why it is built like this; a problem P is as in convolution.cuh.
 
 #define TILE 64
+#ifndef COLUMNS
+#define COLUMNS 64  // or 32, for pictures of few channels
+#endif
 #define DEPTH 16
-#define THREADS 256
-#define EACH (TILE * DEPTH / THREADS)  // numbers of a and of b that a thread fetches
+#define THREADS (TILE / 4 * (COLUMNS / 4))
+#define FETCH_A (TILE * DEPTH / 4 / THREADS)     // vectors of a that a thread fetches
+#define FETCH_B (COLUMNS * DEPTH / 4 / THREADS)  // and of b
+// Shared memory: two tiles of a, two of b. The four more make turned stores meet fewer banks.
+#define LINE_A (TILE + 4)
+#define LINE_B (COLUMNS + 4)
+#define MEMORY (2 * DEPTH * (LINE_A + LINE_B))
+
+// Four numbers from one number on, one by one where they may not come together.
+#define FOUR(result, together, one, inside)                                          \
+    float4 result = make_float4(0.0f, 0.0f, 0.0f, 0.0f);                             \
+    if (p.vector()) {                                                                \
+        const int j = 0;                                                             \
+        if (inside) result = together;                                               \
+    } else {                                                                         \
+        float numbers[4] = {};                                                       \
+        _Pragma("unroll") for (int j = 0; j < 4; j++) if (inside) numbers[j] = one;  \
+        result = make_float4(numbers[0], numbers[1], numbers[2], numbers[3]);        \
+    }
 
 template <class P> struct Fetch {
-    float a[EACH], b[EACH];
+    float4 a[FETCH_A], b[FETCH_B];
 
-    // a: neighbouring threads have neighbouring depths, which lie together in x; b: columns.
-    __device__ void load(const P& p, int row0, int column0, int start) {
+    // Which vector of a tile is the thread's i-th: `fast` runs along what lies together.
+    __device__ static void place(int i, int length, int& fast, int& slow) {
+        int at = threadIdx.x + i * THREADS;
+        fast = at % (length / 4) * 4;
+        slow = at / (length / 4);
+    }
+    __device__ void load(const P& p, int row0, int column0, int start, int end) {
 #pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            int at = threadIdx.x + i * THREADS;
-            int row = row0 + at / DEPTH, d = start + at % DEPTH;
-            a[i] = row < p.rows() && d < p.depth() ? p.a(row, d) : 0.0f;
-            int column = column0 + at % TILE;
-            d = start + at / TILE;
-            b[i] = column < p.columns() && d < p.depth() ? p.b(d, column) : 0.0f;
+        for (int i = 0; i < FETCH_A; i++) {
+            int row, d;
+            if (P::a_along_depth) {
+                place(i, DEPTH, d, row);
+                row += row0, d += start;
+                FOUR(four, p.a4(row, d), p.a(row, d + j), row < p.rows() && d + j < end);
+                a[i] = four;
+            } else {
+                place(i, TILE, row, d);
+                row += row0, d += start;
+                FOUR(four, p.a4(row, d), p.a(row + j, d), row + j < p.rows() && d < end);
+                a[i] = four;
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < FETCH_B; i++) {
+            int column, d;
+            if (P::b_along_columns) {
+                place(i, COLUMNS, column, d);
+                column += column0, d += start;
+                FOUR(four, p.b4(d, column), p.b(d, column + j),
+                     column + j < p.columns() && d < end);
+                b[i] = four;
+            } else {
+                place(i, DEPTH, d, column);
+                column += column0, d += start;
+                FOUR(four, p.b4(d, column), p.b(d + j, column),
+                     column < p.columns() && d + j < end);
+                b[i] = four;
+            }
         }
     }
-    __device__ void store(float (*to_a)[TILE + 4], float (*to_b)[TILE]) const {
+    // Into the tiles, in which a row is one depth: what lies along the depth is turned.
+    __device__ static void put(float* tile, int width, bool turned, int fast, int slow, float4 v) {
+        if (turned) {
+            float numbers[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            int at = threadIdx.x + i * THREADS;
-            to_a[at % DEPTH][at / DEPTH] = a[i];
-            to_b[at / TILE][at % TILE] = b[i];
+            for (int j = 0; j < 4; j++) tile[(fast + j) * width + slow] = numbers[j];
+        } else {
+            *(float4*)&tile[slow * width + fast] = v;
+        }
+    }
+    __device__ void store(float* to_a, float* to_b) const {
+        int fast, slow;
+#pragma unroll
+        for (int i = 0; i < FETCH_A; i++) {
+            place(i, P::a_along_depth ? DEPTH : TILE, fast, slow);
+            put(to_a, LINE_A, P::a_along_depth, fast, slow, a[i]);
+        }
+#pragma unroll
+        for (int i = 0; i < FETCH_B; i++) {
+            place(i, P::b_along_columns ? COLUMNS : DEPTH, fast, slow);
+            put(to_b, LINE_B, !P::b_along_columns, fast, slow, b[i]);
         }
     }
 };
 
-// grid (ceil(rows / 64), ceil(columns / 64)), block (256)
-template <class P> __device__ void product(P p) {
-    // Turned, so that a thread's 4 rows are a vector.
-    __shared__ __align__(16) float a[2][DEPTH][TILE + 4];
-    __shared__ __align__(16) float b[2][DEPTH][TILE];
-    int row0 = blockIdx.x * TILE, column0 = blockIdx.y * TILE;
-    int ty = threadIdx.x / 16 * 4, tx = threadIdx.x % 16 * 4;
-    float sums[4][4] = {};
-    Fetch<P> next;
-    next.load(p, row0, column0, 0);
-    next.store(a[0], b[0]);
-    __syncthreads();
-    for (int start = 0, half = 0; start < p.depth(); start += DEPTH, half ^= 1) {
-        bool more = start + DEPTH < p.depth();
-        if (more) next.load(p, row0, column0, start + DEPTH);
+struct Tile {
+    float sums[4][4];
+    __device__ static int row() { return threadIdx.x / (COLUMNS / 4) * 4; }
+    __device__ static int column() { return threadIdx.x % (COLUMNS / 4) * 4; }
+
+    // The sums over the depths from `start` to `end` of the tile that begins at (row0, column0).
+    template <class P>
+    __device__ void add_up(const P& p, float* memory, int row0, int column0, int start, int end) {
+        float* a[2] = {memory, memory + DEPTH * LINE_A};
+        float* b[2] = {a[1] + DEPTH * LINE_A, a[1] + DEPTH * (LINE_A + LINE_B)};
 #pragma unroll
-        for (int d = 0; d < DEPTH; d++) {
-            float4 a4 = *(const float4*)&a[half][d][ty];
-            float4 b4 = *(const float4*)&b[half][d][tx];
-            float rows[4] = {a4.x, a4.y, a4.z, a4.w}, columns[4] = {b4.x, b4.y, b4.z, b4.w};
+        for (int i = 0; i < 4; i++) {
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
+            for (int j = 0; j < 4; j++) sums[i][j] = 0.0f;
+        }
+        Fetch<P> next;
+        next.load(p, row0, column0, start, end);
+        next.store(a[0], b[0]);
+        __syncthreads();
+        for (int half = 0; start < end; start += DEPTH, half ^= 1) {
+            bool more = start + DEPTH < end;
+            if (more) next.load(p, row0, column0, start + DEPTH, end);
 #pragma unroll
-                for (int j = 0; j < 4; j++) sums[i][j] += rows[i] * columns[j];
+            for (int d = 0; d < DEPTH; d++) {
+                float4 a4 = *(const float4*)&a[half][d * LINE_A + row()];
+                float4 b4 = *(const float4*)&b[half][d * LINE_B + column()];
+                float rows[4] = {a4.x, a4.y, a4.z, a4.w}, columns[4] = {b4.x, b4.y, b4.z, b4.w};
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+#pragma unroll
+                    for (int j = 0; j < 4; j++) sums[i][j] += rows[i] * columns[j];
+                }
+            }
+            if (more) next.store(a[half ^ 1], b[half ^ 1]);
+            __syncthreads();
+        }
+    }
+    template <class P> __device__ void store(const P& p, int row0, int column0) const {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                int row = row0 + Tile::row() + i, column = column0 + Tile::column() + j;
+                if (row < p.rows() && column < p.columns()) p.store(row, column, sums[i][j]);
             }
         }
-        if (more) next.store(a[half ^ 1], b[half ^ 1]);
-        __syncthreads();
     }
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            int row = row0 + ty + i, column = column0 + tx + j;
-            if (row < p.rows() && column < p.columns()) p.store(row, column, sums[i][j]);
-        }
-    }
+};
+
+// grid (ceil(rows / TILE), ceil(columns / COLUMNS)), block (THREADS)
+template <class P> __device__ void product(const P& p) {
+    __shared__ __align__(16) float memory[MEMORY];
+    Tile tile;
+    tile.add_up(p, memory, blockIdx.x * TILE, blockIdx.y * COLUMNS, 0, p.depth());
+    tile.store(p, blockIdx.x * TILE, blockIdx.y * COLUMNS);
 }

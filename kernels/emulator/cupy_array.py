@@ -11,6 +11,7 @@ import importlib
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -215,6 +216,11 @@ class ndarray:  # noqa: N801 - CuPy's name
         value = _operand(value)
         capture.forbids(ARRAY_CODE)
         self._values[_index(key)] = value
+
+    @property
+    def data(self) -> SimpleNamespace:
+        """Where the first value lies, as .ptr."""
+        return SimpleNamespace(ptr=self._values.ctypes.data)
 
     @property
     def T(self) -> ndarray:  # noqa: N802

@@ -17,6 +17,8 @@ from minddpm.kernels.emulator.cupy_array import CUDARuntimeError, capture, ndarr
 from minddpm.kernels.emulator.cupy_array import synchronise as _synchronise
 from minddpm.kernels.emulator.launch import Library
 
+# How kernels run: the order of threads and blocks (launch.py).
+emulation = SimpleNamespace(order=0)
 SHARED_BYTES = 48 << 10  # of dynamic shared memory, unless a kernel is told to take more
 
 
@@ -95,7 +97,9 @@ class RawKernel:
 
         def run() -> None:
             stats.launches += 1
-            self._library.launch(self.name, grid, block, values, shared=shared_mem)
+            self._library.launch(
+                self.name, grid, block, values, shared=shared_mem, order=emulation.order
+            )
 
         if capture.launches is None:
             run()

@@ -173,6 +173,7 @@ static inline void __threadfence_block() {}
 // --- arithmetic -------------------------------------------------------------------------------
 
 template <class T> static inline T __ldg(const T* at) { return *at; }
+template <class T> static inline T __ldcg(const T* at) { return *at; }
 template <class T> static inline T min(T a, T b) { return b < a ? b : a; }
 template <class T> static inline T max(T a, T b) { return a < b ? b : a; }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return uint64_t(a) * b >> 32; }

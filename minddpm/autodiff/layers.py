@@ -67,16 +67,18 @@ class NormSiLUConv2d(Function):
         *xs: Array,
     ) -> Array:
         each = b if shift is None else b + shift
-        y, mean, rstd = backend.kernels.norm_silu_conv2d(
+        y, kept = backend.kernels.norm_silu_conv2d(
             xs, norm_weight, norm_bias, self.groups, self.eps, w, each, extra
         )
-        self.save(norm_weight, norm_bias, mean, rstd, w, *xs)
+        self.parts = len(xs)
+        self.save(norm_weight, norm_bias, w, *xs, *kept)
         return y
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
-        norm_weight, norm_bias, mean, rstd, w, *xs = self.saved
+        norm_weight, norm_bias, w, *more = self.saved
+        xs, kept = tuple(more[: self.parts]), tuple(more[self.parts :])
         gxs, gnorm_weight, gnorm_bias, gw, gb = backend.kernels.norm_silu_conv2d_backward(
-            gy, tuple(xs), norm_weight, norm_bias, mean, rstd, self.groups, w
+            gy, xs, norm_weight, norm_bias, kept, self.groups, w
         )
         # gb has a row for each image: the gradient of its shift. b is added to every image.
         return gnorm_weight, gnorm_bias, gw, gb.sum(axis=0), gb, gy, *gxs

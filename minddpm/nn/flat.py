@@ -6,6 +6,8 @@ from minddpm import backend
 from minddpm.backend import Array
 from minddpm.nn.module import Parameter
 
+ALIGNMENT = 16  # numbers: 64 bytes, a line of a cache
+
 
 class FlatParameters:
     """Moves parameters into one flat array `data` and their gradients into one flat `grad`.
@@ -18,8 +20,8 @@ class FlatParameters:
         self.parameters = list(parameters)
         if not self.parameters:
             raise ValueError("there are no parameters to optimise")
-        size = sum(p.size for p in self.parameters)
-        self.data = backend.xp.empty(size, self.parameters[0].dtype)
+        size = sum(_padded(p.size) for p in self.parameters)
+        self.data = backend.xp.zeros(size, self.parameters[0].dtype)
         self.grad = backend.xp.zeros(size, self.parameters[0].dtype)
         views = zip(self.parameters, self.views(self.data), self.views(self.grad), strict=True)
         for p, data, grad in views:
@@ -30,5 +32,10 @@ class FlatParameters:
         views, start = [], 0
         for p in self.parameters:
             views.append(flat[start : start + p.size].reshape(p.shape))
-            start += p.size
+            start += _padded(p.size)
         return views
+
+
+def _padded(size: int) -> int:
+    # So that every array begins where vectors may be read; what fills the gaps is and stays zero.
+    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,157 @@
+"""The convolution's rungs by name, which one is used for which shape, and how each is launched.
+
+A linear layer is a convolution here, too: its rows are the pixels of one picture in one row.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from minddpm.backend import Array
+from minddpm.kernels.compose import Padding, Parts
+from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, launch
+
+
+class Rung(NamedTuple):
+    """A file of the ladder whose kernels share a block, and the rows and columns of its tile."""
+
+    file: str
+    block: tuple[int, ...]
+    rows: int
+    columns: int
+    options: tuple[str, ...] = ()
+
+
+RUNGS = {
+    "1 naive": Rung("conv1_naive.cu", (32, 8), 32, 8),
+    "2 coalesced": Rung("conv2_coalesced.cu", (32, 8), 8, 32),
+    "3 shared tile": Rung("conv3_shared.cu", (16, 16), 16, 16),
+    "4 register tile": Rung("conv4_registers.cu", (256,), 64, 64),
+    "4 register tile, 32 columns": Rung(
+        "conv4_registers.cu", (128,), 64, 32, ("-DCOLUMNS=32",)
+    ),
+}  # fmt: skip
+ENOUGH_BLOCKS = 256  # of gw: two for each multiprocessor of a large GPU
+FEWEST_PIXELS = 64  # that a slice of gw adds up
+
+
+class Sizes(NamedTuple):
+    """A convolution's sizes, in the order in which kernels take them (convolution.cuh)."""
+
+    N: int
+    H: int
+    W: int
+    C: int
+    OH: int
+    OW: int
+    K: int
+    KH: int
+    KW: int
+    stride: int
+    top: int
+    left: int
+
+    @classmethod
+    def of(
+        cls, xs: Parts, w_shape: Sequence[int], stride: int, padding: Padding, up: int = 0
+    ) -> "Sizes":
+        """up: 1 if the picture counts as one of twice the height and width."""
+        N, H, W = xs[0].shape[0], xs[0].shape[1] << up, xs[0].shape[2] << up
+        KH, KW, C, K = w_shape
+        (top, bottom), (left, right) = padding
+        OH, OW = (H + top + bottom - KH) // stride + 1, (W + left + right - KW) // stride + 1
+        return cls(N, H, W, C, OH, OW, K, KH, KW, stride, top, left)
+
+    @classmethod
+    def linear(cls, xs: Parts, w_shape: Sequence[int]) -> "Sizes":
+        """Of x [..., C] w."""
+        C, K = w_shape
+        rows = xs[0].size // max(1, xs[0].shape[-1])
+        return cls(1, 1, rows, C, 1, rows, K, 1, 1, 1, 0, 0)
+
+    @property
+    def window(self) -> int:
+        """The depth of the forward's product."""
+        return self.KH * self.KW * self.C
+
+    @property
+    def pixels(self) -> int:
+        """Of y, in all pictures."""
+        return self.N * self.OH * self.OW
+
+
+def register_tile(columns: int) -> Rung:
+    """Rung 4 with the tile that a result of so many columns fills better."""
+    return RUNGS["4 register tile, 32 columns" if columns <= 32 else "4 register tile"]
+
+
+def forward(
+    s: Sizes, xs: Parts, w: Array, bias: Array | None, y: Array, *, up: int = 0,
+    shift: Array | None = None, extra: Array | None = None, rung: Rung | None = None,
+) -> None:  # fmt: skip
+    """y = conv(x) + bias [K] + shift [N, K] + extra (of y's shape)."""
+    rung = rung or register_tile(s.K)
+    parts = _two(xs)
+    grid = blocks(s.pixels, rung.rows), blocks(s.K, rung.columns)
+    launch(
+        rung.file, "conv2d", grid, rung.block, *parts, xs[0].shape[-1], up, w, bias, shift, extra,
+        y, *s, _vector(s, xs, *parts, w), options=rung.options,
+    )  # fmt: skip
+
+
+class Gradients(NamedTuple):
+    """gx in its parts (None where it was not asked for), gw, gshift [N, K], gbias [K]."""
+
+    gxs: tuple[Array, ...] | None
+    w: Array
+    shift: Array
+    bias: Array
+
+
+def backward(
+    s: Sizes, gy: Array, xs: Parts, w: Array, *, up: int = 0, need_gx: bool = True
+) -> Gradients:
+    """All gradients in one launch of rung 4. With up, gx is of the picture as it counts."""
+    xp = cupy()
+    rung = register_tile(max(s.C, s.K))
+    shape = (s.N, s.H, s.W) if up else xs[0].shape[:-1]
+    gxs = tuple(xp.empty((*shape, x.shape[-1]), "float32") for x in xs) if need_gx else None
+    gw, gshift, gbias = (xp.empty(n, "float32") for n in (w.shape, (s.N, s.K), s.K))
+    tiles_x = blocks(s.N * s.H * s.W, rung.rows) * blocks(s.C, rung.columns) if need_gx else 0
+    tiles_w = blocks(s.window, rung.rows) * blocks(s.K, rung.columns)
+    slices = min(blocks(ENOUGH_BLOCKS, tiles_w), blocks(s.pixels, FEWEST_PIXELS))
+    parts = xp.empty(slices * tiles_w * rung.rows * rung.columns, "float32")
+    groups = blocks(s.K, 32)
+    arrays = gy, *_two(xs), xs[0].shape[-1], up, w, *_two(gxs or ()), gw, gshift, gbias, parts
+    launch(
+        rung.file, "conv2d_gradients", (tiles_x + tiles_w * slices + s.N * groups,), rung.block,
+        *arrays, counters(tiles_w + groups), tiles_x, tiles_w, slices, *s,
+        _vector(s, xs, gy, *xs, w), options=rung.options,
+    )  # fmt: skip
+    return Gradients(gxs, gw, gshift, gbias)
+
+
+def gradients_apart(
+    s: Sizes, gy: Array, xs: Parts, w: Array, rung: Rung, up: int = 0
+) -> tuple[tuple[Array, ...], Array]:
+    """gx in its parts and gw by the two kernels that every rung has."""
+    xp = cupy()
+    shape = (s.N, s.H, s.W) if up else xs[0].shape[:-1]
+    gxs = tuple(xp.empty((*shape, x.shape[-1]), "float32") for x in xs)
+    gw, C1 = xp.empty(w.shape, "float32"), xs[0].shape[-1]
+    for name, rows, columns, arrays in (
+        ("conv2d_gradient_x", s.N * s.H * s.W, s.C, (gy, w, *_two(gxs), C1)),
+        ("conv2d_gradient_w", s.window, s.K, (gy, *_two(xs), C1, up, gw)),
+    ):
+        grid = blocks(rows, rung.rows), blocks(columns, rung.columns)
+        vector = _vector(s, xs, gy, *xs, w)
+        launch(rung.file, name, grid, rung.block, *arrays, *s, vector, options=rung.options)
+    return gxs, gw
+
+
+def _two(parts: Sequence[Array]) -> tuple[Array | None, Array | None]:
+    return (*parts, *(None,) * (2 - len(parts)))
+
+
+def _vector(s: Sizes, xs: Parts, *arrays: Array | None) -> bool:
+    """Whether kernels may fetch four numbers at once."""
+    return s.C % 4 == s.K % 4 == xs[0].shape[-1] % 4 == 0 and aligned(*arrays)

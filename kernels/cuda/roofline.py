@@ -1,0 +1,125 @@
+"""How fast a convolution could be on a card, on paper: arithmetic on data-sheet numbers.
+
+No card ran for this. A kernel takes at least the time of its arithmetic at the card's peak and at
+least the time of its bytes at the bandwidth of the card's memory; the longer one is its floor
+(Williams, Waterman and Patterson 2009). Each array counts once each time that a kernel reads or
+writes it. What a kernel finds in the L2 cache, where the kernel before left it, costs less, so that
+a sequence of kernels on small arrays can be faster than the sum of its floors.
+"""
+
+from typing import NamedTuple
+
+WORD = 4  # bytes: arrays are float32 in memory whatever the tensor cores multiply
+
+
+class Card(NamedTuple):
+    """A GPU by its data sheet: peaks at boost clock, without sparsity.
+
+    multiprocessors: how many. fp32, tf32, fp16: TFLOP/s, the last two of the tensor cores with sums
+    in float32; tf32 is None where there is none. bandwidth: GB/s. cache: L2, MB.
+    """
+
+    name: str
+    architecture: int
+    multiprocessors: int
+    fp32: float
+    tf32: float | None
+    fp16: float
+    bandwidth: float
+    cache: int
+    source: str
+
+    @property
+    def balance(self) -> float:
+        """Operations in float32 for each byte of memory, below which memory sets the time."""
+        return 1e3 * self.fp32 / self.bandwidth
+
+
+CARDS = (
+    Card("T4", 75, 40, 8.1, None, 65, 320, 4, "T4 data sheet, Turing white paper"),
+    Card("A100", 80, 108, 19.5, 156, 312, 2039, 40, "A100 data sheet, the SXM card with 80 GB"),
+    Card("RTX 4090", 89, 128, 82.6, 82.6, 165.2, 1008, 72, "Ada white paper, appendix A"),
+    Card(
+        "H100",
+        90,
+        132,
+        66.9,
+        494.7,
+        989.4,
+        3350,
+        50,
+        "H100 data sheet, Hopper white paper, the SXM card",
+    ),
+)
+
+
+class Layer(NamedTuple):
+    """A convolution by a 3 x 3 window of stride 1: N pictures, H x H, C channels in, K out."""
+
+    N: int
+    H: int
+    C: int
+    K: int
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of the definition."""
+        return 2 * 9 * self.C * self.K * self.N * self.H**2
+
+
+class Floor(NamedTuple):
+    """The least time of one kernel in seconds, by its arithmetic and by its bytes."""
+
+    arithmetic: float
+    memory: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self)
+
+
+def floor(card: Card, flops: float, words: float, peak: float) -> Floor:
+    """Of a kernel that moves `words` float32 numbers; peak: TFLOP/s."""
+    return Floor(flops / peak / 1e12, words * WORD / card.bandwidth / 1e9)
+
+
+def direct(card: Card, layer: Layer, peak: float) -> Floor:
+    """The definition in one kernel (implicit GEMM): x, w and y pass once. peak: TFLOP/s."""
+    N, H, C, K = layer
+    return floor(card, layer.flops, N * H**2 * (C + K) + 9 * C * K, peak)
+
+
+def winograd(card: Card, layer: Layer) -> list[Floor]:
+    """F(4x4) as in conv5_winograd.cu: V = B^T x B, U = G w G^T, M = V U, y = A^T M A.
+
+    The transforms count by their bytes alone: they have one or two operations for each.
+    """
+    N, H, C, K = layer
+    tiles = N * (-(-H // 4)) ** 2
+    x, w, y = N * H**2 * C, 9 * C * K, N * H**2 * K
+    V, U, M = 36 * tiles * C, 36 * C * K, 36 * tiles * K
+    return [
+        floor(card, 0, x + V, card.fp32),
+        floor(card, 0, w + U, card.fp32),
+        floor(card, 2 * 36 * tiles * C * K, V + U + M, card.fp32),
+        floor(card, 0, M + y, card.fp32),
+    ]
+
+
+def winograd_seconds(card: Card, layer: Layer) -> float:
+    """The floors of F(4x4)'s kernels, which run one after another."""
+    return sum(each.seconds for each in winograd(card, layer))
+
+
+def crossing(card: Card, N: int, H: int, most: int = 4096) -> int | None:
+    """The smallest C = K from which on F(4x4) has a lower floor than the definition, up to `most`.
+
+    Both in float32. None if it never has.
+    """
+    found = None
+    for channels in range(most, 0, -1):
+        layer = Layer(N, H, channels, channels)
+        if winograd_seconds(card, layer) >= direct(card, layer, card.fp32).seconds:
+            break
+        found = channels
+    return found

@@ -1,0 +1,94 @@
+"""Rung 5 as a sequence of launches: to points, 36 products, and back (conv5_winograd.cu)."""
+
+from minddpm.backend import Array
+from minddpm.kernels.compose import Parts
+from minddpm.kernels.cuda.convolution import Gradients, Sizes, register_tile
+from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, launch
+
+FILE = "conv5_winograd.cu"
+BLOCK = (32, 8)
+# By the roofline on paper (kernels/README.md): below, what goes to memory and back between the
+# steps takes longer than the multiplications that are saved, on some cards already from 50 on.
+FEWEST_CHANNELS = 256
+
+
+def pays(s: Sizes, xs: Parts, up: int = 0) -> bool:
+    """Whether this rung is the one to use: 3 x 3, stride 1, and many channels."""
+    return (
+        s.KH == s.KW == 3
+        and s.stride == 1
+        and min(s.C, s.K) >= FEWEST_CHANNELS
+        and len(xs) == 1
+        and not up
+    )
+
+
+def _tiles(N: int, OH: int, OW: int) -> tuple[int, int, int]:
+    down, across = blocks(OH, 4), blocks(OW, 4)
+    return N * down * across, down, across
+
+
+def _to_points(x: Array, tiles: tuple[int, int, int], top: int, left: int) -> Array:
+    _, H, W, C = x.shape
+    v = cupy().empty((36, tiles[0], C), "float32")
+    grid = blocks(tiles[0], 8), blocks(C, 32)
+    launch(FILE, "to_points", grid, BLOCK, x, v, H, W, C, *tiles, top, left)
+    return v
+
+
+def _convolved(
+    x: Array, w: Array, y: Array, top: int, left: int, turned: bool,
+    bias: Array | None = None, shift: Array | None = None, extra: Array | None = None,
+) -> None:  # fmt: skip
+    """y = x, padded, convolved with w, or with w turned by 180 degrees and its channels swapped."""
+    (N, OH, OW, K), C = y.shape, x.shape[3]
+    tiles = _tiles(N, OH, OW)
+    u, m = (cupy().empty(shape, "float32") for shape in ((36, C, K), (36, tiles[0], K)))
+    lines, columns = w.shape[2:]
+    grid = blocks(columns, 32), blocks(lines, 8)
+    launch(FILE, "weights_to_points", grid, BLOCK, w, u, lines, columns, turned)
+    v = _to_points(x, tiles, top, left)
+    grid = blocks(tiles[0], 64), blocks(K, 64), 36
+    launch(FILE, "at_points", grid, (256,), v, u, m, tiles[0], C, K, C % 4 == K % 4 == 0)
+    grid = blocks(tiles[0], 8), blocks(K, 32)
+    launch(FILE, "from_points", grid, BLOCK, m, bias, shift, extra, y, OH, OW, K, *tiles)
+
+
+def forward(
+    s: Sizes, xs: Parts, w: Array, bias: Array | None, y: Array, *, up: int = 0,
+    shift: Array | None = None, extra: Array | None = None,
+) -> None:  # fmt: skip
+    """convolution.forward for one part that is not doubled."""
+    _convolved(xs[0], w, y, s.top, s.left, False, bias, shift, extra)
+
+
+def backward(
+    s: Sizes, gy: Array, xs: Parts, w: Array, *, up: int = 0, need_gx: bool = True
+) -> Gradients:
+    """convolution.backward for one part that is not doubled."""
+    xp, (x,) = cupy(), xs
+    gx = None
+    if need_gx:
+        # x(h) meets gy(h + top - kh): a convolution of gy, padded by 2 - top, with w turned.
+        gx = xp.empty(x.shape, "float32")
+        _convolved(gy, w, gx, 2 - s.top, 2 - s.left, True)
+    tiles = _tiles(s.N, s.OH, s.OW)
+    v = _to_points(x, tiles, s.top, s.left)
+    d, du = (xp.empty(n, "float32") for n in ((36, tiles[0], s.K), (36, s.C, s.K)))
+    gw, gshift, gbias = (xp.empty(n, "float32") for n in (w.shape, (s.N, s.K), s.K))
+    grid = blocks(tiles[0], 8), blocks(s.K, 32)
+    launch(FILE, "gradient_to_points", grid, BLOCK, gy, d, s.OH, s.OW, s.K, *tiles)
+    grid = blocks(s.C, 64), blocks(s.K, 64), 36
+    vector = s.C % 4 == s.K % 4 == 0
+    launch(FILE, "weights_at_points", grid, (256,), v, d, du, tiles[0], s.C, s.K, vector)
+    grid = blocks(s.K, 32), blocks(s.C, 8)
+    launch(FILE, "weights_from_points", grid, BLOCK, du, gw, s.C, s.K)
+    # Of rung 4's three kinds of blocks only those that add up gy.
+    rung, groups = register_tile(s.K), blocks(s.K, 32)
+    none = (None,) * 2
+    launch(
+        rung.file, "conv2d_gradients", (s.N * groups,), rung.block, gy, *none, 0, 0, None, *none,
+        None, gshift, gbias, None, counters(groups), 0, 0, 1, *s, aligned(gy),
+        options=rung.options,
+    )  # fmt: skip
+    return Gradients(None if gx is None else (gx,), gw, gshift, gbias)
