@@ -1,33 +1,42 @@
 """Profile mode of the CUDA emulator: what it counts, and what the convolutions' rungs may cost."""
 
 import shutil
-from functools import cache
+import sys
 
 import numpy as np
 import pytest
-from test_cuda import RUNGS, draw
-from test_emulator import CUDA, ORDERS
+from test_cuda import draw
+from test_emulator import ORDERS
 
 from minddpm.errors import InputError
-from minddpm.kernels.emulator import Library, device_array, device_empty
+from minddpm.kernels.cuda import convolution
+from minddpm.kernels.emulator import Library, cupy_on_cpu, device_array, device_empty
+from minddpm.kernels.emulator.cupy_cuda import emulation
 from minddpm.kernels.emulator.profile import Line, global_bytes, table
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
+PICTURES = (2, 14, 14, 32)
+
 # --- the ladder ----------------------------------------------------------------------------------
 
 
-@cache
-def convolution(file: str) -> list[Line]:
-    """The forward pass of a rung: 3 x 3, 2 images of 14 x 14, from 32 to 32 channels."""
-    N, H, W, C, K = 2, 14, 14, 32, 32
-    library = Library((CUDA / file).read_text(), CUDA / file, mode="profile")
-    x, w, b = map(device_array, draw(0, (N, H, W, C), (3, 3, C, K), K))
-    sizes = map(np.int32, (N, H, W, C, H, W, K, 3, 3, 1, 1, 1))
-    block, tile = RUNGS[file]
-    grid = (-(-N * H * W // tile[0]), -(-K // tile[1]))
-    library.launch("conv2d", grid, block, (x, w, b, device_empty((N, H, W, K)), *sizes))
-    return library.profile()
+@pytest.fixture
+def forward(monkeypatch):
+    """Profiles the forward pass of a rung: 3 x 3, 2 images of 14 x 14, from 32 to 32 channels."""
+    for name in ("cupy", "cupy.cuda"):
+        monkeypatch.setitem(sys.modules, name, None)  # so that they are put back afterwards
+    cupy_on_cpu.install()
+    monkeypatch.setattr(emulation, "mode", "profile")
+
+    def run(rung: convolution.Rung) -> list[Line]:
+        monkeypatch.setattr(emulation, "profile", [])
+        x, w, b, y = map(cupy_on_cpu.asarray, draw(0, PICTURES, (3, 3, 32, 32), 32, PICTURES))
+        sizes = convolution.Sizes.of((x,), w.shape, 1, ((1, 1), (1, 1)))
+        convolution.forward(sizes, (x,), w, b, y, rung=rung)
+        return emulation.profile
+
+    return run
 
 
 def excess(lines: list[Line], space: str, kind: str) -> float:
@@ -36,19 +45,21 @@ def excess(lines: list[Line], space: str, kind: str) -> float:
     return sum(line.transactions for line in chosen) / sum(line.ideal for line in chosen)
 
 
-def test_the_default_convolution_wastes_little():
-    lines = convolution("conv4_registers.cu")
+@pytest.mark.parametrize("K", [32, 64])
+def test_the_default_convolution_wastes_little(forward, K):
+    lines = forward(convolution.register_tile(K))
     assert excess(lines, "global", "load") <= 1.3
-    assert max(line.worst for line in lines if (line.space, line.kind) == ("shared", "load")) <= 2
+    assert max(line.worst for line in lines if line.space == "shared") <= 2  # ways of a conflict
 
 
-def test_the_naive_one_wastes_much():
-    assert excess(convolution("conv1_naive.cu"), "global", "load") > 5
-    assert excess(convolution("conv2_coalesced.cu"), "global", "load") < 1.1
+def test_the_naive_one_wastes_much(forward):
+    assert excess(forward(convolution.RUNGS["1 naive"]), "global", "load") > 5
+    assert excess(forward(convolution.RUNGS["2 coalesced"]), "global", "load") < 1.1
 
 
-def test_each_rung_reads_less_than_the_one_before():
-    read = [global_bytes(convolution(file))["conv2d"][0] for file in RUNGS]
+def test_each_rung_reads_less_than_the_one_before(forward):
+    ladder = [rung for rung in convolution.RUNGS.values() if not rung.options]
+    read = [global_bytes(forward(rung))["conv2d"][0] for rung in ladder]
     assert read == sorted(read, reverse=True)
     assert read[0] > 100 * read[-1]
 

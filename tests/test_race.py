@@ -1,71 +1,103 @@
 """Race mode of the CUDA emulator: every kernel passes it, and each class of bug is reported."""
 
-import inspect
+import itertools
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import test_cuda
-from test_emulator import CUDA, ORDERS, line_of, norm_sums, planted, silu
+from test_emulator import CUDA, ORDERS, line_of, norm_backward, planted, silu
 
 from minddpm.errors import InputError
-from minddpm.kernels.emulator import EmulatorError, Library, build, device_array, device_empty
+from minddpm.kernels.cuda import convolution
+from minddpm.kernels.emulator import (
+    EmulatorError,
+    Library,
+    build,
+    cupy_on_cpu,
+    device_array,
+    device_empty,
+)
+from minddpm.kernels.emulator.cupy_cuda import emulation
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 # --- what is right passes ------------------------------------------------------------------------
 
-CONVOLUTION = dict(
-    N=2, H=7, W=5, C=3, K=8, KH=3, KW=2, stride=2, pad=(1, 0, 1, 1), with_bias=True
-)  # fmt: skip
-# The bodies of tests/test_cuda.py, at small sizes that need more than one block.
+
+@pytest.fixture
+def in_race_mode(monkeypatch):
+    """The kernels of the cupy backend run in race mode; a list of those that were launched."""
+    for name in ("cupy", "cupy.cuda"):
+        monkeypatch.setitem(sys.modules, name, None)  # so that they are put back afterwards
+    cupy_on_cpu.install()
+    monkeypatch.setattr(emulation, "mode", "race")
+    launched, launch = set(), Library.launch
+
+    def listed(library, name, *arguments, **how):
+        launched.add((Path(library.path).name, name))
+        launch(library, name, *arguments, **how)
+
+    monkeypatch.setattr(Library, "launch", listed)
+    return launched
+
+
+class Drawn:
+    """Stands for hypothesis' `data` where it is known what a test draws from it."""
+
+    def __init__(self, *values):
+        self.values = itertools.cycle(values)
+
+    def draw(self, strategy):
+        return next(self.values)
+
+
+def small_convolution(draw):
+    x, w, b = test_cuda.draw(0, (2, 7, 5, 8), (3, 2, 8, 8), 8)
+    return x, w, b, 2, ((1, 0), (1, 1))
+
+
+# The bodies of tests/test_cuda.py, at small sizes that need more than one block. Each of them runs
+# its kernels in three orders.
 BODIES = [
-    ("silu_and_add", dict(n=150, grid=2, seed=0)),
+    ("silu_and_add", dict(n=300, seed=0)),
     ("upsample_nearest", dict(N=2, H=3, W=5, C=3)),
-    ("q_sample", dict(N=3, P=60)),
-    ("adam", dict(n=150, step=2, averaged=True)),
-    ("ema", dict(n=150)),
-    ("sampler_step", dict(n=150, clip=True, sigma=0.3)),
-    ("squared_norm", dict(n=600, grid=2)),
-    ("random_bits_are_the_very_same", dict(first=3)),
+    ("q_sample", dict(N=3, P=90)),
+    ("adam_and_ema", dict(n=300, step=2, averaged=True)),
+    ("sampler_step", dict(n=300, clip=True, sigma=0.3)),
+    ("squared_norm", dict(n=600)),
+    ("random_numbers_are_the_very_same", dict(n=281, first=3)),
     ("random_normal", dict()),
     ("q_sample_normal", dict(N=3, P=50)),
-    ("dropout", dict(n=150, p=0.5)),
-    ("sampler_step_normal", dict(n=150, first=6)),
-    ("group_norm", dict(N=2, P=49, groups=2, size=8, with_silu=True, seed=0)),
-    ("attention", dict(N=1, L=40, heads=2, D=33, scale=1.0)),
-    *(("conv2d", dict(file=file, **CONVOLUTION)) for file in test_cuda.RUNGS),
-    ("winograd", dict(N=1, H=7, W=5, C=8, K=5, pad=(1, 1, 1, 1))),
-]
+    ("dropout", dict(n=300, p=0.5)),
+    ("sampler_step_normal", dict(n=300, first=6)),
+    ("group_norm", dict(N=2, P=7, groups=2, size=8, with_silu=True, seed=0)),
+    ("attention", dict(N=1, L=10, heads=2, D=33, scale=1.0)),
+    *(("a_rung", dict(rung=rung, data=Drawn(4, 1, True))) for rung in convolution.RUNGS),
+    ("a_rung", dict(rung="4 register tile", data=Drawn(3, 0, True))),  # without vectors
+    ("conv2d", dict(data=Drawn(True))),
+    ("linear", dict(rows=130, K=8, parts=(4, 8))),
+    ("norm_silu_conv2d",
+     dict(N=2, H=3, W=5, parts=(4, 8), K=8, per_image=True, with_extra=True)),
+    ("winograd", dict(N=1, H=7, W=5, C=8, K=8, pad=(1, 1, 1, 1), full=True)),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_every_kernel_passes(monkeypatch, order):
-    launched = set()
-
-    class Watched(Library):
-        def launch(self, name, *arguments, **how):
-            launched.add((Path(self.path).name, name))
-            super().launch(name, *arguments, **{**how, "order": order})
-
-    def library(file):
-        return Watched((CUDA / file).read_text(), CUDA / file, "race")
-
-    monkeypatch.setattr(test_cuda, "library", library)
+def test_every_kernel_passes(in_race_mode, monkeypatch):
+    monkeypatch.setattr(test_cuda, "drawn_convolution", small_convolution)
     for name, arguments in BODIES:
         body = getattr(test_cuda, f"test_{name}")
         if hasattr(body, "hypothesis"):
             body = body.hypothesis.inner_test
-        if "order" in inspect.signature(body).parameters:
-            arguments = {**arguments, "order": order}
         body(**arguments)
     every = {
         (file.name, name)
         for file in CUDA.glob("*.cu")
         for name in build.kernels(file.read_text(), str(file), CUDA)
     }
-    assert launched == every, "a kernel needs a line in BODIES"
+    assert in_race_mode == every, "a kernel needs a line in BODIES"
 
 
 # --- what is wrong is reported -------------------------------------------------------------------
@@ -79,51 +111,52 @@ def place(file: str, text: str) -> str:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_missing_barrier(order):
-    library = planted("norm.cu", "sum_n;\n    __syncthreads();", "sum_n;\n", "race")
-    write = place("norm.cu", "plain[threadIdx.y][threadIdx.x] = sum;")
-    read = place("norm.cu", "sum += plain[w]")
+@pytest.mark.parametrize(
+    ("right", "wrong", "write", "read"),
+    [
+        ("= sum_n;\n        __syncthreads();", "= sum_n;\n", "plain[threadIdx.x] = sum;",
+         "sum += plain[other"),
+        ("__syncthreads();  // the next sum", ";  // the next sum", "[threadIdx.x / 32] = value;",
+         "total += of_warps[w]"),
+    ],
+)  # fmt: skip
+def test_a_missing_barrier(right, wrong, write, read, order):
+    write, read = place("norm.cu", write), place("norm.cu", read)
     with pytest.raises(
         EmulatorError,
-        match=rf"race: ({read} reads 4 bytes at \d+ of plain, which {write} wrote|"
-        rf"{write} writes 4 bytes at \d+ of plain, which {read} read): no barrier between them",
+        match=rf"race: ({read} reads 4 bytes at \d+ of (plain|of_warps), which {write} wrote|"
+        rf"{write} writes 4 bytes at \d+ of (plain|of_warps), which {read} read): no barrier betw",
     ):
-        norm_sums(library, order)
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_a_missing_barrier_between_reads_and_the_next_writes(order):
-    library = planted(
-        "conv3_shared.cu", "        __syncthreads();  // all have read it\n", "\n", "race"
-    )
-    write = rf"conv3_shared.cu:\d+: {THREAD}"
-    read = place("conv3_shared.cu", "sum += a[ty][d] * b[d][tx]")
-    with pytest.raises(
-        EmulatorError,
-        match=rf"race: ({read} reads 4 bytes at \d+ of [ab], which {write} wrote|"
-        rf"{write} writes 4 bytes at \d+ of [ab], which {read} read): no barrier between them",
-    ):
-        convolution(library, order)
-
-
-def convolution(library: Library, order: int = 0) -> None:
-    N, H, W, C, K = 1, 5, 5, 8, 8
-    x, w = device_array(np.ones((N, H, W, C), "f")), device_array(np.ones((3, 3, C, K), "f"))
-    sizes = map(np.int32, (N, H, W, C, H, W, K, 3, 3, 1, 1, 1))
-    arguments = (x, w, np.uint64(0), device_empty((N, H, W, K)), *sizes)
-    library.launch("conv2d", (2, 1), (16, 16), arguments, order=order)
+        norm_backward(planted("norm.cu", right, wrong, "race"), order)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_blocks_that_write_the_same_element(order):
-    library = planted("norm.cu", "sums[image * C + c] = sum;", "sums[c] = sum;", "race")
-    line = place("norm.cu", "sums[image * C + c] = sum;")
+    right = "sums[(long long)image * C + c] = sum;"
+    line = place("norm.cu", right)
     with pytest.raises(
         EmulatorError,
-        match=rf"race: {line} writes 4 bytes at \d+ of argument 6, which {line} wrote: "
+        match=rf"race: {line} writes 4 bytes at \d+ of argument 12, which {line} wrote: "
         "blocks are not ordered",
     ):
-        norm_sums(library, order)
+        norm_backward(planted("norm.cu", right, "sums[c] = sum;", "race"), order)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_missing_fence(tmp_path, missing, order):
+    shutil.copytree(CUDA, tmp_path, dirs_exist_ok=True)
+    header, fence = tmp_path / "last_block.cuh", "        __threadfence();\n"
+    first, second, rest = header.read_text().split(fence)
+    parts = (first, second, fence, rest) if missing == 1 else (first, fence, second, rest)
+    header.write_text("".join(parts))
+    write = place("norm.cu", "sums[(long long)image * C + c] = sum;")
+    read = place("norm.cu", "sum += __ldcg(")
+    with pytest.raises(
+        EmulatorError,
+        match=f"race: {read} reads 4 bytes at .* of argument 12, which {write} wrote: blocks are",
+    ):
+        norm_backward(Library((CUDA / "norm.cu").read_text(), tmp_path / "norm.cu", "race"), order)
 
 
 @pytest.mark.parametrize(
@@ -146,22 +179,22 @@ def test_outside_of_an_array(right, wrong, message):
 
 
 def test_outside_of_a_shared_array():
-    library = planted("norm.cu", "float tilted[WARPS][32]", "float tilted[7][32]", "race")
-    line = place("norm.cu", "tilted[threadIdx.y][threadIdx.x] =")
+    library = planted("norm.cu", "tilted[THREADS];", "tilted[224];", "race")
+    line = place("norm.cu", "tilted[threadIdx.x] =")
     with pytest.raises(
         EmulatorError,
         match=rf"out of bounds: {line} writes 4 bytes at 896 of tilted, which has 896 bytes",
     ):
-        norm_sums(library)
+        norm_backward(library)
 
 
 def test_shared_memory_that_nobody_wrote():
-    library = planted("norm.cu", "plain[threadIdx.y][threadIdx.x] = sum;", "", "race")
-    line = place("norm.cu", "sum += plain[w]")
+    library = planted("norm.cu", "plain[threadIdx.x] = sum;", "", "race")
+    line = place("norm.cu", "sum += plain[other")
     with pytest.raises(
-        EmulatorError, match=f"uninitialised: {line} reads 4 bytes at 128 of plain, which nobody"
+        EmulatorError, match=f"uninitialised: {line} reads 4 bytes at 40 of plain, which nobody"
     ):
-        norm_sums(library)
+        norm_backward(library)
 
 
 def test_an_array_that_nobody_wrote():
@@ -174,14 +207,13 @@ def test_an_array_that_nobody_wrote():
 
 
 def test_a_barrier_that_not_all_threads_reach():
-    where = "    if (threadIdx.y == 0 && c < C) {"
-    library = planted("norm.cu", where, f"{where} __syncthreads();", "race")
-    line = line_of("norm.cu", where)
+    wrong = "gbias[c] = sum;\n        __syncthreads();"
+    line = line_of("norm.cu", "gbias[c] = sum;") + 1
     with pytest.raises(
         EmulatorError,
         match=rf"divergent barrier: {THREAD} waits at line {line}, thread .* has ended",
     ):
-        norm_sums(library)
+        norm_backward(planted("norm.cu", "gbias[c] = sum;", wrong, "race"))
 
 
 def test_a_scalar_of_another_type():

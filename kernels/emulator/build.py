@@ -20,7 +20,11 @@ from minddpm.files import cache_directory
 
 HERE = Path(__file__).parent
 # For each mode, the parts of the machine beyond those that every mode has.
-MODES = {"plain": (), "race": ("access.cc", "race.cc"), "profile": ("access.cc", "profile.cc")}
+MODES = {
+    "plain": (),
+    "race": ("access.cc", "order.cc", "race.cc"),
+    "profile": ("access.cc", "profile.cc"),
+}
 MACHINE = ("runtime.cc", "fibers.cc", "shared.cc")
 # Casts between float* and float4* are everyday CUDA, hence no aliasing by type. DWARF 4, as some
 # addr2line tell the wrong file after #line in version 5.

@@ -17,8 +17,9 @@ from minddpm.kernels.emulator.cupy_array import CUDARuntimeError, capture, ndarr
 from minddpm.kernels.emulator.cupy_array import synchronise as _synchronise
 from minddpm.kernels.emulator.launch import Library
 
-# How kernels run: the order of threads and blocks (launch.py).
-emulation = SimpleNamespace(order=0)
+# How kernels run: the order of threads and blocks, and the mode (launch.py); and what they cost,
+# line by line, where the mode is "profile".
+emulation = SimpleNamespace(order=0, mode="plain", profile=[])
 SHARED_BYTES = 48 << 10  # of dynamic shared memory, unless a kernel is told to take more
 
 
@@ -36,23 +37,28 @@ class RawModule:
         if not isinstance(options, tuple):
             raise TypeError("options must be a tuple")
         self.code, self.options = code, options
-        self._library: Library | None = None
+        self._libraries: dict[str, Library] = {}  # by mode
 
     def get_function(self, name: str) -> RawKernel:
         """The kernel of this name. Raises CUDARuntimeError if there is none."""
-        self.compile()
-        if name not in self._library.kernels:
+        if name not in self.library().kernels:
             raise CUDARuntimeError(f"CUDA_ERROR_NOT_FOUND: named symbol not found: {name}")
-        return RawKernel(self._library, name)
+        return RawKernel(self, name)
 
     def compile(self) -> None:
         """Compile now. Raises RuntimeError with the compiler's words if it fails."""
-        if self._library is None:
+        self.library()
+
+    def library(self) -> Library:
+        """The kernels in the mode in which they run now. Raises as `compile`."""
+        mode = emulation.mode
+        if mode not in self._libraries:
             defined = [o[2:].partition("=") for o in self.options if o.startswith("-D")]
             lines = [f"#define {name} {value or 1}\n" for name, _, value in defined]
             if lines:
                 lines.append("#line 1\n")  # messages count from the first line of the code
-            self._library = Library("".join(lines) + self.code, self._path())
+            self._libraries[mode] = Library("".join(lines) + self.code, self._path(), mode)
+        return self._libraries[mode]
 
     def _path(self) -> Path:
         """Where the source is, as far as can be told: in the folder of its .cuh files."""
@@ -69,8 +75,8 @@ class RawModule:
 class RawKernel:
     """A kernel, to be called as CuPy's."""
 
-    def __init__(self, library: Library, name: str):
-        self.name, self._library = name, library
+    def __init__(self, module: RawModule, name: str):
+        self.name, self._module = name, module
         self.max_dynamic_shared_size_bytes = SHARED_BYTES
 
     def __call__(
@@ -97,9 +103,10 @@ class RawKernel:
 
         def run() -> None:
             stats.launches += 1
-            self._library.launch(
-                self.name, grid, block, values, shared=shared_mem, order=emulation.order
-            )
+            library = self._module.library()
+            library.launch(self.name, grid, block, values, shared=shared_mem, order=emulation.order)
+            if library.mode == "profile":
+                emulation.profile += library.profile()
 
         if capture.launches is None:
             run()

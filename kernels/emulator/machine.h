@@ -75,6 +75,7 @@ struct Watcher {
     virtual void block_begins() = 0;
     virtual void block_ends() = 0;
     virtual void barrier_passed() = 0;
+    virtual void fence() = 0;
     virtual void warp_synchronised(int warp, unsigned mask) = 0;
     // natural: the address should be a multiple of the bytes. after: the instruction.
     virtual void access(Kind kind, const void* at, size_t bytes, bool natural,

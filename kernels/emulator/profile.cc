@@ -103,6 +103,7 @@ struct Profile : Listener {
     }
     void block_ends() override { put_together(); }
     void barrier_passed() override { put_together(); }
+    void fence() override {}
     void warp_synchronised(int, unsigned) override {}
     void accessed(const Access& access) override {
         std::vector<uint32_t>& of_threads = times[access.place];

@@ -1,15 +1,7 @@
 // Races between the threads of a launch, and reads of what nobody wrote.
 //
 // Two accesses to a byte, by different threads, at least one of them a write, not both atomic, are
-// a race unless the first is ordered before the second:
-//
-//   - two blocks of a launch are never ordered (launches are);
-//   - within a block __syncthreads orders what was before it and what is behind it;
-//   - within a warp __syncwarp does so for the lanes of its mask, and for what these were ordered
-//     behind. Shuffles and votes do not: CUDA promises no order of memory for them.
-//
-// Atomic operations are no barriers, as on a GPU, and neither are fences: a block that counts its
-// way to being the last one is reported, although with fences in the right places it would be right.
+// a race unless the first is ordered before the second (order.cc).
 //
 // Each byte remembers who wrote it last, and two of its readers since. Two are enough: of readers in
 // different warps any writer is in a different warp than one. What is forgotten are readers of a
@@ -20,6 +12,7 @@
 // nothing has to be known of what NumPy or earlier launches wrote.
 
 #include "access.h"
+#include "order.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -28,13 +21,6 @@
 namespace emulator {
 namespace {
 
-struct Visit {
-    uint32_t block = 0;  // its number in the launch, from 1 on; 0 if there was no visit
-    uint32_t clock;
-    uint32_t place;
-    uint16_t thread;
-    bool atomic;
-};
 struct Cell {
     Visit writer, readers[2];
 };
@@ -48,20 +34,13 @@ Cells make_cells(size_t bytes) {
     return Cells(static_cast<Cell*>(calloc(std::max<size_t>(bytes, 1), sizeof(Cell))));
 }
 
-constexpr int MOST = 1024, LANES = 32;
+constexpr int LANES = 32;
 Cells shared_cells;
 std::vector<Cells> device_cells;
-uint32_t block;  // its number
-// Time: a thread's clock goes on when it is ordered before others, and its visits carry it. What
-// each lane has heard of the clocks of its warp says which visits are ordered before it.
-uint32_t clocks[MOST], heard[MOST][LANES];
-uint32_t at_barrier;  // the clock of all when they met last
 
-bool before(const Visit& visit, const Fiber& f, bool shared) {
-    if (visit.block == 0) return true;
-    if (visit.block != block) return shared;  // in which case it was other memory
-    if (visit.thread == f.number || visit.clock < at_barrier) return true;
-    return visit.thread / LANES == f.warp && visit.clock <= heard[f.number][visit.thread % LANES];
+// Another block's visits to shared memory were to memory of its own.
+bool before(const Visit& visit, bool shared) {
+    return (shared && visit.block != block_number()) || before_now(visit);
 }
 
 uint3 index_of(size_t number, dim3 size) {
@@ -74,7 +53,7 @@ uint3 index_of(size_t number, dim3 size) {
                                index_of(other.block - 1, grid_size));
     fail("race: %s, which @%x@: %s %s: %s", describe(access).c_str(), other.place, who.c_str(),
          other.atomic ? "changed" : did,
-         other.block == block ? "no barrier between them" : "blocks are not ordered");
+         other.block == block_number() ? "no barrier between them" : "blocks are not ordered");
     for (;;) wait(me());
 }
 
@@ -88,7 +67,7 @@ void told_late(std::string& read) {
 }
 
 // Keep the visit among the two readers, preferably of different warps, better of different blocks.
-void remember(const Visit& visit, Visit* readers, const Fiber& f, bool shared) {
+void remember(const Visit& visit, Visit* readers, bool shared) {
     auto thread = [&](const Visit& v) { return v.block == visit.block && v.thread == visit.thread; };
     for (int i = 0; i < 2; i++) {
         if (thread(readers[i])) {
@@ -98,9 +77,9 @@ void remember(const Visit& visit, Visit* readers, const Fiber& f, bool shared) {
     }
     auto warp = [](const Visit& v) { return v.thread / LANES; };
     bool same_block = readers[0].block == readers[1].block;
-    if (before(readers[0], f, shared)) {
+    if (before(readers[0], shared)) {
         readers[0] = visit;
-    } else if (before(readers[1], f, shared) ||
+    } else if (before(readers[1], shared) ||
                (same_block && (visit.block != readers[0].block ||
                                (warp(readers[0]) == warp(readers[1]) &&
                                 warp(visit) != warp(readers[0]))))) {
@@ -110,36 +89,21 @@ void remember(const Visit& visit, Visit* readers, const Fiber& f, bool shared) {
 
 struct Race : Listener {
     void launch_begins() override {
+        order_launch();
         shared_cells = make_cells(ARENA);
         device_cells.clear();
         device_cells.resize(device_arrays.size());
         early_shared.clear(), early_device.clear();
     }
     void launch_ends() override { told_late(early_device); }
-    void block_begins() override {
-        block = block_index.x + grid_size.x * (block_index.y + grid_size.y * block_index.z) + 1;
-        at_barrier = 1;
-        std::fill_n(clocks, threads, at_barrier);
-        std::fill_n(&heard[0][0], threads * LANES, 0);
-    }
+    void block_begins() override { order_block(); }
     void block_ends() override { told_late(early_shared); }
     void barrier_passed() override {
         told_late(early_shared);
-        at_barrier = *std::max_element(clocks, clocks + threads) + 1;
-        std::fill_n(clocks, threads, at_barrier);
+        order_barrier();
     }
-    void warp_synchronised(int warp, unsigned mask) override {
-        uint32_t all[LANES] = {};
-        for (int lane = 0; lane < LANES; lane++) {
-            int thread = LANES * warp + lane;
-            if (!(mask >> lane & 1)) continue;
-            heard[thread][lane] = clocks[thread]++;
-            for (int i = 0; i < LANES; i++) all[i] = std::max(all[i], heard[thread][i]);
-        }
-        for (int lane = 0; lane < LANES; lane++) {
-            if (mask >> lane & 1) std::copy_n(all, LANES, heard[LANES * warp + lane]);
-        }
-    }
+    void warp_synchronised(int warp, unsigned mask) override { order_warp(warp, mask); }
+    void fence() override { order_fence(); }
 
     Cell* cells_of(const Access& access) {
         if (access.shared) return &shared_cells[access.at - arena];
@@ -164,9 +128,8 @@ struct Race : Listener {
     }
 
     void accessed(const Access& access) override {
-        const Fiber& f = me();
         bool shared = access.shared, atomic = access.kind == ATOMIC;
-        Visit visit = {block, clocks[f.number], access.place, uint16_t(f.number), atomic};
+        Visit visit = visit_now(access.place, atomic);
         bool reads = access.kind != WRITE;
         if (reads && !shared && early_device.empty() && poisoned(access)) {
             early_device = describe(access);
@@ -174,22 +137,23 @@ struct Race : Listener {
         Cell* cell = cells_of(access);
         for (Cell* end = cell + access.bytes; cell < end; cell++) {
             const Visit& writer = cell->writer;
-            if (reads && shared && writer.block != block && early_shared.empty()) {
+            if (reads && shared && writer.block != visit.block && early_shared.empty()) {
                 early_shared = describe(access);
             }
-            if (!(atomic && writer.atomic) && !before(writer, f, shared)) {
+            if (!(atomic && writer.atomic) && !before(writer, shared)) {
                 race(access, writer, "wrote");
             }
             if (access.kind == READ) {
-                remember(visit, cell->readers, f, shared);
+                remember(visit, cell->readers, shared);
                 continue;
             }
             for (Visit& reader : cell->readers) {
-                if (!before(reader, f, shared)) race(access, reader, "read");
+                if (!before(reader, shared)) race(access, reader, "read");
                 reader.block = 0;
             }
             cell->writer = visit;
         }
+        if (atomic) order_atomic(access.at);
     }
 };
 

@@ -263,6 +263,10 @@ void atomic_access(const void* at, size_t bytes, const void* after) {
     if (watcher) watcher->access(ATOMIC, at, bytes, true, after);
 }
 
+void fence() {
+    if (watcher) watcher->fence();
+}
+
 extern "C" void emulator_order(unsigned number) { order_number = number; }
 
 int launch(void (*kernel_)(void*), void* arguments, dim3 grid, dim3 block, size_t most_threads,

@@ -143,6 +143,7 @@ static inline int __all_sync(unsigned mask, int predicate, HERE) {
 #define UNWATCHED __attribute__((no_sanitize("thread")))
 namespace emulator {
 
+void fence();
 void atomic_access(const void* at, size_t bytes, const void* after);
 
 template <class T, class Change>
@@ -167,13 +168,13 @@ template <class T> __forceinline__ T atomicMax(T* at, std::common_type_t<T> v) {
 template <class T> __forceinline__ T atomicMin(T* at, std::common_type_t<T> v) {
     return emulator::atomic(at, [=](T old) -> T { return v < old ? v : old; });
 }
-static inline void __threadfence() {}
+static inline void __threadfence() { emulator::fence(); }
 static inline void __threadfence_block() {}
 
 // --- arithmetic -------------------------------------------------------------------------------
 
-template <class T> static inline T __ldg(const T* at) { return *at; }
-template <class T> static inline T __ldcg(const T* at) { return *at; }
+template <class T> __forceinline__ T __ldg(const T* at) { return *at; }
+template <class T> __forceinline__ T __ldcg(const T* at) { return *at; }
 template <class T> static inline T min(T a, T b) { return b < a ? b : a; }
 template <class T> static inline T max(T a, T b) { return a < b ? b : a; }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return uint64_t(a) * b >> 32; }
