@@ -311,5 +311,23 @@ def test_what_else_a_gpu_would_not_do(name, shared, message):
         Library(BRANCHES).launch(name, (1,), (32,), (out,), shared=shared)
 
 
+SPIN = """
+extern "C" __global__ void handed_on(int* flag) {
+    if (threadIdx.x == 1) atomicExch(flag, 1);
+    if (threadIdx.x == 0)
+        while (atomicAdd(flag, 0) == 0) {}
+}
+"""
+
+
+@pytest.mark.parametrize("mode", ["plain", "race"])
+def test_a_thread_that_waits_for_another_in_a_loop(mode):
+    flag = device_array(np.zeros(1, np.int32))
+    library = Library(SPIN, "spin.cu", mode)
+    with pytest.raises(EmulatorError, match=r"spin.cu:5: thread \(0, 0, 0\) .* waits forever"):
+        library.launch("handed_on", (1,), (2,), (flag,))
+    library.launch("handed_on", (1,), (2,), (flag,), order=1)
+
+
 def test_a_double_that_nobody_wrote_is_nan():
     assert np.isnan(device_empty(3, "float64")).all()

@@ -242,18 +242,32 @@ extern "C" __global__ void half_atomic(const int* x, int* counts, int n) {
 extern "C" __global__ void warp(const int* x, int* out, int how) {
     __shared__ int values[32];
     int lane = threadIdx.x, other = lane ^ 1;
+    if (how == 6) __syncwarp();
     values[lane] = x[lane];
     if (how == 0) __syncwarp();
     if (how == 1) __shfl_sync(~0u, 1, 0);
     if (how == 2) __syncwarp(3u << (lane & ~1));
     if (how == 3) __syncwarp(lane < 16 ? 0xffffu : 0xffff0000u);
-    if (how == 3) other = lane ^ 16;
+    if (how == 3) other = lane & 15;
     if (how == 4) {  // from the first half to all by way of lane 0, which is in both masks
         if (lane < 16) __syncwarp(0xffffu);
         if (lane == 0 || lane >= 16) __syncwarp(0xffff0001u);
         other = lane & 15;
     }
     out[lane] = values[other];
+}
+extern "C" __global__ void message(int* flag, int* out, int how) {
+    int b = blockIdx.x;
+    if (b < 2) {
+        if (how == 2) __threadfence();  // too early
+        out[b] = b;
+        if (how < 2 && b == 0) __threadfence();
+        atomicAdd(flag, 1);
+    } else {
+        atomicAdd(flag, 1);
+        __threadfence();
+        out[b] = out[how == 1];
+    }
 }
 extern "C" __global__ void vectors(const float* x, float* out, int first) {
     *(float4*)out = *(const float4*)(x + first);
@@ -319,7 +333,9 @@ def test_an_atomic_and_a_plain_access(order):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize(("how", "ordered"), [(0, 1), (1, 0), (2, 1), (3, 0), (4, 1), (5, 0)])
+@pytest.mark.parametrize(
+    ("how", "ordered"), [(0, 1), (1, 0), (2, 1), (3, 0), (4, 1), (5, 0), (6, 0)]
+)
 def test_only_syncwarp_orders_the_lanes_of_its_mask(how, ordered, order):
     out = device_empty(32, "int32")
     if ordered:
@@ -328,6 +344,17 @@ def test_only_syncwarp_orders_the_lanes_of_its_mask(how, ordered, order):
     write, read = small_line("values[lane] ="), small_line("= values[other]")
     with pytest.raises(EmulatorError, match=f"race: ({write}.*{read}|{read}.*{write})"):
         small("warp", 32, INTS, out, np.int32(how), order=order)
+
+
+@pytest.mark.parametrize(("how", "ordered"), [(0, 1), (1, 0), (2, 0)])
+def test_a_fence_publishes_what_its_thread_did_before(how, ordered):
+    flag, out = device_array(np.zeros(1, np.int32)), device_empty(3, "int32")
+    if ordered:
+        small("message", 1, flag, out, np.int32(how), grid=3)
+        return
+    write, read = small_line("out[b] = b;"), small_line("= out[how == 1]")
+    with pytest.raises(EmulatorError, match=f"race: {read} reads.*{write} wrote: blocks are not"):
+        small("message", 1, flag, out, np.int32(how), grid=3)
 
 
 def test_a_vector_that_is_not_aligned():

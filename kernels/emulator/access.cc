@@ -16,7 +16,7 @@ std::vector<DeviceArray> device_arrays;
 
 namespace {
 
-// The linker's names for the library's ends, in memory.
+// The linker's names for the library's ends.
 extern "C" __attribute__((visibility("hidden"))) const char __ehdr_start[], _end[];
 
 // The machine's own, such as threadIdx and what lanes exchange, and constants.
@@ -75,12 +75,11 @@ std::string describe(const Access& access) {
 }
 
 void Listener::access(Kind kind, const void* address, size_t bytes, bool natural,
-                      const void* after) {
+                      uint32_t place) {
     if (!current) return;  // the library is being loaded, or described
     const char* at = static_cast<const char*>(address);
     if (size_t(at - me().stack) < STACK) return;
-    Access access = {kind, false, 0, at, 0, bytes, 0};
-    access.place = uint32_t(static_cast<const char*>(after) - __ehdr_start - 1);
+    Access access = {kind, false, 0, at, 0, bytes, place};
     size_t size;
     if (size_t(at - arena) < ARENA) {
         access.shared = true;
@@ -117,9 +116,10 @@ extern "C" void emulator_arrays(const DeviceArray* arrays, size_t count) {
 
 using emulator::watcher;
 
+#define PLACE emulator::place_of(__builtin_return_address(0)) - 1  // within the call
 #define CALLED(name, kind, bytes, natural)                                                       \
     extern "C" void __tsan_##name(const void* at) {                                              \
-        watcher->access(emulator::kind, at, bytes, natural, __builtin_return_address(0));        \
+        watcher->access(emulator::kind, at, bytes, natural, PLACE);      \
     }
 #define CALLED_FOR(bytes)                                                                        \
     CALLED(read##bytes, READ, bytes, true)                                                       \
@@ -133,7 +133,7 @@ CALLED_FOR(8)
 CALLED_FOR(16)
 #define CALLED_WITH_SIZE(name, kind)                                                             \
     extern "C" void __tsan_##name##_range(const void* at, size_t bytes) {                        \
-        watcher->access(emulator::kind, at, bytes, false, __builtin_return_address(0));          \
+        watcher->access(emulator::kind, at, bytes, false, PLACE);        \
     }
 CALLED_WITH_SIZE(read, READ)
 CALLED_WITH_SIZE(write, WRITE)

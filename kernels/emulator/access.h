@@ -29,7 +29,7 @@ std::string describe(const Access& access);
 // Hears every access of a kernel, leaves out what is of no interest (the thread's own variables,
 // the machine), and fails at what no kernel may do.
 struct Listener : Watcher {
-    void access(Kind kind, const void* at, size_t bytes, bool natural, const void* after) override;
+    void access(Kind kind, const void* at, size_t bytes, bool natural, uint32_t place) override;
     virtual void accessed(const Access& access) = 0;
 };
 

@@ -101,7 +101,7 @@ def build(source: str, path: str, includes: Path, mode: str = "plain") -> Path:
         how = ("-c", *(WATCHED if MODES[mode] else ("-O2",)), "-include", str(HERE / "shim.h"))
         _compile(path, *how, str(work / "kernel.cc"), "-o", str(work / "kernel.o"))
         objects = str(work / "kernel.o"), str(_machine(mode))
-        _compile(path, "-shared", "-Wl,-Bsymbolic", *objects, "-o", str(made), "-ldl")
+        _compile(path, "-shared", "-Wl,-Bsymbolic", *objects, "-o", str(made))
 
     return _cached(f"{mode}\0{text}", ".so", make)
 

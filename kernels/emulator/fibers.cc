@@ -67,6 +67,7 @@ void prepare(Fiber& f) {
 
 void resume(Fiber& f) {
     current = &f;
+    f.atomics = 0;
     emulator_switch(&scheduler, f.at);
 }
 void wait(Fiber& f) { emulator_switch(&f.at, scheduler); }
@@ -88,6 +89,7 @@ void prepare(Fiber& f) {
 
 void resume(Fiber& f) {
     current = &f;
+    f.atomics = 0;
     swapcontext(&scheduler_context, &context(f));
 }
 void wait(Fiber& f) { swapcontext(&context(f), &scheduler_context); }

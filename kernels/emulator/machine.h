@@ -26,6 +26,7 @@ struct Fiber : Thread {
     unsigned mask;  // of the warp operation that it waits for
     char* stack = nullptr;
     void* at = nullptr;  // its stack pointer while others run
+    int atomics;  // operations since it waited last
     alignas(16) char values[32 * 16];  // what the lanes of its last warp operation gave
 };
 
@@ -45,6 +46,7 @@ bool on_a_stack(const char* at);
 // The launch ends with this message, which may have an @offset@ within the library, of which Python
 // makes a line. The first one counts.
 __attribute__((format(printf, 1, 2))) void fail(const char* format, ...);
+uint32_t place_of(const void* instruction);  // that offset
 std::string position(uint3 thread, uint3 block);
 inline std::string position(const Thread& t) { return position(t.index, block_index); }
 
@@ -77,9 +79,9 @@ struct Watcher {
     virtual void barrier_passed() = 0;
     virtual void fence() = 0;
     virtual void warp_synchronised(int warp, unsigned mask) = 0;
-    // natural: the address should be a multiple of the bytes. after: the instruction.
+    // natural: the address should be a multiple of the bytes.
     virtual void access(Kind kind, const void* at, size_t bytes, bool natural,
-                        const void* after) = 0;
+                        uint32_t place) = 0;
 };
 extern Watcher* watcher;
 

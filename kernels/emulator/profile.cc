@@ -8,8 +8,8 @@
 // The memory of the device delivers sectors of 32 bytes. A request needs those that its lanes
 // touch, each once; ideally, as many as its bytes fill. Caches are not considered.
 //
-// Shared memory has 32 banks of 4 bytes; in one turn each gives one word, to all lanes that want it.
-// Ideally a request takes one turn; one of 8 bytes two, for half of the lanes each, of 16 four.
+// Shared memory has 32 banks of 4 bytes; in one turn each gives one word, to all lanes that want
+// it. Ideally a request takes one turn; one of 8 bytes two, for half of the lanes each, of 16 four.
 
 #include "access.h"
 

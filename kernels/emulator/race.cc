@@ -3,9 +3,9 @@
 // Two accesses to a byte, by different threads, at least one of them a write, not both atomic, are
 // a race unless the first is ordered before the second (order.cc).
 //
-// Each byte remembers who wrote it last, and two of its readers since. Two are enough: of readers in
-// different warps any writer is in a different warp than one. What is forgotten are readers of a
-// warp of which two others have read, and that a third, unsynchronised with it alone, overwrites.
+// Each byte remembers who wrote it last, and two of its readers since. Two are enough: of readers
+// in different warps, any writer is in a different warp than one. What is forgotten are readers of
+// a warp of which two others have read, and that a third, unsynchronised with it alone, overwrites.
 //
 // A byte of shared memory is uninitialised until its block writes it. A word of the device's memory
 // is while it has the poison that memory.py fills new arrays with, which no arithmetic gives: so
@@ -68,9 +68,8 @@ void told_late(std::string& read) {
 
 // Keep the visit among the two readers, preferably of different warps, better of different blocks.
 void remember(const Visit& visit, Visit* readers, bool shared) {
-    auto thread = [&](const Visit& v) { return v.block == visit.block && v.thread == visit.thread; };
     for (int i = 0; i < 2; i++) {
-        if (thread(readers[i])) {
+        if (readers[i].block == visit.block && readers[i].thread == visit.thread) {
             readers[i] = visit;
             return;
         }

@@ -18,7 +18,6 @@
 #include <numeric>
 #include <random>
 
-#include <dlfcn.h>
 #include <ucontext.h>
 
 namespace emulator {
@@ -41,6 +40,13 @@ void fail(const char* format, ...) {
     failure = text;
 }
 
+// The linker's name for where the library begins, in memory.
+extern "C" __attribute__((visibility("hidden"))) const char __ehdr_start[];
+
+uint32_t place_of(const void* instruction) {
+    return uint32_t(static_cast<const char*>(instruction) - __ehdr_start);
+}
+
 std::string position(uint3 thread, uint3 block) {
     char text[100];
     snprintf(text, sizeof text, "thread (%u, %u, %u) of block (%u, %u, %u)", thread.x, thread.y,
@@ -54,15 +60,13 @@ sigjmp_buf out_of_the_kernel;
 
 // A page fault: the arrays of the device end at pages that cannot be touched (memory.py).
 void on_fault(int, siginfo_t* info, void* registers) {
-    Dl_info place = {};
-    void* pc = nullptr;
+    uint32_t place = 0;
 #if defined(__x86_64__)
-    pc = reinterpret_cast<void*>(static_cast<ucontext_t*>(registers)->uc_mcontext.gregs[REG_RIP]);
-    dladdr(pc, &place);
+    auto& all = static_cast<ucontext_t*>(registers)->uc_mcontext.gregs;
+    place = place_of(reinterpret_cast<void*>(all[REG_RIP]));
 #endif
     (void)registers;
-    fail("@%zx@: %s touches memory that is not there, at %p",
-         static_cast<char*>(pc) - static_cast<char*>(place.dli_fbase), position(*current).c_str(),
+    fail("@%x@: %s touches memory that is not there, at %p", place, position(*current).c_str(),
          info->si_addr);
     siglongjmp(out_of_the_kernel, 1);
 }
@@ -79,6 +83,8 @@ struct Pending {
 std::vector<Pending> pending;
 
 // --- blocks -----------------------------------------------------------------------------------
+
+constexpr int MOST_ATOMICS = 1 << 20;  // of a thread, before it lets others go on
 
 int barrier_votes[2];  // of a barrier, and of the one before it
 int barriers;          // passed so far
@@ -260,7 +266,14 @@ void absent_lane(int from, unsigned mask, int line) {
 }
 
 void atomic_access(const void* at, size_t bytes, const void* after) {
-    if (watcher) watcher->access(ATOMIC, at, bytes, true, after);
+    uint32_t place = place_of(after) - 1;
+    if (++me().atomics > MOST_ATOMICS) {
+        fail("@%x@: %s made %d atomic operations without a barrier: threads take turns here, and "
+             "one that waits for another in a loop waits forever",
+             place, position(me()).c_str(), MOST_ATOMICS);
+        wait(me());
+    }
+    if (watcher) watcher->access(ATOMIC, at, bytes, true, place);
 }
 
 void fence() {
