@@ -8,7 +8,6 @@ here it is an error.
 import ctypes
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +118,8 @@ class Library:
                 ctypes.byref(_Dim3.of(grid)), ctypes.byref(_Dim3.of(block)),
                 ctypes.c_size_t(shared), pointers, error, ctypes.c_size_t(len(error)),
             )  # fmt: skip
-            if self.mode == "profile":
-                self._costs += [(name, cost) for cost in self._costs_of_the_last_launch()]
+            if self.mode == "profile" and not failed:
+                self._costs += [(name, cost) for cost in self._last_costs()]
         if failed:
             raise EmulatorError(f"{name}: {with_source_lines(self.file, error.value.decode())}")
         for i, argument in enumerate(arguments):
@@ -131,28 +130,24 @@ class Library:
 
     def _describe_arrays(self, arguments: tuple[Any, ...]) -> None:
         """Tell the library where the arrays of the device are, and which of them were passed."""
-        passed = {
-            memory.extent_of(argument).start: i
-            for i, argument in reversed(list(enumerate(arguments)))
-            if isinstance(argument, np.ndarray)
-        }
+        passed: dict[int, int] = {}
+        for i, argument in enumerate(arguments):
+            if isinstance(argument, np.ndarray):
+                passed.setdefault(memory.extent_of(argument).start, i)
         extents = memory.extents()
-        arrays = (_DeviceArray * len(extents))(
-            *(
-                (
-                    e.front - memory.GUARD, e.start, e.end, e.guard + memory.GUARD,
-                    int.from_bytes(e.poison, sys.byteorder), passed.get(e.start, -1),
-                )
-                for e in extents
-            )
-        )  # fmt: skip
+        arrays = (_DeviceArray * len(extents))()
+        for array, (front, start, end, guard, poison) in zip(arrays, extents, strict=True):
+            array.before, array.start = front - memory.GUARD, start
+            array.end, array.after = end, guard + memory.GUARD
+            array.poison = int.from_bytes(poison, sys.byteorder)
+            array.argument = passed.get(start, -1)
         self._library.emulator_arrays(arrays, ctypes.c_size_t(len(extents)))
 
-    def _costs_of_the_last_launch(self) -> Iterator["_Cost"]:
+    def _last_costs(self) -> ctypes.Array:
         count = self._library.emulator_profile(None, ctypes.c_size_t(0))
         costs = (_Cost * count)()
         self._library.emulator_profile(costs, ctypes.c_size_t(count))
-        return iter(costs)
+        return costs
 
     def profile(self) -> list[Line]:
         """What the launches cost that were made since it was last asked, by kernel and line."""

@@ -307,7 +307,7 @@ int launch(void (*kernel_)(void*), void* arguments, dim3 grid, dim3 block, size_
         sigaction(SIGSEGV, &action, &fault_before);
         sigaction(SIGBUS, &action, &bus_before);
         if (watcher) watcher->launch_begins();
-        if (!sigsetjmp(out_of_the_kernel, 1)) {
+        if (failure.empty() && !sigsetjmp(out_of_the_kernel, 1)) {
             for (int b : blocks) {
                 unsigned n = b;
                 block_index = {n % grid.x, n / grid.x % grid.y, n / grid.x / grid.y};
