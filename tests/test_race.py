@@ -272,6 +272,11 @@ extern "C" __global__ void message(int* flag, int* out, int how) {
 extern "C" __global__ void vectors(const float* x, float* out, int first) {
     *(float4*)out = *(const float4*)(x + first);
 }
+struct Pair { float a, b; };
+extern "C" __global__ void pairs(const float* x, float* out) {
+    *(Pair*)(out + 1) = *(const Pair*)(x + 1);
+    *(Pair*)(out + 3) = *(const Pair*)(x + 3);
+}
 extern "C" __global__ void local(int* out) {
     __shared__ long long lent;
     int mine = 1;
@@ -368,6 +373,7 @@ def test_a_vector_that_is_not_aligned():
         small("vectors", 1, x, out, np.int32(1))
     with pytest.raises(EmulatorError, match=r"out of bounds: .* writes 16 bytes at 0 of arg.* 12 "):
         small("vectors", 1, x, device_empty(3), np.int32(4))
+    small("pairs", 1, x, device_empty(5))  # of numbers, which may be read one by one
 
 
 def test_a_local_variable_of_another_thread():
