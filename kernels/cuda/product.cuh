@@ -99,16 +99,15 @@ struct Tile {
     __device__ static int row() { return threadIdx.x / (COLUMNS / 4) * 4; }
     __device__ static int column() { return threadIdx.x % (COLUMNS / 4) * 4; }
 
-    // The sums over the depths from `start` to `end` of the tile that begins at (row0, column0).
+    __device__ void clear() {
+#pragma unroll
+        for (int i = 0; i < 16; i++) sums[i / 4][i % 4] = 0.0f;
+    }
+    // Add the sums over the depths from `start` to `end`, of the tile that begins at (row0, column0).
     template <class P>
     __device__ void add_up(const P& p, float* memory, int row0, int column0, int start, int end) {
         float* a[2] = {memory, memory + DEPTH * LINE_A};
         float* b[2] = {a[1] + DEPTH * LINE_A, a[1] + DEPTH * (LINE_A + LINE_B)};
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-#pragma unroll
-            for (int j = 0; j < 4; j++) sums[i][j] = 0.0f;
-        }
         Fetch<P> next;
         next.load(p, row0, column0, start, end);
         next.store(a[0], b[0]);
@@ -147,6 +146,7 @@ struct Tile {
 template <class P> __device__ void product(const P& p) {
     __shared__ __align__(16) float memory[MEMORY];
     Tile tile;
+    tile.clear();
     tile.add_up(p, memory, blockIdx.x * TILE, blockIdx.y * COLUMNS, 0, p.depth());
     tile.store(p, blockIdx.x * TILE, blockIdx.y * COLUMNS);
 }
