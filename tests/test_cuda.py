@@ -170,6 +170,13 @@ def test_adam_and_ema(n, step, averaged):
         check(result, wanted, 1e-5)
 
 
+@pytest.mark.parametrize("value", [4.0, 1e-3, 0.0, np.inf, np.nan])
+def test_clip_scale(value):
+    squared = np.array(value)
+    (scale,) = in_every_order(cuda.clip_scale, squared, 1.5)
+    np.testing.assert_allclose(scale, reference.clip_scale(squared, 1.5), rtol=1e-6)
+
+
 @few
 @given(n=st.integers(2, 700), clip=st.booleans(), sigma=st.sampled_from([0.0, 0.3]))
 def test_sampler_step(n, clip, sigma):

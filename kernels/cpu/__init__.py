@@ -16,7 +16,7 @@ import numpy as np
 from minddpm.kernels import compose, reference
 from minddpm.kernels.compose import SAME, Padding
 from minddpm.kernels.cpu.cache import own_cache
-from minddpm.kernels.reference import philox4x32, timestep_features
+from minddpm.kernels.reference import clip_scale, philox4x32, timestep_features
 
 with own_cache():
     from minddpm.kernels.cpu import attention as _attention
@@ -35,8 +35,8 @@ keep_freed_memory()
 THIS = sys.modules[__name__]
 
 __all__ = [
-    "adam", "add", "add_all", "add_to", "attention", "attention_backward", "constant_weights",
-    "conv2d", "conv2d_backward", "dropout", "ema", "group_norm", "group_norm_backward",
+    "adam", "add", "add_all", "add_to", "attention", "attention_backward", "clip_scale",
+    "constant_weights", "conv2d", "conv2d_backward", "dropout", "ema", "group_norm", "group_norm_backward",
     "group_norm_silu", "group_norm_silu_backward", "linear", "linear_backward", "linears",
     "linears_backward", "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32", "q_sample",
     "q_sample_normal", "random_bits", "random_normal", "random_uniform", "sampler_step",
@@ -300,6 +300,8 @@ def adam(
     param, grad, m, v, average, step: int, lr: float, beta1: float, beta2: float, eps: float,
     weight_decay: float, grad_scale: float, ema_decay: float,
 ):  # fmt: skip
+    if not math.isfinite(grad_scale):
+        return
     numbers = (
         lr / (1 - beta1**step), beta1, beta2, eps, 1 - lr * weight_decay, grad_scale,
         1 / math.sqrt(1 - beta2**step), 1 - ema_decay,

@@ -25,8 +25,8 @@ from minddpm.kernels.reference import constant_weights, philox4x32
 THIS = sys.modules[__name__]
 
 __all__ = [
-    "adam", "add", "add_all", "add_to", "attention", "attention_backward", "constant_weights",
-    "conv2d", "conv2d_backward", "dropout", "ema", "group_norm", "group_norm_backward",
+    "adam", "add", "add_all", "add_to", "attention", "attention_backward", "clip_scale",
+    "constant_weights", "conv2d", "conv2d_backward", "dropout", "ema", "group_norm", "group_norm_backward",
     "group_norm_silu", "group_norm_silu_backward", "linear", "linear_backward", "linears",
     "linears_backward", "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32", "q_sample",
     "q_sample_normal", "random_bits", "random_normal", "random_uniform", "sampler_step",
@@ -357,11 +357,12 @@ def adam(
     weight_decay: float, grad_scale: float, ema_decay: float,
 ):  # fmt: skip
     numbers = (
-        lr / (1 - beta1**step), beta1, beta2, eps, 1 - lr * weight_decay, float(grad_scale),
+        lr / (1 - beta1**step), beta1, beta2, eps, 1 - lr * weight_decay,
         (1 - beta2**step) ** -0.5, 1.0 - ema_decay,
     )  # fmt: skip
     n = param.size
-    each("pointwise.cu", "adam", n, param, grad, m, v, average, *numbers, n)
+    scale = (grad_scale, 1.0) if is_array(grad_scale) else (None, float(grad_scale))
+    each("pointwise.cu", "adam", n, param, grad, m, v, average, *scale, *numbers, n)
 
 
 def ema(average, param, decay: float):
@@ -375,6 +376,12 @@ def squared_norm(x):
     launch("pointwise.cu", "squared_norm", (grid,), (256,), x, parts, x.size)
     launch("pointwise.cu", "sum_parts", (1,), (1,), parts, total, grid)
     return total
+
+
+def clip_scale(squared_norm, max_norm: float):
+    (scale,) = _empty(())
+    launch("pointwise.cu", "clip_scale", (1,), (1,), squared_norm, float(max_norm), scale)
+    return scale
 
 
 # --- random numbers ------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ struct LayerBackward {  // a line of the backward's table; gshift [N, K] is what
 
 // Grid: tiles of gx; of each layer its tiles of gw * slices; of each layer N * ceil(K / 32).
 // counters: one for each tile of gw, and one for each 32 columns.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)  // at 4 blocks registers would spill
 linears_backward(const float* x, const unsigned long long* table, const float* plus, float* gx,
                  float* parts, unsigned* counters, int layers, int slices, int N, int P, int C,
                  int vector) {

@@ -76,10 +76,14 @@ extern "C" __global__ void q_sample(const float* x0, const float* noise, const f
 
 // One step of Adam with decoupled decay, and of the moving average, in one pass over the weights:
 // rate = lr / (1 - beta1^step), root = (1 - beta2^step)^-1/2, decay = 1 - lr weight_decay.
-// average may be null.
+// average may be null. scale, where it is not null, is what grad_scale is; if not finite, nothing
+// is changed.
 extern "C" __global__ void adam(float* param, const float* grad, float* m, float* v,
-                                float* average, float rate, float beta1, float beta2, float eps,
-                                float decay, float grad_scale, float root, float rest, int n) {
+                                float* average, const float* scale, float grad_scale, float rate,
+                                float beta1, float beta2, float eps, float decay, float root,
+                                float rest, int n) {
+    if (scale) grad_scale = *scale;
+    if (grad_scale - grad_scale != 0.0f) return;
     for (EACH(i, n)) {
         float g = grad[i] * grad_scale;
         float m_new = beta1 * m[i] + (1.0f - beta1) * g;
@@ -90,6 +94,12 @@ extern "C" __global__ void adam(float* param, const float* grad, float* m, float
         param[i] = p;
         if (average) average[i] += rest * (p - average[i]);
     }
+}
+
+// scale = the factor that brings a gradient down to max_norm, or nan (kernels/reference.py).
+extern "C" __global__ void clip_scale(const double* squared_norm, float max_norm, float* scale) {
+    double norm = sqrt(*squared_norm);
+    *scale = (float)(max_norm / (norm > max_norm ? norm : max_norm) + (norm - norm));
 }
 
 // average = decay average + (1 - decay) param with rest = 1 - decay
