@@ -9,6 +9,7 @@ task:
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -143,10 +144,9 @@ def our_train(p: Problem) -> Callable[[], tuple[float, float]]:
     def train() -> tuple[float, float]:
         loss = diffusion.training_losses(unet, p.x0, p.t, p.noise).mean()
         loss.backward()
-        norm = optimizer.grad_norm()
-        optimizer.step(nn.clip_scale(norm, CLIP), ema)
+        squared = optimizer.step(CLIP, ema)
         optimizer.zero_grad()
-        return float(loss.numpy()), norm
+        return float(loss.numpy()), math.sqrt(backend.to_numpy(squared))
 
     return train
 
