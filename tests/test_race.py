@@ -64,8 +64,10 @@ def small_convolution(draw):
 BODIES = [
     ("silu_and_add", dict(n=300, seed=0)),
     ("upsample_nearest", dict(N=2, H=3, W=5, C=3)),
+    ("timestep_features", dict(C=33, cosines_first=True)),
     ("q_sample", dict(N=3, P=90)),
     ("adam_and_ema", dict(n=300, step=2, averaged=True)),
+    ("clip_scale", dict(value=4.0)),
     ("sampler_step", dict(n=300, clip=True, sigma=0.3)),
     ("squared_norm", dict(n=600)),
     ("random_numbers_are_the_very_same", dict(n=281, first=3)),
@@ -77,10 +79,11 @@ BODIES = [
     ("attention", dict(N=1, L=10, heads=2, D=33, scale=1.0)),
     *(("a_rung", dict(rung=rung, data=Drawn(4, 1, True))) for rung in convolution.RUNGS),
     ("a_rung", dict(rung="4 register tile", data=Drawn(3, 0, True))),  # without vectors
-    ("conv2d", dict(data=Drawn(True))),
+    ("conv2d", dict(data=Drawn(True, True))),
     ("linear", dict(rows=130, K=8, parts=(4, 8))),
+    ("linears", dict(shape=(3, 49), C=8, Ks=(3, 70), with_plus=True)),
     ("norm_silu_conv2d",
-     dict(N=2, H=3, W=5, parts=(4, 8), K=8, per_image=True, with_extra=True)),
+     dict(N=2, H=3, W=5, parts=(4, 8), K=8, with_shift=True, with_more=True)),
     ("winograd", dict(N=1, H=7, W=5, C=8, K=8, pad=(1, 1, 1, 1), full=True)),
 ]  # fmt: skip
 
@@ -136,7 +139,7 @@ def test_blocks_that_write_the_same_element(order):
     line = place("norm.cu", right)
     with pytest.raises(
         EmulatorError,
-        match=rf"race: {line} writes 4 bytes at \d+ of argument 12, which {line} wrote: "
+        match=rf"race: {line} writes 4 bytes at \d+ of argument \d+, which {line} wrote: "
         "blocks are not ordered",
     ):
         norm_backward(planted("norm.cu", right, "sums[c] = sum;", "race"), order)
@@ -154,7 +157,7 @@ def test_a_missing_fence(tmp_path, missing, order):
     read = place("norm.cu", "sum += __ldcg(")
     with pytest.raises(
         EmulatorError,
-        match=f"race: {read} reads 4 bytes at .* of argument 12, which {write} wrote: blocks are",
+        match=rf"race: {read} reads 4 bytes at .* of argument \d+, which {write} wrote: blocks are",
     ):
         norm_backward(Library((CUDA / "norm.cu").read_text(), tmp_path / "norm.cu", "race"), order)
 
@@ -401,16 +404,30 @@ def test_one_of_many_readers_in_other_warps(writer):
             )
 
 
+TABLE = """
+extern "C" __global__ void far(const float* x, float* y, long long i) { y[0] = x[i]; }
+extern "C" __global__ void named(const unsigned long long* table, float* y, int i) {
+    y[0] = ((const float*)table[0])[i];
+}
+"""
+
+
 def test_an_array_that_was_not_passed():
     there, passed = device_array(np.zeros(4, "f")), device_array(np.zeros(4, "f"))
     distance = (there.ctypes.data - passed.ctypes.data) // 4
-    source = """extern "C" __global__ void far(const float* x, float* y, long long i) {
-        y[0] = x[i];
-    }"""
-    with pytest.raises(EmulatorError, match=r"far.cu:2: .* of an array that was not passed"):
-        Library(source, "far.cu", "race").launch(
-            "far", (1,), (1,), (passed, device_empty(1), np.int64(distance))
-        )
+    library, y = Library(TABLE, "table.cu", "race"), device_empty(1)
+    with pytest.raises(EmulatorError, match=r"table.cu:2: .* of an array that was not passed"):
+        library.launch("far", (1,), (1,), (passed, y, np.int64(distance)))
+
+
+def test_an_array_named_in_a_table():
+    x, y = device_array(np.arange(4, dtype="f")), device_empty(1)
+    table = device_array(np.array([x.ctypes.data, 70], np.uint64))
+    library = Library(TABLE, "table.cu", "race")
+    library.launch("named", (1,), (1,), (table, y, np.int32(3)))
+    assert y[0] == 3
+    with pytest.raises(EmulatorError, match=r"bounds: table.cu:4: .* of an array named in arg.* 0"):
+        library.launch("named", (1,), (1,), (table, y, np.int32(4)))
 
 
 # --- building ------------------------------------------------------------------------------------

@@ -60,8 +60,10 @@ std::string name_of(const Access& access) {
     if (access.array < 0) {
         return on_a_stack(access.at) ? "a local variable of another thread" : "no array";
     }
-    int64_t argument = device_arrays[access.array].argument;
-    return argument < 0 ? "an array that was not passed" : "argument " + std::to_string(argument);
+    const DeviceArray& array = device_arrays[access.array];
+    if (array.argument >= 0) return "argument " + std::to_string(array.argument);
+    if (array.table >= 0) return "an array named in argument " + std::to_string(array.table);
+    return "an array that was not passed";
 }
 
 std::string describe(const Access& access) {
@@ -91,7 +93,7 @@ void Listener::access(Kind kind, const void* address, size_t bytes, bool natural
         const DeviceArray& a = device_arrays[access.array];
         access.offset = at - a.start;
         size = a.end - a.start;
-        if (a.argument < 0) forbid("out of bounds", access, "");
+        if (a.argument < 0 && a.table < 0) forbid("out of bounds", access, "");
     } else if (no_memory_of_the_device(at)) {
         return;
     } else {

@@ -19,6 +19,7 @@ struct DeviceArray {  // as memory.py describes it
     const char *before, *start, *end, *after;  // nothing else lies between before and after
     uint64_t poison;   // the words that nobody wrote, by their address modulo 8
     int64_t argument;  // of the launch; -1 if it was not passed
+    int64_t table;     // which argument has its address in it; -1 if none
 };
 extern std::vector<DeviceArray> device_arrays;  // by address
 

@@ -5,6 +5,7 @@ float for a float parameter is 8 bytes where 4 are read. On a GPU that is a wron
 here it is an error.
 """
 
+import bisect
 import ctypes
 import sys
 import threading
@@ -43,6 +44,7 @@ class _DeviceArray(ctypes.Structure):  # access.h
         *((name, ctypes.c_size_t) for name in ("before", "start", "end", "after")),
         ("poison", ctypes.c_uint64),
         ("argument", ctypes.c_int64),
+        ("table", ctypes.c_int64),
     ]  # fmt: skip
 
 
@@ -130,17 +132,25 @@ class Library:
 
     def _describe_arrays(self, arguments: tuple[Any, ...]) -> None:
         """Tell the library where the arrays of the device are, and which of them were passed."""
-        passed: dict[int, int] = {}
-        for i, argument in enumerate(arguments):
-            if isinstance(argument, np.ndarray):
-                passed.setdefault(memory.extent_of(argument).start, i)
         extents = memory.extents()
+        starts = [e.start for e in extents]
+        passed: dict[int, int] = {}
+        named: dict[int, int] = {}  # whose address is a number in an argument
+        for i, argument in enumerate(arguments):
+            if not isinstance(argument, np.ndarray):
+                continue
+            passed.setdefault(memory.extent_of(argument).start, i)
+            if argument.dtype == np.uint64:
+                for address in argument.ravel().tolist():
+                    n = bisect.bisect(starts, address) - 1
+                    if n >= 0 and address < extents[n].guard:
+                        named.setdefault(starts[n], i)
         arrays = (_DeviceArray * len(extents))()
         for array, (front, start, end, guard, poison) in zip(arrays, extents, strict=True):
             array.before, array.start = front - memory.GUARD, start
             array.end, array.after = end, guard + memory.GUARD
             array.poison = int.from_bytes(poison, sys.byteorder)
-            array.argument = passed.get(start, -1)
+            array.argument, array.table = passed.get(start, -1), named.get(start, -1)
         self._library.emulator_arrays(arrays, ctypes.c_size_t(len(extents)))
 
     def _last_costs(self) -> ctypes.Array:
