@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import test_cuda
 from test_emulator import CUDA, ORDERS, line_of, norm_backward, planted, silu
+from test_standin import trainer
 
 from minddpm.errors import InputError
 from minddpm.kernels.cuda import convolution
@@ -101,6 +102,13 @@ def test_every_kernel_passes(in_race_mode, monkeypatch):
         for name in build.kernels(file.read_text(), str(file), CUDA)
     }
     assert in_race_mode == every, "a kernel needs a line in BODIES"
+
+
+def test_a_training_step_passes(emulated_cupy, tmp_path, monkeypatch):
+    monkeypatch.setattr(emulation, "mode", "race")
+    monkeypatch.setattr(emulation, "order", 2)
+    record = trainer("cupy", tmp_path).train_step()
+    assert np.isfinite(record.losses.get()).all()
 
 
 # --- what is wrong is reported -------------------------------------------------------------------
