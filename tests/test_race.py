@@ -389,7 +389,9 @@ def test_a_vector_that_is_not_aligned():
 
 def test_a_local_variable_of_another_thread():
     line = small_line("*(int*)lent = 2")
-    with pytest.raises(EmulatorError, match=f"out of bounds: {line} writes 4 bytes of a local v"):
+    with pytest.raises(
+        EmulatorError, match=f"out of bounds: {line} writes 4 bytes of a thread's local v"
+    ):
         small("local", 2, device_empty(2, "int32"))
 
 

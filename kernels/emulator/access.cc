@@ -58,7 +58,7 @@ int shared_array_at(const char* at) {
 std::string name_of(const Access& access) {
     if (access.shared) return shared_arrays[access.array].name;
     if (access.array < 0) {
-        return on_a_stack(access.at) ? "a local variable of another thread" : "no array";
+        return on_a_stack(access.at) ? "a thread's local variable" : "no array";
     }
     const DeviceArray& array = device_arrays[access.array];
     if (array.argument >= 0) return "argument " + std::to_string(array.argument);
@@ -78,9 +78,7 @@ std::string describe(const Access& access) {
 
 void Listener::access(Kind kind, const void* address, size_t bytes, bool natural,
                       uint32_t place) {
-    if (!current) return;  // the library is being loaded, or described
     const char* at = static_cast<const char*>(address);
-    if (size_t(at - me().stack) < STACK) return;
     Access access = {kind, false, 0, at, 0, bytes, place};
     size_t size;
     if (size_t(at - arena) < ARENA) {
@@ -89,13 +87,13 @@ void Listener::access(Kind kind, const void* address, size_t bytes, bool natural
         const Shared& s = shared_arrays[access.array];
         access.offset = at - arena - ptrdiff_t(s.start);
         size = s.bytes;
+    } else if (no_memory_of_the_device(at)) {
+        return;
     } else if ((access.array = device_array(at)) >= 0) {
         const DeviceArray& a = device_arrays[access.array];
         access.offset = at - a.start;
         size = a.end - a.start;
         if (a.argument < 0 && a.table < 0) forbid("out of bounds", access, "");
-    } else if (no_memory_of_the_device(at)) {
-        return;
     } else {
         forbid("out of bounds", access, "");
     }
@@ -116,12 +114,23 @@ extern "C" void emulator_arrays(const DeviceArray* arrays, size_t count) {
 
 // --- what g++ calls ---------------------------------------------------------------------------
 
-using emulator::watcher;
+namespace emulator {
+namespace {
 
-#define PLACE emulator::place_of(__builtin_return_address(0)) - 1  // within the call
+void pass_on(Kind kind, const void* at, size_t bytes, bool natural, const void* after) {
+    if (!current) return;  // the library is being loaded, or described
+    if (size_t(static_cast<const char*>(at) - me().stack) < STACK) return;  // its own variables
+    watcher->access(kind, at, bytes, natural, place_of(after) - 1);
+}
+
+}  // namespace
+}  // namespace emulator
+
+using namespace emulator;
+
 #define CALLED(name, kind, bytes, natural)                                                       \
     extern "C" void __tsan_##name(const void* at) {                                              \
-        watcher->access(emulator::kind, at, bytes, natural, PLACE);      \
+        pass_on(kind, at, bytes, natural, __builtin_return_address(0));                          \
     }
 #define CALLED_FOR(bytes)                                                                        \
     CALLED(read##bytes, READ, bytes, true)                                                       \
@@ -135,7 +144,7 @@ CALLED_FOR(8)
 CALLED_FOR(16)
 #define CALLED_WITH_SIZE(name, kind)                                                             \
     extern "C" void __tsan_##name##_range(const void* at, size_t bytes) {                        \
-        watcher->access(emulator::kind, at, bytes, false, PLACE);        \
+        pass_on(kind, at, bytes, false, __builtin_return_address(0));                            \
     }
 CALLED_WITH_SIZE(read, READ)
 CALLED_WITH_SIZE(write, WRITE)
