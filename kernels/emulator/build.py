@@ -164,9 +164,9 @@ def source_lines(library: Path, offsets: Iterable[int]) -> dict[int, str]:
     lines = {}
     answers = re.split(r"^0x\w+\n", done.stdout, flags=re.M)[1:]
     for offset, answer in zip(offsets, answers, strict=True):
-        # What was inlined comes first: of that, shim.h is not the kernel's own.
+        # What was inlined comes first: of that, what the emulator has is not the kernel's own.
         frames = [line.partition(" (")[0] for line in answer.splitlines()]  # no discriminator
-        own = [frame for frame in frames if "shim.h:" not in frame]
+        own = [frame for frame in frames if not frame.startswith(f"{HERE}/")]
         lines[offset] = Path((own or frames)[0]).name
     return lines
 
