@@ -1,8 +1,8 @@
 """The array class of the stand-in for CuPy: a NumPy array that refuses to be taken for one.
 
 Its values lie in the emulator's guarded memory, and NumPy computes on them. What CuPy refuses, this
-class refuses too: nothing goes to the host or comes from there unless the code says so. `stats`
-counts what costs time on a GPU. Where CuPy is lenient and NumPy is not, this is not.
+class refuses too: nothing goes to the host or comes from there unless the code says so. What
+costs time on a GPU is counted (cupy_state.py). Where CuPy is lenient and NumPy is not, this is not.
 """
 
 from __future__ import annotations
@@ -10,61 +10,19 @@ from __future__ import annotations
 import importlib
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from minddpm.kernels.emulator import memory
-
-
-@dataclass
-class Stats:
-    """How often the program did what a GPU makes it wait for, or what it was asked to run."""
-
-    synchronisations: int = 0
-    to_device: int = 0  # copies from the host
-    to_host: int = 0
-    launches: int = 0  # of raw kernels; what NumPy computes here is not counted
-
-    def reset(self) -> None:
-        """Count from zero again."""
-        self.__init__()
-
-
-class CUDARuntimeError(RuntimeError):
-    """What CUDA refuses; CuPy has a class of this name."""
-
-
-@dataclass
-class Capture:
-    """What a stream has recorded so far; None while no stream records."""
-
-    launches: list[Callable[[], None]] | None = None
-
-    def forbids(self, what: str) -> None:
-        """Raise CUDARuntimeError if a stream is recording."""
-        if self.launches is not None:
-            raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} during a capture")
-
-
-# CuPy would record this as well, but what NumPy does cannot be put off.
-ARRAY_CODE = "array code (the stand-in records raw kernels only)"
-stats = Stats()
-capture = Capture()
-
-
-def synchronise(what: str) -> None:
-    """The host waits for the device here; impossible during a capture."""
-    capture.forbids(what)
-    stats.synchronisations += 1
+from minddpm.kernels.emulator.cupy_state import capture, launch_array_code, stats, synchronise
 
 
 def compute(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """A NumPy function of stand-ins, as a stand-in."""
     if options.get("out") is not None:
-        capture.forbids(ARRAY_CODE)
+        launch_array_code()
     options = {name: unwrap(value) for name, value in options.items()}
     return wrap(function(*map(unwrap, arguments), **options))
 
@@ -79,12 +37,18 @@ def unwrap(x: Any) -> Any:
 
 
 def wrap(result: Any) -> Any:
-    """A stand-in for each array and each NumPy scalar: with CuPy a sum is an array, too."""
+    """A stand-in for each result that is an array or a number: with CuPy a sum is an array, too."""
     if isinstance(result, (list, tuple)):
         return type(result)(map(wrap, result))
-    if not isinstance(result, (np.ndarray, np.generic)):
+    if not isinstance(result, (np.ndarray, np.generic, bool)):  # array_equal gives a bool
         return result
-    values = np.asarray(result)
+    if not memory.holds(result):
+        launch_array_code()
+    return place(np.asarray(result))
+
+
+def place(values: np.ndarray) -> ndarray:
+    """The values on the device: themselves if they lie there, else a copy."""
     if values.dtype.kind not in "biufc":
         raise ValueError(f"Unsupported dtype {values.dtype}")
     x = object.__new__(ndarray)
@@ -94,7 +58,6 @@ def wrap(result: Any) -> Any:
 
 def _on_device(values: np.ndarray) -> np.ndarray:
     """A copy with its axes in the same order in memory: a transposed result stays transposed."""
-    capture.forbids(ARRAY_CODE)
     if values.flags.c_contiguous:
         return memory.array(values)
     order = sorted(range(values.ndim), key=lambda axis: -values.strides[axis])
@@ -214,7 +177,7 @@ class ndarray:  # noqa: N801 - CuPy's name
         if isinstance(value, np.ndarray) and value.ndim == 0:
             value = value[()]
         value = _operand(value)
-        capture.forbids(ARRAY_CODE)
+        launch_array_code()
         self._values[_index(key)] = value
 
     @property

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from minddpm.kernels.emulator.cupy_array import CUDARuntimeError, capture, ndarray, stats
-from minddpm.kernels.emulator.cupy_array import synchronise as _synchronise
+from minddpm.kernels.emulator.cupy_array import ndarray
+from minddpm.kernels.emulator.cupy_state import CUDARuntimeError, capture, stats
+from minddpm.kernels.emulator.cupy_state import synchronise as _synchronise
 from minddpm.kernels.emulator.launch import Library
 
 # How kernels run: the order of threads and blocks (launch.py).
@@ -97,6 +98,7 @@ class RawKernel:
 
         def run() -> None:
             stats.launches += 1
+            stats.raw_launches += 1
             self._library.launch(
                 self.name, grid, block, values, shared=shared_mem, order=emulation.order
             )

@@ -22,8 +22,9 @@ import numpy as np
 
 from minddpm.kernels.emulator import cupy_cuda as cuda
 from minddpm.kernels.emulator import memory
-from minddpm.kernels.emulator.cupy_array import capture, compute, ndarray, stats, wrap
+from minddpm.kernels.emulator.cupy_array import compute, ndarray, place
 from minddpm.kernels.emulator.cupy_cuda import RawKernel, RawModule
+from minddpm.kernels.emulator.cupy_state import capture, launch_array_code, stats
 
 __all__ = ["RawKernel", "RawModule", "cuda", "install", "ndarray", "stats"]
 
@@ -87,8 +88,12 @@ def array(x: Any, dtype: Any = None) -> ndarray:
     if isinstance(x, ndarray):
         return compute(np.array, x, dtype)
     capture.forbids("a copy from the host")
-    stats.to_device += 1
-    return wrap(np.array(x, dtype))
+    values = np.array(x, dtype)
+    if values.ndim:
+        stats.to_device += 1
+    else:
+        launch_array_code()  # CuPy fills the array with the number
+    return place(values)
 
 
 def asarray(x: Any, dtype: Any = None) -> ndarray:
