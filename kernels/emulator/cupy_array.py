@@ -8,7 +8,6 @@ costs time on a GPU is counted (cupy_state.py). Where CuPy is lenient and NumPy 
 from __future__ import annotations
 
 import importlib
-import operator
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +17,27 @@ import numpy as np
 from minddpm.kernels.emulator import memory
 from minddpm.kernels.emulator.cupy_state import capture, launch_array_code, stats, synchronise
 
+# What NumPy's functions take and CuPy's do not, or under another name.
+UFUNC_OPTIONS = {"out", "dtype", "casting"}
+NOT_IN_CUPY = {"where", "initial", "mean", "correction", "subok", "device", "like"}
+NOT_IN_THIS = {
+    np.clip: {"min", "max"}, np.reshape: {"shape"}, np.stack: {"arrays"},
+    np.take: {"mode"}, np.ndarray.take: {"mode"}, np.lib.stride_tricks.as_strided: {"writeable"},
+}  # fmt: skip
+
+
+def refuses(function: Callable[..., Any], option: str) -> bool:
+    """Whether CuPy's function of this name does not take an option that NumPy's takes."""
+    if isinstance(function, np.ufunc):
+        return option not in UFUNC_OPTIONS
+    return option in NOT_IN_CUPY or option in NOT_IN_THIS.get(function, ())
+
 
 def compute(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """A NumPy function of stand-ins, as a stand-in."""
+    for name in options:
+        if refuses(function, name):
+            raise TypeError(f"cupy's {function.__name__} takes no {name}")
     if options.get("out") is not None:
         launch_array_code()
     options = {name: unwrap(value) for name, value in options.items()}
@@ -107,15 +124,17 @@ class ndarray:  # noqa: N801 - CuPy's name
         stats.to_host += 1
         return self._values.copy()
 
-    def set(self, values: np.ndarray) -> None:
+    def set(self, arr: np.ndarray) -> None:
         """Take the values of a NumPy array of the same shape and type."""
-        if not isinstance(values, np.ndarray):
+        if not isinstance(arr, np.ndarray):
             raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
-        if values.dtype != self.dtype or values.shape != self.shape:
-            raise TypeError(f"{values.dtype} {values.shape} set to {self.dtype} {self.shape}")
+        if arr.dtype != self.dtype:
+            raise TypeError(f"{arr.dtype} array cannot be set to {self.dtype} array")
+        if arr.shape != self.shape:
+            raise ValueError(f"Shape mismatch. Old shape: {self.shape}, new shape: {arr.shape}")
         capture.forbids("set")
         stats.to_device += 1
-        self._values[...] = values
+        self._values[...] = arr
 
     def item(self) -> Any:
         """The only value, as a Python number."""
@@ -136,9 +155,6 @@ class ndarray:  # noqa: N801 - CuPy's name
 
     def __float__(self) -> float:
         return float(self.item())
-
-    def __index__(self) -> int:
-        return operator.index(self.item())
 
     def __repr__(self) -> str:
         return repr(self.get())
@@ -186,6 +202,16 @@ class ndarray:  # noqa: N801 - CuPy's name
         return SimpleNamespace(ptr=self._values.ctypes.data)
 
     @property
+    def flags(self) -> SimpleNamespace:
+        """How the values lie in memory; those of CuPy cannot be written to, either."""
+        flags = self._values.flags
+        return SimpleNamespace(
+            c_contiguous=flags.c_contiguous,
+            f_contiguous=flags.f_contiguous,
+            owndata=flags.owndata,
+        )
+
+    @property
     def T(self) -> ndarray:  # noqa: N802
         """With the axes the other way round."""
         return self.transpose()
@@ -216,7 +242,7 @@ def _into(out: Any, ufunc: np.ufunc, *inputs: Any, **options: Any) -> Any:
 
 # --- what NumPy has and the stand-in only hands on -----------------------------------------------
 
-ATTRIBUTES = ("dtype", "flags", "itemsize", "nbytes", "ndim", "shape", "size", "strides")
+ATTRIBUTES = ("dtype", "itemsize", "nbytes", "ndim", "shape", "size", "strides")
 METHODS = (
     "all", "any", "argmax", "argmin", "astype", "clip", "copy", "cumsum", "dot", "flatten", "max",
     "mean", "min", "prod", "ravel", "repeat", "reshape", "round", "squeeze", "std", "sum",
@@ -239,9 +265,13 @@ def _attribute(name: str) -> property:
 
 
 def _method(name: str) -> Callable[..., Any]:
-    return lambda self, *arguments, **options: compute(
-        getattr(np.ndarray, name), self, *arguments, **options
-    )
+    function = getattr(np.ndarray, name)
+
+    def apply(self: ndarray, *arguments: Any, **options: Any) -> Any:
+        return compute(function, self, *arguments, **options)
+
+    apply.__wrapped__ = function  # whose signature it has
+    return apply
 
 
 def _comes_first(other: Any) -> bool:
@@ -276,6 +306,7 @@ for _name, _ufunc in (COMPARISONS | ARITHMETIC).items():
     setattr(ndarray, f"__{_name}__", _binary(_ufunc))
 for _name, _ufunc in ARITHMETIC.items():
     setattr(ndarray, f"__r{_name}__", _reflected(_ufunc))
-    setattr(ndarray, f"__i{_name}__", _in_place(_ufunc))
+    if _name != "matmul":  # x @= y is x = x @ y
+        setattr(ndarray, f"__i{_name}__", _in_place(_ufunc))
 for _name, _ufunc in {"neg": np.negative, "abs": np.absolute, "invert": np.invert}.items():
     setattr(ndarray, f"__{_name}__", _unary(_ufunc))

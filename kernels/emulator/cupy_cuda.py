@@ -18,6 +18,10 @@ from minddpm.kernels.emulator.cupy_state import CUDARuntimeError, capture, stats
 from minddpm.kernels.emulator.cupy_state import synchronise as _synchronise
 from minddpm.kernels.emulator.launch import Library
 
+# What CuPy has there, too; raw kernels are in cupy itself.
+__all__ = [
+    "Device", "Event", "Graph", "Stream", "get_current_stream", "get_elapsed_time", "runtime",
+]  # fmt: skip
 # How kernels run: the order of threads and blocks (launch.py).
 emulation = SimpleNamespace(order=0)
 SHARED_BYTES = 48 << 10  # of dynamic shared memory, unless a kernel is told to take more
@@ -105,7 +109,7 @@ class RawKernel:
 
         if capture.launches is None:
             run()
-        elif get_current_stream().recording:
+        elif get_current_stream()._recording:
             capture.launches.append(run)
         else:
             raise CUDARuntimeError(
@@ -141,7 +145,7 @@ class Stream:
     _entered: list[Stream] = []  # noqa: RUF012 - one for all streams
 
     def __init__(self, null: bool = False, non_blocking: bool = False):
-        self.recording = False
+        self._recording = False
 
     def __enter__(self) -> Stream:
         self._entered.append(self)
@@ -159,14 +163,14 @@ class Stream:
         if self is Stream.null:
             raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the null stream")
         capture.forbids("begin_capture")
-        capture.launches, self.recording = [], True
+        capture.launches, self._recording = [], True
 
     def end_capture(self) -> Graph:
         """Stop recording; what was recorded."""
-        if not self.recording:
+        if not self._recording:
             raise CUDARuntimeError("cudaErrorIllegalState: the stream does not record")
         graph = Graph(capture.launches)
-        capture.launches, self.recording = None, False
+        capture.launches, self._recording = None, False
         return graph
 
 
@@ -195,20 +199,20 @@ class Event:
     """A moment."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False):
-        self.seconds: float | None = None
+        self._seconds: float | None = None
 
     def record(self, stream: Stream | None = None) -> None:
         """It is now."""
-        self.seconds = time.perf_counter()
+        self._seconds = time.perf_counter()
 
     def synchronize(self) -> None:
         """Wait for it."""
         _synchronise("Event.synchronize")
 
 
-def get_elapsed_time(start: Event, end: Event) -> float:
+def get_elapsed_time(start_event: Event, end_event: Event) -> float:
     """Milliseconds between two recorded events."""
-    return (end.seconds - start.seconds) * 1e3
+    return (end_event._seconds - start_event._seconds) * 1e3
 
 
 # --- the device ----------------------------------------------------------------------------------
