@@ -38,7 +38,9 @@ def xp(emulated_cupy):
 def scale(xp, tmp_path):
     """y = 2 by x + 1."""
     (tmp_path / "factor.cuh").write_text("#define FACTOR 2\n")
-    module = xp.RawModule(code=SCALE, options=(f"-I{tmp_path}", "-DOFFSET", "--std=c++17"))
+    (tmp_path / "cuda").mkdir()  # as if CUDA's own headers were there
+    folders = f"-I{tmp_path / 'cuda'}", f"-I{tmp_path}"
+    module = xp.RawModule(code=SCALE, options=(*folders, "-DOFFSET", "--std=c++17"))
     return module.get_function("scale")
 
 
@@ -153,6 +155,89 @@ def test_what_writes_is_a_launch_and_a_view_is_none(xp):
         xp.stats.reset()
         work()
         assert (xp.stats.launches, xp.stats.raw_launches) == (launches, 0)
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+def test_a_pool_knows_what_is_in_use_and_has_a_limit(xp):
+    pool = xp.get_default_memory_pool()
+    before = pool.used_bytes()
+    x = xp.zeros((10, 100), "float32")
+    y = x[2:]
+    assert pool.used_bytes() == before + 4096  # a multiple of 512
+    del x
+    assert pool.used_bytes() == before + 4096  # y is a part of it
+    pool.set_limit(size=before + 6000)
+    try:
+        assert pool.get_limit() == before + 6000
+        for work in (
+            lambda: y * 2, lambda: xp.empty((10, 100), "float32"), lambda: xp.asarray(np.ones(500)),
+        ):  # fmt: skip
+            with pytest.raises(xp.cuda.memory.OutOfMemoryError, match=r"allocating .* so far: "):
+                work()
+        y = None
+        assert pool.used_bytes() == before
+        assert xp.zeros(1000, "float32").sum().item() == 0
+    finally:
+        pool.set_limit(size=None)
+
+
+def test_an_allocator_of_ones_own(xp):
+    pool, others = xp.cuda.MemoryPool(), xp.get_default_memory_pool().used_bytes()
+    with xp.cuda.using_allocator(pool.malloc):
+        x = xp.zeros(100, "float32")
+    y = x + 1
+    assert (pool.used_bytes(), pool.total_bytes()) == (512, 512)
+    assert xp.get_default_memory_pool().used_bytes() == others + 512
+    del x
+    assert (pool.used_bytes(), y.sum().item()) == (0, 100)
+
+
+def pinned(xp, values):
+    """The values in pinned memory."""
+    buffer = xp.cuda.alloc_pinned_memory(values.nbytes)
+    there = np.frombuffer(buffer, values.dtype, values.size).reshape(values.shape)
+    there[...] = values
+    return there
+
+
+def test_copies_from_pinned_memory_do_not_wait(xp):
+    host = np.arange(6, dtype=np.float32).reshape(2, 3)
+    x = xp.empty((2, 3), "float32")
+    xp.stats.reset()
+    x.set(pinned(xp, host))
+    xp.asarray(pinned(xp, host)[:1])
+    xp.asarray(host)  # CuPy copies it into its own pinned memory
+    assert (xp.stats.to_device, xp.stats.pageable_to_device, xp.stats.synchronisations) == (3, 0, 0)
+    x.set(host)
+    assert (xp.stats.to_device, xp.stats.pageable_to_device) == (3, 1)
+    assert (x.get() == host).all()
+    with pytest.raises(ValueError, match="Shape mismatch"):
+        x.set(host[:1])
+
+
+def test_pinned_memory_may_be_overwritten_when_its_copy_was_waited_for(xp):
+    host, x = pinned(xp, np.zeros(3, np.float32)), xp.empty(3, "float32")
+    for value in range(4):
+        host[:] = value
+        x.set(host)
+        event = xp.cuda.Stream.null.record()
+        event.synchronize()
+    assert x.tolist() == [3] * 3
+
+
+@pytest.mark.parametrize("found", ["by the next copy", "by an event", "by the end"])
+def test_pinned_memory_that_is_overwritten_too_early(xp, found):
+    host, x, event = pinned(xp, np.zeros(3, np.float32)), xp.empty(3, "float32"), xp.cuda.Event()
+    event.record()  # before the copy: it does not wait for that
+    x.set(host)
+    event.synchronize()
+    host[1] = 1
+    wait = {"by the next copy": lambda: x.set(host), "by an event": event.synchronize}
+    with pytest.raises(EmulatorError, match="overwritten while its copy"):
+        wait.get(found, x.get)()
+    x.get()  # said once
 
 
 # --- raw kernels ---------------------------------------------------------------------------------

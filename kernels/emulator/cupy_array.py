@@ -14,14 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from minddpm.kernels.emulator import memory
-from minddpm.kernels.emulator.cupy_state import capture, launch_array_code, stats, synchronise
+from minddpm.kernels.emulator import cupy_memory, memory
+from minddpm.kernels.emulator.cupy_state import (
+    copy_from_host,
+    launch_array_code,
+    stats,
+    synchronise,
+)
 
 # What NumPy's functions take and CuPy's do not, or under another name.
 UFUNC_OPTIONS = {"out", "dtype", "casting"}
 NOT_IN_CUPY = {"where", "initial", "mean", "correction", "subok", "device", "like"}
 NOT_IN_THIS = {
-    np.clip: {"min", "max"}, np.reshape: {"shape"}, np.stack: {"arrays"},
+    np.clip: {"min", "max"}, np.stack: {"arrays"},
+    np.reshape: {"shape", "copy"}, np.ndarray.reshape: {"copy"},
     np.take: {"mode"}, np.ndarray.take: {"mode"}, np.lib.stride_tricks.as_strided: {"writeable"},
 }  # fmt: skip
 
@@ -76,9 +82,9 @@ def place(values: np.ndarray) -> ndarray:
 def _on_device(values: np.ndarray) -> np.ndarray:
     """A copy with its axes in the same order in memory: a transposed result stays transposed."""
     if values.flags.c_contiguous:
-        return memory.array(values)
+        return cupy_memory.array(values)
     order = sorted(range(values.ndim), key=lambda axis: -values.strides[axis])
-    return memory.array(values.transpose(order)).transpose(np.argsort(order))
+    return cupy_memory.array(values.transpose(order)).transpose(np.argsort(order))
 
 
 def _operand(x: Any) -> Any:
@@ -95,8 +101,7 @@ def _index(key: Any) -> Any:
     if isinstance(key, tuple):
         return tuple(map(_index, key))
     if isinstance(key, (np.ndarray, list)):
-        capture.forbids("an index from the host")
-        stats.to_device += 1
+        copy_from_host(None, pinned=True)
         return key
     return unwrap(key)
 
@@ -114,7 +119,7 @@ class ndarray:  # noqa: N801 - CuPy's name
     __array_priority__ = 100
 
     def __init__(self, shape: int | tuple[int, ...], dtype: Any = float):
-        self._values = memory.empty(shape, dtype)
+        self._values = cupy_memory.empty(shape, dtype)
 
     # --- to the host, and from there -------------------------------------------------------------
 
@@ -124,16 +129,18 @@ class ndarray:  # noqa: N801 - CuPy's name
         stats.to_host += 1
         return self._values.copy()
 
-    def set(self, arr: np.ndarray) -> None:
-        """Take the values of a NumPy array of the same shape and type."""
+    def set(self, arr: np.ndarray, stream: Any = None) -> None:
+        """Take the values of a NumPy array of the same shape and type.
+
+        From pinned memory that is a copy for which nobody waits (HostCopies).
+        """
         if not isinstance(arr, np.ndarray):
             raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
         if arr.dtype != self.dtype:
             raise TypeError(f"{arr.dtype} array cannot be set to {self.dtype} array")
         if arr.shape != self.shape:
             raise ValueError(f"Shape mismatch. Old shape: {self.shape}, new shape: {arr.shape}")
-        capture.forbids("set")
-        stats.to_device += 1
+        copy_from_host(arr, cupy_memory.is_pinned(arr))
         self._values[...] = arr
 
     def item(self) -> Any:

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from minddpm.kernels.emulator import cupy_cuda as cuda
-from minddpm.kernels.emulator import memory
 from minddpm.kernels.emulator.cupy_array import compute, ndarray, place
 from minddpm.kernels.emulator.cupy_cuda import RawKernel, RawModule
-from minddpm.kernels.emulator.cupy_state import capture, launch_array_code, stats
+from minddpm.kernels.emulator.cupy_memory import MemoryPool, default_pool, is_pinned
+from minddpm.kernels.emulator.cupy_state import copy_from_host, launch_array_code, stats
 
 # NumPy's functions that need no more than other arrays around them.
 FUNCTIONS = (
@@ -43,10 +43,9 @@ SHARED = (
     "int8", "int16", "int32", "int64", "nan", "newaxis", "pi", "uint8", "uint16", "uint32",
     "uint64",
 )  # fmt: skip
-# Names of its own; all others are CuPy's.
-ITS_OWN = ("install", "stats")
+ITS_OWN = ("install", "stats")  # all other names are CuPy's
 __all__ = [
-    *ITS_OWN, *FUNCTIONS, *SHARED, "RawKernel", "RawModule", "array", "asarray",
+    "install", "stats", *FUNCTIONS, *SHARED, "RawKernel", "RawModule", "array", "asarray",
     "ascontiguousarray", "asnumpy", "cuda", "empty", "empty_like", "get_array_module",
     "get_default_memory_pool", "get_default_pinned_memory_pool", "lib", "ndarray",
 ]  # fmt: skip
@@ -92,12 +91,13 @@ def array(obj: Any, dtype: Any = None) -> ndarray:
     """A copy on the device of an array, there or on the host, of a list or a number."""
     if isinstance(obj, ndarray):
         return compute(np.array, obj, dtype)
-    capture.forbids("a copy from the host")
     values = np.array(obj, dtype)
-    if values.ndim:
-        stats.to_device += 1
-    else:
+    if not values.ndim:
         launch_array_code()  # CuPy fills the array with the number
+    elif isinstance(obj, np.ndarray) and is_pinned(obj) and obj.dtype == values.dtype:
+        copy_from_host(obj, pinned=True)
+    else:
+        copy_from_host(None, pinned=True)  # from CuPy's own pinned memory
     return place(values)
 
 
@@ -124,11 +124,9 @@ def get_array_module(*args: Any) -> ModuleType:
     return sys.modules[__name__] if any(isinstance(a, ndarray) for a in args) else np
 
 
-def get_default_memory_pool() -> SimpleNamespace:
-    """The bytes in use; there is no pool behind it."""
-    return SimpleNamespace(
-        used_bytes=memory.used_bytes, total_bytes=memory.used_bytes, free_all_blocks=lambda: None
-    )
+def get_default_memory_pool() -> MemoryPool:
+    """Where arrays get their memory unless using_allocator says otherwise."""
+    return default_pool
 
 
 def get_default_pinned_memory_pool() -> SimpleNamespace:
