@@ -1,6 +1,7 @@
 """The stand-in for CuPy: it refuses what CuPy refuses, counts, records, and trains a model."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 import minddpm
-from minddpm import backend
+from minddpm import backend, cli
 from minddpm.data import ImageDataset
 from minddpm.kernels.emulator import EmulatorError, memory
 from minddpm.rundir import RunDirectory
@@ -388,8 +389,9 @@ def test_training_has_the_losses_of_numpy(xp, tmp_path):
     np.testing.assert_allclose(losses["cupy"], losses["numpy"], rtol=0, atol=1e-4)
     xp.stats.reset()
     model.train_step()
-    # A step waits for nothing, and its record for the log once.
-    assert (xp.stats.synchronisations, xp.stats.to_host) == (0, 0)
+    # A step waits for nothing, not even for its batch, and its record for the log once.
+    assert (xp.stats.synchronisations, xp.stats.to_host, xp.stats.pageable_to_device) == (0, 0, 0)
+    assert xp.stats.to_device > 0
     window = _Window(100)
     for _ in range(3):
         window.add(model.train_step())
@@ -416,24 +418,61 @@ def test_forward_and_backward_are_few_launches(xp, monkeypatch):
     assert (xp.stats.synchronisations, xp.stats.to_host) == (0, 0)
 
 
+def test_a_device_that_runs_out_of_memory_leaves_the_checkpoint_whole(xp, tmp_path, capsys):
+    model, pool = trainer("cupy", tmp_path), xp.get_default_memory_pool()
+    model.save()
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    model.train_step()  # after which another checkpoint would be another one
+    pool.set_limit(size=pool.used_bytes() + 20_000)
+    try:
+        assert cli.run(lambda: model.train(progress=False)) == 2
+    finally:
+        pool.set_limit()
+    assert re.fullmatch(
+        r"error: the GPU has not enough memory \(Out of memory allocating .*\): choose a smaller "
+        r"--batch-size or model\.\n",
+        capsys.readouterr().err,
+    )
+    assert {file: file.read_bytes() for file in before} == before
+
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run_example(tmp_path, name, *arguments, **environment):
+    """examples/<name> on the stand-in, about pictures of a single grey, and how it ended."""
+    for i in range(3):
+        Image.new("L", (8, 8), i * 100).save(tmp_path / f"{i}.png")
+    return subprocess.run(
+        [sys.executable, EXAMPLES / name, *map(str, arguments), "--backend", "cupy"],
+        cwd=tmp_path,
+        env={**os.environ, "MINDDPM_CUDA": "emulate", "OPENBLAS_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+TRAIN = ["--steps", 3, "--batch-size", 2, "--timesteps", 40, "--sample-steps", 2, "--samples", 4]
 
 
 def test_the_examples_run_on_it(tmp_path):
     """Training, its pictures and its files, then sampling from them."""
-    for i in range(3):
-        Image.new("L", (8, 8), i * 100).save(tmp_path / f"{i}.png")
-    environment = {**os.environ, "MINDDPM_CUDA": "emulate", "OPENBLAS_NUM_THREADS": "1"}
-    backend_is = ["--backend", "cupy"]
-    train = ["--steps", 3, "--batch-size", 2, "--timesteps", 40, "--sample-steps", 2]
-    train += ["--samples", 4, "--image-folder", tmp_path, "--image-size", 8, "--out", "run"]
+    train = [*TRAIN, "--image-folder", tmp_path, "--image-size", 8, "--out", "run"]
     sample = ["--model", "run", "--count", 2, "--steps", 2, "--out", "again.png"]
-    for command in (["train_mnist.py", *train], ["sample.py", *sample]):
-        done = subprocess.run(
-            [sys.executable, EXAMPLES / command[0], *map(str, command[1:]), *backend_is],
-            cwd=tmp_path, env=environment, capture_output=True, text=True,
-        )  # fmt: skip
+    for name, arguments in (("train_mnist.py", train), ("sample.py", sample)):
+        done = run_example(tmp_path, name, *arguments)
         assert done.returncode == 0, done.stderr
         assert "emulated on the CPU" in done.stderr
     for name in ("run/samples.png", "run/denoising.gif", "again.png"):
         assert (tmp_path / name).is_file()
+
+
+def test_an_example_that_runs_out_of_memory_says_so_in_one_sentence(tmp_path):
+    train = [*TRAIN, "--image-folder", tmp_path, "--image-size", 8, "--out", "run"]
+    done = run_example(tmp_path, "train_mnist.py", *train, CUPY_GPU_MEMORY_LIMIT="1000000")
+    assert done.returncode == 2
+    emulated, said = done.stderr.splitlines()
+    assert "emulated" in emulated
+    assert "the GPU has not enough memory" in said
+    assert "limit set to: 1,000,000 bytes" in said
+    assert not (tmp_path / "run").exists()

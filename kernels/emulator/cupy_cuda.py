@@ -31,6 +31,7 @@ __all__ = [
 ]  # fmt: skip
 # How kernels run: the order of threads and blocks (launch.py).
 emulation = SimpleNamespace(order=0)
+ARCHITECTURE = "80"  # of the only device, and all that its compiler knows
 SHARED_BYTES = 48 << 10  # of dynamic shared memory, unless a kernel is told to take more
 
 
@@ -244,7 +245,7 @@ def get_elapsed_time(start_event: Event, end_event: Event) -> float:
 class Device:
     """The only device."""
 
-    compute_capability = "80"
+    compute_capability = ARCHITECTURE
 
     def __init__(self, device: int = 0):
         if device != 0:
@@ -266,7 +267,4 @@ runtime = SimpleNamespace(
     },
 )  # fmt: skip
 memory = SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
-# The compiler knows the one device that there is.
-nvrtc = SimpleNamespace(
-    getVersion=lambda: (12, 0), getSupportedArchs=lambda: [int(Device.compute_capability)]
-)
+nvrtc = SimpleNamespace(getVersion=lambda: (12, 0), getSupportedArchs=lambda: (int(ARCHITECTURE),))
