@@ -18,7 +18,9 @@ import minddpm
 from minddpm.kernels import cuda
 from minddpm.kernels.emulator import cupy_array, cupy_on_cpu
 
-cupy = pytest.importorskip("cupy", reason="pip install cupy-cuda12x", exc_type=ImportError)
+cupy = pytest.importorskip("cupy", reason='pip install -e ".[names]"', exc_type=ImportError)
+if cupy is cupy_on_cpu:
+    pytest.skip("MINDDPM_CUDA=emulate: this is not CuPy", allow_module_level=True)
 
 # Classes of which programs make no objects; the stand-in makes its own in its own way.
 MADE_BY_CUPY = {"Graph", "RawKernel"}
