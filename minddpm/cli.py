@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from minddpm import backend
 from minddpm.errors import InputError
 from minddpm.training import TrainingDivergedError
 
@@ -24,13 +25,17 @@ def run(main: Callable[[], int | None]) -> int:
         return FAILED
     except OSError as error:
         return _say(f"error: {error}: correct the path, or its permissions.", BAD_INPUT)
-    except MemoryError as error:
-        size = f" ({error})" if str(error) else ""
-        return _say(f"error: not enough memory{size}: choose smaller numbers.", BAD_INPUT)
     except TrainingDivergedError as error:
         return _say(f"error: {error}", FAILED)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
+    except Exception as error:
+        if problem := backend.device_problem(error):
+            return _say(f"error: {problem}", BAD_INPUT)
+        if not isinstance(error, MemoryError):
+            raise
+        size = f" ({error})" if str(error) else ""
+        return _say(f"error: not enough memory{size}: choose smaller numbers.", BAD_INPUT)
 
 
 def _say(sentence: str, code: int) -> int:

@@ -54,7 +54,7 @@ class TrainingOptions:
 
 
 class StepRecord(NamedTuple):
-    """What a step leaves for the log: its number, losses [N], t [N], squared length of the gradient.
+    """What a step leaves for the log: its number, losses [N], t [N], squared gradient length.
 
     losses and squared_norm are arrays of the backend: reading them waits for the device.
     """
@@ -114,6 +114,7 @@ class Trainer:
         options = self.options
         random.manual_seed(options.seed, step)  # for dropout
         chosen = batch_indices(len(self.dataset.images), options.batch_size, step, options.seed)
+        # CuPy copies it by way of pinned memory of its own, and waits for nothing.
         x0 = backend.xp.asarray(to_float(self.dataset.images[chosen]))
         t = random.integers(self.diffusion.T, len(x0), options.seed, random.TIMESTEP, step)
         x_t, noise = self.diffusion.q_sample_normal(x0, t, options.seed, random.NOISE, step)

@@ -65,17 +65,17 @@ def array(values: np.ndarray) -> np.ndarray:
     return copy
 
 
-def holds(x: np.ndarray) -> bool:
-    """Whether x is an array of the device, or a view of one."""
+def owner(x: np.ndarray) -> object | None:
+    """The buffer in which the values of x lie; None where NumPy found the memory itself."""
     base = x
     while base is not None and not isinstance(base, memoryview):
         base = getattr(base, "base", None)  # some of NumPy's views have helpers between them
-    return base is not None and isinstance(base.obj, mmap.mmap)
+    return None if base is None else base.obj
 
 
-def used_bytes() -> int:
-    """What the arrays that are alive take, without their surroundings."""
-    return sum(extent.end - extent.start for extent in list(_live.values()))
+def holds(x: np.ndarray) -> bool:
+    """Whether x is an array of the device, or a view of one."""
+    return isinstance(owner(x), mmap.mmap)
 
 
 def extents() -> list[Extent]:
