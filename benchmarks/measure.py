@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from minddpm import backend
 from minddpm.gpucheck.arrays import WrongResultError as WrongResultError
 from minddpm.gpucheck.arrays import verify as verify
 
@@ -23,6 +24,21 @@ def called(function: Callable[..., Any], arguments: Iterable[Any], in_place: boo
     arguments = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
     function(*arguments)
     return arguments[0]
+
+
+def synchronised(run: Callable[..., Any]) -> Callable[..., Any]:
+    """run and a wait for the device, without which no more than the launches would be timed.
+
+    As it is on the host; device events are in python -m minddpm.gpucheck.
+    """
+    device = backend.xp.cuda.Device()
+
+    def both(*arguments: Any) -> Any:
+        result = run(*arguments)
+        device.synchronize()
+        return result
+
+    return both
 
 
 def interleave(
