@@ -54,17 +54,20 @@ def main() -> int:
     emulated = machine.is_emulated()
     quick = args.quick or emulated
     facts = machine.description()
-    print(cli.markdown(["this machine", ""], [[name, text] for name, text in facts.items()]) + "\n")
+    print(
+        cli.markdown(["this machine", ""], [[name, text] for name, text in facts.items()]) + "\n",
+        flush=True,
+    )
 
     # Imported here: without a GPU the sentence that says so comes first.
     from minddpm.gpucheck import checks, timings
 
     listed = [*checks.kernel_checks(quick), lambda: checks.training_check(quick)]
     rows = [check() for check in tqdm(listed, unit="check")]
-    print(_check_table(rows) + "\n")
+    print(_check_table(rows) + "\n", flush=True)
     tools = machine.TOOLS if machine.sanitizer() and not emulated else ()
     verdicts = [machine.sanitized(tool) for tool in tqdm(tools, unit="tool", disable=not tools)]
-    print(_sanitizer_lines(verdicts) + "\n")
+    print(_sanitizer_lines(verdicts) + "\n", flush=True)
     times = [] if emulated else [task() for task in tqdm(timings.tasks(quick), unit="timing")]
     print(_timing_table(times) if times else "Nothing was timed: this is no GPU.")
 

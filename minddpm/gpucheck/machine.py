@@ -50,7 +50,7 @@ def description() -> dict[str, str]:
         "multiprocessors": f"{properties['multiProcessorCount']}",
         "memory": f"{device.mem_info[1] / 2**30:.1f} GiB",
         "CUDA of the driver": _version(cuda.runtime.driverGetVersion()),
-        "CUDA runtime": _version(cuda.get_local_runtime_version()),
+        "CUDA runtime": _version(cuda.runtime.runtimeGetVersion()),
         "NVRTC": ".".join(map(str, cuda.nvrtc.getVersion())),
         "CuPy": backend.xp.__version__,
         **facts,
