@@ -58,6 +58,8 @@ class Timing(NamedTuple):
 
 
 Task = Callable[[], Timing]
+Run = Callable[[], Any]
+Runner = tuple[Run, Callable[[Any], Any]]
 
 
 def milliseconds(run: Callable[[], Any], rounds: int, calls: int = CALLS) -> float:
@@ -96,13 +98,12 @@ def tasks(quick: bool) -> list[Task]:
 
 
 def _timed(
-    what: str, who: str, check: Callable[[], None], run: Callable[[], Any], rounds: int,
-    calls: int = CALLS, flops: int | None = None,
+    what: str, who: str, prepare: Callable[[], Run], rounds: int, calls: int = CALLS,
+    flops: int | None = None,
 ) -> Timing:  # fmt: skip
-    """check() raises where the result is wrong."""
+    """prepare() gives what is to be timed, or raises where its result is wrong."""
     try:
-        check()
-        return Timing(what, who, milliseconds(run, rounds, calls), flops)
+        return Timing(what, who, milliseconds(prepare(), rounds, calls), flops)
     except Exception as problem:  # a wrong result, or whatever the device says
         return Timing(what, who, None, flops, first_line(problem))
 
@@ -122,24 +123,21 @@ def _convolutions(batch: int, rounds: int) -> list[Task]:
 
 
 def _convolution(name: str, c: Convolution, backward: bool, who: str, rounds: int) -> Timing:
-    minddpm.set_backend("cupy")
-    what = f"conv {name}{' backward' * backward}, {c.N} images"
-    x, w, b, gy = map(rounded, c.arrays()[:4])
-    if backward:
-        wanted = reference.conv2d_backward(gy, x, w, 1, c.padding)[:2]
-    else:
-        wanted = reference.conv2d(x, w, b, 1, c.padding)
-    make = _pytorch if who.startswith("PyTorch") else _ours
-    run, result = make(who, c, backward, x, w, b, gy)
-    flops = 2 * c.N * c.H * c.W * c.KH * c.KW * c.C * c.K * (1 + backward)
-
-    def check() -> None:
+    def prepare() -> Run:
+        minddpm.set_backend("cupy")
+        x, w, b, gy = map(rounded, c.arrays()[:4])
+        make = _pytorch if who.startswith("PyTorch") else _ours
+        run, result = make(who, c, backward, x, w, b, gy)
+        if backward:
+            wanted = reference.conv2d_backward(gy, x, w, 1, c.padding)[:2]
+        else:
+            wanted = reference.conv2d(x, w, b, 1, c.padding)
         verify(result(run()), wanted, TOLERANCE)
+        return run
 
-    return _timed(what, who, check, run, rounds, flops=flops)
-
-
-Runner = tuple[Callable[[], Any], Callable[[Any], Any]]
+    what = f"conv {name}{' backward' * backward}, {c.N} images"
+    flops = 2 * c.N * c.H * c.W * c.KH * c.KW * c.C * c.K * (1 + backward)
+    return _timed(what, who, prepare, rounds, flops=flops)
 
 
 def _ours(who: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Runner:
@@ -171,9 +169,8 @@ def _torch_on_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def _pytorch(
-    _: str, c: Convolution, backward: bool, *arrays: np.ndarray
-) -> Runner:  # pragma: no cover - needs a GPU
+def _pytorch(_: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Runner:
+    """The same by cuDNN."""
     import torch
 
     torch.backends.cudnn.benchmark = True  # its fastest algorithm for the shape
@@ -200,29 +197,24 @@ def _pytorch(
 def _training_step(name: str, config: dict, batch: int, rounds: int) -> Timing:
     """As Python launches it: noising, forward, loss, backward, Adam and the moving average."""
 
-    def check() -> None:
-        verify(losses(name, config, batch, 2), losses("numpy", config, batch, 2), TOLERANCE)
-        minddpm.set_backend(name)
+    def prepare() -> Run:
+        wanted = losses("numpy", config, batch, 2)
+        verify(losses(name, config, batch, 2), wanted, TOLERANCE)
+        return small_trainer(name, config, batch).train_step
 
-    trainer = small_trainer(name, config, batch)
-    what = f"training step, {batch} images"
-    return _timed(what, name, check, trainer.train_step, rounds, calls=1)
+    return _timed(f"training step, {batch} images", name, prepare, rounds, calls=1)
 
 
 def _sampling_step(name: str, config: dict, batch: int, rounds: int) -> Timing:
     """As Python launches it: the network, fresh noise and the step itself."""
 
-    def first_step(name: str) -> np.ndarray:
-        return backend.to_numpy(next(_walk(name, config, batch)).x)
+    def prepare() -> Run:
+        wanted = next(_walk("numpy", config, batch)).x
+        walk = _walk(name, config, batch)
+        verify(next(walk).x, wanted, 10 * TOLERANCE)
+        return lambda: next(walk)
 
-    def check() -> None:
-        verify(first_step(name), first_step("numpy"), 10 * TOLERANCE)
-        minddpm.set_backend(name)
-
-    walk = _walk(name, config, batch)
-    return _timed(
-        f"sampling step, {batch} images", name, check, lambda: next(walk), rounds, calls=1
-    )
+    return _timed(f"sampling step, {batch} images", name, prepare, rounds, calls=1)
 
 
 def _walk(name: str, config: dict, batch: int) -> Any:
