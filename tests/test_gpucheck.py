@@ -1,5 +1,6 @@
 """The check for whoever has a GPU, run without one: what it finds, what it says, what it leaves."""
 
+import itertools
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from minddpm.gpucheck import checks, machine, timings
 from minddpm.gpucheck.arrays import largest_error
 from minddpm.gpucheck.cases import every_case
 from minddpm.kernels import cuda, reference
-from minddpm.kernels.cuda import convolution
+from minddpm.kernels.cuda import convolution, winograd
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 FUNCTIONS = {
@@ -132,6 +133,28 @@ def test_a_wrong_result_fails_its_row(emulated_cupy, monkeypatch, wrong, error, 
     assert not row.ok
     assert row.note == note
     np.testing.assert_allclose(row.error, error, rtol=1e-2)
+
+
+def test_the_worst_case_stands_for_all():
+    rows = [checks.Row("", error, 1e-5) for error in (1e-6, np.nan, 9e-6)]
+    for some in itertools.permutations(rows):
+        assert np.isnan(checks._worst(some).error)
+    assert checks._worst([rows[0], rows[2]]) is rows[2]
+    exact, loose = checks.Row("", 1e-9, 0.0), checks.Row("", 1e-3, 1.0)
+    assert checks._worst([loose, exact]) is exact
+
+
+@needs_compiler
+def test_wrong_gradients_by_winograd(emulated_cupy, monkeypatch):
+    right, sizes = winograd.backward, checks.convolutions(quick=True)
+    assert checks._winograd(sizes).ok
+
+    def wrong(*arguments):
+        gradients = right(*arguments)
+        return gradients._replace(shift=gradients.shift * np.float32(1.001))
+
+    monkeypatch.setattr(winograd, "backward", wrong)
+    assert not checks._winograd(sizes).ok
 
 
 @needs_compiler
