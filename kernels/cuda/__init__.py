@@ -28,11 +28,11 @@ __all__ = [
     "adam", "add", "add_all", "add_to", "attention", "attention_backward", "clip_scale",
     "constant_weights", "conv2d", "conv2d_backward", "dropout", "ema", "group_norm",
     "group_norm_backward", "group_norm_silu", "group_norm_silu_backward", "linear",
-    "linear_backward", "linears", "linears_backward", "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32", "q_sample",
-    "q_sample_normal", "random_bits", "random_normal", "random_uniform", "sampler_step",
-    "sampler_step_normal", "silu", "silu_backward", "squared_norm", "timestep_features",
-    "upsample_conv2d", "upsample_conv2d_backward", "upsample_nearest",
-    "upsample_nearest_backward",
+    "linear_backward", "linears", "linears_backward", "norm_silu_conv2d",
+    "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal", "random_bits",
+    "random_normal", "random_uniform", "sampler_step", "sampler_step_normal", "silu",
+    "silu_backward", "squared_norm", "timestep_features", "upsample_conv2d",
+    "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
 ]  # fmt: skip
 
 WIDEST_HEAD = 256  # channels of an attention head (attention.cu)
