@@ -6,7 +6,7 @@ A result is compared with the reference before it is timed: a wrong or nan one f
 import pytest
 
 from cases import convolutions
-from contestants import expected, fits, ours, rung, share_threads
+from contestants import GPU, expected, fits, ours, rung, share_threads
 
 ladder = pytest.importorskip("minddpm.kernels.cpu.ladder", exc_type=ImportError)
 
@@ -15,12 +15,12 @@ CASES = convolutions(N)
 
 
 def parameters():
-    """Every rung that is made for a shape, and the kernel that is chosen for it."""
+    """Every rung that is made for a shape, the kernel that is chosen for it, and a GPU's."""
     for shape, make in CASES.items():
         case = make()
         rungs = [name for name in ladder.LADDER if fits(name, case)]
         for backward in (False, True):
-            for name in (*rungs, "chosen"):
+            for name in (*rungs, "chosen", *GPU):
                 label = f"{shape}{' backward' * backward}"
                 yield pytest.param(shape, backward, name, id=f"{label}-{name}")
 
@@ -30,8 +30,8 @@ def test_rung(benchmark, shape, backward, name):
     case = CASES[shape]()
     share_threads()
     wanted = expected(case, backward)
-    if name == "chosen":
-        run = ours(case, backward, "numba", wanted)
+    if name == "chosen" or name in GPU:
+        run = ours(case, backward, "numba" if name == "chosen" else name, wanted)
     else:
         run = rung(case, backward, name, wanted)
     benchmark.group = f"ladder: {shape}{' backward' * backward}, {N} images"

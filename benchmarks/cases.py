@@ -78,12 +78,13 @@ def half_block(N: int, H: int, C: int, K: int, groups: int = 8) -> Operation:
     rng = np.random.default_rng(0)
     x, extra, gy = normal(rng, N, H, H, C), normal(rng, N, H, H, K), normal(rng, N, H, H, K)
     weight, bias = 1 + normal(rng, C, scale=0.1), normal(rng, C)
-    w, b = normal(rng, 3, 3, C, K, scale=(9 * C) ** -0.5), normal(rng, N, K)
+    w, b = normal(rng, 3, 3, C, K, scale=(9 * C) ** -0.5), normal(rng, K)
+    shift = normal(rng, N, K)
     norm = ((x,), weight, bias)
     _, mean, rstd = reference.group_norm_silu(x, weight, bias, groups, 1e-5)
     return Operation(
         "norm_silu_conv2d",
-        (*norm, groups, 1e-5, w, b, extra),
+        (*norm, groups, 1e-5, w, b, shift, extra),
         (gy, *norm, (mean, rstd), groups, w),
     )
 

@@ -6,6 +6,7 @@ A contestant is a function without arguments. Each has been verified when it lea
 import importlib.util
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 # Before Numba starts its threads. The other way round both would share one OpenMP library, in which
@@ -17,13 +18,16 @@ import numba
 
 import minddpm
 from cases import Operation
-from measure import called, verify
+from measure import called, synchronised, verify
 from minddpm import backend
+from minddpm.gpucheck.arrays import mapped
 from minddpm.kernels import reference
 
 Contestant = Callable[[], Any]
 
-OURS = ("numpy", "numba")
+# Where a GPU answers, its kernels and plain CuPy; "auto" never takes the emulator for one.
+GPU = ("cupy", "cupy-reference") if minddpm.set_backend("auto").name == "cupy" else ()
+OURS = ("numpy", "numba", *GPU)
 THEIRS = ("PyTorch NCHW", "PyTorch channels_last")
 # Winograd's transforms add numbers that nearly cancel: 3e-5 at worst, see conv4_winograd.py.
 TOLERANCE = 1e-4
@@ -76,12 +80,19 @@ def expected(operation: Operation, backward: bool) -> Any:
 def ours(operation: Operation, backward: bool, name: str, wanted: Any) -> Contestant:
     """The kernel of the backend `name`, which stays the one in use."""
     minddpm.set_backend(name)
-    function, arguments = operation.call(backward)
-    kernel = getattr(backend.kernels, function)
-    verify(called(kernel, arguments, operation.in_place), wanted, TOLERANCE)
+    kernels, (function, arguments) = backend.kernels, operation.call(backward)
+    kernel, arguments = getattr(kernels, function), mapped(backend.xp.asarray, arguments)
+    if function == "norm_silu_conv2d_backward":  # each kernel set keeps what it likes
+        _, kept = kernels.norm_silu_conv2d(*mapped(backend.xp.asarray, operation.arguments))
+        arguments = (*arguments[:4], kept, *arguments[5:])
+    result = called(kernel, arguments, operation.in_place)
+    if function == "norm_silu_conv2d":
+        result, wanted = result[0], wanted[0]
+    verify(result, wanted, TOLERANCE)
     if operation.in_place:  # `arguments` are still to be read by others
         arguments = (arguments[0].copy(), *arguments[1:])
-    return lambda: kernel(*arguments)
+    run = partial(kernel, *arguments)
+    return synchronised(run) if backend.BACKENDS[name][0] == "cupy" else run
 
 
 def theirs(operation: Operation, backward: bool, mode: str, wanted: Any) -> Contestant:

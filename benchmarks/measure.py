@@ -9,35 +9,12 @@ from typing import Any
 import numpy as np
 
 from minddpm import backend
+from minddpm.gpucheck.arrays import WrongResultError as WrongResultError
+from minddpm.gpucheck.arrays import verify as verify
 
 # A thread pool keeps its threads spinning for some milliseconds after its work, in case there is
 # more: long enough to disturb whoever is measured next.
 PAUSE = 0.02
-
-
-class WrongResultError(AssertionError):
-    """A contestant computes something else than the reference, or nan: it is not timed."""
-
-
-def arrays(result: Any) -> list[np.ndarray]:
-    """The arrays of a result: one array or number, or a tuple of them, or of tuples."""
-    if isinstance(result, (tuple, list)):
-        return [a for part in result for a in arrays(part)]
-    return [np.asarray(backend.to_numpy(result), np.float64)]
-
-
-def verify(result: Any, expected: Any, tolerance: float = 1e-4) -> None:
-    """Raise WrongResultError unless every array of `result` is that of `expected`.
-
-    The error is the largest difference, in units of the largest expected value.
-    """
-    got, wanted = arrays(result), arrays(expected)
-    if [a.shape for a in got] != [a.shape for a in wanted]:
-        raise WrongResultError(f"shapes {[a.shape for a in got]}, not {[a.shape for a in wanted]}")
-    for i, (a, b) in enumerate(zip(got, wanted, strict=True)):
-        error = np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)
-        if not error < tolerance:  # the other way round, nan would pass
-            raise WrongResultError(f"array {i} is off by {error:.1e}, allowed is {tolerance:.0e}")
 
 
 def called(function: Callable[..., Any], arguments: Iterable[Any], in_place: bool) -> Any:
@@ -47,6 +24,21 @@ def called(function: Callable[..., Any], arguments: Iterable[Any], in_place: boo
     arguments = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
     function(*arguments)
     return arguments[0]
+
+
+def synchronised(run: Callable[..., Any]) -> Callable[..., Any]:
+    """run and a wait for the device, without which no more than the launches would be timed.
+
+    As it is on the host; device events are in python -m minddpm.gpucheck.
+    """
+    device = backend.xp.cuda.Device()
+
+    def both(*arguments: Any) -> Any:
+        result = run(*arguments)
+        device.synchronize()
+        return result
+
+    return both
 
 
 def interleave(

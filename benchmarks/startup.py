@@ -29,7 +29,7 @@ def train(N):
     x0 = random.normal((N, 28, 28, 1), 0, random.CHECK)
     loss = diffusion.training_losses(unet, x0, np.arange(N), x0).mean()
     loss.backward()
-    optimizer.step(nn.clip_scale(optimizer.grad_norm(), 1.0), ema)
+    optimizer.step(1.0, ema)
     optimizer.zero_grad()
 """
 FIRST_STEP = SETUP + OURS + "train(32); print(time.perf_counter() - start)"

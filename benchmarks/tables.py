@@ -6,16 +6,10 @@
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
+from minddpm.cli import markdown as markdown
 from minddpm.errors import InputError
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first column to the left, numbers to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def cells(line: str) -> list[str]:

@@ -69,19 +69,19 @@ def twin(operation: Operation, layout: torch.memory_format) -> Twin:
                 (nhwc, nhwc, same, same),
                 image,
             )
-        case "norm_silu_conv2d", ((x,), weight, bias, groups, eps, w, b, extra):
+        case "norm_silu_conv2d", ((x,), weight, bias, groups, eps, w, b, shift, extra):
             residual = image(extra)
             leaves = (
                 image(x), torch.from_numpy(weight), torch.from_numpy(bias),
                 torch.from_numpy(w).permute(3, 2, 0, 1).clone(memory_format=layout),
-                torch.from_numpy(b),
+                torch.from_numpy(b), torch.from_numpy(shift),
             )  # fmt: skip
 
-            def block(x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, b: Tensor) -> Tensor:
+            def block(x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, *bs: Tensor) -> Tensor:
                 h = F.silu(F.group_norm(x, groups, weight, bias, eps))
-                return F.conv2d(h, w, None, 1, 1) + b[:, :, None, None] + residual
+                return F.conv2d(h, w, bs[0], 1, 1) + bs[1][:, :, None, None] + residual
 
-            return Twin(block, leaves, (nhwc, nhwc, same, same, hwio, same), image)
+            return Twin(block, leaves, (nhwc, nhwc, same, same, hwio, same, same), image)
         case "attention", (q, k, v, heads):
             N, L, C = q.shape
 

@@ -9,6 +9,7 @@ task:
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import numpy as np
 import minddpm
 from cases import normal
 from contestants import has
-from measure import verify
+from measure import synchronised, verify
 from minddpm import backend, nn, samplers
 
 LR, CLIP, DECAY, T = 1e-4, 1.0, 0.999, 1000
@@ -105,12 +106,13 @@ def weights(p: Problem) -> dict[str, np.ndarray]:
 # --- minddpm -------------------------------------------------------------------------------------
 
 
-def our_forward(p: Problem) -> Callable[[], np.ndarray]:
+def our_forward(p: Problem) -> Callable[[], backend.Array]:
     unet = our_unet(p).eval()
+    x, t = backend.xp.asarray(p.x0), backend.xp.asarray(p.t)
 
-    def forward() -> np.ndarray:
+    def forward() -> backend.Array:
         with minddpm.no_grad():
-            return unet(p.x0, p.t).data
+            return unet(x, t).data
 
     return forward
 
@@ -143,10 +145,9 @@ def our_train(p: Problem) -> Callable[[], tuple[float, float]]:
     def train() -> tuple[float, float]:
         loss = diffusion.training_losses(unet, p.x0, p.t, p.noise).mean()
         loss.backward()
-        norm = optimizer.grad_norm()
-        optimizer.step(nn.clip_scale(norm, CLIP), ema)
+        squared = optimizer.step(CLIP, ema)
         optimizer.zero_grad()
-        return float(loss.numpy()), norm
+        return float(loss.numpy()), math.sqrt(backend.to_numpy(squared))
 
     return train
 
@@ -187,9 +188,11 @@ def expected(task: str, p: Problem) -> Expected:
 
 def build(mode: str, task: str, p: Problem, wanted: Expected) -> Callable[[], Any]:
     """A verified contestant; mode: a backend of minddpm, or one of `modes(task)`."""
+    minddpm.set_backend(mode if mode in backend.NAMES else "numpy")
     if mode in backend.NAMES:
-        minddpm.set_backend(mode)
         contestant = OURS[task](p)
+        if backend.BACKENDS[mode][0] == "cupy":
+            contestant = synchronised(contestant)
     elif mode in XLA:
         from jax_unets import build_jax
 

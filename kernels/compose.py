@@ -56,6 +56,22 @@ def cut(gx: Array, xs: Parts) -> tuple[Array, ...]:
     return tuple(parts)
 
 
+def added(kernels: ModuleType, gx: Array, plus: Array | None) -> Array:
+    """gx + plus, in place; gx itself where there is no plus."""
+    if plus is not None:
+        kernels.add_to(gx, plus)
+    return gx
+
+
+def all_added(
+    kernels: ModuleType, gxs: tuple[Array, ...], plus: Sequence[Array | None]
+) -> tuple[Array, ...]:
+    """added, part by part; an empty plus adds nothing."""
+    for gx, more in zip(gxs, plus or (None,) * len(gxs), strict=True):
+        added(kernels, gx, more)
+    return gxs
+
+
 def spread(groups: Array, x: Array) -> Array:
     """Each group's value at each of its channels, [N, G] -> [N, 1, ..., 1, C], to go with x."""
     N, C = x.shape[0], x.shape[-1]
@@ -72,13 +88,13 @@ def normalised(x: Array, mean: Array, rstd: Array) -> Array:
 
 def compose_norm_silu_conv2d(
     kernels: ModuleType, xs: Parts, norm_weight: Array, norm_bias: Array, groups: int, eps: float,
-    w: Array, b: Array, extra: Array | None,
+    w: Array, b: Array, shift: Array | None, extra: Array | None,
 ) -> tuple[Array, tuple[Array, Array]]:  # fmt: skip
     """norm_silu_conv2d from the operations of a kernel set, one after the other."""
     h, mean, rstd = kernels.group_norm_silu(joined(xs), norm_weight, norm_bias, groups, eps)
-    y = kernels.conv2d(h, w, b if b.ndim == 1 else None, 1, SAME)
-    if b.ndim == 2:
-        y += b[:, None, None, :]
+    y = kernels.conv2d(h, w, b, 1, SAME)
+    if shift is not None:
+        y += shift[:, None, None, :]
     if extra is not None:
         y += extra
     return y, (mean, rstd)
@@ -87,12 +103,33 @@ def compose_norm_silu_conv2d(
 def compose_norm_silu_conv2d_backward(
     kernels: ModuleType, gy: Array, xs: Parts, norm_weight: Array, norm_bias: Array,
     kept: tuple[Array, ...], groups: int, w: Array,
-) -> tuple[tuple[Array, ...], Array, Array, Array, Array]:  # fmt: skip
+    plus: Sequence[Array | None],
+) -> tuple[tuple[Array, ...], Array, Array, Array, Array, Array]:  # fmt: skip
     """Its backward; the value between normalisation and convolution is made again from x."""
     x, (mean, rstd) = joined(xs), kept
     h = kernels.silu(normalised(x, mean, rstd) * norm_weight + norm_bias)
-    gh, gw, _ = kernels.conv2d_backward(gy, h, w, 1, SAME)
+    gh, gw, gb = kernels.conv2d_backward(gy, h, w, 1, SAME)
     gx, gnorm_weight, gnorm_bias = kernels.group_norm_silu_backward(
         gh, x, norm_weight, norm_bias, mean, rstd, groups
     )
-    return cut(gx, xs), gnorm_weight, gnorm_bias, gw, gy.sum(axis=(1, 2))
+    gxs = all_added(kernels, cut(gx, xs), plus)
+    return gxs, gnorm_weight, gnorm_bias, gw, gb, gy.sum(axis=(1, 2))
+
+
+def compose_linears(
+    kernels: ModuleType, x: Array, ws: Sequence[Array], bs: Sequence[Array]
+) -> tuple[Array, ...]:
+    """linears, one after the other."""
+    return tuple(kernels.linear((x,), w, b) for w, b in zip(ws, bs, strict=True))
+
+
+def compose_linears_backward(
+    kernels: ModuleType, gys: Sequence[Array], x: Array, ws: Sequence[Array], plus: Array | None
+) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+    """Its backward: each one adds its gx to what the one before it found."""
+    gx, gws, gbs = plus, [], []
+    for gy, w in zip(gys, ws, strict=True):
+        (gx,), gw, gb = kernels.linear_backward(gy, (x,), w, (gx,))
+        gws.append(gw)
+        gbs.append(gb)
+    return gx, tuple(gws), tuple(gbs)

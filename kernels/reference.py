@@ -10,6 +10,7 @@ Arrays may be views of any strides, and are never written to unless the function
 one gy may be the gradient of several results.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +21,10 @@ from minddpm.kernels.compose import (
     SAME,
     Padding,
     Parts,
+    added,
+    all_added,
+    compose_linears,
+    compose_linears_backward,
     compose_norm_silu_conv2d,
     compose_norm_silu_conv2d_backward,
     cut,
@@ -27,6 +32,8 @@ from minddpm.kernels.compose import (
     normalised,
     spread,
 )
+
+THIS = sys.modules[__name__]  # the kernel set that operations made of others are made of here
 
 
 def constant_weights(kept: dict | None = None) -> AbstractContextManager[dict]:
@@ -64,9 +71,12 @@ def conv2d(x: Array, w: Array, b: Array | None, stride: int, padding: Padding) -
 
 
 def conv2d_backward(
-    gy: Array, x: Array, w: Array, stride: int, padding: Padding, need_gx: bool = True
-) -> tuple[Array | None, Array, Array]:
+    gy: Array, x: Array, w: Array, stride: int, padding: Padding, need_gx: bool = True,
+    plus: Array | None = None,
+) -> tuple[Array | None, Array, Array]:  # fmt: skip
     """gy [N, OH, OW, C_out] -> gx [N, H, W, C_in] (None unless need_gx), gw, gb [C_out].
+
+    plus: what else the gradient of x is made of, to be added to gx; so in all that follows.
 
     y is one product Y = P W of the patches, so gW = P^T gY and gb = 1^T gY.
     """
@@ -78,7 +88,8 @@ def conv2d_backward(
     gb = gy2.sum(axis=0)
     if not need_gx:
         return None, gw, gb
-    return _conv2d_backward_data(gy, x.shape, w, stride, padding), gw, gb
+    gx = _conv2d_backward_data(gy, x.shape, w, stride, padding)
+    return added(THIS, gx, plus), gw, gb
 
 
 def _conv2d_backward_data(
@@ -104,8 +115,8 @@ def _conv2d_backward_data(
 # --- linear --------------------------------------------------------------------------------------
 
 
-def linear(xs: Parts, w: Array, b: Array | None) -> Array:
-    """y = x w + b over the last axis: x [..., C_in], w [C_in, C_out], b [C_out] or None.
+def linear(xs: Parts, w: Array, b: Array | None, extra: Array | None = None) -> Array:
+    """y = x w + b + extra over the last axis: x [..., C_in], w [C_in, C_out], b [C_out] or None.
 
     x may come in parts that stand side by side along the last axis; mostly there is one.
     """
@@ -113,14 +124,31 @@ def linear(xs: Parts, w: Array, b: Array | None) -> Array:
     y = (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[1])
     if b is not None:
         y += b
+    if extra is not None:
+        y += extra
     return y
 
 
-def linear_backward(gy: Array, xs: Parts, w: Array) -> tuple[tuple[Array, ...], Array, Array]:
+def linear_backward(
+    gy: Array, xs: Parts, w: Array, plus: Sequence[Array | None] = ()
+) -> tuple[tuple[Array, ...], Array, Array]:
     """gx = gy w^T, cut into its parts; gw = x^T gy; gb = sum of gy over all but the last axis."""
     x = joined(xs)
     x2, gy2 = x.reshape(-1, x.shape[-1]), gy.reshape(-1, gy.shape[-1])
-    return cut((gy2 @ w.T).reshape(x.shape), xs), x2.T @ gy2, gy2.sum(axis=0)
+    gxs = cut((gy2 @ w.T).reshape(x.shape), xs)
+    return all_added(THIS, gxs, plus), x2.T @ gy2, gy2.sum(axis=0)
+
+
+def linears(x: Array, ws: Sequence[Array], bs: Sequence[Array]) -> tuple[Array, ...]:
+    """Several linear layers of one x, such as the three projections of attention."""
+    return compose_linears(THIS, x, ws, bs)
+
+
+def linears_backward(
+    gys: Sequence[Array], x: Array, ws: Sequence[Array], plus: Array | None = None
+) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+    """gx, the sum of what all of them say; gws; gbs."""
+    return compose_linears_backward(THIS, gys, x, ws, plus)
 
 
 # --- normalisation and activation ----------------------------------------------------------------
@@ -177,8 +205,9 @@ def group_norm(
 
 
 def group_norm_backward(
-    gy: Array, x: Array, weight: Array, mean: Array, rstd: Array, groups: int
-) -> tuple[Array, Array, Array]:
+    gy: Array, x: Array, weight: Array, mean: Array, rstd: Array, groups: int,
+    plus: Array | None = None,
+) -> tuple[Array, Array, Array]:  # fmt: skip
     """Through y = n weight + bias, n = (x - mean) rstd.
 
     gn = gy weight;  gweight = sum gy n;  gbias = sum gy
@@ -195,7 +224,7 @@ def group_norm_backward(
     n *= spread(_group_mean(gy_n, groups), x)
     gx -= n
     gx *= spread(rstd, x)
-    return gx, gw, gb
+    return added(THIS, gx, plus), gw, gb
 
 
 def group_norm_silu(
@@ -263,6 +292,26 @@ def attention_backward(
     return _merge(gs @ k), _merge(gs.swapaxes(-1, -2) @ q), _merge(gv)
 
 
+# --- time embedding ------------------------------------------------------------------------------
+
+
+def timestep_features(
+    t: Array, C: int, freq_shift: float, cosines_first: bool, dtype: str
+) -> Array:
+    """Sines and cosines of t at geometrically falling frequencies: int [N] -> [N, C].
+
+    angle_i = t * 10000^(-i / (half - freq_shift)), i = 0..half-1 (Vaswani et al. 2017, 3.5);
+    half = C // 2, and an odd C has a zero at the end.
+    """
+    xp, half = array_module(t), C // 2
+    exponent = xp.arange(half, dtype="float64") / (half - freq_shift)
+    angle = t.astype("float64")[:, None] * xp.exp(-math.log(10000) * exponent)
+    parts = [xp.cos(angle), xp.sin(angle)] if cosines_first else [xp.sin(angle), xp.cos(angle)]
+    if C % 2:
+        parts.append(xp.zeros((len(t), 1)))
+    return xp.concatenate(parts, axis=1).astype(dtype)
+
+
 # --- dropout -------------------------------------------------------------------------------------
 
 
@@ -310,26 +359,26 @@ def upsample_conv2d_backward(gy: Array, x: Array, w: Array) -> tuple[Array, Arra
 
 def norm_silu_conv2d(
     xs: Parts, norm_weight: Array, norm_bias: Array, groups: int, eps: float,
-    w: Array, b: Array, extra: Array | None,
+    w: Array, b: Array, shift: Array | None, extra: Array | None,
 ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
-    """y = conv2d(silu(group_norm(x))) + b + extra: half a residual block.
+    """y = conv2d(silu(group_norm(x))) + b + shift + extra: half a residual block.
 
-    xs: parts [N, H, W, C_p] of x; w [3, 3, C, K]; b [K], or [N, K] with one for each image (the
+    xs: parts [N, H, W, C_p] of x; w [3, 3, C, K]; b [K]; shift [N, K] or None, for each image (the
     time embedding); extra [N, H, W, K] or None (the residual path) -> y, and what the backward of
     the same kernel set wants kept: mean, rstd [N, G], and more if it likes.
     """
     return compose_norm_silu_conv2d(
-        sys.modules[__name__], xs, norm_weight, norm_bias, groups, eps, w, b, extra
+        THIS, xs, norm_weight, norm_bias, groups, eps, w, b, shift, extra
     )
 
 
 def norm_silu_conv2d_backward(
     gy: Array, xs: Parts, norm_weight: Array, norm_bias: Array, kept: tuple[Array, ...],
-    groups: int, w: Array,
-) -> tuple[tuple[Array, ...], Array, Array, Array, Array]:  # fmt: skip
-    """gxs, gnorm_weight, gnorm_bias, gw, and gb [N, K], one for each image; gextra is gy itself."""
+    groups: int, w: Array, plus: Sequence[Array | None] = (),
+) -> tuple[tuple[Array, ...], Array, Array, Array, Array, Array]:  # fmt: skip
+    """gxs, gnorm_weight, gnorm_bias, gw, gb [K], gshift [N, K]; gextra is gy itself."""
     return compose_norm_silu_conv2d_backward(
-        sys.modules[__name__], gy, xs, norm_weight, norm_bias, kept, groups, w
+        THIS, gy, xs, norm_weight, norm_bias, kept, groups, w, plus
     )
 
 
@@ -344,6 +393,12 @@ def add(a: Array, b: Array) -> Array:
 def add_to(total: Array, x: Array) -> None:
     """total += x, in place."""
     array_module(total).add(total, x, out=total)
+
+
+def add_all(totals: Sequence[Array], xs: Sequence[Array]) -> None:
+    """add_to of each pair; no array is met twice."""
+    for total, x in zip(totals, xs, strict=True):
+        add_to(total, x)
 
 
 # --- diffusion -----------------------------------------------------------------------------------
@@ -396,18 +451,20 @@ def sampler_step_normal(
 
 def adam(
     param: Array, grad: Array, m: Array, v: Array, average: Array | None, step: int, lr: float,
-    beta1: float, beta2: float, eps: float, weight_decay: float, grad_scale: float,
+    beta1: float, beta2: float, eps: float, weight_decay: float, grad_scale: float | Array,
     ema_decay: float,
 ) -> None:  # fmt: skip
     """One step of Adam (Kingma and Ba 2015, algorithm 1) with decoupled decay (AdamW, 2019).
 
     All arrays [P]; param, m and v are changed in place, and so is average (unless it is None), the
     moving average that then takes in the new param. step counts from 1; grad_scale multiplies the
-    gradient first.
+    gradient first. Where it is not finite (clip_scale), nothing is changed.
     m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
     param -= lr ( (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay param )
     """
     xp = array_module(param)
+    if not xp.isfinite(xp.asarray(grad_scale)):
+        return
     g = grad * grad_scale
     m *= beta1
     m += (1 - beta1) * g
@@ -435,6 +492,18 @@ def squared_norm(x: Array) -> Array:
     """sum x^2 of a flat array, as a 0-d float64 array (it stays on the device)."""
     xp = array_module(x)
     return xp.square(x).sum(dtype=xp.float64)
+
+
+def clip_scale(squared_norm: Array, max_norm: float) -> Array:
+    """The factor that brings a gradient of length sqrt(squared_norm) down to max_norm.
+
+    float32 without axes (it stays on the device): 1 if the gradient is shorter, nan if its length
+    is not a finite number.
+    """
+    xp = array_module(squared_norm)
+    norm = xp.sqrt(squared_norm)
+    scale = xp.where(xp.isfinite(norm), max_norm / xp.maximum(norm, max_norm), xp.nan)
+    return xp.asarray(scale, dtype="float32")
 
 
 # --- Philox4x32-10 -------------------------------------------------------------------------------

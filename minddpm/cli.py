@@ -1,11 +1,12 @@
-"""What all commands share: one clear sentence for bad input, exit codes, free file names."""
+"""What all commands share: one clear sentence for bad input, exit codes, free names, tables."""
 
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from minddpm import backend
 from minddpm.errors import InputError
 from minddpm.training import TrainingDivergedError
 
@@ -24,13 +25,17 @@ def run(main: Callable[[], int | None]) -> int:
         return FAILED
     except OSError as error:
         return _say(f"error: {error}: correct the path, or its permissions.", BAD_INPUT)
-    except MemoryError as error:
-        size = f" ({error})" if str(error) else ""
-        return _say(f"error: not enough memory{size}: choose smaller numbers.", BAD_INPUT)
     except TrainingDivergedError as error:
         return _say(f"error: {error}", FAILED)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
+    except Exception as error:
+        if problem := backend.device_problem(error):
+            return _say(f"error: {problem}", BAD_INPUT)
+        if not isinstance(error, MemoryError):
+            raise
+        size = f" ({error})" if str(error) else ""
+        return _say(f"error: not enough memory{size}: choose smaller numbers.", BAD_INPUT)
 
 
 def _say(sentence: str, code: int) -> int:
@@ -71,6 +76,12 @@ def free_name(path: Path) -> Path:
         number += 1
         candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return candidate
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column to the left, numbers to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def peak_memory() -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
 from types import FrameType
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -52,6 +53,18 @@ class TrainingOptions:
             raise InputError(f"ema_decay={self.ema_decay}: choose 0 (no average) .. 1.")
 
 
+class StepRecord(NamedTuple):
+    """What a step leaves for the log: its number, losses [N], t [N], squared gradient length.
+
+    losses and squared_norm are arrays of the backend: reading them waits for the device.
+    """
+
+    step: int
+    losses: backend.Array
+    t: np.ndarray
+    squared_norm: backend.Array
+
+
 class TrainingDivergedError(RuntimeError):
     """The loss or a gradient is no longer a finite number."""
 
@@ -82,30 +95,37 @@ class Trainer:
 
     # --- one step --------------------------------------------------------------------------------
 
-    def train_step(self) -> tuple[np.ndarray, np.ndarray, float]:
-        """One step of algorithm 1; returns the losses [N], their t [N], and the gradient's norm.
+    def train_step(self) -> StepRecord:
+        """One step of algorithm 1. Nothing is waited for: what it gives lies on the device.
 
-        Raises TrainingDivergedError, with the weights still as they were, if it is not finite.
+        Where the gradient is not finite, the weights stay as they were; train() finds it in the
+        record when it writes the next row of the log.
         """
         options, step = self.options, self.step
+        losses, t = self._backward(step)
+        self.optimizer.lr = nn.warmup_lr(options.lr, step, options.warmup_steps)
+        squared_norm = self.optimizer.step(options.clip_norm, self.ema)
+        self.optimizer.zero_grad()
+        self.step += 1
+        return StepRecord(step, losses, t, squared_norm)
+
+    def _backward(self, step: int) -> tuple[backend.Array, np.ndarray]:
+        """The gradients of a step's batch; its losses [N] and their t [N]."""
+        options = self.options
         random.manual_seed(options.seed, step)  # for dropout
         chosen = batch_indices(len(self.dataset.images), options.batch_size, step, options.seed)
+        # CuPy copies it by way of pinned memory of its own, and waits for nothing.
         x0 = backend.xp.asarray(to_float(self.dataset.images[chosen]))
         t = random.integers(self.diffusion.T, len(x0), options.seed, random.TIMESTEP, step)
         x_t, noise = self.diffusion.q_sample_normal(x0, t, options.seed, random.NOISE, step)
-
         losses = self.diffusion.training_losses(self.unet, x0, t, noise, x_t=x_t)
         losses.mean().backward()
-        values, norm = losses.numpy(), self.optimizer.grad_norm()
-        if not (math.isfinite(norm) and np.isfinite(values).all()):
-            raise TrainingDivergedError(self._diagnose(values))
-        self.optimizer.lr = nn.warmup_lr(options.lr, step, options.warmup_steps)
-        self.optimizer.step(nn.clip_scale(norm, options.clip_norm), self.ema)
-        self.optimizer.zero_grad()
-        self.step += 1
-        return values, t, norm
+        return losses.data, t
 
-    def _diagnose(self, values: np.ndarray) -> str:
+    def _diagnose(self, step: int, loss: float) -> str:
+        """What went wrong in a step that is over: its gradients are made once more."""
+        self._backward(step)
+
         def broken(array: backend.Array) -> bool:
             return not math.isfinite(backend.kernels.squared_norm(array.reshape(-1)).item())
 
@@ -121,7 +141,7 @@ class Trainer:
             where = "all weights and gradients are finite"
         self.optimizer.zero_grad()
         return (
-            f"training diverged at step {self.step}: the loss is {values.mean():.4g}, {where}. "
+            f"training diverged at step {step}: the loss is {loss:.4g}, {where}. "
             f"What {self.run.path} held before is whole; begin a new run with a smaller --lr than "
             f"{self.options.lr:g}."
         )
@@ -140,7 +160,7 @@ class Trainer:
             noise = random.normal(x0.shape, 0, random.CHECK)
             losses = self.diffusion.training_losses(self.unet, x0, t, noise)
             losses.mean().backward()
-            self.optimizer.grad_norm()
+            backend.to_numpy(self.optimizer.squared_norm())  # a device returns before it is done
             self.optimizer.zero_grad()
             seconds.append(time.perf_counter() - start)
         return seconds[0], seconds[1]
@@ -160,13 +180,14 @@ class Trainer:
         with _interrupt_flag() as interrupted:
             with bar:
                 while self.step < options.steps and not interrupted.is_set():
-                    values, t, norm = self.train_step()
-                    window.add(values, t, norm)
+                    window.add(self.train_step())
                     bar.update()
                     save = self.step % options.checkpoint_every == 0
                     last = self.step == options.steps or interrupted.is_set()
                     if self.step % options.log_every == 0 or save or last:
                         row = window.row(self.step, self.optimizer.lr)
+                        if window.diverged is not None:
+                            raise TrainingDivergedError(self._diagnose(*window.diverged))
                         log.add(row)
                         rate = bar.format_dict["rate"] or 0.0
                         images = rate * options.batch_size
@@ -226,28 +247,31 @@ class _Window:
 
     def __init__(self, T: int):
         self.T = T
-        self._clear()
+        self.records: list[StepRecord] = []
+        self.diverged: tuple[int, float] | None = None  # the first such step, and its loss
 
-    def _clear(self) -> None:
-        self.losses: list[np.ndarray] = []
-        self.quartiles: list[np.ndarray] = []
-        self.norms: list[float] = []
-
-    def add(self, losses: np.ndarray, t: np.ndarray, norm: float) -> None:
-        self.losses.append(losses)
-        self.quartiles.append(4 * t // self.T)
-        self.norms.append(norm)
+    def add(self, record: StepRecord) -> None:
+        self.records.append(record)
 
     def row(self, step: int, lr: float) -> dict[str, float]:
-        """One row of loss.csv; the averages begin anew. A quartile without any t is nan."""
-        losses, quartiles = np.concatenate(self.losses), np.concatenate(self.quartiles)
+        """One row of loss.csv; the averages begin anew. A quartile without any t is nan.
+
+        This is where training waits for the device: for all records at once.
+        """
+        records, self.records, xp = self.records, [], backend.xp
+        arrays = [xp.asarray(a).reshape(-1) for r in records for a in (r.losses, r.squared_norm)]
+        table = backend.to_numpy(xp.concatenate(arrays)).reshape(len(records), -1)
+        losses, norms = table[:, :-1].astype(np.float32), np.sqrt(table[:, -1])
+        good = np.isfinite(table).all(axis=1)
+        if not good.all():
+            first = int(np.argmin(good))
+            self.diverged = records[first].step, float(losses[first].mean())
+        quartiles = 4 * np.stack([r.t for r in records]) // self.T
         row: dict[str, float] = {"step": step, "loss": float(losses.mean())}
         for q in range(4):
             mine = losses[quartiles == q]
             row[f"loss_q{q + 1}"] = float(mine.mean()) if len(mine) else math.nan
-        row |= {"grad_norm": float(np.mean(self.norms)), "lr": lr}
-        self._clear()
-        return row
+        return row | {"grad_norm": float(norms.mean()), "lr": lr}
 
 
 @contextmanager

@@ -1,12 +1,24 @@
 """What the benchmarks rest on: a wrong result is never timed, and a table lands in its place."""
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import cases
+import contestants
+import unets
 from measure import WrongResultError, interleave, ratio, verify
 from minddpm.errors import InputError
+from minddpm.gpucheck import checks
+from minddpm.gpucheck.arrays import mapped
 from tables import markdown, replace, write
 
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 TEXT = "before\n<!-- benchmark:unet -->\nold\n<!-- /benchmark -->\nafter\n"
 
 
@@ -16,6 +28,55 @@ def test_a_wrong_result_is_refused(wrong):
     verify((right, (right,)), (right, right))
     with pytest.raises(WrongResultError):
         verify((right, (np.array(wrong, float),)), (right, right))
+
+
+GPU_CASES = {
+    "conv": lambda: cases.convolution(2, 7, 4, 8), "linear": lambda: cases.linear(6, 4, 8),
+    "norm": lambda: cases.norm_silu(2, 5, 8), "half block": lambda: cases.half_block(2, 5, 8, 8),
+    "attention": lambda: cases.attention(1, 9, 8, 2), "upsample": lambda: cases.upsample(1, 3, 4),
+    "noising": lambda: cases.noising(2), "sampler step": lambda: cases.sampler_step(2),
+    "adam": lambda: cases.adam(100), "ema": lambda: cases.ema(100),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.parametrize("backend", ["cupy", "cupy-reference"])
+def test_on_a_gpu_the_device_is_waited_for(emulated_cupy, backend):
+    """On the stand-in, which counts it."""
+    for name, backward in cases.directions(GPU_CASES):
+        case = GPU_CASES[name]()
+        run = contestants.ours(case, backward, backend, contestants.expected(case, backward))
+        emulated_cupy.stats.reset()
+        run()
+        stats = emulated_cupy.stats
+        if (backend, name) == ("cupy-reference", "adam"):  # looks at its factor, on the host
+            assert (stats.synchronisations, stats.to_device) == (2, 0)
+        else:
+            assert (stats.synchronisations, stats.to_device) == (1, 0), name
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.parametrize("task", unets.TASKS)
+def test_the_unet_on_a_gpu(emulated_cupy, task):
+    p = unets.problem(checks.TINY, 2)
+    wanted = unets.expected(task, p)
+    run = unets.build("cupy", task, p, wanted)
+    emulated_cupy.stats.reset()
+    run()
+    assert emulated_cupy.stats.synchronisations > 0
+    wrong = wanted._replace(values=mapped(lambda value: 1.1 * value, wanted.values))
+    with pytest.raises(WrongResultError, match="off by"):
+        unets.build("cupy", task, p, wrong)
+
+
+def test_no_gpu_is_no_contestant():
+    """The emulator is none, wherever these tests run."""
+    code = "import contestants; print(contestants.GPU)"
+    environment = {**os.environ, "MINDDPM_CUDA": "emulate", "PYTHONPATH": str(BENCHMARKS)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "()\n", done.stderr
 
 
 def test_contestants_take_turns():

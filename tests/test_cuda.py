@@ -111,9 +111,16 @@ def test_silu_and_add(n, seed):
     same("silu", x)
     same("silu_backward", gy, x)
     same("add", gy, x)
-    total = cupy_on_cpu.asarray(gy)
-    cuda.add_to(total, cupy_on_cpu.asarray(x))
-    np.testing.assert_array_equal(total.get(), gy + x)
+
+    def in_place(total, x, total2, x2):
+        totals = total.copy(), total2.copy()
+        cuda.add_to(totals[0], x)
+        cuda.add_all(totals, (x, x2))
+        return totals
+
+    totals = in_every_order(in_place, gy, x, gy[: n // 2], x[: n // 2])
+    np.testing.assert_array_equal(totals[0], (gy + x) + x)
+    np.testing.assert_array_equal(totals[1], gy[: n // 2] + x[: n // 2])
 
 
 @few
@@ -122,6 +129,16 @@ def test_upsample_nearest(N, H, W, C):
     x, gy = draw(0, (N, H, W, C), (N, 2 * H, 2 * W, C))
     same("upsample_nearest", x, tolerance=0)
     same("upsample_nearest_backward", gy)
+
+
+@pytest.mark.parametrize("C", [1, 2, 5, 32, 33])
+@pytest.mark.parametrize("cosines_first", [False, True])
+def test_timestep_features(C, cosines_first):
+    t = np.array([0, 1, 7, 500, 999, 3999])
+    expected = reference.timestep_features(t, C, 0.0, cosines_first, "float64")
+    compute = lambda t: cuda.timestep_features(t, C, 0.0, cosines_first, "float32")  # noqa: E731
+    (features,) = in_every_order(compute, t)
+    check(features, expected, 1e-6)
 
 
 @few
@@ -151,6 +168,13 @@ def test_adam_and_ema(n, step, averaged):
     expected = updated(reference)(*arrays)
     for result, wanted in zip(in_every_order(updated(cuda), *arrays), expected, strict=True):
         check(result, wanted, 1e-5)
+
+
+@pytest.mark.parametrize("value", [4.0, 1e-3, 0.0, np.inf, np.nan])
+def test_clip_scale(value):
+    squared = np.array(value)
+    (scale,) = in_every_order(cuda.clip_scale, squared, 1.5)
+    np.testing.assert_allclose(scale, reference.clip_scale(squared, 1.5), rtol=1e-6)
 
 
 @few
@@ -228,7 +252,8 @@ def test_group_norm(N, P, groups, size, with_silu, seed):
     _, mean, rstd = same(name, x, weight, bias, groups, 1e-2, tolerance=5e-6)
     more = (bias,) if with_silu else ()
     stats = mean.astype(np.float32), rstd.astype(np.float32)
-    same(f"{name}_backward", gy, x, weight, *more, *stats, groups, tolerance=2e-5)
+    plus = () if with_silu else (draw(1, x.shape)[0],)
+    same(f"{name}_backward", gy, x, weight, *more, *stats, groups, *plus, tolerance=2e-5)
 
 
 # --- attention.cu --------------------------------------------------------------------------------
@@ -301,6 +326,7 @@ def test_a_rung(rung, data):
         return apart, convolution.backward(s, gy, xs, w, up=up)
 
     gx, gw, gb = reference.conv2d_backward(gy.astype(float), seen, w, stride, padding)
+    gx = reference.upsample_nearest_backward(gx) if up else gx
     gxs = np.split(gx, [C1], axis=3)[: len(xs)]
     results = in_every_order(gradients, gy, xs, w)
     exact = (*gxs, gw, *gxs, gw, gy.sum(axis=(1, 2)), gb)
@@ -315,7 +341,8 @@ def test_conv2d(data):
     expected = same("conv2d", x, w, b, stride, padding, tolerance=5e-6)
     (gy,) = draw(1, expected.shape)
     need_gx = data.draw(st.booleans())
-    same("conv2d_backward", gy, x, w, stride, padding, need_gx, tolerance=5e-6)
+    plus = x if need_gx and data.draw(st.booleans()) else None
+    same("conv2d_backward", gy, x, w, stride, padding, need_gx, plus, tolerance=5e-6)
 
 
 @few
@@ -327,6 +354,20 @@ def test_linear(rows, parts, K):
     w, b, gy, *xs = draw(0, (sum(parts), K), K, (rows, 1, K), *[(rows, 1, c) for c in parts])
     same("linear", tuple(xs), w, b, tolerance=5e-6)
     same("linear_backward", gy, tuple(xs), w, tolerance=5e-6)
+    same("linear", tuple(xs), w, b, gy, tolerance=5e-6)
+    same("linear_backward", gy, tuple(xs), w, (None, *xs[1:]), tolerance=5e-6)
+
+
+@few
+@given(
+    shape=st.sampled_from([(1,), (7,), (3, 49), (130,)]), C=st.sampled_from([1, 8, 66]),
+    Ks=st.sampled_from([(1,), (8, 8, 8), (3, 70), (32, 64) * 9]), with_plus=st.booleans(),
+)  # fmt: skip
+def test_linears(shape, C, Ks, with_plus):
+    x, plus, *ws = draw(0, (*shape, C), (*shape, C), *[(C, K) for K in Ks])
+    bs, gys = draw(1, *Ks), draw(2, *[(*shape, K) for K in Ks])
+    same("linears", x, tuple(ws), tuple(bs), tolerance=5e-6)
+    same("linears_backward", tuple(gys), x, tuple(ws), plus if with_plus else None, tolerance=5e-6)
 
 
 @few
@@ -341,27 +382,29 @@ def test_upsample_conv2d(N, H, W, C, K):
 @given(
     N=st.integers(1, 2), H=SIZE, W=SIZE,
     parts=st.sampled_from([(2,), (8,), (4, 8), (3, 5), (1, 2, 3)]), K=st.sampled_from([1, 8]),
-    per_image=st.booleans(), with_extra=st.booleans(),
+    with_shift=st.booleans(), with_more=st.booleans(),
 )  # fmt: skip
-def test_norm_silu_conv2d(N, H, W, parts, K, per_image, with_extra):
+def test_norm_silu_conv2d(N, H, W, parts, K, with_shift, with_more):
     C = sum(parts)
-    weight, bias, w, b, extra, gy, *xs = draw(
-        0, C, C, (3, 3, C, K), (N, K) if per_image else K, *[(N, H, W, K)] * 2,
-        *[(N, H, W, c) for c in parts],
-    )  # fmt: skip
-    double = mapped(lambda a: a.astype(float), (tuple(xs), weight, bias, w, b, extra), np.ndarray)
-    groups = 2 if C % 2 == 0 else 1
-    arguments = (*double[:3], groups, 1e-2, *double[3:5], double[5] if with_extra else None)
-    y, stats = reference.norm_silu_conv2d(*arguments)
+    weight, bias, w, b, shift, extra, gy, *xs = draw(
+        0, C, C, (3, 3, C, K), K, (N, K), *[(N, H, W, K)] * 2, *[(N, H, W, c) for c in parts]
+    )
+    groups, xs, plus = 2 if C % 2 == 0 else 1, tuple(xs), ()
+    if with_more:
+        plus = (None, *draw(1, *[(N, H, W, c) for c in parts[1:]]))
+    arrays = (xs, weight, bias, w, b, shift if with_shift else None, extra if with_more else None)
+    double = mapped(lambda a: a.astype(float), arrays, np.ndarray)
+    y, stats = reference.norm_silu_conv2d(*double[:3], groups, 1e-2, *double[3:])
 
-    def both(xs, weight, bias, w, b, extra, gy):
-        y, kept = cuda.norm_silu_conv2d(xs, weight, bias, groups, 1e-2, w, b, extra)
-        return y, cuda.norm_silu_conv2d_backward(gy, xs, weight, bias, kept, groups, w)
+    def both(xs, weight, bias, w, b, shift, extra, gy, plus):
+        y, kept = cuda.norm_silu_conv2d(xs, weight, bias, groups, 1e-2, w, b, shift, extra)
+        return y, cuda.norm_silu_conv2d_backward(gy, xs, weight, bias, kept, groups, w, plus)
 
-    arrays = (tuple(xs), weight, bias, w, b, extra if with_extra else None, gy)
-    results = in_every_order(both, *arrays)
+    results = in_every_order(both, *arrays, gy, plus)
     check(results[0], y, 5e-6)
-    exact = reference.norm_silu_conv2d_backward(gy.astype(float), *double[:3], stats, groups, w)
+    exact = reference.norm_silu_conv2d_backward(
+        gy.astype(float), *double[:3], stats, groups, double[3], plus
+    )
     for result, expected in zip(results[1:], flat(exact), strict=True):
         check(result, expected, 2e-5)
 

@@ -14,11 +14,11 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 ORDERS = (0, 1, 2)
 
 
-def planted(file: str, right: str, wrong: str) -> Library:
+def planted(file: str, right: str, wrong: str, mode: str = "plain") -> Library:
     """A library of a real kernel's file with one bug in it."""
     source = (CUDA / file).read_text()
     assert source.count(right) >= 1, "the kernel has changed: plant the bug elsewhere"
-    return Library(source.replace(right, wrong, 1), CUDA / file)
+    return Library(source.replace(right, wrong, 1), CUDA / file, mode)
 
 
 def line_of(file: str, text: str) -> int:
@@ -39,8 +39,8 @@ def norm_backward(library: Library, order: int = 0) -> list[np.ndarray]:
     none, C1 = np.uint64(0), np.int32(C)
     library.launch(
         "group_norm_backward", (groups, N), (256,),
-        (gy, x, none, C1, weight, bias, mean, rstd, results[0], none, *results[1:], sums, counters,
-         *map(np.int32, (P, C, C // groups, 1))),
+        (gy, x, none, C1, weight, bias, mean, rstd, none, none, results[0], none, *results[1:],
+         sums, counters, *map(np.int32, (P, C, C // groups, 1))),
         order=order,
     )  # fmt: skip
     assert (counters == 0).all()
@@ -309,6 +309,24 @@ def test_what_else_a_gpu_would_not_do(name, shared, message):
     out = device_array(np.zeros(32, np.int32))
     with pytest.raises(EmulatorError, match=message):
         Library(BRANCHES).launch(name, (1,), (32,), (out,), shared=shared)
+
+
+SPIN = """
+extern "C" __global__ void handed_on(int* flag) {
+    if (threadIdx.x == 1) atomicExch(flag, 1);
+    if (threadIdx.x == 0)
+        while (atomicAdd(flag, 0) == 0) {}
+}
+"""
+
+
+@pytest.mark.parametrize("mode", ["plain", "race"])
+def test_a_thread_that_waits_for_another_in_a_loop(mode):
+    flag = device_array(np.zeros(1, np.int32))
+    library = Library(SPIN, "spin.cu", mode)
+    with pytest.raises(EmulatorError, match=r"spin.cu:5: thread \(0, 0, 0\) .* waits forever"):
+        library.launch("handed_on", (1,), (2,), (flag,))
+    library.launch("handed_on", (1,), (2,), (flag,), order=1)
 
 
 def test_a_double_that_nobody_wrote_is_nan():

@@ -8,7 +8,7 @@ from minddpm import autodiff as F
 from minddpm.autodiff import GradientError, elementwise, gradcheck, layers
 from minddpm.kernels import reference
 from minddpm.kernels.compose import normalised, spread
-from minddpm.models.blocks import Attention, ResnetBlock2D
+from minddpm.models.blocks import Attention, ResnetBlock2D, TimeShifts
 
 RNG = np.random.default_rng(0)
 
@@ -41,6 +41,11 @@ OPERATIONS = {
     "linear of two parts": (
         lambda x1, x2, w, b: F.linear((x1, x2), w, b),
         [normal(2, 3, 2), normal(2, 3, 3), normal(5, 4), normal(4)],
+    ),
+    "linear with extra": (F.linear, [normal(2, 5), normal(5, 4), normal(4), normal(2, 4)]),
+    "linears": (
+        lambda x, w1, w2, b1, b2: F.concat(F.linears(x, (w1, w2), (b1, b2)), axis=1),
+        [normal(2, 5), normal(5, 4), normal(5, 3), normal(4), normal(3)],
     ),
     "upsample_conv2d": (
         F.upsample_conv2d,
@@ -128,7 +133,7 @@ CONFIG = {
 def resnet(**changes):
     block = ResnetBlock2D(4, 6, {**CONFIG, **changes}).train()
     temb = Tensor(normal(2, 5))
-    return block, lambda x: block(x, temb), normal(2, 3, 4, 4)
+    return block, lambda x: block(x, TimeShifts(temb, [block])), normal(2, 3, 4, 4)
 
 
 def attention_block():
@@ -203,7 +208,7 @@ def test_dropout_masks_are_those_of_the_forward():
 right_backward = reference.group_norm_backward
 
 
-def forgets_the_second_part(gy, x, weight, mean, rstd, groups):
+def forgets_the_second_part(gy, x, weight, mean, rstd, groups, plus=None):
     """group_norm's backward without the term that the variance causes."""
     gx, gw, gb = right_backward(gy, x, weight, mean, rstd, groups)
     n = normalised(x, mean, rstd)

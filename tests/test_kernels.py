@@ -206,8 +206,8 @@ def test_norm_silu_conv2d(any_backend, N, H, W, parts, groups, K, per_image, wit
     C = sum(parts)
     if C % groups:
         return
-    weight, bias, w, b, extra, gy, *xs = draw(
-        seed, (C,), (C,), (3, 3, C, K), (N, K) if per_image else (K,), (N, H, W, K), (N, H, W, K),
+    weight, bias, w, b, shift, extra, gy, *xs = draw(
+        seed, (C,), (C,), (3, 3, C, K), (K,), (N, K), (N, H, W, K), (N, H, W, K),
         *[(N, H, W, c) for c in parts],
     )  # fmt: skip
     w /= np.sqrt(9 * C).astype(np.float32)
@@ -215,12 +215,14 @@ def test_norm_silu_conv2d(any_backend, N, H, W, parts, groups, K, per_image, wit
         x = np.concatenate(xs, axis=-1)
         h = naive.silu(naive.group_norm(x, weight, bias, groups, 1e-5))
         y = naive.conv2d(h, w, 0, 1, ((1, 1), (1, 1)))
-        y += b[:, None, None, :] if per_image else b
+        y += b + (shift[:, None, None, :] if per_image else 0)
         y += extra if with_extra else 0
         on_device = tuple(device(*xs))
         arrays = (on_device, *device(weight, bias), groups, 1e-5, *device(w, b))
         result, kept = backend.kernels.norm_silu_conv2d(
-            *arrays, *(device(extra) if with_extra else [None])
+            *arrays,
+            *(device(shift) if per_image else [None]),
+            *(device(extra) if with_extra else [None]),
         )
         check(result, y, WINOGRAD)
         gradients = backend.kernels.norm_silu_conv2d_backward(

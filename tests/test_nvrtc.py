@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 import cuda_tables
+from minddpm.gpucheck import timings
 from minddpm.kernels import cuda
 from minddpm.kernels.cuda import compile as nvrtc
 from minddpm.kernels.cuda import disassembly
@@ -204,3 +205,10 @@ def test_the_table_has_every_kernel():
         for name in kernels(file.read_text(), file.name, file.parent)
     ]
     assert [row[0] for row in rows] == expected
+
+
+def test_what_the_timings_wait_with(tmp_path):
+    """It is no file of the kernels, and the emulator has no clock."""
+    (file := tmp_path / "wait.cu").write_text(timings.WAIT)
+    for architecture in nvrtc.ARCHITECTURES:
+        assert list(nvrtc.compile(file, architecture).kernels) == ["wait"]

@@ -1,6 +1,7 @@
 """The stand-in for CuPy: it refuses what CuPy refuses, counts, records, and trains a model."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,11 @@ import pytest
 from PIL import Image
 
 import minddpm
-from minddpm import backend
+from minddpm import backend, cli
 from minddpm.data import ImageDataset
 from minddpm.kernels.emulator import EmulatorError, memory
 from minddpm.rundir import RunDirectory
-from minddpm.training import Trainer, TrainingOptions
+from minddpm.training import Trainer, TrainingOptions, _Window
 from saying import refused
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -38,7 +39,9 @@ def xp(emulated_cupy):
 def scale(xp, tmp_path):
     """y = 2 by x + 1."""
     (tmp_path / "factor.cuh").write_text("#define FACTOR 2\n")
-    module = xp.RawModule(code=SCALE, options=(f"-I{tmp_path}", "-DOFFSET", "--std=c++17"))
+    (tmp_path / "cuda").mkdir()  # as if CUDA's own headers were there
+    folders = f"-I{tmp_path / 'cuda'}", f"-I{tmp_path}"
+    module = xp.RawModule(code=SCALE, options=(*folders, "-DOFFSET", "--std=c++17"))
     return module.get_function("scale")
 
 
@@ -121,19 +124,121 @@ def test_views_share_their_memory_and_all_else_lies_in_guarded_memory(xp):
 def test_what_waits_and_what_is_copied_is_counted(xp):
     x = xp.asarray(np.arange(4.0))
     y = (x * 2 + 1).sum() / len(x)
-    assert counts(xp) == (0, 1, 0, 0)
-    assert (float(y), y.item(), int(y), bool(y > 1)) == (4, 4, 4, True)
-    assert counts(xp) == (4, 1, 3, 0)
+    assert counts(xp) == (0, 1, 0, 4)
+    assert (float(y), y.item(), int(y), bool(xp.isfinite(y))) == (4, 4, 4, True)
+    assert counts(xp) == (4, 1, 3, 5)
     xp.asnumpy(x)
     xp.cuda.Stream.null.synchronize()
     xp.cuda.Device().synchronize()
-    assert counts(xp) == (7, 1, 4, 0)
-    assert x[x > 1].shape == (2,)  # how many there are, only the device knows
-    assert counts(xp) == (8, 1, 4, 0)
+    assert counts(xp) == (7, 1, 4, 5)
+    mask = x > 1
+    assert x[mask].shape == (2,)  # how many there are, only the device knows
+    assert counts(xp) == (8, 1, 4, 7)
     assert x[np.array([0, 3])].tolist() == [0, 3]
-    assert counts(xp) == (9, 2, 5, 0)
+    assert counts(xp) == (9, 2, 5, 8)
     xp.stats.reset()
     assert counts(xp) == (0, 0, 0, 0)
+
+
+def test_what_writes_is_a_launch_and_a_view_is_none(xp):
+    x = xp.ones((3, 4), "float32")
+    for launches, work in (
+        (1, lambda: xp.zeros(3)), (1, lambda: xp.full_like(x, 2)), (0, lambda: xp.empty(3)),
+        (1, x.copy), (1, lambda: x.astype("float64")), (0, lambda: x.astype("float32", copy=False)),
+        (1, lambda: xp.exp(x, out=x)), (1, lambda: x.fill(1)), (1, lambda: x.__iadd__(1)),
+        (1, lambda: x.__setitem__(0, x[1])), (1, lambda: xp.concatenate([x, x])),
+        (1, lambda: x[xp.asarray(np.array([0, 2]))]), (1, lambda: xp.array_equal(x, x)),
+        (1, lambda: xp.asarray(3.0)), (0, lambda: xp.asarray(np.ones(3))),
+        (0, lambda: xp.asarray(x)), (0, lambda: x.reshape(-1)[2:]),
+        (0, lambda: xp.broadcast_to(x, (2, 3, 4))),
+        (1, lambda: x.T.reshape(-1)), (0, lambda: xp.split(x, 2, axis=1)), (0, x.get),
+    ):  # fmt: skip
+        xp.stats.reset()
+        work()
+        assert (xp.stats.launches, xp.stats.raw_launches) == (launches, 0)
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+def test_a_pool_knows_what_is_in_use_and_has_a_limit(xp):
+    pool = xp.get_default_memory_pool()
+    before = pool.used_bytes()
+    x = xp.zeros((10, 100), "float32")
+    y = x[2:]
+    assert pool.used_bytes() == before + 4096  # a multiple of 512
+    del x
+    assert pool.used_bytes() == before + 4096  # y is a part of it
+    pool.set_limit(size=before + 6000)
+    try:
+        assert pool.get_limit() == before + 6000
+        for work in (
+            lambda: y * 2, lambda: xp.empty((10, 100), "float32"), lambda: xp.asarray(np.ones(500)),
+        ):  # fmt: skip
+            with pytest.raises(xp.cuda.memory.OutOfMemoryError, match=r"allocating .* so far: "):
+                work()
+        y = None
+        assert pool.used_bytes() == before
+        assert xp.zeros(1000, "float32").sum().item() == 0
+    finally:
+        pool.set_limit(size=None)
+
+
+def test_an_allocator_of_ones_own(xp):
+    pool, others = xp.cuda.MemoryPool(), xp.get_default_memory_pool().used_bytes()
+    with xp.cuda.using_allocator(pool.malloc):
+        x = xp.zeros(100, "float32")
+    y = x + 1
+    assert (pool.used_bytes(), pool.total_bytes()) == (512, 512)
+    assert xp.get_default_memory_pool().used_bytes() == others + 512
+    del x
+    assert (pool.used_bytes(), y.sum().item()) == (0, 100)
+
+
+def pinned(xp, values):
+    """The values in pinned memory."""
+    buffer = xp.cuda.alloc_pinned_memory(values.nbytes)
+    there = np.frombuffer(buffer, values.dtype, values.size).reshape(values.shape)
+    there[...] = values
+    return there
+
+
+def test_copies_from_pinned_memory_do_not_wait(xp):
+    host = np.arange(6, dtype=np.float32).reshape(2, 3)
+    x = xp.empty((2, 3), "float32")
+    xp.stats.reset()
+    x.set(pinned(xp, host))
+    xp.asarray(pinned(xp, host)[:1])
+    xp.asarray(host)  # CuPy copies it into its own pinned memory
+    assert (xp.stats.to_device, xp.stats.pageable_to_device, xp.stats.synchronisations) == (3, 0, 0)
+    x.set(host)
+    assert (xp.stats.to_device, xp.stats.pageable_to_device) == (3, 1)
+    assert (x.get() == host).all()
+    with pytest.raises(ValueError, match="Shape mismatch"):
+        x.set(host[:1])
+
+
+def test_pinned_memory_may_be_overwritten_when_its_copy_was_waited_for(xp):
+    host, x = pinned(xp, np.zeros(3, np.float32)), xp.empty(3, "float32")
+    for value in range(4):
+        host[:] = value
+        x.set(host)
+        event = xp.cuda.Stream.null.record()
+        event.synchronize()
+    assert x.tolist() == [3] * 3
+
+
+@pytest.mark.parametrize("found", ["by the next copy", "by an event", "by the end"])
+def test_pinned_memory_that_is_overwritten_too_early(xp, found):
+    host, x, event = pinned(xp, np.zeros(3, np.float32)), xp.empty(3, "float32"), xp.cuda.Event()
+    event.record()  # before the copy: it does not wait for that
+    x.set(host)
+    event.synchronize()
+    host[1] = 1
+    wait = {"by the next copy": lambda: x.set(host), "by an event": event.synchronize}
+    with pytest.raises(EmulatorError, match="overwritten while its copy"):
+        wait.get(found, x.get)()
+    x.get()  # said once
 
 
 # --- raw kernels ---------------------------------------------------------------------------------
@@ -144,7 +249,7 @@ def test_a_raw_kernel(xp, scale):
     x, y = xp.arange(5, dtype="float32"), xp.empty(5, "float32")
     scale((2,), (4,), (x, y, np.float32(3), np.int32(5)))
     assert y.tolist() == [1, 7, 13, 19, 25]
-    assert xp.stats.launches == 1
+    assert xp.stats.raw_launches == xp.stats.launches - 1 == 1  # and arange
     with pytest.raises(RuntimeError, match="CUDA_ERROR_NOT_FOUND"):
         xp.RawModule(code='extern "C" __global__ void f() {}').get_function("g")
 
@@ -185,7 +290,7 @@ def test_a_stream_records_launches_and_a_graph_repeats_them(xp, scale):
     for expected in (3, 15):  # x -> 2 (2 x + 1) + 1
         graph.launch()
         assert x.tolist() == [expected] * 4
-    assert xp.stats.launches == 4
+    assert xp.stats.raw_launches == 4
 
 
 def test_what_a_recording_stream_forbids(xp):
@@ -278,33 +383,96 @@ def test_training_has_the_losses_of_numpy(xp, tmp_path):
     losses = {}
     for name in ("numpy", "cupy"):
         model = trainer(name, tmp_path)
-        losses[name] = np.array([model.train_step()[0] for _ in range(3)])
+        records = [model.train_step() for _ in range(3)]
+        losses[name] = np.array([backend.to_numpy(record.losses) for record in records])
     assert isinstance(model.optimizer.flat.data, xp.ndarray)
     np.testing.assert_allclose(losses["cupy"], losses["numpy"], rtol=0, atol=1e-4)
     xp.stats.reset()
     model.train_step()
-    # The losses for the log, and the norm of the gradient: a step waits for nothing else.
-    assert (xp.stats.synchronisations, xp.stats.to_host) == (2, 2)
+    # A step waits for nothing, not even for its batch, and its record for the log once.
+    assert (xp.stats.synchronisations, xp.stats.to_host, xp.stats.pageable_to_device) == (0, 0, 0)
+    assert xp.stats.to_device > 0
+    window = _Window(100)
+    for _ in range(3):
+        window.add(model.train_step())
+    row = window.row(3, 0.1)
+    assert np.isfinite(row["grad_norm"])
+    assert (xp.stats.synchronisations, xp.stats.to_host) == (1, 1)
+
+
+@needs_compiler
+def test_forward_and_backward_are_few_launches(xp, monkeypatch):
+    """Of the small UNet, from the second time on: the first one fills what is kept."""
+
+    def not_run(self, grid, block, args, *, shared_mem=0):
+        xp.stats.launches += 1
+
+    monkeypatch.setattr(xp.RawKernel, "__call__", not_run)
+    unet = minddpm.UNet2D(**minddpm.SMALL)
+    x, t = xp.zeros((2, 28, 28, 1), "float32"), xp.zeros(2, "int64")
+    for _ in range(2):
+        xp.stats.reset()
+        y = unet(x, t)
+        y.backward(xp.zeros(y.shape, "float32"))
+    assert 200 < xp.stats.launches - 1 <= 250  # but for the zeros
+    assert (xp.stats.synchronisations, xp.stats.to_host) == (0, 0)
+
+
+def test_a_device_that_runs_out_of_memory_leaves_the_checkpoint_whole(xp, tmp_path, capsys):
+    model, pool = trainer("cupy", tmp_path), xp.get_default_memory_pool()
+    model.save()
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    model.train_step()  # after which another checkpoint would be another one
+    pool.set_limit(size=pool.used_bytes() + 20_000)
+    try:
+        assert cli.run(lambda: model.train(progress=False)) == 2
+    finally:
+        pool.set_limit()
+    assert re.fullmatch(
+        r"error: the GPU has not enough memory \(Out of memory allocating .*\): choose a smaller "
+        r"--batch-size or model\.\n",
+        capsys.readouterr().err,
+    )
+    assert {file: file.read_bytes() for file in before} == before
 
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def test_the_examples_run_on_it(tmp_path):
-    """Training, its pictures and its files, then sampling from them."""
+def run_example(tmp_path, name, *arguments, **environment):
+    """examples/<name> on the stand-in, about pictures of a single grey, and how it ended."""
     for i in range(3):
         Image.new("L", (8, 8), i * 100).save(tmp_path / f"{i}.png")
-    environment = {**os.environ, "MINDDPM_CUDA": "emulate", "OPENBLAS_NUM_THREADS": "1"}
-    backend_is = ["--backend", "cupy"]
-    train = ["--steps", 3, "--batch-size", 2, "--timesteps", 40, "--sample-steps", 2]
-    train += ["--samples", 4, "--image-folder", tmp_path, "--image-size", 8, "--out", "run"]
+    return subprocess.run(
+        [sys.executable, EXAMPLES / name, *map(str, arguments), "--backend", "cupy"],
+        cwd=tmp_path,
+        env={**os.environ, "MINDDPM_CUDA": "emulate", "OPENBLAS_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+TRAIN = ["--steps", 3, "--batch-size", 2, "--timesteps", 40, "--sample-steps", 2, "--samples", 4]
+
+
+def test_the_examples_run_on_it(tmp_path):
+    """Training, its pictures and its files, then sampling from them."""
+    train = [*TRAIN, "--image-folder", tmp_path, "--image-size", 8, "--out", "run"]
     sample = ["--model", "run", "--count", 2, "--steps", 2, "--out", "again.png"]
-    for command in (["train_mnist.py", *train], ["sample.py", *sample]):
-        done = subprocess.run(
-            [sys.executable, EXAMPLES / command[0], *map(str, command[1:]), *backend_is],
-            cwd=tmp_path, env=environment, capture_output=True, text=True,
-        )  # fmt: skip
+    for name, arguments in (("train_mnist.py", train), ("sample.py", sample)):
+        done = run_example(tmp_path, name, *arguments)
         assert done.returncode == 0, done.stderr
         assert "emulated on the CPU" in done.stderr
     for name in ("run/samples.png", "run/denoising.gif", "again.png"):
         assert (tmp_path / name).is_file()
+
+
+def test_an_example_that_runs_out_of_memory_says_so_in_one_sentence(tmp_path):
+    train = [*TRAIN, "--image-folder", tmp_path, "--image-size", 8, "--out", "run"]
+    done = run_example(tmp_path, "train_mnist.py", *train, CUPY_GPU_MEMORY_LIMIT="1000000")
+    assert done.returncode == 2
+    emulated, said = done.stderr.splitlines()
+    assert "emulated" in emulated
+    assert "the GPU has not enough memory" in said
+    assert "limit set to: 1,000,000 bytes" in said
+    assert not (tmp_path / "run").exists()

@@ -126,7 +126,7 @@ def trained(n):
         x_t, noise = diffusion.q_sample_normal(x0, np.arange(4) * 30, 0, random.NOISE, step)
         loss = diffusion.training_losses(unet, x0, np.arange(4) * 30, noise, x_t=x_t).mean()
         loss.backward()
-        optimizer.step(nn.clip_scale(optimizer.grad_norm(), 1.0), ema)
+        optimizer.step(1.0, ema)
         optimizer.zero_grad()
     return optimizer.flat.data, ema.average
 

@@ -48,15 +48,15 @@ def draw(*shapes):
 @pytest.mark.parametrize(("N", "H", "W"), [(1, 5, 7), (3, 4, 4), (5, 9, 14)])
 def test_norm_silu_conv2d_of_shared_pictures(pictures_together, N, H, W, parts, K):
     C = sum(parts)
-    nw, nb, w, b, extra, gy, *xs = draw(
-        (C,), (C,), (3, 3, C, K), (N, K), (N, H, W, K), (N, H, W, K), *[(N, H, W, c) for c in parts]
+    nw, nb, w, b, shift, extra, gy, *xs = draw(
+        (C,), (C,), (3, 3, C, K), (K,), (N, K), *[(N, H, W, K)] * 2, *[(N, H, W, c) for c in parts]
     )
     w /= np.float32(np.sqrt(9 * C))
-    forward = (tuple(xs), nw, nb, 4, 1e-5, w, b, extra)
-    result, expected = cpu.norm_silu_conv2d(*forward), exact("norm_silu_conv2d", *forward)
-    for a, wanted in zip(result, expected, strict=True):
+    forward = (tuple(xs), nw, nb, 4, 1e-5, w, b, shift, extra)
+    (y, kept), expected = cpu.norm_silu_conv2d(*forward), exact("norm_silu_conv2d", *forward)
+    for a, wanted in zip((y, *kept), (expected[0], *expected[1]), strict=True):
         check(a, wanted)
-    backward = (gy, tuple(xs), nw, nb, *result[1:], 4, w)
+    backward = (gy, tuple(xs), nw, nb, kept, 4, w)
     gxs, *rest = cpu.norm_silu_conv2d_backward(*backward)
     exact_gxs, *exact_rest = exact("norm_silu_conv2d_backward", *backward)
     for a, wanted in zip((*gxs, *rest), (*exact_gxs, *exact_rest), strict=True):

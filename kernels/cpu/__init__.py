@@ -16,7 +16,7 @@ import numpy as np
 from minddpm.kernels import compose, reference
 from minddpm.kernels.compose import SAME, Padding
 from minddpm.kernels.cpu.cache import own_cache
-from minddpm.kernels.reference import philox4x32
+from minddpm.kernels.reference import clip_scale, philox4x32, timestep_features
 
 with own_cache():
     from minddpm.kernels.cpu import attention as _attention
@@ -32,14 +32,17 @@ with own_cache():
 _threads.start()
 keep_freed_memory()
 
+THIS = sys.modules[__name__]
+
 __all__ = [
-    "adam", "add", "add_to", "attention", "attention_backward", "constant_weights", "conv2d",
-    "conv2d_backward", "dropout", "ema", "group_norm", "group_norm_backward", "group_norm_silu",
-    "group_norm_silu_backward", "linear", "linear_backward", "norm_silu_conv2d",
+    "adam", "add", "add_all", "add_to", "attention", "attention_backward", "clip_scale",
+    "constant_weights", "conv2d", "conv2d_backward", "dropout", "ema", "group_norm",
+    "group_norm_backward", "group_norm_silu", "group_norm_silu_backward", "linear",
+    "linear_backward", "linears", "linears_backward", "norm_silu_conv2d",
     "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal", "random_bits",
     "random_normal", "random_uniform", "sampler_step", "sampler_step_normal", "silu",
-    "silu_backward", "squared_norm", "upsample_conv2d", "upsample_conv2d_backward",
-    "upsample_nearest", "upsample_nearest_backward",
+    "silu_backward", "squared_norm", "timestep_features", "upsample_conv2d",
+    "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
 ]  # fmt: skip
 
 
@@ -65,18 +68,29 @@ def conv2d(x, w, b, stride: int, padding: Padding):
 
 
 @float32_only
-def conv2d_backward(gy, x, w, stride: int, padding: Padding, need_gx: bool = True):
-    return choose(x.shape, w.shape, stride, padding).backward(gy, x, w, stride, padding, need_gx)
+def conv2d_backward(gy, x, w, stride: int, padding: Padding, need_gx: bool = True, plus=None):
+    rung = choose(x.shape, w.shape, stride, padding)
+    gx, gw, gb = rung.backward(gy, x, w, stride, padding, need_gx)
+    return compose.added(THIS, gx, plus), gw, gb
 
 
 @float32_only
-def linear(xs, w, b):
-    return rows.linear(xs, w, b)
+def linear(xs, w, b, extra=None):
+    return compose.added(THIS, rows.linear(xs, w, b), extra)
 
 
 @float32_only
-def linear_backward(gy, xs, w):
-    return rows.linear_backward(gy, xs, w)
+def linear_backward(gy, xs, w, plus=()):
+    gxs, gw, gb = rows.linear_backward(gy, xs, w)
+    return compose.all_added(THIS, gxs, plus), gw, gb
+
+
+def linears(x, ws, bs):
+    return compose.compose_linears(THIS, x, ws, bs)
+
+
+def linears_backward(gys, x, ws, plus=None):
+    return compose.compose_linears_backward(THIS, gys, x, ws, plus)
 
 
 @float32_only
@@ -112,11 +126,12 @@ def _can_fuse(xs, w) -> bool:
 
 
 @float32_only
-def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, extra):
+def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, shift, extra):
     if not _can_fuse(xs, w):
         return compose.compose_norm_silu_conv2d(
-            sys.modules[__name__], xs, norm_weight, norm_bias, groups, eps, w, b, extra
+            THIS, xs, norm_weight, norm_bias, groups, eps, w, b, shift, extra
         )
+    b = b if shift is None else b + shift
     s = layer(xs, w.shape, SAME, fused_tile(xs[0].shape, w.shape), groups=groups, eps=eps)
     mean, rstd = (np.empty((s.N, groups), np.float32) for _ in range(2))
     source = Sources.of(xs, norm_weight, norm_bias, mean, rstd)
@@ -124,17 +139,17 @@ def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, 
 
 
 @float32_only
-def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, kept, groups: int, w):
+def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, kept, groups: int, w, plus=()):
     if not _can_fuse(xs, w):
         return compose.compose_norm_silu_conv2d_backward(
-            sys.modules[__name__], gy, xs, norm_weight, norm_bias, kept, groups, w
+            THIS, gy, xs, norm_weight, norm_bias, kept, groups, w, plus
         )
     M = fused_tile(xs[0].shape, w.shape)
     s = layer(xs, w.shape, SAME, M, groups=groups, backward=True)
     source = Sources.of(xs, norm_weight, norm_bias, *kept)
     gxs = tuple(np.empty_like(x) for x in xs)
-    gw, gb, (gweight, gbias) = winograd.backward(s, source, gy, w, gxs)
-    return gxs, gweight, gbias, gw, gb
+    gw, gshift, (gweight, gbias) = winograd.backward(s, source, gy, w, gxs)
+    return compose.all_added(THIS, gxs, plus), gweight, gbias, gw, gshift.sum(axis=0), gshift
 
 
 # --- normalisation, activation, attention, upsampling --------------------------------------------
@@ -146,8 +161,9 @@ def group_norm(x, weight, bias, groups: int, eps: float):
 
 
 @float32_only
-def group_norm_backward(gy, x, weight, mean, rstd, groups: int):
-    return norm.backward(gy, x, weight, weight, mean, rstd, groups, False)
+def group_norm_backward(gy, x, weight, mean, rstd, groups: int, plus=None):
+    gx, gw, gb = norm.backward(gy, x, weight, weight, mean, rstd, groups, False)
+    return compose.added(THIS, gx, plus), gw, gb
 
 
 @float32_only
@@ -235,6 +251,11 @@ def add_to(total, x):
         pointwise.add(total.reshape(-1), x.reshape(-1), total.reshape(-1))
 
 
+def add_all(totals, xs):
+    for total, x in zip(totals, xs, strict=True):
+        add_to(total, x)
+
+
 # --- diffusion and optimiser ---------------------------------------------------------------------
 
 
@@ -279,6 +300,8 @@ def adam(
     param, grad, m, v, average, step: int, lr: float, beta1: float, beta2: float, eps: float,
     weight_decay: float, grad_scale: float, ema_decay: float,
 ):  # fmt: skip
+    if not math.isfinite(grad_scale):
+        return
     numbers = (
         lr / (1 - beta1**step), beta1, beta2, eps, 1 - lr * weight_decay, grad_scale,
         1 / math.sqrt(1 - beta2**step), 1 - ema_decay,

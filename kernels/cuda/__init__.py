@@ -17,18 +17,22 @@ import numpy as np
 from minddpm.kernels import compose, reference
 from minddpm.kernels.compose import SAME, Padding
 from minddpm.kernels.cuda import convolution, winograd
+from minddpm.kernels.cuda import linears as _linears
 from minddpm.kernels.cuda.convolution import Sizes
 from minddpm.kernels.cuda.launch import FOLDER, blocks, counters, each, is_array, launch
 from minddpm.kernels.reference import constant_weights, philox4x32
 
+THIS = sys.modules[__name__]
+
 __all__ = [
-    "adam", "add", "add_to", "attention", "attention_backward", "constant_weights", "conv2d",
-    "conv2d_backward", "dropout", "ema", "group_norm", "group_norm_backward", "group_norm_silu",
-    "group_norm_silu_backward", "linear", "linear_backward", "norm_silu_conv2d",
+    "adam", "add", "add_all", "add_to", "attention", "attention_backward", "clip_scale",
+    "constant_weights", "conv2d", "conv2d_backward", "dropout", "ema", "group_norm",
+    "group_norm_backward", "group_norm_silu", "group_norm_silu_backward", "linear",
+    "linear_backward", "linears", "linears_backward", "norm_silu_conv2d",
     "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal", "random_bits",
     "random_normal", "random_uniform", "sampler_step", "sampler_step_normal", "silu",
-    "silu_backward", "squared_norm", "upsample_conv2d", "upsample_conv2d_backward",
-    "upsample_nearest", "upsample_nearest_backward",
+    "silu_backward", "squared_norm", "timestep_features", "upsample_conv2d",
+    "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
 ]  # fmt: skip
 
 WIDEST_HEAD = 256  # channels of an attention head (attention.cu)
@@ -63,20 +67,18 @@ def _empty(*shapes):
 # --- convolution and linear layers ---------------------------------------------------------------
 
 
-def _convolved(xs, w, b, stride, padding, up=0, extra=None):
-    """b: [K], [N, K] with one for each image, or None."""
+def _convolved(xs, w, b, stride, padding, up=0, shift=None, extra=None):
     s = Sizes.of(xs, w.shape, stride, padding, up)
     (y,) = _empty((s.N, s.OH, s.OW, s.K))
-    bias, shift = (None, b) if b is not None and b.ndim == 2 else (b, None)
     forward = winograd.forward if winograd.pays(s, xs, up) else convolution.forward
-    forward(s, xs, w, bias, y, up=up, shift=shift, extra=extra)
+    forward(s, xs, w, b, y, up=up, shift=shift, extra=extra)
     return y
 
 
-def _gradients(gy, xs, w, stride, padding, up=0, need_gx=True):
+def _gradients(gy, xs, w, stride, padding, up=0, need_gx=True, plus=()):
     s = Sizes.of(xs, w.shape, stride, padding, up)
     backward = winograd.backward if winograd.pays(s, xs, up) else convolution.backward
-    return backward(s, gy, xs, w, up=up, need_gx=need_gx)
+    return backward(s, gy, xs, w, up=up, need_gx=need_gx, plus=plus)
 
 
 @float32_only
@@ -85,27 +87,37 @@ def conv2d(x, w, b, stride: int, padding: Padding):
 
 
 @float32_only
-def conv2d_backward(gy, x, w, stride: int, padding: Padding, need_gx: bool = True):
-    g = _gradients(gy, (x,), w, stride, padding, need_gx=need_gx)
+def conv2d_backward(gy, x, w, stride: int, padding: Padding, need_gx: bool = True, plus=None):
+    g = _gradients(gy, (x,), w, stride, padding, need_gx=need_gx, plus=(plus,))
     return g.gxs[0] if need_gx else None, g.w, g.bias
 
 
 @float32_only
-def linear(xs, w, b):
+def linear(xs, w, b, extra=None):
     (y,) = _empty((*xs[0].shape[:-1], w.shape[1]))
     if len(xs) > 2:
         xs = (compose.joined(xs),)
-    convolution.forward(Sizes.linear(xs, w.shape), xs, w, b, y)
+    convolution.forward(Sizes.linear(xs, w.shape), xs, w, b, y, extra=extra)
     return y
 
 
 @float32_only
-def linear_backward(gy, xs, w):
+def linear_backward(gy, xs, w, plus=()):
     if len(xs) > 2:
         gxs, gw, gb = linear_backward(gy, (compose.joined(xs),), w)
-        return compose.cut(gxs[0], xs), gw, gb
-    g = convolution.backward(Sizes.linear(xs, w.shape), gy, xs, w)
+        return compose.all_added(THIS, compose.cut(gxs[0], xs), plus), gw, gb
+    g = convolution.backward(Sizes.linear(xs, w.shape), gy, xs, w, plus=plus)
     return g.gxs, g.w, g.bias
+
+
+@float32_only
+def linears(x, ws, bs):
+    return _linears.forward(x, ws, bs)
+
+
+@float32_only
+def linears_backward(gys, x, ws, plus=None):
+    return _linears.backward(gys, x, ws, plus)
 
 
 @float32_only
@@ -116,39 +128,37 @@ def upsample_conv2d(x, w, b):
 @float32_only
 def upsample_conv2d_backward(gy, x, w):
     g = _gradients(gy, (x,), w, 1, SAME, up=1)
-    return upsample_nearest_backward(g.gxs[0]), g.w, g.bias
+    return g.gxs[0], g.w, g.bias
 
 
 @float32_only
-def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, extra):
+def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, shift, extra):
     if len(xs) > 2:
         xs = (compose.joined(xs),)
     # On a GPU memory is less scarce than time: h is kept, not made again.
     h, mean, rstd = _norm(xs, norm_weight, norm_bias, groups, eps, True)
-    return _convolved((h,), w, b, 1, SAME, extra=extra), (mean, rstd, h)
+    return _convolved((h,), w, b, 1, SAME, shift=shift, extra=extra), (mean, rstd, h)
 
 
 @float32_only
-def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, kept, groups: int, w):
+def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, kept, groups: int, w, plus=()):
     if len(xs) > 2:
-        x = compose.joined(xs)
-        (gx,), *others = norm_silu_conv2d_backward(
-            gy, (x,), norm_weight, norm_bias, kept, groups, w
-        )
-        return compose.cut(gx, xs), *others
+        one = (compose.joined(xs),)
+        gxs, *others = norm_silu_conv2d_backward(gy, one, norm_weight, norm_bias, kept, groups, w)
+        return compose.all_added(THIS, compose.cut(gxs[0], xs), plus), *others
     mean, rstd, h = kept
     g = _gradients(gy, (h,), w, 1, SAME)
     gxs, gweight, gbias = _norm_backward(
-        g.gxs[0], xs, norm_weight, norm_bias, mean, rstd, groups, True
+        g.gxs[0], xs, norm_weight, norm_bias, mean, rstd, groups, True, plus
     )
-    return gxs, gweight, gbias, g.w, g.shift
+    return gxs, gweight, gbias, g.w, g.bias, g.shift
 
 
 # --- normalisation, activation, attention, upsampling --------------------------------------------
 
 
 def _two(parts):
-    return (*parts, None)[:2]
+    return (*parts, None, None)[:2]
 
 
 def _norm(xs, weight, bias, groups, eps, with_silu):
@@ -162,15 +172,15 @@ def _norm(xs, weight, bias, groups, eps, with_silu):
     return y, mean, rstd
 
 
-def _norm_backward(gy, xs, weight, bias, mean, rstd, groups, with_silu):
+def _norm_backward(gy, xs, weight, bias, mean, rstd, groups, with_silu, plus=()):
     N, C = xs[0].shape[0], len(weight)
     P, C1 = xs[0].size // (N * xs[0].shape[-1]), xs[0].shape[-1]
     gxs = _empty(*(x.shape for x in xs))
     gweight, gbias, sums = _empty(C, C, (2, N, C))
     launch(
         "norm.cu", "group_norm_backward", (groups, N), (256,), gy, *_two(xs), C1, weight, bias,
-        mean, rstd, *_two(gxs), gweight, gbias, sums, counters(groups), P, C, C // groups,
-        with_silu,
+        mean, rstd, *_two(plus), *_two(gxs), gweight, gbias, sums, counters(groups), P, C,
+        C // groups, with_silu,
     )  # fmt: skip
     return gxs, gweight, gbias
 
@@ -181,8 +191,9 @@ def group_norm(x, weight, bias, groups: int, eps: float):
 
 
 @float32_only
-def group_norm_backward(gy, x, weight, mean, rstd, groups: int):
-    (gx,), gweight, gbias = _norm_backward(gy, (x,), weight, weight, mean, rstd, groups, False)
+def group_norm_backward(gy, x, weight, mean, rstd, groups: int, plus=None):
+    arrays = gy, (x,), weight, weight, mean, rstd
+    (gx,), gweight, gbias = _norm_backward(*arrays, groups, False, (plus,))
     return gx, gweight, gbias
 
 
@@ -240,6 +251,15 @@ def attention_backward(gy, q, k, v, heads: int):
     return gq, gk, gv
 
 
+def timestep_features(t, C: int, freq_shift: float, cosines_first: bool, dtype: str):
+    if dtype != "float32" or t.dtype != np.int64 or C < 2:
+        return reference.timestep_features(t, C, freq_shift, cosines_first, dtype)
+    (features,) = _empty((len(t), C))
+    numbers = C, C // 2 - freq_shift, cosines_first, features.size
+    each("pointwise.cu", "timestep_features", features.size, t, features, *numbers)
+    return features
+
+
 @float32_only
 def dropout(x, p: float, seed: int, purpose: int, step: int):
     (y,) = _empty(x.shape)
@@ -279,6 +299,16 @@ def add_to(total, x):
         each("pointwise.cu", "add", x.size, total, x, total, x.size)
     else:
         reference.add_to(total, x)
+
+
+def add_all(totals, xs):
+    arrays = totals + xs
+    if not all(a.dtype == np.float32 and a.flags.c_contiguous for a in arrays):
+        reference.add_all(totals, xs)
+        return
+    pairs = [(t.data.ptr, x.data.ptr, x.size) for t, x in zip(totals, xs, strict=True)]
+    table = _xp().asarray(np.array(pairs, np.uint64))
+    launch("pointwise.cu", "add_all", (32, len(pairs)), (256,), table)
 
 
 # --- diffusion and optimiser ---------------------------------------------------------------------
@@ -327,11 +357,12 @@ def adam(
     weight_decay: float, grad_scale: float, ema_decay: float,
 ):  # fmt: skip
     numbers = (
-        lr / (1 - beta1**step), beta1, beta2, eps, 1 - lr * weight_decay, float(grad_scale),
+        lr / (1 - beta1**step), beta1, beta2, eps, 1 - lr * weight_decay,
         (1 - beta2**step) ** -0.5, 1.0 - ema_decay,
     )  # fmt: skip
     n = param.size
-    each("pointwise.cu", "adam", n, param, grad, m, v, average, *numbers, n)
+    scale = (grad_scale, 1.0) if is_array(grad_scale) else (None, float(grad_scale))
+    each("pointwise.cu", "adam", n, param, grad, m, v, average, *scale, *numbers, n)
 
 
 def ema(average, param, decay: float):
@@ -345,6 +376,12 @@ def squared_norm(x):
     launch("pointwise.cu", "squared_norm", (grid,), (256,), x, parts, x.size)
     launch("pointwise.cu", "sum_parts", (1,), (1,), parts, total, grid)
     return total
+
+
+def clip_scale(squared_norm, max_norm: float):
+    (scale,) = _empty(())
+    launch("pointwise.cu", "clip_scale", (1,), (1,), squared_norm, float(max_norm), scale)
+    return scale
 
 
 # --- random numbers ------------------------------------------------------------------------------

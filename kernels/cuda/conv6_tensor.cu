@@ -45,8 +45,8 @@ struct __align__(4 * sizeof(Input)) Four {
 typedef fragment<accumulator, 16, 16, STEP, float> Sums;
 
 // How 64 rows of a, or columns of b, lie in shared memory: in lines along what lies together in
-// global memory, which a fragment may be read along or across. Lines are longer than what they hold,
-// by so much that 8 pieces of 16 bytes from lines one after the other lie in different banks.
+// global memory, which a fragment may be read along or across. Lines are longer than what they
+// hold, by so much that 8 pieces of 16 bytes from lines one after the other lie in different banks.
 template <bool along_depth> struct Lines {
     static constexpr int length = DEPTH + 16 / sizeof(Input);
     typedef row_major OrderA;

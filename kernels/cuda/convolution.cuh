@@ -81,21 +81,24 @@ struct Forward {
     }
 };
 
-// gx goes to the two parts of x. With up, gx is of the picture as it counts.
+// gx goes to the two parts of x, and plus (or null) is added to it. With up a pixel of x counts as
+// four, each with a window of its own.
 struct GradientX {
-    const float *gy, *w;
+    const float *gy, *w, *plus1, *plus2;
     float *gx1, *gx2;
-    int C1;
+    int C1, up;
     Sizes s;
     static constexpr bool a_along_depth = true, b_along_columns = false;
 
     __device__ bool vector() const { return s.vector; }
-    __device__ int rows() const { return s.N * s.H * s.W; }
-    __device__ int depth() const { return s.KH * s.KW * s.K; }
+    __device__ int rows() const { return s.N * (s.H >> up) * (s.W >> up); }
+    __device__ int depth() const { return (s.KH * s.KW * s.K) << (2 * up); }
     __device__ int columns() const { return s.C; }
     __device__ const float* window(int row, int d) const {
-        int k = d % s.K, kw = d / s.K % s.KW, kh = d / s.K / s.KW;
-        int w = row % s.W, h = row / s.W % s.H, n = row / s.W / s.H;
+        int k = d % s.K, kw = d / s.K % s.KW, kh = d / s.K / s.KW % s.KH;
+        int W = s.W >> up, H = s.H >> up, of_four = d / s.K / s.KW / s.KH;
+        int w = ((row % W) << up) + (of_four & 1), h = ((row / W % H) << up) + (of_four >> 1);
+        int n = row / W / H;
         // y(oh) saw x(h) at kh where oh stride + kh - top = h
         int up = h + s.top - kh, left = w + s.left - kw;
         if (up < 0 || left < 0 || up % s.stride || left % s.stride) return nullptr;
@@ -108,7 +111,8 @@ struct GradientX {
         return from ? *from : 0.0f;
     }
     __device__ const float* weight(int d, int c) const {
-        return w + ((long long)(d / s.K) * s.C + c) * s.K + d % s.K;
+        int tap = d / s.K % (s.KH * s.KW);
+        return w + ((long long)tap * s.C + c) * s.K + d % s.K;
     }
     __device__ float b(int d, int c) const { return *weight(d, c); }
     __device__ float4 a4(int row, int d) const {
@@ -117,8 +121,10 @@ struct GradientX {
     }
     __device__ float4 b4(int d, int c) const { return at4(weight(d, c), true); }
     __device__ void store(int row, int c, float value) const {
-        if (c < C1) gx1[(long long)row * C1 + c] = value;
-        else gx2[(long long)row * (s.C - C1) + (c - C1)] = value;
+        bool first = c < C1;
+        long long at = first ? (long long)row * C1 + c : (long long)row * (s.C - C1) + (c - C1);
+        const float* plus = first ? plus1 : plus2;
+        (first ? gx1 : gx2)[at] = plus ? value + plus[at] : value;
     }
 };
 

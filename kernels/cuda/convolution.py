@@ -3,6 +3,7 @@
 A linear layer is a convolution here, too: its rows are the pixels of one picture in one row.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -67,8 +68,11 @@ class Sizes(NamedTuple):
     def linear(cls, xs: Parts, w_shape: Sequence[int]) -> "Sizes":
         """Of x [..., C] w."""
         C, K = w_shape
-        rows = xs[0].size // max(1, xs[0].shape[-1])
-        return cls(1, 1, rows, C, 1, rows, K, 1, 1, 1, 0, 0)
+        shape = xs[0].shape[:-1]
+        # Rows of several images are summed up image by image for the gradient of the bias.
+        N = shape[0] if len(shape) > 1 else 1
+        rows = math.prod(shape) // max(1, N)
+        return cls(N, 1, rows, C, 1, rows, K, 1, 1, 1, 0, 0)
 
     @property
     def window(self) -> int:
@@ -110,23 +114,24 @@ class Gradients(NamedTuple):
 
 
 def backward(
-    s: Sizes, gy: Array, xs: Parts, w: Array, *, up: int = 0, need_gx: bool = True
-) -> Gradients:
-    """All gradients in one launch of rung 4. With up, gx is of the picture as it counts."""
+    s: Sizes, gy: Array, xs: Parts, w: Array, *, up: int = 0, need_gx: bool = True,
+    plus: Sequence[Array | None] = (),
+) -> Gradients:  # fmt: skip
+    """All gradients in one launch of rung 4; plus is added to gxs."""
     xp = cupy()
     rung = register_tile(max(s.C, s.K))
-    shape = (s.N, s.H, s.W) if up else xs[0].shape[:-1]
-    gxs = tuple(xp.empty((*shape, x.shape[-1]), "float32") for x in xs) if need_gx else None
+    gxs = tuple(xp.empty(x.shape, "float32") for x in xs) if need_gx else None
     gw, gshift, gbias = (xp.empty(n, "float32") for n in (w.shape, (s.N, s.K), s.K))
-    tiles_x = blocks(s.N * s.H * s.W, rung.rows) * blocks(s.C, rung.columns) if need_gx else 0
+    pixels = s.N * (s.H >> up) * (s.W >> up)
+    tiles_x = blocks(pixels, rung.rows) * blocks(s.C, rung.columns) if need_gx else 0
     tiles_w = blocks(s.window, rung.rows) * blocks(s.K, rung.columns)
     slices = min(blocks(ENOUGH_BLOCKS, tiles_w), blocks(s.pixels, FEWEST_PIXELS))
     parts = xp.empty(slices * tiles_w * rung.rows * rung.columns, "float32")
     groups = blocks(s.K, 32)
-    arrays = gy, *_two(xs), xs[0].shape[-1], up, w, *_two(gxs or ()), gw, gshift, gbias, parts
     launch(
         rung.file, "conv2d_gradients", (tiles_x + tiles_w * slices + s.N * groups,), rung.block,
-        *arrays, counters(tiles_w + groups), tiles_x, tiles_w, slices, *s,
+        gy, *_two(xs), xs[0].shape[-1], up, w, *_two(plus), *_two(gxs or ()), gw, gshift, gbias,
+        parts, counters(tiles_w + groups), tiles_x, tiles_w, slices, *s,
         _vector(s, xs, gy, *xs, w), options=rung.options,
     )  # fmt: skip
     return Gradients(gxs, gw, gshift, gbias)
@@ -137,11 +142,10 @@ def gradients_apart(
 ) -> tuple[tuple[Array, ...], Array]:
     """gx in its parts and gw by the two kernels that every rung has."""
     xp = cupy()
-    shape = (s.N, s.H, s.W) if up else xs[0].shape[:-1]
-    gxs = tuple(xp.empty((*shape, x.shape[-1]), "float32") for x in xs)
-    gw, C1 = xp.empty(w.shape, "float32"), xs[0].shape[-1]
+    gxs = tuple(xp.empty(x.shape, "float32") for x in xs)
+    gw, C1, pixels = xp.empty(w.shape, "float32"), xs[0].shape[-1], s.N * (s.H >> up) * (s.W >> up)
     for name, rows, columns, arrays in (
-        ("conv2d_gradient_x", s.N * s.H * s.W, s.C, (gy, w, *_two(gxs), C1)),
+        ("conv2d_gradient_x", pixels, s.C, (gy, w, None, None, *_two(gxs), C1, up)),
         ("conv2d_gradient_w", s.window, s.K, (gy, *_two(xs), C1, up, gw)),
     ):
         grid = blocks(rows, rung.rows), blocks(columns, rung.columns)

@@ -68,13 +68,15 @@ __device__ inline float slope(float gy, float n, float weight, float bias, int w
 
 // grid (G, N). With averages over the group:
 //     gx = rstd (w dz - avg(w dz) - n avg(w dz n));  gweight = sum dz n;  gbias = sum dz
+// plus, where it is not null, is added to gx.
 // sums [2, N, C]: of dz and of dz n over the pixels of each image, which the last block of each
 // group adds up. counters [G]: zero, and zero again afterwards.
 extern "C" __global__ void __launch_bounds__(THREADS)
 group_norm_backward(const float* gy, const float* x1, const float* x2, int C1,
                     const float* weight, const float* bias, const float* mean, const float* rstd,
-                    float* gx1, float* gx2, float* gweight, float* gbias, float* sums,
-                    unsigned* counters, int P, int C, int size, int with_silu) {
+                    const float* plus1, const float* plus2, float* gx1, float* gx2,
+                    float* gweight, float* gbias, float* sums, unsigned* counters, int P, int C,
+                    int size, int with_silu) {
     __shared__ float plain[THREADS], tilted[THREADS];
     int group = blockIdx.x, image = blockIdx.y, N = gridDim.y, first = group * size;
     long long start = (long long)image * P;
@@ -115,7 +117,9 @@ group_norm_backward(const float* gy, const float* x1, const float* x2, int C1,
         long long pixel = start + i / size;
         float n = (*place(x1, x2, C1, C, pixel, c) - m) * r;
         float dz = slope(gy[pixel * C + c], n, weight[c], bias[c], with_silu);
-        *place(gx1, gx2, C1, C, pixel, c) = r * (weight[c] * dz - average - n * average_n);
+        float gx = r * (weight[c] * dz - average - n * average_n);
+        if (c < C1 ? plus1 : plus2) gx += *place(plus1, plus2, C1, C, pixel, c);
+        *place(gx1, gx2, C1, C, pixel, c) = gx;
     }
     if (!last_block(counters + group, N)) return;
     for (int c = first + threadIdx.x; c < first + size; c += THREADS) {

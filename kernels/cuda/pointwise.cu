@@ -23,6 +23,29 @@ extern "C" __global__ void add(const float* a, const float* b, float* total, int
     for (EACH(i, n)) total[i] = a[i] + b[i];
 }
 
+// total += x for many pairs of arrays: pairs [count, 3] has the addresses of total and x, and the
+// number of elements. grid (any, count)
+extern "C" __global__ void add_all(const unsigned long long* pairs) {
+    const unsigned long long* pair = pairs + 3 * blockIdx.y;
+    float* total = (float*)pair[0];
+    const float* x = (const float*)pair[1];
+    for (EACH(i, (long long)pair[2])) total[i] += x[i];
+}
+
+// features [N, C]: sines and cosines of t f_i, f_i = 10000^(-i / divisor) for i < C / 2.
+extern "C" __global__ void timestep_features(const long long* t, float* features, int C,
+                                             float divisor, int cosines_first, int n) {
+    for (EACH(at, n)) {
+        int half = C / 2, c = at % C, i = c % half;
+        // float32 would leave of t = 1000 no digits behind the fourth; then in half turns, within
+        // one turn, as sincospif wants it.
+        double half_turns = t[at / C] * exp(-9.210340371976184 * i / divisor) / 3.141592653589793;
+        float sin, cos;
+        sincospif((float)(half_turns - 2 * floor(half_turns / 2)), &sin, &cos);
+        features[at] = c >= 2 * half ? 0.0f : (c < half) == (cosines_first != 0) ? cos : sin;
+    }
+}
+
 // y [N, 2H, 2W, C] from x [N, H, W, C]: n counts the elements of y.
 extern "C" __global__ void upsample_nearest(const float* x, float* y, int H, int W, int C, int n) {
     for (EACH(i, n)) {
@@ -53,10 +76,14 @@ extern "C" __global__ void q_sample(const float* x0, const float* noise, const f
 
 // One step of Adam with decoupled decay, and of the moving average, in one pass over the weights:
 // rate = lr / (1 - beta1^step), root = (1 - beta2^step)^-1/2, decay = 1 - lr weight_decay.
-// average may be null.
+// average may be null. scale, where it is not null, is what grad_scale is; if not finite, nothing
+// is changed.
 extern "C" __global__ void adam(float* param, const float* grad, float* m, float* v,
-                                float* average, float rate, float beta1, float beta2, float eps,
-                                float decay, float grad_scale, float root, float rest, int n) {
+                                float* average, const float* scale, float grad_scale, float rate,
+                                float beta1, float beta2, float eps, float decay, float root,
+                                float rest, int n) {
+    if (scale) grad_scale = *scale;
+    if (grad_scale - grad_scale != 0.0f) return;
     for (EACH(i, n)) {
         float g = grad[i] * grad_scale;
         float m_new = beta1 * m[i] + (1.0f - beta1) * g;
@@ -67,6 +94,12 @@ extern "C" __global__ void adam(float* param, const float* grad, float* m, float
         param[i] = p;
         if (average) average[i] += rest * (p - average[i]);
     }
+}
+
+// scale = the factor that brings a gradient down to max_norm, or nan (kernels/reference.py).
+extern "C" __global__ void clip_scale(const double* squared_norm, float max_norm, float* scale) {
+    double norm = sqrt(*squared_norm);
+    *scale = (float)(max_norm / (norm > max_norm ? norm : max_norm) + (norm - norm));
 }
 
 // average = decay average + (1 - decay) param with rest = 1 - decay

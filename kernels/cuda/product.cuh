@@ -35,27 +35,26 @@ struct Tile {
     __device__ static int row() { return threadIdx.x / (COLUMNS / 4) * 4; }
     __device__ static int column() { return threadIdx.x % (COLUMNS / 4) * 4; }
 
-    // The sums over the depths from `start` to `end` of the tile that begins at (row0, column0).
+    __device__ void clear() {
+#pragma unroll
+        for (int i = 0; i < 16; i++) sums[i / 4][i % 4] = 0.0f;
+    }
+    // Add the sums over depths from `start` to `end`, of the tile that begins at (row0, column0).
     template <class P>
     __device__ void add_up(const P& p, float* memory, int row0, int column0, int start, int end) {
-        float* a[2] = {memory, memory + DEPTH * LINE_A};
-        float* b[2] = {a[1] + DEPTH * LINE_A, a[1] + DEPTH * (LINE_A + LINE_B)};
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-#pragma unroll
-            for (int j = 0; j < 4; j++) sums[i][j] = 0.0f;
-        }
+        float *a = memory, *b = memory + 2 * DEPTH * LINE_A;
         Fetch<P> next;
         next.load(p, row0, column0, start, end);
-        to_shared(next, a[0], b[0]);
+        to_shared(next, a, b);
         __syncthreads();
         for (int half = 0; start < end; start += DEPTH, half ^= 1) {
+            const float *a_now = a + half * DEPTH * LINE_A, *b_now = b + half * DEPTH * LINE_B;
             bool more = start + DEPTH < end;
             if (more) next.load(p, row0, column0, start + DEPTH, end);
 #pragma unroll
             for (int d = 0; d < DEPTH; d++) {
-                float4 a4 = *(const float4*)&a[half][d * LINE_A + row()];
-                float4 b4 = *(const float4*)&b[half][d * LINE_B + column()];
+                float4 a4 = *(const float4*)&a_now[d * LINE_A + row()];
+                float4 b4 = *(const float4*)&b_now[d * LINE_B + column()];
                 float rows[4] = {a4.x, a4.y, a4.z, a4.w}, columns[4] = {b4.x, b4.y, b4.z, b4.w};
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
@@ -63,7 +62,8 @@ struct Tile {
                     for (int j = 0; j < 4; j++) sums[i][j] += rows[i] * columns[j];
                 }
             }
-            if (more) to_shared(next, a[half ^ 1], b[half ^ 1]);
+            int other = half ^ 1;
+            if (more) to_shared(next, a + other * DEPTH * LINE_A, b + other * DEPTH * LINE_B);
             __syncthreads();
         }
     }
@@ -83,6 +83,7 @@ struct Tile {
 template <class P> __device__ void product(const P& p) {
     __shared__ __align__(16) float memory[MEMORY];
     Tile tile;
+    tile.clear();
     tile.add_up(p, memory, blockIdx.x * TILE, blockIdx.y * COLUMNS, 0, p.depth());
     tile.store(p, blockIdx.x * TILE, blockIdx.y * COLUMNS);
 }

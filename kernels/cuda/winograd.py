@@ -1,5 +1,7 @@
 """Rung 5 as a sequence of launches: to points, 36 products, and back (conv5_winograd.cu)."""
 
+from collections.abc import Sequence
+
 from minddpm.backend import Array
 from minddpm.kernels.compose import Parts
 from minddpm.kernels.cuda.convolution import Gradients, Sizes, register_tile
@@ -63,15 +65,17 @@ def forward(
 
 
 def backward(
-    s: Sizes, gy: Array, xs: Parts, w: Array, *, up: int = 0, need_gx: bool = True
-) -> Gradients:
+    s: Sizes, gy: Array, xs: Parts, w: Array, *, up: int = 0, need_gx: bool = True,
+    plus: Sequence[Array | None] = (),
+) -> Gradients:  # fmt: skip
     """convolution.backward for one part that is not doubled."""
     xp, (x,) = cupy(), xs
     gx = None
     if need_gx:
         # x(h) meets gy(h + top - kh): a convolution of gy, padded by 2 - top, with w turned.
         gx = xp.empty(x.shape, "float32")
-        _convolved(gy, w, gx, 2 - s.top, 2 - s.left, True)
+        extra = plus[0] if plus else None
+        _convolved(gy, w, gx, 2 - s.top, 2 - s.left, True, extra=extra)
     tiles = _tiles(s.N, s.OH, s.OW)
     v = _to_points(x, tiles, s.top, s.left)
     d, du = (xp.empty(n, "float32") for n in ((36, tiles[0], s.K), (36, s.C, s.K)))
@@ -88,7 +92,7 @@ def backward(
     none = (None,) * 2
     launch(
         rung.file, "conv2d_gradients", (s.N * groups,), rung.block, gy, *none, 0, 0, None, *none,
-        None, gshift, gbias, None, counters(groups), 0, 0, 1, *s, aligned(gy),
+        *none, None, gshift, gbias, None, counters(groups), 0, 0, 1, *s, aligned(gy),
         options=rung.options,
     )  # fmt: skip
     return Gradients(None if gx is None else (gx,), gw, gshift, gbias)

@@ -7,7 +7,9 @@
 
 build.py makes a library of a .cu file with g++ and shim.h; half.h and wmma.h stand for CUDA's own
 cuda_fp16.h and mma.h; runtime.cc runs its kernels, one fiber for each CUDA thread; memory.py guards
-the arrays; launch.py checks what is passed. cupy_on_cpu.py is a stand-in for CuPy on top of that.
+the arrays; launch.py checks what is passed. With mode="race" every access to memory is checked
+(race.cc), with mode="profile" counted (profile.py). cupy_on_cpu.py is a stand-in for CuPy on top of
+that.
 """
 
 from minddpm.kernels.emulator.launch import EmulatorError, Library

@@ -6,19 +6,31 @@ no C++ declaration says. Each becomes a reference into the block's memory, on th
 
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 from minddpm.errors import InputError
 from minddpm.files import cache_directory
 
 HERE = Path(__file__).parent
+# For each mode, the parts of the machine beyond those that every mode has.
+MODES = {
+    "plain": (),
+    "race": ("access.cc", "order.cc", "race.cc"),
+    "profile": ("access.cc", "profile.cc"),
+}
+MACHINE = ("runtime.cc", "fibers.cc", "shared.cc")
 # Casts between float* and float4* are everyday CUDA, hence no aliasing by type. DWARF 4, as some
 # addr2line tell the wrong file after #line in version 5.
-FLAGS = ("-std=c++17", "-O2", "-gdwarf-4", "-fPIC", "-fno-strict-aliasing", "-w")
+FLAGS = ("-std=c++17", "-gdwarf-4", "-fPIC", "-fno-strict-aliasing", "-w")
+# To be watched, code is not optimised: every access of the source is made, by itself.
+WATCHED = ("-O0", "-fsanitize=thread")
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 _INCLUDE = re.compile(r'^[ \t]*#include "([^"]+)"[^\n]*$', re.M)
@@ -31,6 +43,7 @@ _STATIC = re.compile(rf"__shared__\s+{_ALIGN}((?:[\w:]+\s+)+)(\w+[^;=]*);")
 _ARRAY = re.compile(r"(\w+)\s*((?:\[[^\]]+\]\s*)*)")
 _BOUNDS = r"(?:__launch_bounds__\(([^,)]+)[^)]*\)\s*)?"
 _KERNEL = re.compile(rf'extern\s+"C"\s+__global__\s+{_BOUNDS}void\s+{_BOUNDS}(\w+)\s*\(')
+_PLACE = re.compile(r"@([0-9a-f]+)@")
 
 
 def expand(source: str, path: str, includes: Path) -> str:
@@ -73,12 +86,12 @@ def translate(text: str) -> str:
     return _STATIC.sub(static, text)
 
 
-def build(source: str, path: str, includes: Path) -> Path:
+def build(source: str, path: str, includes: Path, mode: str = "plain") -> Path:
     """The library of this source, compiled unless the cache has it.
 
     path: the name under which compilers, debuggers and messages show the source. includes: the
-    folder of its .cuh files. Raises InputError without g++, RuntimeError with the compiler's words
-    if it fails.
+    folder of its .cuh files. mode: one of MODES. Raises InputError without a g++ that can do it,
+    RuntimeError with the compiler's words if it fails.
     """
     exports = [
         f"EMULATOR_EXPORT({name}, {most})\n"
@@ -86,41 +99,85 @@ def build(source: str, path: str, includes: Path) -> Path:
     ]
     code = translate(expand(source, path, includes))
     text = f'{code}\n#line 1 "emulator"\n{"".join(exports)}'
-    shim, runtime = HERE / "shim.h", HERE / "runtime.cc"
-    digest = hashlib.sha256("\0".join((text, *FLAGS)).encode())
-    for file in (shim, runtime, *_HEADERS.values()):
+
+    def make(made: Path) -> None:
+        work = made.parent
+        (work / "kernel.cc").write_text(text)
+        how = ("-c", *(WATCHED if MODES[mode] else ("-O2",)), "-include", str(HERE / "shim.h"))
+        _compile(path, *how, str(work / "kernel.cc"), "-o", str(work / "kernel.o"))
+        objects = str(work / "kernel.o"), str(_machine(mode))
+        _compile(path, "-shared", "-Wl,-Bsymbolic", *objects, "-o", str(made))
+
+    return _cached(f"{mode}\0{text}", ".so", make)
+
+
+def _machine(mode: str) -> Path:
+    """What kernels of this mode are linked with, in one object file."""
+    parts = [str(HERE / name) for name in (*MACHINE, *MODES[mode])]
+
+    def make(made: Path) -> None:
+        _compile("the emulator", "-O2", "-r", "-nostdlib", *parts, "-o", str(made))
+
+    return _cached(mode, ".o", make)
+
+
+def _cached(what: str, ending: str, make: Callable[[Path], None]) -> Path:
+    """The file that `make` makes, in a folder of its own, unless the cache has it."""
+    digest = hashlib.sha256(f"{what}\0{_compiler()}\0{FLAGS}{WATCHED}".encode())
+    for file in sorted((*HERE.glob("*.h"), *HERE.glob("*.cc"))):
         digest.update(file.read_bytes())
-    library = cache_directory("emulator") / f"{digest.hexdigest()[:24]}.so"
-    if not library.exists():
-        compiler = shutil.which("g++")
-        if compiler is None:
-            raise InputError(
-                "the CUDA emulator needs g++, which is not installed: install it (the package g++ "
-                "of Debian and Ubuntu)."
-            )
-        with tempfile.TemporaryDirectory(dir=library.parent) as work:
-            cpp, made = Path(work, "kernel.cc"), Path(work, library.name)
-            cpp.write_text(text)
-            command = [
-                compiler, *FLAGS, "-shared", "-Wl,-Bsymbolic",
-                "-include", str(shim), str(cpp), "-x", "c++", str(runtime), "-o", str(made), "-ldl",
-            ]  # fmt: skip
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(f"g++ does not compile {path}:\n{done.stderr}")
-            os.replace(made, library)  # two processes may have built it
-    return library
+    kept = cache_directory("emulator") / f"{digest.hexdigest()[:24]}{ending}"
+    if not kept.exists():
+        with tempfile.TemporaryDirectory(dir=kept.parent) as work:
+            made = Path(work, kept.name)
+            make(made)
+            os.replace(made, kept)  # two processes may have built it
+    return kept
 
 
-def source_lines(library: Path, text: str) -> str:
+@cache
+def _compiler() -> str:
+    """Which g++ this is, for which machine. Raises InputError if there is none."""
+    if shutil.which("g++") is None:
+        raise InputError(
+            "the CUDA emulator needs g++, which is not installed: install it (the package g++ of "
+            "Debian and Ubuntu)."
+        )
+    version = subprocess.run(["g++", "--version"], capture_output=True, text=True).stdout
+    return f"{platform.machine()} {version}"
+
+
+def _compile(what: str, *arguments: str) -> None:
+    done = subprocess.run(["g++", *FLAGS, *arguments], capture_output=True, text=True)
+    if done.returncode and "-fsanitize=thread" in done.stderr:
+        raise InputError(
+            "the modes race and profile need a g++ that knows -fsanitize=thread, and this one does "
+            "not: use the plain mode, or g++ on x86-64 or ARM64 Linux."
+        )
+    if done.returncode:
+        raise RuntimeError(f"g++ does not compile {what}:\n{done.stderr}")
+
+
+def source_lines(library: Path, offsets: Iterable[int]) -> dict[int, str]:
+    """The "file:line" of each of these offsets into the library."""
+    offsets = list(dict.fromkeys(offsets))
+    command = ["addr2line", "-a", "-i", "-e", str(library), *map(hex, offsets)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return dict.fromkeys(offsets, "somewhere")
+    lines = {}
+    answers = re.split(r"^0x\w+\n", done.stdout, flags=re.M)[1:]
+    for offset, answer in zip(offsets, answers, strict=True):
+        # What was inlined comes first: of that, what the emulator has is not the kernel's own.
+        frames = [line.partition(" (")[0] for line in answer.splitlines()]  # no discriminator
+        own = [frame for frame in frames if not frame.startswith(f"{HERE}/")]
+        lines[offset] = Path((own or frames)[0]).name
+    return lines
+
+
+def with_source_lines(library: Path, text: str) -> str:
     """text with every @offset@ into the library as "file:line"."""
-
-    def line(found: re.Match[str]) -> str:
-        command = ["addr2line", "-e", str(library), hex(int(found[1], 16))]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True)
-        except FileNotFoundError:
-            return "somewhere"
-        return Path(done.stdout.partition(" (")[0].strip()).name  # without a discriminator
-
-    return re.sub(r"@([0-9a-f]+)@", line, text)
+    places = [int(found, 16) for found in _PLACE.findall(text)]
+    lines = source_lines(library, places)
+    return _PLACE.sub(lambda found: lines[int(found[1], 16)], text)

@@ -1,70 +1,51 @@
 """The array class of the stand-in for CuPy: a NumPy array that refuses to be taken for one.
 
 Its values lie in the emulator's guarded memory, and NumPy computes on them. What CuPy refuses, this
-class refuses too: nothing goes to the host or comes from there unless the code says so. `stats`
-counts what costs time on a GPU. Where CuPy is lenient and NumPy is not, this is not.
+class refuses too: nothing goes to the host or comes from there unless the code says so. What
+costs time on a GPU is counted (cupy_state.py). Where CuPy is lenient and NumPy is not, this is not.
 """
 
 from __future__ import annotations
 
 import importlib
-import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from minddpm.kernels.emulator import memory
+from minddpm.kernels.emulator import cupy_memory, memory
+from minddpm.kernels.emulator.cupy_state import (
+    copy_from_host,
+    launch_array_code,
+    stats,
+    synchronise,
+)
+
+# What NumPy's functions take and CuPy's do not, or under another name.
+UFUNC_OPTIONS = {"out", "dtype", "casting"}
+NOT_IN_CUPY = {"where", "initial", "mean", "correction", "subok", "device", "like"}
+NOT_IN_THIS = {
+    np.clip: {"min", "max"}, np.stack: {"arrays"},
+    np.reshape: {"shape", "copy"}, np.ndarray.reshape: {"copy"},
+    np.take: {"mode"}, np.ndarray.take: {"mode"}, np.lib.stride_tricks.as_strided: {"writeable"},
+}  # fmt: skip
 
 
-@dataclass
-class Stats:
-    """How often the program did what a GPU makes it wait for, or what it was asked to run."""
-
-    synchronisations: int = 0
-    to_device: int = 0  # copies from the host
-    to_host: int = 0
-    launches: int = 0  # of raw kernels; what NumPy computes here is not counted
-
-    def reset(self) -> None:
-        """Count from zero again."""
-        self.__init__()
-
-
-class CUDARuntimeError(RuntimeError):
-    """What CUDA refuses; CuPy has a class of this name."""
-
-
-@dataclass
-class Capture:
-    """What a stream has recorded so far; None while no stream records."""
-
-    launches: list[Callable[[], None]] | None = None
-
-    def forbids(self, what: str) -> None:
-        """Raise CUDARuntimeError if a stream is recording."""
-        if self.launches is not None:
-            raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} during a capture")
-
-
-# CuPy would record this as well, but what NumPy does cannot be put off.
-ARRAY_CODE = "array code (the stand-in records raw kernels only)"
-stats = Stats()
-capture = Capture()
-
-
-def synchronise(what: str) -> None:
-    """The host waits for the device here; impossible during a capture."""
-    capture.forbids(what)
-    stats.synchronisations += 1
+def refuses(function: Callable[..., Any], option: str) -> bool:
+    """Whether CuPy's function of this name does not take an option that NumPy's takes."""
+    if isinstance(function, np.ufunc):
+        return option not in UFUNC_OPTIONS
+    return option in NOT_IN_CUPY or option in NOT_IN_THIS.get(function, ())
 
 
 def compute(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """A NumPy function of stand-ins, as a stand-in."""
+    for name in options:
+        if refuses(function, name):
+            raise TypeError(f"cupy's {function.__name__} takes no {name}")
     if options.get("out") is not None:
-        capture.forbids(ARRAY_CODE)
+        launch_array_code()
     options = {name: unwrap(value) for name, value in options.items()}
     return wrap(function(*map(unwrap, arguments), **options))
 
@@ -79,12 +60,18 @@ def unwrap(x: Any) -> Any:
 
 
 def wrap(result: Any) -> Any:
-    """A stand-in for each array and each NumPy scalar: with CuPy a sum is an array, too."""
+    """A stand-in for each result that is an array or a number: with CuPy a sum is an array, too."""
     if isinstance(result, (list, tuple)):
         return type(result)(map(wrap, result))
-    if not isinstance(result, (np.ndarray, np.generic)):
+    if not isinstance(result, (np.ndarray, np.generic, bool)):  # array_equal gives a bool
         return result
-    values = np.asarray(result)
+    if not memory.holds(result):
+        launch_array_code()
+    return place(np.asarray(result))
+
+
+def place(values: np.ndarray) -> ndarray:
+    """The values on the device: themselves if they lie there, else a copy."""
     if values.dtype.kind not in "biufc":
         raise ValueError(f"Unsupported dtype {values.dtype}")
     x = object.__new__(ndarray)
@@ -94,11 +81,10 @@ def wrap(result: Any) -> Any:
 
 def _on_device(values: np.ndarray) -> np.ndarray:
     """A copy with its axes in the same order in memory: a transposed result stays transposed."""
-    capture.forbids(ARRAY_CODE)
     if values.flags.c_contiguous:
-        return memory.array(values)
+        return cupy_memory.array(values)
     order = sorted(range(values.ndim), key=lambda axis: -values.strides[axis])
-    return memory.array(values.transpose(order)).transpose(np.argsort(order))
+    return cupy_memory.array(values.transpose(order)).transpose(np.argsort(order))
 
 
 def _operand(x: Any) -> Any:
@@ -115,8 +101,7 @@ def _index(key: Any) -> Any:
     if isinstance(key, tuple):
         return tuple(map(_index, key))
     if isinstance(key, (np.ndarray, list)):
-        capture.forbids("an index from the host")
-        stats.to_device += 1
+        copy_from_host(None, pinned=True)
         return key
     return unwrap(key)
 
@@ -134,7 +119,7 @@ class ndarray:  # noqa: N801 - CuPy's name
     __array_priority__ = 100
 
     def __init__(self, shape: int | tuple[int, ...], dtype: Any = float):
-        self._values = memory.empty(shape, dtype)
+        self._values = cupy_memory.empty(shape, dtype)
 
     # --- to the host, and from there -------------------------------------------------------------
 
@@ -144,15 +129,19 @@ class ndarray:  # noqa: N801 - CuPy's name
         stats.to_host += 1
         return self._values.copy()
 
-    def set(self, values: np.ndarray) -> None:
-        """Take the values of a NumPy array of the same shape and type."""
-        if not isinstance(values, np.ndarray):
+    def set(self, arr: np.ndarray, stream: Any = None) -> None:
+        """Take the values of a NumPy array of the same shape and type.
+
+        From pinned memory that is a copy for which nobody waits (HostCopies).
+        """
+        if not isinstance(arr, np.ndarray):
             raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
-        if values.dtype != self.dtype or values.shape != self.shape:
-            raise TypeError(f"{values.dtype} {values.shape} set to {self.dtype} {self.shape}")
-        capture.forbids("set")
-        stats.to_device += 1
-        self._values[...] = values
+        if arr.dtype != self.dtype:
+            raise TypeError(f"{arr.dtype} array cannot be set to {self.dtype} array")
+        if arr.shape != self.shape:
+            raise ValueError(f"Shape mismatch. Old shape: {self.shape}, new shape: {arr.shape}")
+        copy_from_host(arr, cupy_memory.is_pinned(arr))
+        self._values[...] = arr
 
     def item(self) -> Any:
         """The only value, as a Python number."""
@@ -173,9 +162,6 @@ class ndarray:  # noqa: N801 - CuPy's name
 
     def __float__(self) -> float:
         return float(self.item())
-
-    def __index__(self) -> int:
-        return operator.index(self.item())
 
     def __repr__(self) -> str:
         return repr(self.get())
@@ -214,13 +200,23 @@ class ndarray:  # noqa: N801 - CuPy's name
         if isinstance(value, np.ndarray) and value.ndim == 0:
             value = value[()]
         value = _operand(value)
-        capture.forbids(ARRAY_CODE)
+        launch_array_code()
         self._values[_index(key)] = value
 
     @property
     def data(self) -> SimpleNamespace:
         """Where the first value lies, as .ptr."""
         return SimpleNamespace(ptr=self._values.ctypes.data)
+
+    @property
+    def flags(self) -> SimpleNamespace:
+        """How the values lie in memory; those of CuPy cannot be written to, either."""
+        flags = self._values.flags
+        return SimpleNamespace(
+            c_contiguous=flags.c_contiguous,
+            f_contiguous=flags.f_contiguous,
+            owndata=flags.owndata,
+        )
 
     @property
     def T(self) -> ndarray:  # noqa: N802
@@ -253,7 +249,7 @@ def _into(out: Any, ufunc: np.ufunc, *inputs: Any, **options: Any) -> Any:
 
 # --- what NumPy has and the stand-in only hands on -----------------------------------------------
 
-ATTRIBUTES = ("dtype", "flags", "itemsize", "nbytes", "ndim", "shape", "size", "strides")
+ATTRIBUTES = ("dtype", "itemsize", "nbytes", "ndim", "shape", "size", "strides")
 METHODS = (
     "all", "any", "argmax", "argmin", "astype", "clip", "copy", "cumsum", "dot", "flatten", "max",
     "mean", "min", "prod", "ravel", "repeat", "reshape", "round", "squeeze", "std", "sum",
@@ -276,9 +272,13 @@ def _attribute(name: str) -> property:
 
 
 def _method(name: str) -> Callable[..., Any]:
-    return lambda self, *arguments, **options: compute(
-        getattr(np.ndarray, name), self, *arguments, **options
-    )
+    function = getattr(np.ndarray, name)
+
+    def apply(self: ndarray, *arguments: Any, **options: Any) -> Any:
+        return compute(function, self, *arguments, **options)
+
+    apply.__wrapped__ = function  # whose signature it has
+    return apply
 
 
 def _comes_first(other: Any) -> bool:
@@ -313,6 +313,7 @@ for _name, _ufunc in (COMPARISONS | ARITHMETIC).items():
     setattr(ndarray, f"__{_name}__", _binary(_ufunc))
 for _name, _ufunc in ARITHMETIC.items():
     setattr(ndarray, f"__r{_name}__", _reflected(_ufunc))
-    setattr(ndarray, f"__i{_name}__", _in_place(_ufunc))
+    if _name != "matmul":  # x @= y is x = x @ y
+        setattr(ndarray, f"__i{_name}__", _in_place(_ufunc))
 for _name, _ufunc in {"neg": np.negative, "abs": np.absolute, "invert": np.invert}.items():
     setattr(ndarray, f"__{_name}__", _unary(_ufunc))

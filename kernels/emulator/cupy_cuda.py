@@ -9,16 +9,30 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
-from minddpm.kernels.emulator.cupy_array import CUDARuntimeError, capture, ndarray, stats
-from minddpm.kernels.emulator.cupy_array import synchronise as _synchronise
+from minddpm.kernels.emulator.cupy_array import ndarray
+from minddpm.kernels.emulator.cupy_memory import (
+    MemoryPool,
+    OutOfMemoryError,
+    alloc_pinned_memory,
+    using_allocator,
+)
+from minddpm.kernels.emulator.cupy_state import CUDARuntimeError, capture, host_copies, stats
+from minddpm.kernels.emulator.cupy_state import synchronise as _synchronise
 from minddpm.kernels.emulator.launch import Library
 
-# How kernels run: the order of threads and blocks (launch.py).
-emulation = SimpleNamespace(order=0)
+# What CuPy has there, too; raw kernels are in cupy itself.
+__all__ = [
+    "Device", "Event", "Graph", "MemoryPool", "Stream", "alloc_pinned_memory",
+    "get_current_stream", "get_elapsed_time", "memory", "nvrtc", "runtime", "using_allocator",
+]  # fmt: skip
+# How kernels run: the order of threads and blocks, and the mode (launch.py); and what they cost,
+# line by line, where the mode is "profile".
+emulation = SimpleNamespace(order=0, mode="plain", profile=[])
+ARCHITECTURE = "80"  # of the only device, and all that its compiler knows
 SHARED_BYTES = 48 << 10  # of dynamic shared memory, unless a kernel is told to take more
 
 
@@ -28,49 +42,60 @@ SHARED_BYTES = 48 << 10  # of dynamic shared memory, unless a kernel is told to 
 class RawModule:
     """The kernels of a CUDA source, compiled by the emulator when one is first asked for.
 
-    options: "-I<folder>" with its .cuh files and "-D<name>[=<value>]" count; what steers only the
-    speed of the code is left out.
+    options: "-I<folder>" with its .cuh files and "-D<name>[=<value>]" count; CUDA's own headers,
+    and what steers only the speed of the code, are left out.
     """
 
-    def __init__(self, *, code: str, options: tuple[str, ...] = ()):
+    def __init__(self, *, code: str, options: tuple[str, ...] = (), backend: str = "nvrtc"):
         if not isinstance(options, tuple):
             raise TypeError("options must be a tuple")
+        if backend != "nvrtc":
+            raise ValueError(f"the stand-in stands for nvrtc, not for {backend}")
         self.code, self.options = code, options
-        self._library: Library | None = None
+        self._libraries: dict[str, Library] = {}  # by mode
 
     def get_function(self, name: str) -> RawKernel:
         """The kernel of this name. Raises CUDARuntimeError if there is none."""
-        self.compile()
-        if name not in self._library.kernels:
+        if name not in self.library().kernels:
             raise CUDARuntimeError(f"CUDA_ERROR_NOT_FOUND: named symbol not found: {name}")
-        return RawKernel(self._library, name)
+        return RawKernel(self, name)
 
-    def compile(self) -> None:
-        """Compile now. Raises RuntimeError with the compiler's words if it fails."""
-        if self._library is None:
+    def compile(self, log_stream: TextIO | None = None) -> None:
+        """Compile now. Raises RuntimeError with the compiler's words if it fails.
+
+        log_stream: where they would go if it does not; the emulator's compiler has none to say.
+        """
+        self.library()
+
+    def library(self) -> Library:
+        """The kernels in the mode in which they run now. Raises as `compile`."""
+        mode = emulation.mode
+        if mode not in self._libraries:
             defined = [o[2:].partition("=") for o in self.options if o.startswith("-D")]
             lines = [f"#define {name} {value or 1}\n" for name, _, value in defined]
             if lines:
                 lines.append("#line 1\n")  # messages count from the first line of the code
-            self._library = Library("".join(lines) + self.code, self._path())
+            self._libraries[mode] = Library("".join(lines) + self.code, self._path(), mode)
+        return self._libraries[mode]
 
     def _path(self) -> Path:
         """Where the source is, as far as can be told: in the folder of its .cuh files."""
         folders = [Path(o[2:]) for o in self.options if o.startswith("-I")]
-        if len(folders) > 1:
-            raise ValueError(f"the stand-in takes one folder of .cuh files, not {folders}")
         for folder in folders:
             for file in folder.glob("*.cu"):
                 if file.read_text() == self.code:
                     return file
-        return (folders[0] if folders else Path()) / "kernel.cu"
+        ours = [folder for folder in folders if any(folder.glob("*.cuh"))]
+        if len(ours) > 1:
+            raise ValueError(f"the stand-in takes one folder of .cuh files, not {ours}")
+        return (ours[0] if ours else Path()) / "kernel.cu"
 
 
 class RawKernel:
     """A kernel, to be called as CuPy's."""
 
-    def __init__(self, library: Library, name: str):
-        self.name, self._library = name, library
+    def __init__(self, module: RawModule, name: str):
+        self.name, self._module = name, module
         self.max_dynamic_shared_size_bytes = SHARED_BYTES
 
     def __call__(
@@ -97,13 +122,15 @@ class RawKernel:
 
         def run() -> None:
             stats.launches += 1
-            self._library.launch(
-                self.name, grid, block, values, shared=shared_mem, order=emulation.order
-            )
+            stats.raw_launches += 1
+            library = self._module.library()
+            library.launch(self.name, grid, block, values, shared=shared_mem, order=emulation.order)
+            if library.mode == "profile":
+                emulation.profile += library.profile()
 
         if capture.launches is None:
             run()
-        elif get_current_stream().recording:
+        elif get_current_stream()._recording:
             capture.launches.append(run)
         else:
             raise CUDARuntimeError(
@@ -139,7 +166,7 @@ class Stream:
     _entered: list[Stream] = []  # noqa: RUF012 - one for all streams
 
     def __init__(self, null: bool = False, non_blocking: bool = False):
-        self.recording = False
+        self._recording = False
 
     def __enter__(self) -> Stream:
         self._entered.append(self)
@@ -152,19 +179,28 @@ class Stream:
         """Wait until all its work is done."""
         _synchronise("Stream.synchronize")
 
+    def record(self, event: Event | None = None) -> Event:
+        """Record an event, a new one if none is given."""
+        event = event or Event()
+        event.record(self)
+        return event
+
+    def wait_event(self, event: Event) -> None:
+        """What comes after waits for the event, on the device; here all goes in order anyway."""
+
     def begin_capture(self) -> None:
         """From now on record raw kernels instead of running them."""
         if self is Stream.null:
             raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the null stream")
         capture.forbids("begin_capture")
-        capture.launches, self.recording = [], True
+        capture.launches, self._recording = [], True
 
     def end_capture(self) -> Graph:
         """Stop recording; what was recorded."""
-        if not self.recording:
+        if not self._recording:
             raise CUDARuntimeError("cudaErrorIllegalState: the stream does not record")
         graph = Graph(capture.launches)
-        capture.launches, self.recording = None, False
+        capture.launches, self._recording = None, False
         return graph
 
 
@@ -193,20 +229,21 @@ class Event:
     """A moment."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False):
-        self.seconds: float | None = None
+        self._seconds: float | None = None
+        self._copies = 0  # that had begun before it
 
     def record(self, stream: Stream | None = None) -> None:
         """It is now."""
-        self.seconds = time.perf_counter()
+        self._seconds, self._copies = time.perf_counter(), host_copies.begun
 
     def synchronize(self) -> None:
         """Wait for it."""
-        _synchronise("Event.synchronize")
+        _synchronise("Event.synchronize", self._copies)
 
 
-def get_elapsed_time(start: Event, end: Event) -> float:
+def get_elapsed_time(start_event: Event, end_event: Event) -> float:
     """Milliseconds between two recorded events."""
-    return (end.seconds - start.seconds) * 1e3
+    return (end_event._seconds - start_event._seconds) * 1e3
 
 
 # --- the device ----------------------------------------------------------------------------------
@@ -215,7 +252,7 @@ def get_elapsed_time(start: Event, end: Event) -> float:
 class Device:
     """The only device."""
 
-    compute_capability = "80"
+    compute_capability = ARCHITECTURE
 
     def __init__(self, device: int = 0):
         if device != 0:
@@ -236,3 +273,5 @@ runtime = SimpleNamespace(
         "sharedMemPerBlock": SHARED_BYTES, "warpSize": 32,
     },
 )  # fmt: skip
+memory = SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
+nvrtc = SimpleNamespace(getVersion=lambda: (12, 0), getSupportedArchs=lambda: (int(ARCHITECTURE),))

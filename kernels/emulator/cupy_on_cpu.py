@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 
 from minddpm.kernels.emulator import cupy_cuda as cuda
-from minddpm.kernels.emulator import memory
-from minddpm.kernels.emulator.cupy_array import capture, compute, ndarray, stats, wrap
+from minddpm.kernels.emulator.cupy_array import compute, ndarray, place
 from minddpm.kernels.emulator.cupy_cuda import RawKernel, RawModule
-
-__all__ = ["RawKernel", "RawModule", "cuda", "install", "ndarray", "stats"]
+from minddpm.kernels.emulator.cupy_memory import MemoryPool, default_pool, is_pinned
+from minddpm.kernels.emulator.cupy_state import copy_from_host, launch_array_code, stats
 
 # NumPy's functions that need no more than other arrays around them.
 FUNCTIONS = (
@@ -44,6 +43,12 @@ SHARED = (
     "int8", "int16", "int32", "int64", "nan", "newaxis", "pi", "uint8", "uint16", "uint32",
     "uint64",
 )  # fmt: skip
+ITS_OWN = ("install", "stats")  # all other names are CuPy's
+__all__ = [
+    "install", "stats", *FUNCTIONS, *SHARED, "RawKernel", "RawModule", "array", "asarray",
+    "ascontiguousarray", "asnumpy", "cuda", "empty", "empty_like", "get_array_module",
+    "get_default_memory_pool", "get_default_pinned_memory_pool", "lib", "ndarray",
+]  # fmt: skip
 
 
 def _on_stand_ins(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,8 +57,8 @@ def _on_stand_ins(function: Callable[..., Any]) -> Callable[..., Any]:
         out = options.get("out")
         return result if out is None else out
 
-    apply.__name__ = function.__name__
     apply.__doc__ = f"numpy.{function.__name__} on the device."
+    apply.__wrapped__ = function  # whose signature it has
     return apply
 
 
@@ -77,43 +82,51 @@ def empty(shape: int | tuple[int, ...], dtype: Any = float) -> ndarray:
     return ndarray(shape, dtype)
 
 
-def empty_like(x: ndarray, dtype: Any = None) -> ndarray:
-    """A new array of the shape and type of x."""
-    return ndarray(x.shape, dtype or x.dtype)
+def empty_like(prototype: ndarray, dtype: Any = None) -> ndarray:
+    """A new array of the shape and type of another."""
+    return ndarray(prototype.shape, dtype or prototype.dtype)
 
 
-def array(x: Any, dtype: Any = None) -> ndarray:
+def array(obj: Any, dtype: Any = None) -> ndarray:
     """A copy on the device of an array, there or on the host, of a list or a number."""
-    if isinstance(x, ndarray):
-        return compute(np.array, x, dtype)
-    capture.forbids("a copy from the host")
-    stats.to_device += 1
-    return wrap(np.array(x, dtype))
+    if isinstance(obj, ndarray):
+        return compute(np.array, obj, dtype)
+    values = np.array(obj, dtype)
+    if not values.ndim:
+        launch_array_code()  # CuPy fills the array with the number
+    elif isinstance(obj, np.ndarray) and is_pinned(obj) and obj.dtype == values.dtype:
+        copy_from_host(obj, pinned=True)
+    else:
+        copy_from_host(None, pinned=True)  # from CuPy's own pinned memory
+    return place(values)
 
 
-def asarray(x: Any, dtype: Any = None) -> ndarray:
-    """x itself if it is on the device and has the type, else a copy."""
-    if isinstance(x, ndarray) and dtype in (None, x.dtype):
-        return x
-    return array(x, dtype)
+def asarray(a: Any, dtype: Any = None) -> ndarray:
+    """The array itself if it is on the device and has the type, else a copy."""
+    if isinstance(a, ndarray) and dtype in (None, a.dtype):
+        return a
+    return array(a, dtype)
 
 
-def ascontiguousarray(x: Any, dtype: Any = None) -> ndarray:
-    """x itself if it is C-contiguous and has the type, else a copy that is."""
-    x = asarray(x, dtype)
-    return x if x.flags.c_contiguous else compute(np.ascontiguousarray, x)
+def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
+    """The array itself if it is C-contiguous and has the type, else a copy that is."""
+    a = asarray(a, dtype)
+    return a if a.flags.c_contiguous else compute(np.ascontiguousarray, a)
 
 
-def asnumpy(x: Any) -> np.ndarray:
-    """x on the host."""
-    return x.get() if isinstance(x, ndarray) else np.asarray(x)
+def asnumpy(a: Any) -> np.ndarray:
+    """The array on the host."""
+    return a.get() if isinstance(a, ndarray) else np.asarray(a)
 
 
-def get_default_memory_pool() -> SimpleNamespace:
-    """The bytes in use; there is no pool behind it."""
-    return SimpleNamespace(
-        used_bytes=memory.used_bytes, total_bytes=memory.used_bytes, free_all_blocks=lambda: None
-    )
+def get_array_module(*args: Any) -> ModuleType:
+    """This module if one of the arguments is an array of the device, else NumPy."""
+    return sys.modules[__name__] if any(isinstance(a, ndarray) for a in args) else np
+
+
+def get_default_memory_pool() -> MemoryPool:
+    """Where arrays get their memory unless using_allocator says otherwise."""
+    return default_pool
 
 
 def get_default_pinned_memory_pool() -> SimpleNamespace:

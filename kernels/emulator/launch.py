@@ -5,15 +5,19 @@ float for a float parameter is 8 bytes where 4 are read. On a GPU that is a wron
 here it is an error.
 """
 
+import bisect
 import ctypes
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from minddpm.errors import InputError
 from minddpm.kernels.emulator import memory
-from minddpm.kernels.emulator.build import build, kernels, source_lines
+from minddpm.kernels.emulator.build import MODES, build, kernels, source_lines, with_source_lines
+from minddpm.kernels.emulator.profile import Line
 
 KINDS = {"f": "floating-point", "i": "signed", "u": "unsigned"}
 
@@ -35,20 +39,47 @@ class _Dim3(ctypes.Structure):
         return cls(*sizes, *(1,) * (3 - len(sizes)))
 
 
+class _DeviceArray(ctypes.Structure):  # access.h
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("before", "start", "end", "after")),
+        ("poison", ctypes.c_uint64),
+        ("argument", ctypes.c_int64),
+        ("table", ctypes.c_int64),
+    ]  # fmt: skip
+
+
+class _Cost(ctypes.Structure):  # profile.cc
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in (
+            "place", "shared", "kind", "requests", "bytes", "transactions", "ideal", "worst",
+        )
+    ]  # fmt: skip
+
+
 class Library:
     """The kernels of one .cu source, to be launched by name.
 
     path: what the source is called in messages, in debuggers, and where it finds its .cuh files.
+    mode: "plain"; "race", in which every access to memory is checked: it has to lie in an array, be
+    aligned, not read what nobody wrote, and not race with another thread's; or "profile", in which
+    they are counted.
+    Raises InputError without a g++ that can build it.
     """
 
-    def __init__(self, source: str, path: str | Path = "kernel.cu"):
+    def __init__(self, source: str, path: str | Path = "kernel.cu", mode: str = "plain"):
+        if mode not in MODES:
+            raise InputError(f"there is no mode {mode!r} of the emulator: {', '.join(MODES)}.")
         described = source, str(path), Path(path).parent
-        self.file, self.kernels = build(*described), kernels(*described)
+        self.path, self.mode = path, mode
+        self.file, self.kernels = build(*described, mode), kernels(*described)
         self._library = ctypes.CDLL(str(self.file))
+        self._costs: list[tuple[str, _Cost]] = []
         self._parameters: dict[str, list[str]] = {}
         for name in self.kernels:
             text = ctypes.create_string_buffer(400)
-            getattr(self._library, f"emulator_describe_{name}")(text)
+            with _one_at_a_time:
+                getattr(self._library, f"emulator_describe_{name}")(text)
             codes = text.value.decode()
             self._parameters[name] = [codes[i : i + 3] for i in range(0, len(codes), 3)]
 
@@ -82,18 +113,75 @@ class Library:
         pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
         error = ctypes.create_string_buffer(1000)
         with _one_at_a_time:
+            if self.mode != "plain":
+                self._describe_arrays(arguments)
             self._library.emulator_order(ctypes.c_uint(order))
             failed = getattr(self._library, f"emulator_launch_{name}")(
                 ctypes.byref(_Dim3.of(grid)), ctypes.byref(_Dim3.of(block)),
                 ctypes.c_size_t(shared), pointers, error, ctypes.c_size_t(len(error)),
             )  # fmt: skip
+            if self.mode == "profile" and not failed:
+                self._costs += [(name, cost) for cost in self._last_costs()]
         if failed:
-            raise EmulatorError(f"{name}: {source_lines(self.file, error.value.decode())}")
+            raise EmulatorError(f"{name}: {with_source_lines(self.file, error.value.decode())}")
         for i, argument in enumerate(arguments):
             if isinstance(argument, np.ndarray) and (where := memory.overwritten(argument)):
                 raise EmulatorError(
                     f"{name} wrote {where} argument {i}, an array of shape {argument.shape}"
                 )
+
+    def _describe_arrays(self, arguments: tuple[Any, ...]) -> None:
+        """Tell the library where the arrays of the device are, and which of them were passed."""
+        extents = memory.extents()
+        starts = [e.start for e in extents]
+        passed: dict[int, int] = {}
+        named: dict[int, int] = {}  # whose address is a number in an argument
+        for i, argument in enumerate(arguments):
+            if not isinstance(argument, np.ndarray):
+                continue
+            passed.setdefault(memory.extent_of(argument).start, i)
+            if argument.dtype == np.uint64:
+                for address in argument.ravel().tolist():
+                    n = bisect.bisect(starts, address) - 1
+                    if n >= 0 and address < extents[n].guard:
+                        named.setdefault(starts[n], i)
+        arrays = (_DeviceArray * len(extents))()
+        for array, (front, start, end, guard, poison) in zip(arrays, extents, strict=True):
+            array.before, array.start = front - memory.GUARD, start
+            array.end, array.after = end, guard + memory.GUARD
+            array.poison = int.from_bytes(poison, sys.byteorder)
+            array.argument, array.table = passed.get(start, -1), named.get(start, -1)
+        self._library.emulator_arrays(arrays, ctypes.c_size_t(len(extents)))
+
+    def _last_costs(self) -> ctypes.Array:
+        count = self._library.emulator_profile(None, ctypes.c_size_t(0))
+        costs = (_Cost * count)()
+        self._library.emulator_profile(costs, ctypes.c_size_t(count))
+        return costs
+
+    def profile(self) -> list[Line]:
+        """What the launches cost that were made since it was last asked, by kernel and line."""
+        if self.mode != "profile":
+            raise InputError(f'{self.path} runs in mode {self.mode}: load it with mode="profile".')
+        places = source_lines(self.file, (cost.place for _, cost in self._costs))
+        totals: dict[tuple[str, ...], list[int]] = {}
+        for kernel, cost in self._costs:
+            space = "shared" if cost.shared else "global"
+            key = (kernel, places[cost.place], space, ("load", "store", "atomic")[cost.kind])
+            *sums, worst = totals.setdefault(key, [0] * 5)
+            more = cost.requests, cost.bytes, cost.transactions, cost.ideal
+            totals[key] = [*map(sum, zip(sums, more, strict=True)), max(worst, cost.worst)]
+        self._costs = []
+        return sorted(
+            (Line(*key, *numbers) for key, numbers in totals.items()),
+            key=lambda line: (line.kernel, _by_number(line.place), line.space, line.kind),
+        )
+
+
+def _by_number(place: str) -> tuple[str, int]:
+    """A "file:line" so that line 9 comes before line 10."""
+    file, _, line = place.partition(":")
+    return file, int(line) if line.isdigit() else 0
 
 
 def _as_parameter(what: str, argument: Any, parameter: str) -> Any:

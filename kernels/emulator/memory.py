@@ -25,7 +25,7 @@ _mprotect = ctypes.CDLL(None).mprotect
 _mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
-class _Extent(NamedTuple):
+class Extent(NamedTuple):
     """Addresses where the red zone, the array, the bytes behind it, the guard begin; the poison."""
 
     front: int
@@ -35,7 +35,7 @@ class _Extent(NamedTuple):
     poison: bytes
 
 
-_live: dict[int, _Extent] = {}  # by the address of the array
+_live: dict[int, Extent] = {}  # by the address of the array
 
 
 def empty(shape: int | tuple[int, ...], dtype: str | np.dtype = "float32") -> np.ndarray:
@@ -53,7 +53,7 @@ def empty(shape: int | tuple[int, ...], dtype: str | np.dtype = "float32") -> np
         raise MemoryError("the guard pages of an array could not be set up")
     block = np.frombuffer(memory, np.uint8, padded, GUARD + pages - padded)
     start = front + pages - padded
-    _live[start] = _Extent(front, start, start + nbytes, front + pages, poison)
+    _live[start] = Extent(front, start, start + nbytes, front + pages, poison)
     weakref.finalize(block, _live.pop, start)  # every view of it keeps it alive
     return block[:nbytes].view(dtype).reshape(shape)
 
@@ -66,23 +66,33 @@ def array(values: np.ndarray) -> np.ndarray:
     return copy
 
 
-def holds(x: np.ndarray) -> bool:
-    """Whether x is an array of the device, or a view of one."""
+def owner(x: np.ndarray) -> object | None:
+    """The buffer in which the values of x lie; None where NumPy found the memory itself."""
     base = x
     while base is not None and not isinstance(base, memoryview):
         base = getattr(base, "base", None)  # some of NumPy's views have helpers between them
-    return base is not None and isinstance(base.obj, mmap.mmap)
+    return None if base is None else base.obj
 
 
-def used_bytes() -> int:
-    """What the arrays that are alive take, without their surroundings."""
-    return sum(extent.end - extent.start for extent in list(_live.values()))
+def holds(x: np.ndarray) -> bool:
+    """Whether x is an array of the device, or a view of one."""
+    return isinstance(owner(x), mmap.mmap)
+
+
+def extents() -> list[Extent]:
+    """Of all arrays that are alive, by address."""
+    return sorted(list(_live.values()))
+
+
+def extent_of(x: np.ndarray) -> Extent:
+    """Of the array of which x is (a part)."""
+    at = x.ctypes.data
+    return next(e for e in list(_live.values()) if e.start <= at < e.guard)
 
 
 def overwritten(x: np.ndarray) -> str | None:
     """Where a kernel wrote outside of the array of which x is (a part), "before" it or "behind"."""
-    at = x.ctypes.data
-    extent = next(e for e in _live.values() if e.start <= at < e.guard)
+    extent = extent_of(x)
     front = ctypes.string_at(extent.front, extent.start - extent.front)
     if front != extent.poison * (len(front) // 8):
         return "before"

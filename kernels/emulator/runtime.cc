@@ -8,7 +8,7 @@
 // What it checks: limits of a launch, barriers that not all threads reach, warp operations whose
 // lanes disagree, writes beyond a shared array, accesses to memory that is not there.
 
-#include "shim.h"
+#include "machine.h"
 
 #include <algorithm>
 #include <csetjmp>
@@ -17,125 +17,20 @@
 #include <cstdio>
 #include <numeric>
 #include <random>
-#include <string>
-#include <vector>
 
-#include <dlfcn.h>
-#include <sys/mman.h>
 #include <ucontext.h>
-
-#undef threadIdx
-#undef blockIdx
-#undef blockDim
-#undef gridDim
 
 namespace emulator {
 
-Thread* current;
 uint3 block_index;
 dim3 block_size, grid_size;
-
-namespace {
-
-// --- fibers -----------------------------------------------------------------------------------
-
-constexpr size_t STACK = 1 << 16, PAGE = 1 << 12;
-enum State { READY, AT_BARRIER, IN_WARP, DONE };
-
-struct Fiber : Thread {
-    State state;
-    int line;  // where it waits
-    unsigned mask;  // of the warp operation that it waits for
-    char* stack = nullptr;
-    void* at = nullptr;  // its stack pointer while others run
-    alignas(16) char values[32 * 16];  // what the lanes of its last warp operation gave
-};
-
-std::vector<Fiber> fibers;
-size_t threads;  // of a block: the fibers in use
-void* scheduler;
-
-void (*kernel)(void*);
-void* kernel_arguments;
-
-#if defined(__x86_64__)
-// Save the registers that a function must keep and the stack pointer, and take those of another.
-extern "C" void emulator_switch(void** from, void* to);
-asm(R"(
-    .text
-    .globl emulator_switch
-    .hidden emulator_switch
-    .type emulator_switch, @function
-emulator_switch:
-    pushq %rbp
-    pushq %rbx
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
-    movq %rsp, (%rdi)
-    movq %rsi, %rsp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbx
-    popq %rbp
-    ret
-    .size emulator_switch, . - emulator_switch
-)");
-
-[[noreturn]] void run_kernel();
-
-void prepare(Fiber& f) {
-    void** top = reinterpret_cast<void**>(f.stack + STACK);
-    *--top = nullptr;  // where run_kernel would return to; keeps its stack aligned
-    *--top = reinterpret_cast<void*>(run_kernel);
-    for (int i = 0; i < 6; i++) *--top = nullptr;  // the registers
-    f.at = top;
-}
-void resume(Fiber& f) {
-    current = &f;
-    emulator_switch(&scheduler, f.at);
-}
-void wait(Fiber& f) { emulator_switch(&f.at, scheduler); }
-#else
-// Everywhere else: the C library's own, slower way.
-[[noreturn]] void run_kernel();
-ucontext_t scheduler_context;
-
-ucontext_t& context(Fiber& f) { return *static_cast<ucontext_t*>(f.at); }
-void prepare(Fiber& f) {
-    if (!f.at) f.at = new ucontext_t;
-    getcontext(&context(f));
-    context(f).uc_stack.ss_sp = f.stack;
-    context(f).uc_stack.ss_size = STACK;
-    context(f).uc_link = nullptr;
-    makecontext(&context(f), reinterpret_cast<void (*)()>(run_kernel), 0);
-}
-void resume(Fiber& f) {
-    current = &f;
-    swapcontext(&scheduler_context, &context(f));
-}
-void wait(Fiber& f) { swapcontext(&context(f), &scheduler_context); }
-#endif
-
-[[noreturn]] void run_kernel() {
-    for (;;) {  // once for each block
-        kernel(kernel_arguments);
-        Fiber& f = static_cast<Fiber&>(*current);
-        f.state = DONE;
-        wait(f);
-    }
-}
-
-Fiber& me() { return static_cast<Fiber&>(*current); }
+Watcher* watcher;
 
 // --- errors -----------------------------------------------------------------------------------
 
-std::string failure;
+static std::string failure;
 
-__attribute__((format(printf, 1, 2))) void fail(const char* format, ...) {
+void fail(const char* format, ...) {
     if (!failure.empty()) return;  // the first one caused the others
     char text[500];
     va_list arguments;
@@ -145,74 +40,35 @@ __attribute__((format(printf, 1, 2))) void fail(const char* format, ...) {
     failure = text;
 }
 
-std::string position(const Thread& t) {
+// The linker's name for where the library begins, in memory.
+extern "C" __attribute__((visibility("hidden"))) const char __ehdr_start[];
+
+uint32_t place_of(const void* instruction) {
+    return uint32_t(static_cast<const char*>(instruction) - __ehdr_start);
+}
+
+std::string position(uint3 thread, uint3 block) {
     char text[100];
-    snprintf(text, sizeof text, "thread (%u, %u, %u) of block (%u, %u, %u)", t.index.x, t.index.y,
-             t.index.z, block_index.x, block_index.y, block_index.z);
+    snprintf(text, sizeof text, "thread (%u, %u, %u) of block (%u, %u, %u)", thread.x, thread.y,
+             thread.z, block.x, block.y, block.z);
     return text;
 }
+
+namespace {
 
 sigjmp_buf out_of_the_kernel;
 
 // A page fault: the arrays of the device end at pages that cannot be touched (memory.py).
 void on_fault(int, siginfo_t* info, void* registers) {
-    Dl_info place = {};
-    void* pc = nullptr;
+    uint32_t place = 0;
 #if defined(__x86_64__)
-    pc = reinterpret_cast<void*>(static_cast<ucontext_t*>(registers)->uc_mcontext.gregs[REG_RIP]);
-    dladdr(pc, &place);
+    auto& all = static_cast<ucontext_t*>(registers)->uc_mcontext.gregs;
+    place = place_of(reinterpret_cast<void*>(all[REG_RIP]));
 #endif
     (void)registers;
-    // @offset@ within the library: Python turns it into a line
-    fail("@%zx@: %s touches memory that is not there, at %p",
-         static_cast<char*>(pc) - static_cast<char*>(place.dli_fbase), position(*current).c_str(),
+    fail("@%x@: %s touches memory that is not there, at %p", place, position(*current).c_str(),
          info->si_addr);
     siglongjmp(out_of_the_kernel, 1);
-}
-
-// --- shared memory ----------------------------------------------------------------------------
-
-constexpr size_t ARENA = 1 << 18, RED_ZONE = 64;
-constexpr size_t MOST_SHARED = 48 << 10;  // of a block, static and dynamic, on every GPU
-// A signalling NaN: it makes NaN of whatever is computed from it, and is no longer the same number
-// once something was added to it. Its two halves are NaNs as well.
-constexpr uint32_t POISON = 0x7fa57da5;
-
-struct Shared {
-    const void* key;
-    size_t start, bytes;
-    const char* name;
-};
-alignas(256) char arena[ARENA];
-std::vector<Shared> shared_arrays;
-size_t arena_end, static_bytes;
-
-void poison(char* from, size_t bytes) {
-    for (size_t i = 0; i + 4 <= bytes; i += 4) std::memcpy(from + i, &POISON, 4);
-}
-
-void begin_shared(size_t dynamic) {
-    poison(arena, arena_end);  // what the block before it used
-    shared_arrays.clear();
-    shared_arrays.push_back({nullptr, RED_ZONE, dynamic, "dynamic shared memory"});
-    arena_end = RED_ZONE + (dynamic + 15) / 16 * 16 + RED_ZONE;
-    static_bytes = 0;
-}
-
-// Around every shared array, to the byte, the poison must be whole.
-void check_red_zones() {
-    for (const Shared& s : shared_arrays) {
-        size_t end = s.start + s.bytes, next = (end + 15) / 16 * 16 + RED_ZONE;
-        for (size_t i = s.start - RED_ZONE; i < next; i++) {
-            if (i == s.start) i = end;
-            if (arena[i] != reinterpret_cast<const char*>(&POISON)[i % 4]) {
-                fail("block (%u, %u, %u) wrote %s of %s (%zu bytes)", block_index.x,
-                     block_index.y, block_index.z,
-                     i < s.start ? "in front" : "beyond the end", s.name, s.bytes);
-                return;
-            }
-        }
-    }
 }
 
 // --- warps ------------------------------------------------------------------------------------
@@ -227,6 +83,8 @@ struct Pending {
 std::vector<Pending> pending;
 
 // --- blocks -----------------------------------------------------------------------------------
+
+constexpr int MOST_ATOMICS = 1 << 20;  // of a thread, before it lets others go on
 
 int barrier_votes[2];  // of a barrier, and of the one before it
 int barriers;          // passed so far
@@ -273,6 +131,7 @@ bool pass_barrier() {
     }
     for (size_t i = 0; i < threads; i++) fibers[i].state = READY;
     barriers++;
+    if (watcher) watcher->barrier_passed();
     barrier_votes[(barriers + 1) & 1] = 0;  // of the next; those of this one are still to be read
     return true;
 }
@@ -309,30 +168,14 @@ void run_block(size_t dynamic) {
     barriers = barrier_votes[0] = barrier_votes[1] = 0;
     auto ended = [](int i) { return fibers[i].state == DONE; };
     permute(order);
+    if (watcher) watcher->block_begins();
     while (failure.empty() && !std::all_of(order.begin(), order.end(), ended)) {
         if (run_all()) continue;
         if (!pass_barrier()) return;
         permute(order);
     }
+    if (watcher) watcher->block_ends();
     check_red_zones();
-}
-
-void make_fibers() {
-    while (fibers.size() < threads) {
-        fibers.emplace_back();
-        int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-        void* all = mmap(nullptr, STACK + PAGE, PROT_READ | PROT_WRITE, kind, -1, 0);
-        mprotect(all, PAGE, PROT_NONE);  // a stack that grows too far ends in a fault
-        fibers.back().stack = static_cast<char*>(all) + PAGE;
-    }
-    for (size_t i = 0; i < threads; i++) {
-        Fiber& f = fibers[i];
-        unsigned n = i;
-        f.index = {n % block_size.x, n / block_size.x % block_size.y,
-                   n / block_size.x / block_size.y};
-        f.number = i, f.lane = i % 32, f.warp = i / 32;
-        prepare(f);
-    }
 }
 
 // The limits of compute capability 7.5 and above, which the driver checks.
@@ -409,6 +252,8 @@ const char* exchange(unsigned mask, const void* value, size_t bytes, int line) {
         std::memcpy(other.values, mine->values, sizeof other.values);
         other.state = READY;
     }
+    // Of all operations of a warp only __syncwarp, which exchanges nothing, orders memory.
+    if (watcher && !bytes) watcher->warp_synchronised(f.warp, mask);
     *mine = pending.back();
     pending.pop_back();
     return f.values;
@@ -425,25 +270,20 @@ void refuse(const char* what, int line) {
     wait(me());
 }
 
-void* shared_array(const void* key, size_t bytes, size_t align, const char* name) {
-    for (const Shared& s : shared_arrays) {
-        if (s.key == key) return arena + s.start;
-    }
-    align = std::max<size_t>(align, 16);
-    size_t start = (arena_end + align - 1) / align * align;
-    if (start / align % 2 == 0) start += align;  // nobody shall rely on more than was declared
-    arena_end = start + (bytes + 15) / 16 * 16 + RED_ZONE;
-    static_bytes += bytes;
-    if (static_bytes + shared_arrays[0].bytes > MOST_SHARED || arena_end > ARENA) {
-        fail("%s: %zu bytes of shared memory, with the dynamic ones: a block may have %zu", name,
-             static_bytes + shared_arrays[0].bytes, MOST_SHARED);
+void atomic_access(const void* at, size_t bytes, const void* after) {
+    uint32_t place = place_of(after) - 1;
+    if (++me().atomics > MOST_ATOMICS) {
+        fail("@%x@: %s made %d atomic operations without a barrier: threads take turns here, and "
+             "one that waits for another in a loop waits forever",
+             place, position(me()).c_str(), MOST_ATOMICS);
         wait(me());
     }
-    shared_arrays.push_back({key, start, bytes, name});
-    return arena + start;
+    if (watcher) watcher->access(ATOMIC, at, bytes, true, place);
 }
 
-void* dynamic_shared() { return arena + RED_ZONE; }
+void fence() {
+    if (watcher) watcher->fence();
+}
 
 extern "C" void emulator_order(unsigned number) { order_number = number; }
 
@@ -471,14 +311,17 @@ int launch(void (*kernel_)(void*), void* arguments, dim3 grid, dim3 block, size_
         action.sa_flags = SA_SIGINFO | SA_ONSTACK;
         sigaction(SIGSEGV, &action, &fault_before);
         sigaction(SIGBUS, &action, &bus_before);
-        if (!sigsetjmp(out_of_the_kernel, 1)) {
+        if (watcher) watcher->launch_begins();
+        if (failure.empty() && !sigsetjmp(out_of_the_kernel, 1)) {
             for (int b : blocks) {
                 unsigned n = b;
                 block_index = {n % grid.x, n / grid.x % grid.y, n / grid.x / grid.y};
                 run_block(dynamic);
                 if (!failure.empty()) break;
             }
+            if (watcher) watcher->launch_ends();
         }
+        current = nullptr;  // from here on it is not a kernel that runs
         sigaction(SIGSEGV, &fault_before, nullptr);
         sigaction(SIGBUS, &bus_before, nullptr);
         sigaltstack(&stack_before, nullptr);

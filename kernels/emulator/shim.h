@@ -141,26 +141,43 @@ static inline int __all_sync(unsigned mask, int predicate, HERE) {
     return __ballot_sync(mask, predicate, line) == mask;
 }
 
-// Threads take turns, so that nothing can come between the two halves of an atomic operation.
-template <class T> T atomicExch(T* at, std::common_type_t<T> v) {
+// Threads take turns, so that nothing can come between the two halves of an atomic operation. To
+// those who watch accesses it is one, made where the kernel calls it.
+#define UNWATCHED __attribute__((no_sanitize("thread")))
+namespace emulator {
+
+void fence();
+void atomic_access(const void* at, size_t bytes, const void* after);
+
+template <class T, class Change>
+UNWATCHED __attribute__((noinline)) T atomic(T* at, Change change) {
+    atomic_access(at, sizeof(T), __builtin_return_address(0));
     T old = *at;
-    *at = v;
+    *at = change(old);
     return old;
 }
-template <class T> T atomicAdd(T* at, std::common_type_t<T> v) { return atomicExch(at, *at + v); }
-template <class T> T atomicMax(T* at, std::common_type_t<T> v) {
-    return atomicExch(at, v > *at ? v : *at);
+
+}  // namespace emulator
+
+template <class T> __forceinline__ T atomicExch(T* at, std::common_type_t<T> v) {
+    return emulator::atomic(at, [=](T) -> T { return v; });
 }
-template <class T> T atomicMin(T* at, std::common_type_t<T> v) {
-    return atomicExch(at, v < *at ? v : *at);
+template <class T> __forceinline__ T atomicAdd(T* at, std::common_type_t<T> v) {
+    return emulator::atomic(at, [=](T old) -> T { return old + v; });
 }
-static inline void __threadfence() {}
+template <class T> __forceinline__ T atomicMax(T* at, std::common_type_t<T> v) {
+    return emulator::atomic(at, [=](T old) -> T { return v > old ? v : old; });
+}
+template <class T> __forceinline__ T atomicMin(T* at, std::common_type_t<T> v) {
+    return emulator::atomic(at, [=](T old) -> T { return v < old ? v : old; });
+}
+static inline void __threadfence() { emulator::fence(); }
 static inline void __threadfence_block() {}
 
 // --- arithmetic -------------------------------------------------------------------------------
 
-template <class T> static inline T __ldg(const T* at) { return *at; }
-template <class T> static inline T __ldcg(const T* at) { return *at; }
+template <class T> __forceinline__ T __ldg(const T* at) { return *at; }
+template <class T> __forceinline__ T __ldcg(const T* at) { return *at; }
 template <class T> static inline T min(T a, T b) { return b < a ? b : a; }
 template <class T> static inline T max(T a, T b) { return a < b ? b : a; }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return uint64_t(a) * b >> 32; }
@@ -185,17 +202,18 @@ template <class T> constexpr bool is_floating = std::is_floating_point_v<T>;  //
 
 // A kernel's parameters: to be called with an array of pointers to its arguments, as the driver
 // does it, and to be described to Python: "P" (pointer) or "S" (scalar), kind, bytes.
+// Nothing of this is the kernel's own, or watched.
 template <class Kernel> struct Parameters;
 template <class... A> struct Parameters<void (*)(A...)> {
     template <size_t... i>
-    static void call(void (*kernel)(A...), void** at, std::index_sequence<i...>) {
+    UNWATCHED static void call(void (*kernel)(A...), void** at, std::index_sequence<i...>) {
         kernel(*static_cast<std::remove_cv_t<A>*>(at[i])...);
     }
     struct Call {
         void (*kernel)(A...);
         void** arguments;
     };
-    static void run(void* call_) {
+    UNWATCHED static void run(void* call_) {
         Call* c = static_cast<Call*>(call_);
         call(c->kernel, c->arguments, std::index_sequence_for<A...>());
     }

@@ -24,7 +24,7 @@ template <class F> struct Layout {
 template <class F> constexpr Layout<F> layout;
 
 // All lanes come, and with the same matrix. step: elements from one row, or column, to the next.
-template <class T> void meet(const T* matrix, unsigned step, int line) {
+template <class T> UNWATCHED void meet(const T* matrix, unsigned step, int line) {
     struct {
         const T* matrix;
         unsigned long long step;
@@ -41,20 +41,22 @@ template <class T> void meet(const T* matrix, unsigned step, int line) {
     }
 }
 
-template <class F> int place(int i, unsigned step, bool by_rows) {
+template <class F> UNWATCHED int place(int i, unsigned step, bool by_rows) {
     int element = layout<F>.element[current->lane][i];
     int row = element / F::columns, column = element % F::columns;
     return by_rows ? row * step + column : column * step + row;
 }
 
-template <class F, class T> void load(F& f, const T* from, unsigned step, bool by_rows, int line) {
+// Inlined, so that what it reads is said to be read by the kernel's line.
+template <class F, class T>
+__forceinline__ void load(F& f, const T* from, unsigned step, bool by_rows, int line) {
     meet(from, step, line);
     for (int i = 0; i < F::num_elements; i++) f.x[i] = from[place<F>(i, step, by_rows)];
 }
 
 // A matrix from the fragments of a warp's lanes, `which` of those that each gave.
 template <class F, class Given>
-void gather(const Given* const* lanes, const F* Given::*which, float* matrix, int line) {
+UNWATCHED void gather(const Given* const* lanes, const F* Given::*which, float* matrix, int line) {
     bool there[F::elements] = {};
     for (int lane = 0; lane < 32; lane++) {
         for (int i = 0; i < F::num_elements; i++) {
@@ -99,9 +101,10 @@ template <class Use, int m, int n, int k, class T, class Order = void> struct fr
     fragment() { std::memset(x, 0xff, sizeof x); }  // NaN until something is put there
 
     // The number that the tensor cores see in x[i].
-    float seen(int i) const {
-        if constexpr (is_tf32) return __uint_as_float(__float_as_uint(x[i]) & ~0x1fffu);
-        return x[i];
+    UNWATCHED float seen(int i) const {
+        auto value = x[i];
+        if constexpr (is_tf32) return __uint_as_float(__float_as_uint(value) & ~0x1fffu);
+        return value;
     }
 
     // Which element, counted row by row, a lane has in x[i]. Each step can be undone, so that every
@@ -121,23 +124,23 @@ void fill_fragment(fragment<Use, m, n, k, T, Order>& f, Value value) {
 }
 
 template <class Use, int m, int n, int k, class Order>
-void load_matrix_sync(fragment<Use, m, n, k, half, Order>& f, const half* from, unsigned ldm,
-                      HERE) {
+__forceinline__ void load_matrix_sync(fragment<Use, m, n, k, half, Order>& f, const half* from,
+                                      unsigned ldm, HERE) {
     emulator::load(f, from, ldm, std::is_same_v<Order, row_major>, line);
 }
 template <class Use, int m, int n, int k, class Order>
-void load_matrix_sync(fragment<Use, m, n, k, precision::tf32, Order>& f, const float* from,
-                      unsigned ldm, HERE) {
+__forceinline__ void load_matrix_sync(fragment<Use, m, n, k, precision::tf32, Order>& f,
+                                      const float* from, unsigned ldm, HERE) {
     emulator::load(f, from, ldm, std::is_same_v<Order, row_major>, line);
 }
 template <int m, int n, int k>
-void load_matrix_sync(fragment<accumulator, m, n, k, float>& f, const float* from, unsigned ldm,
-                      layout_t how, HERE) {
+__forceinline__ void load_matrix_sync(fragment<accumulator, m, n, k, float>& f, const float* from,
+                                      unsigned ldm, layout_t how, HERE) {
     emulator::load(f, from, ldm, how == mem_row_major, line);
 }
 template <int m, int n, int k>
-void store_matrix_sync(float* to, const fragment<accumulator, m, n, k, float>& f, unsigned ldm,
-                       layout_t how, HERE) {
+__forceinline__ void store_matrix_sync(float* to, const fragment<accumulator, m, n, k, float>& f,
+                                       unsigned ldm, layout_t how, HERE) {
     emulator::meet(to, ldm, line);
     using F = fragment<accumulator, m, n, k, float>;
     for (int i = 0; i < f.num_elements; i++) {
@@ -152,10 +155,10 @@ static inline float __float_to_tf32(float x) {
 }
 
 template <int m, int n, int k, class T, class OrderA, class OrderB>
-void mma_sync(fragment<accumulator, m, n, k, float>& d,
-              const fragment<matrix_a, m, n, k, T, OrderA>& a,
-              const fragment<matrix_b, m, n, k, T, OrderB>& b,
-              const fragment<accumulator, m, n, k, float>& c, HERE) {
+UNWATCHED void mma_sync(fragment<accumulator, m, n, k, float>& d,
+                        const fragment<matrix_a, m, n, k, T, OrderA>& a,
+                        const fragment<matrix_b, m, n, k, T, OrderB>& b,
+                        const fragment<accumulator, m, n, k, float>& c, HERE) {
     using A = fragment<matrix_a, m, n, k, T, OrderA>;
     using B = fragment<matrix_b, m, n, k, T, OrderB>;
     using C = fragment<accumulator, m, n, k, float>;

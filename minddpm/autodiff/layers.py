@@ -23,22 +23,37 @@ class Conv2d(Function):
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
         x, w = self.saved
-        return backend.kernels.conv2d_backward(
-            gy, x, w, self.stride, self.padding, need_gx=self.needs_grad(0)
-        )
+        need_gx, so_far = self.needs_grad(0), self.gradient_so_far(0)
+        return backend.kernels.conv2d_backward(gy, x, w, self.stride, self.padding, need_gx, so_far)
 
 
 class Linear(Function):
-    """Inputs: w, b, then the parts of x."""
+    """Inputs: w, b, extra (or None), then the parts of x."""
 
-    def forward(self, w: Array, b: Array, *xs: Array) -> Array:
+    def forward(self, w: Array, b: Array, extra: Array | None, *xs: Array) -> Array:
         self.save(w, *xs)
-        return backend.kernels.linear(xs, w, b)
+        return backend.kernels.linear(xs, w, b, extra)
 
     def backward(self, gy: Array) -> tuple[Array, ...]:
         w, *xs = self.saved
-        gxs, gw, gb = backend.kernels.linear_backward(gy, tuple(xs), w)
-        return gw, gb, *gxs
+        so_far = tuple(self.gradient_so_far(3 + i) for i in range(len(xs)))
+        gxs, gw, gb = backend.kernels.linear_backward(gy, tuple(xs), w, so_far)
+        return gw, gb, gy, *gxs
+
+
+class Linears(Function):
+    """Inputs: x, all w, all b."""
+
+    def forward(self, x: Array, *wbs: Array) -> tuple[Array, ...]:
+        half = len(wbs) // 2
+        self.save(x, *wbs[:half])
+        return backend.kernels.linears(x, wbs[:half], wbs[half:])
+
+    def backward(self, *gys: Array) -> tuple[Array, ...]:
+        x, *ws = self.saved
+        so_far = self.gradient_so_far(0)
+        gx, gws, gbs = backend.kernels.linears_backward(gys, x, tuple(ws), so_far)
+        return gx, *gws, *gbs
 
 
 class UpsampleConv2d(Function):
@@ -66,9 +81,8 @@ class NormSiLUConv2d(Function):
         extra: Array | None,
         *xs: Array,
     ) -> Array:
-        each = b if shift is None else b + shift
         y, kept = backend.kernels.norm_silu_conv2d(
-            xs, norm_weight, norm_bias, self.groups, self.eps, w, each, extra
+            xs, norm_weight, norm_bias, self.groups, self.eps, w, b, shift, extra
         )
         self.parts = len(xs)
         self.save(norm_weight, norm_bias, w, *xs, *kept)
@@ -77,11 +91,11 @@ class NormSiLUConv2d(Function):
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
         norm_weight, norm_bias, w, *more = self.saved
         xs, kept = tuple(more[: self.parts]), tuple(more[self.parts :])
-        gxs, gnorm_weight, gnorm_bias, gw, gb = backend.kernels.norm_silu_conv2d_backward(
-            gy, xs, norm_weight, norm_bias, kept, self.groups, w
+        so_far = tuple(self.gradient_so_far(6 + i) for i in range(len(xs)))
+        gxs, *gradients = backend.kernels.norm_silu_conv2d_backward(
+            gy, xs, norm_weight, norm_bias, kept, self.groups, w, so_far
         )
-        # gb has a row for each image: the gradient of its shift. b is added to every image.
-        return gnorm_weight, gnorm_bias, gw, gb.sum(axis=0), gb, gy, *gxs
+        return *gradients, gy, *gxs
 
 
 class GroupNorm(Function):
@@ -95,7 +109,8 @@ class GroupNorm(Function):
 
     def backward(self, gy: Array) -> tuple[Array, Array, Array]:
         x, weight, mean, rstd = self.saved
-        return backend.kernels.group_norm_backward(gy, x, weight, mean, rstd, self.groups)
+        so_far = self.gradient_so_far(0)
+        return backend.kernels.group_norm_backward(gy, x, weight, mean, rstd, self.groups, so_far)
 
 
 class GroupNormSiLU(Function):
@@ -175,19 +190,35 @@ def conv2d(
     return Conv2d(stride, padding)(x, w, b)
 
 
-def linear(x: Tensor | Sequence[Tensor], w: Tensor, b: Tensor) -> Tensor:
-    """x w + b: x [..., C_in], w [C_in, C_out], b [C_out] -> [..., C_out].
+def linear(
+    x: Tensor | Sequence[Tensor], w: Tensor, b: Tensor, extra: Tensor | None = None
+) -> Tensor:
+    """x w + b + extra: x [..., C_in], w [C_in, C_out], b [C_out], extra and result [..., C_out].
 
     x may be several tensors that stand side by side along their last axis.
     Raises ValueError if the shapes do not fit.
     """
     xs = _parts("linear", x)
+    if extra is not None and extra.shape != (*xs[0].shape[:-1], *b.shape):
+        raise ValueError(f"linear: extra {extra.shape} does not fit x {_shapes(xs)} and {b.shape}")
     if sum(x.shape[-1] for x in xs) != w.shape[0] or b.shape != w.shape[1:]:
         raise ValueError(
             f"linear: x {_shapes(xs)}, weight {w.shape} and bias {b.shape} do not fit: "
             "they should be [..., C_in], [C_in, C_out], [C_out]"
         )
-    return Linear()(w, b, *xs)
+    return Linear()(w, b, extra, *xs)
+
+
+def linears(x: Tensor, ws: Sequence[Tensor], bs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Several linear layers of one x [..., C_in]: as many results.
+
+    Raises ValueError if the shapes do not fit.
+    """
+    x = as_tensor(x)
+    for w, b in zip(ws, bs, strict=True):
+        if w.shape != (x.shape[-1], *b.shape):
+            raise ValueError(f"linears: x {x.shape}, weight {w.shape} and bias {b.shape}")
+    return Linears()(x, *ws, *bs)
 
 
 def upsample_conv2d(x: Tensor, w: Tensor, b: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ class Tensor:
                    only leaves (tensors that no function made) keep theirs
     requires_grad  whether a gradient is wanted, for itself or for something it was made from
     creator        the Function that made it, None for a leaf
+    output         which of its creator's results it is; most functions have one
 
     References point only from results to inputs, so a graph has no cycle and goes away with the
     last reference to its result.
@@ -56,6 +57,7 @@ class Tensor:
         self.grad: Array | None = None
         self.requires_grad = requires_grad
         self.creator: Function | None = None
+        self.output = 0
         self.private = False  # whether a function made the array, so that nobody else holds it
 
     @property
@@ -93,15 +95,6 @@ class Tensor:
         made_by = f", made by {type(self.creator).__name__}" if self.creator else ""
         return f"Tensor({self.data}, shape {self.shape}{made_by})"
 
-    def accumulate_grad(self, gx: Array) -> None:
-        """Add gx to .grad, as every use of a leaf and every backward() does until zero_grad."""
-        if self.grad is None:
-            # A copy: the array may also be another tensor's gradient, as both inputs of a + b have.
-            # And an array: arithmetic of 0-d arrays gives scalars, which += would not change.
-            self.grad = backend.xp.array(gx)
-        else:
-            backend.kernels.add_to(self.grad, gx)
-
     def backward(self, g: Any = None) -> None:
         """Add the gradient of this tensor to .grad of every leaf that it was made from.
 
@@ -130,16 +123,11 @@ class Tensor:
                 "backward() of a tensor that depends on no tensor with requires_grad, "
                 "or was made under no_grad()"
             )
-        if self.creator is None:
-            self.accumulate_grad(g)
-            return
-
-        grads = {self.creator: g}
-        ours: set[Function] = set()  # whose gradient is a sum made here, which nobody else has seen
-        for function in topological_order(self.creator):
-            gy = grads.pop(function)
+        grads = Gradients()
+        grads.add(self, g)
+        for function in topological_order(self.creator) if self.creator else ():
             inputs = function.inputs
-            gradients = function.backward(gy)
+            gradients = function.run_backward(grads)
             function.free()
             for x, gx in zip(inputs, gradients, strict=True):
                 if x is None or not x.requires_grad:
@@ -149,19 +137,60 @@ class Tensor:
                         f"{type(function).__name__}.backward gave a gradient of shape {gx.shape} "
                         f"for an input of shape {x.shape}"
                     )
-                if x.creator is None:
-                    x.accumulate_grad(gx)
-                elif x.creator not in grads:
-                    grads[x.creator] = gx
-                elif x.creator in ours:
-                    backend.kernels.add_to(grads[x.creator], gx)
-                else:
-                    # Neither may be written to: a backward may have given one array to two inputs,
-                    # as that of a + b does, or a view of its gy, and the first gy is the user's.
-                    grads[x.creator] = backend.kernels.add(grads[x.creator], gx)
-                    ours.add(x.creator)
+                grads.add(x, gx)
             # Drop the last references of this round before the next function allocates its own.
-            del inputs, gradients, gy, x, gx
+            del inputs, gradients, x, gx
+        grads.give_to_leaves()
+
+
+class Gradients:
+    """What backward() knows of each tensor's gradient so far."""
+
+    def __init__(self) -> None:
+        # The sum, and whether it was made here, so that nobody else has seen the array.
+        self._sums: dict[Any, tuple[Array, bool]] = {}
+
+    def add(self, x: Tensor, gx: Array) -> None:
+        """One more use of x has found that its gradient is gx."""
+        key = _key(x)
+        before, ours = self._sums.pop(key, (None, False))
+        if before is None:
+            self._sums[key] = gx, False
+        elif ours:
+            backend.kernels.add_to(before, gx)
+            self._sums[key] = before, True
+        else:
+            # Neither may be written to: a backward may have given one array to two inputs, as that
+            # of a + b does, or a view of its gy, and the first gy is the user's.
+            self._sums[key] = backend.kernels.add(before, gx), True
+
+    def take(self, x: Tensor) -> Array | None:
+        """The gradient of x so far, which is forgotten here: who takes it adds it to his own."""
+        return self._sums.pop(_key(x), (None,))[0]
+
+    def of(self, function: Function, output: int) -> Array | None:
+        """The whole gradient of a function's result, once all who used it are done."""
+        return self._sums.pop((function, output), (None,))[0]
+
+    def give_to_leaves(self) -> None:
+        """Add to .grad of every leaf, as every backward() does until zero_grad; all at once."""
+        totals, gradients = [], []
+        for leaf, (gx, _) in self._sums.items():
+            if leaf.grad is None:
+                # A copy: the array may be another tensor's gradient, too, as of both inputs of
+                # a + b. And an array: of 0-d arrays arithmetic makes scalars, which += changes not.
+                leaf.grad = backend.xp.array(gx)
+            else:
+                totals.append(leaf.grad)
+                gradients.append(gx)
+        if totals:
+            backend.kernels.add_all(tuple(totals), tuple(gradients))
+
+
+def _key(x: Tensor) -> Any:
+    # A result is known by its function: the tensor itself may be gone, and a view of it stand in an
+    # input's place. A leaf is known by itself.
+    return x if x.creator is None else (x.creator, x.output)
 
 
 def topological_order(last: Function) -> list[Function]:

@@ -1,14 +1,31 @@
 """The UNet's blocks, with the names of diffusers' parts so that weights load by name.
 
-All images are [N, H, W, C]; temb is the activated time embedding [N, C_time].
+All images are [N, H, W, C]; shifts holds every block's projection of the time embedding.
 The order of the assignments is the order of diffusers' named_parameters().
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from minddpm import autodiff as F
 from minddpm.autodiff import Tensor
 from minddpm.nn import Conv2d, Dropout, GroupNorm, Linear, Module, ModuleList
+
+
+class TimeShifts:
+    """What each residual block makes of the activated time embedding temb [N, C_time].
+
+    All are known before the first block begins, and are made in one operation.
+    """
+
+    def __init__(self, temb: Tensor, resnets: Sequence["ResnetBlock2D"]):
+        layers = [resnet.time_emb_proj for resnet in resnets]
+        shifts = F.linears(temb, [layer.weight for layer in layers], [x.bias for x in layers])
+        self._shifts = {id(resnet): shift for resnet, shift in zip(resnets, shifts, strict=True)}
+
+    def of(self, resnet: "ResnetBlock2D") -> Tensor:
+        """[N, C_out], or [N, 2 C_out] with scales in front."""
+        return self._shifts[id(resnet)]
 
 
 class ResnetBlock2D(Module):
@@ -27,10 +44,10 @@ class ResnetBlock2D(Module):
         if C_in != C_out:
             self.conv_shortcut = Conv2d(C_in, C_out, 1)
 
-    def forward(self, x: Tensor | tuple[Tensor, ...], temb: Tensor) -> Tensor:
+    def forward(self, x: Tensor | tuple[Tensor, ...], shifts: TimeShifts) -> Tensor:
         """x: a picture, or several side by side, which are never joined in memory."""
         xs = x if isinstance(x, tuple) else (x,)
-        temb = self.time_emb_proj(temb)
+        temb = shifts.of(self)
         if self.scale_shift:
             # Nichol and Dhariwal 2021: h = norm(h) (1 + scale(t)) + shift(t)
             h = self.norm1.silu_conv(xs, self.conv1)
@@ -70,11 +87,13 @@ class Attention(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         N, H, W, C = x.shape
+        x = x.reshape(N, H * W, C)
         h = self.group_norm(x) if hasattr(self, "group_norm") else x
-        h = h.reshape(N, H * W, C)
-        h = F.attention(self.to_q(h), self.to_k(h), self.to_v(h), self.heads)
-        h = self.to_out[0](h).reshape(N, H, W, C)
-        return rescale(x + h, self.scale)
+        layers = self.to_q, self.to_k, self.to_v
+        qkv = F.linears(h, [layer.weight for layer in layers], [x.bias for x in layers])
+        out = self.to_out[0]
+        h = F.linear(F.attention(*qkv, self.heads), out.weight, out.bias, extra=x)
+        return rescale(h.reshape(N, H, W, C), self.scale)
 
 
 class Downsample2D(Module):
@@ -115,11 +134,11 @@ class DownBlock2D(Module):
         if downsample:
             self.downsamplers = ModuleList([Downsample2D(C_out, config["downsample_padding"])])
 
-    def forward(self, x: Tensor, temb: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, x: Tensor, shifts: TimeShifts) -> tuple[Tensor, list[Tensor]]:
         skips = []
         attentions = getattr(self, "attentions", [identity] * len(self.resnets))
         for resnet, attention in zip(self.resnets, attentions, strict=True):
-            x = attention(resnet(x, temb))
+            x = attention(resnet(x, shifts))
             skips.append(x)
         for downsampler in getattr(self, "downsamplers", []):
             x = downsampler(x)
@@ -157,10 +176,10 @@ class UpBlock2D(Module):
         if upsample:
             self.upsamplers = ModuleList([Upsample2D(C_out)])
 
-    def forward(self, x: Tensor, skips: list[Tensor], temb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, skips: list[Tensor], shifts: TimeShifts) -> Tensor:
         attentions = getattr(self, "attentions", [identity] * len(self.resnets))
         for resnet, attention in zip(self.resnets, attentions, strict=True):
-            x = attention(resnet((x, skips.pop()), temb))
+            x = attention(resnet((x, skips.pop()), shifts))
         for upsampler in getattr(self, "upsamplers", []):
             x = upsampler(x)
         return x
@@ -179,11 +198,11 @@ class UNetMidBlock2D(Module):
             self.attentions = ModuleList([Attention(C, config, groups, scale)])
         self.resnets = ModuleList([ResnetBlock2D(C, C, config, scale) for _ in range(2)])
 
-    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        x = self.resnets[0](x, temb)
+    def forward(self, x: Tensor, shifts: TimeShifts) -> Tensor:
+        x = self.resnets[0](x, shifts)
         for attention in getattr(self, "attentions", []):
             x = attention(x)
-        return self.resnets[1](x, temb)
+        return self.resnets[1](x, shifts)
 
 
 def identity(x: Tensor) -> Tensor:

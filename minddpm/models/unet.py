@@ -4,7 +4,6 @@ Down: at each level residual blocks, then half the size. Middle: residual block,
 residual block. Up: the mirror image, each block joined by what the way down left at that level.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,13 @@ from minddpm.autodiff import Tensor
 from minddpm.autodiff.function import as_tensor
 from minddpm.backend import Array
 from minddpm.errors import InputError
-from minddpm.models.blocks import DownBlock2D, UNetMidBlock2D, UpBlock2D
+from minddpm.models.blocks import (
+    DownBlock2D,
+    ResnetBlock2D,
+    TimeShifts,
+    UNetMidBlock2D,
+    UpBlock2D,
+)
 from minddpm.models.config import complete_config
 from minddpm.nn import Conv2d, Embedding, GroupNorm, Linear, Module, ModuleList
 
@@ -67,41 +72,38 @@ class UNet2D(Module):
         if self.config["center_input_sample"]:
             x = 2 * x - 1.0
 
-        temb = self.time_embedding(Tensor(self.timestep_features(t).astype(x.dtype)))
+        temb = self.time_embedding(Tensor(self.timestep_features(t, x.dtype)))
         if hasattr(self, "class_embedding"):
             temb = temb + self.class_embedding(class_labels)
         temb = F.silu(temb)  # every residual block would begin with it
+        shifts = TimeShifts(temb, self._resnets())
 
         x = self.conv_in(x)
         skips = [x]
         for block in self.down_blocks:
-            x, new_skips = block(x, temb)
+            x, new_skips = block(x, shifts)
             skips += new_skips
         if hasattr(self, "mid_block"):
-            x = self.mid_block(x, temb)
+            x = self.mid_block(x, shifts)
         for block in self.up_blocks:
-            x = block(x, skips, temb)
+            x = block(x, skips, shifts)
         return self.conv_out(self.conv_norm_out.silu(x))
 
-    def timestep_features(self, t: Array) -> Array:
-        """Sines and cosines of t at geometrically falling frequencies: int [N] -> [N, C].
+    def timestep_features(self, t: Array, dtype: str = "float64") -> Array:
+        """Sines and cosines of t, int [N] -> [N, C] (kernels/reference.py).
 
-        angle_i = t * 10000^(-i / (half - freq_shift)), i = 0..half-1 (Vaswani et al. 2017, 3.5).
         Ho et al. divide by half - 1, so that the last frequency is exactly 1/10000, and write the
         sines first: freq_shift=1, flip_sin_to_cos=False. The original Transformer and diffusers'
         default divide by half. A model works only with the convention that it was trained with.
         """
-        xp = backend.xp
-        C = self.config["block_out_channels"][0]
-        half = C // 2
-        exponent = xp.arange(half, dtype="float64") / (half - self.config["freq_shift"])
-        angle = t.astype("float64")[:, None] * xp.exp(-math.log(10000) * exponent)
-        parts = [xp.sin(angle), xp.cos(angle)]
-        if self.config["flip_sin_to_cos"]:
-            parts.reverse()
-        if C % 2:
-            parts.append(xp.zeros((len(t), 1)))
-        return xp.concatenate(parts, axis=1)
+        C, shift = self.config["block_out_channels"][0], self.config["freq_shift"]
+        cosines_first = self.config["flip_sin_to_cos"]
+        return backend.kernels.timestep_features(t, C, float(shift), cosines_first, str(dtype))
+
+    def _resnets(self) -> list[ResnetBlock2D]:
+        middle = [self.mid_block] if hasattr(self, "mid_block") else []
+        blocks = [*self.down_blocks, *middle, *self.up_blocks]
+        return [resnet for block in blocks for resnet in block.resnets]
 
     def _check(self, x: Any, t: Any) -> tuple[Tensor, Array]:
         x = as_tensor(x)

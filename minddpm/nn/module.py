@@ -26,7 +26,7 @@ class Parameter(Tensor):
         self._bound = False
         self.private = False
         self.requires_grad = True
-        self.creator = None
+        self.creator, self.output = None, 0
 
     @property
     def data(self) -> Array:

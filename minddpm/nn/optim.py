@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from minddpm import backend
+from minddpm.backend import Array
 from minddpm.nn.flat import FlatParameters
 from minddpm.nn.module import Parameter
 
@@ -31,33 +31,34 @@ class Adam:
         self.v = backend.xp.zeros_like(self.flat.data)
         self.steps = 0
 
-    def grad_norm(self) -> float:
-        """The Euclidean norm of all gradients together."""
-        return math.sqrt(backend.kernels.squared_norm(self.flat.grad).item())
+    def squared_norm(self) -> Array:
+        """The squared length of all gradients together, float64 without axes, on the device."""
+        return backend.kernels.squared_norm(self.flat.grad)
 
-    def step(self, grad_scale: float = 1.0, ema: EMA | None = None) -> None:
-        """Update the parameters from their gradients, multiplied by grad_scale.
+    def step(self, clip_norm: float | None = None, ema: EMA | None = None) -> Array | None:
+        """Update the parameters from their gradients, shortened to clip_norm if they are longer.
 
-        ema: the average of these parameters to update in the same pass, as ema.update would.
-        Raises ValueError if it is the average of others.
+        Returns squared_norm() if there is a clip_norm. If that is no finite number, nothing is
+        updated; on a device nobody waits to find out. ema: the average of these parameters, to be
+        updated in the same pass, as ema.update would. Raises ValueError if it is of others.
         """
         if ema is not None and ema.flat is not self.flat:
             raise ValueError("the average is of other parameters: nn.EMA(optimizer.flat)")
         average, decay = (None, 0.0) if ema is None else (ema.average, ema.decay_at(self.steps))
+        squared, scale = None, 1.0
+        if clip_norm is not None:
+            squared = self.squared_norm()
+            scale = backend.kernels.clip_scale(squared, clip_norm)
         self.steps += 1
         backend.kernels.adam(
             self.flat.data, self.flat.grad, self.m, self.v, average, self.steps,
-            self.lr, *self.betas, self.eps, self.weight_decay, grad_scale, decay,
+            self.lr, *self.betas, self.eps, self.weight_decay, scale, decay,
         )  # fmt: skip
+        return squared
 
     def zero_grad(self) -> None:
         """Set every gradient to zero."""
         self.flat.grad[...] = 0
-
-
-def clip_scale(norm: float, max_norm: float) -> float:
-    """The factor that brings a gradient of length `norm` down to max_norm, 1 if it is shorter."""
-    return min(1.0, max_norm / norm) if norm > 0 else 1.0
 
 
 def warmup_lr(lr: float, step: int, warmup_steps: int) -> float:

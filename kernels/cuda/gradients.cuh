@@ -1,0 +1,56 @@
+// The parts of a backward that are sums over all pixels of all pictures, for rung 4's tile.
+//
+// gw has few tiles, each with a long sum: slices of the pixels go to blocks of their own, and the
+// last of them to be done adds up what all have found, always in the same order. So do the images
+// for the gradient of the bias.
+#include "last_block.cuh"
+
+// One slice of a tile of gw. parts [slices, tiles, 16, THREADS]: each thread's own 16 sums.
+__device__ inline void weight_tile(const GradientW& p, float* memory, float* parts,
+                                   unsigned* counters, int tile, int tiles, int slice, int slices) {
+    int tiles_down = (p.rows() + TILE - 1) / TILE;
+    int row0 = tile % tiles_down * TILE, column0 = tile / tiles_down * COLUMNS;
+    int length = ((p.depth() + slices - 1) / slices + DEPTH - 1) / DEPTH * DEPTH;
+    int start = slice * length, end = min(start + length, p.depth());
+    Tile sums;
+    sums.clear();
+    sums.add_up(p, memory, row0, column0, start, end);
+    if (slices > 1) {
+        long long mine = (long long)tile * 16 * THREADS + threadIdx.x;
+        long long step = (long long)tiles * 16 * THREADS;
+#pragma unroll
+        for (int i = 0; i < 16; i++) {
+            parts[slice * step + mine + i * THREADS] = sums.sums[i / 4][i % 4];
+        }
+        if (!last_block(counters + tile, slices)) return;
+#pragma unroll
+        for (int i = 0; i < 16; i++) {
+            float sum = 0.0f;
+            for (int s = 0; s < slices; s++) sum += __ldcg(parts + s * step + mine + i * THREADS);
+            sums.sums[i / 4][i % 4] = sum;
+        }
+    }
+    sums.store(p, row0, column0);
+}
+
+// gshift [N, K]: gy summed over the pixels of image n, for 32 channels; gbias [K]: over all images.
+__device__ inline void sum_pixels(const float* gy, float* gshift, float* gbias, unsigned* counters,
+                                  float* memory, int group, int n, const Sizes& s) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, k = group * 32 + lane;
+    const int WARPS = THREADS / 32;
+    int P = s.OH * s.OW;
+    float sum = 0.0f;
+    if (k < s.K) {
+        for (int p = warp; p < P; p += WARPS) sum += gy[((long long)n * P + p) * s.K + k];
+    }
+    memory[threadIdx.x] = sum;
+    __syncthreads();
+    if (warp == 0 && k < s.K) {
+        for (int w = 1; w < WARPS; w++) sum += memory[w * 32 + lane];
+        gshift[(long long)n * s.K + k] = sum;
+    }
+    if (!last_block(counters + group, s.N) || warp > 0 || k >= s.K) return;
+    sum = 0.0f;
+    for (int i = 0; i < s.N; i++) sum += __ldcg(gshift + (long long)i * s.K + k);
+    gbias[k] = sum;
+}

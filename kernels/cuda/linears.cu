@@ -1,0 +1,87 @@
+// Several linear layers of one x in one launch: attention's three projections, and what all
+// residual blocks make of the time embedding. Each alone would be too small to fill a GPU.
+//
+// A table in memory says where each layer's arrays are; rung 4's tile does the work.
+#include "convolution.cuh"
+#include "product.cuh"
+
+#include "gradients.cuh"
+
+#define LINEAR(K) {N, 1, P, C, 1, P, K, 1, 1, 1, 0, 0, vector}  // as Sizes: P rows for each of N
+
+__device__ inline int tiles(int n, int size) { return (n + size - 1) / size; }
+
+struct Layer {  // a line of the forward's table; its y begins `start` columns into all of them
+    unsigned long long w, bias, K, start;
+};
+
+// grid (ceil(N P / TILE), all layers' ceil(K / COLUMNS)). x [N, P, C]; y: each layer's [N, P, K].
+extern "C" __global__ void __launch_bounds__(THREADS)
+linears(const float* x, const unsigned long long* table, float* y, int N, int P, int C,
+        int vector) {
+    __shared__ __align__(16) float memory[MEMORY];
+    const Layer* layer = (const Layer*)table;
+    int tile = blockIdx.y;
+    for (; tile >= tiles(layer->K, COLUMNS); layer++) tile -= tiles(layer->K, COLUMNS);
+    Forward p = {{x, nullptr, C, 0}, (const float*)layer->w, (const float*)layer->bias, nullptr,
+                 nullptr, y + (long long)N * P * layer->start, LINEAR((int)layer->K)};
+    Tile sums;
+    sums.clear();
+    sums.add_up(p, memory, blockIdx.x * TILE, tile * COLUMNS, 0, C);
+    sums.store(p, blockIdx.x * TILE, tile * COLUMNS);
+}
+
+// A line of the backward's table; gshift [N, K] is what gbias is summed from.
+struct LayerBackward {
+    unsigned long long gy, w, gw, gshift, gbias, K;
+};
+
+// Grid: tiles of gx; of each layer its tiles of gw * slices; of each layer N * ceil(K / 32).
+// counters: one for each tile of gw, and one for each 32 columns.
+extern "C" __global__ void __launch_bounds__(THREADS, 2)  // at 4 blocks registers would spill
+linears_backward(const float* x, const unsigned long long* table, const float* plus, float* gx,
+                 float* parts, unsigned* counters, int layers, int slices, int N, int P, int C,
+                 int vector) {
+    __shared__ __align__(16) float memory[MEMORY];
+    const LayerBackward* layer = (const LayerBackward*)table;
+    int block = blockIdx.x, down = tiles(N * P, TILE), tiles_x = down * tiles(C, COLUMNS);
+    if (block < tiles_x) {
+        int row0 = block % down * TILE, column0 = block / down * COLUMNS;
+        Tile sums;
+        sums.clear();
+        GradientX p = {nullptr, nullptr, plus, nullptr, gx, nullptr, C, 0, LINEAR(0)};
+        for (int i = 0; i < layers; i++) {
+            p.gy = (const float*)layer[i].gy, p.w = (const float*)layer[i].w;
+            p.s.K = layer[i].K;
+            sums.add_up(p, memory, row0, column0, 0, p.depth());
+        }
+        sums.store(p, row0, column0);
+        return;
+    }
+    block -= tiles_x;
+    int all = 0;  // tiles of gw of the layers before, then of all
+    for (int i = 0; i < layers; i++) {
+        int K = layer[i].K, mine = tiles(C, TILE) * tiles(K, COLUMNS);
+        if (block >= 0 && block < mine * slices) {
+            GradientW p = {(const float*)layer[i].gy, {x, nullptr, C, 0}, (float*)layer[i].gw,
+                           LINEAR(K)};
+            long long before = (long long)all * slices * 16 * THREADS;
+            weight_tile(p, memory, parts + before, counters + all, block % mine, mine,
+                        block / mine, slices);
+            return;
+        }
+        block -= mine * slices;
+        all += mine;
+    }
+    counters += all;
+    for (int i = 0; i < layers; i++) {
+        int K = layer[i].K, groups = tiles(K, 32);
+        if (block < N * groups) {
+            sum_pixels((const float*)layer[i].gy, (float*)layer[i].gshift, (float*)layer[i].gbias,
+                       counters, memory, block / N, block % N, LINEAR(K));
+            return;
+        }
+        block -= N * groups;
+        counters += groups;
+    }
+}

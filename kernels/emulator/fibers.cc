@@ -1,0 +1,126 @@
+// One fiber for each thread of a block: a stack of its own, and a switch between them.
+
+#include "machine.h"
+
+#include <sys/mman.h>
+#include <ucontext.h>
+
+namespace emulator {
+
+Thread* current;
+std::vector<Fiber> fibers;
+size_t threads;
+void (*kernel)(void*);
+void* kernel_arguments;
+
+namespace {
+
+constexpr size_t PAGE = 1 << 12, MOST = 1024;
+char* stacks;  // one behind the other, each behind a page that ends it
+
+[[noreturn]] void run_kernel() {
+    for (;;) {  // once for each block
+        kernel(kernel_arguments);
+        me().state = DONE;
+        wait(me());
+    }
+}
+
+#if defined(__x86_64__)
+void* scheduler;
+
+// Save the registers that a function must keep and the stack pointer, and take those of another.
+extern "C" void emulator_switch(void** from, void* to);
+asm(R"(
+    .text
+    .globl emulator_switch
+    .hidden emulator_switch
+    .type emulator_switch, @function
+emulator_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+    .size emulator_switch, . - emulator_switch
+)");
+
+void prepare(Fiber& f) {
+    void** top = reinterpret_cast<void**>(f.stack + STACK);
+    *--top = nullptr;  // where run_kernel would return to; keeps its stack aligned
+    *--top = reinterpret_cast<void*>(run_kernel);
+    for (int i = 0; i < 6; i++) *--top = nullptr;  // the registers
+    f.at = top;
+}
+
+}  // namespace
+
+void resume(Fiber& f) {
+    current = &f;
+    f.atomics = 0;
+    emulator_switch(&scheduler, f.at);
+}
+void wait(Fiber& f) { emulator_switch(&f.at, scheduler); }
+#else
+// Everywhere else: the C library's own, slower way.
+ucontext_t scheduler_context;
+
+ucontext_t& context(Fiber& f) { return *static_cast<ucontext_t*>(f.at); }
+void prepare(Fiber& f) {
+    if (!f.at) f.at = new ucontext_t;
+    getcontext(&context(f));
+    context(f).uc_stack.ss_sp = f.stack;
+    context(f).uc_stack.ss_size = STACK;
+    context(f).uc_link = nullptr;
+    makecontext(&context(f), reinterpret_cast<void (*)()>(run_kernel), 0);
+}
+
+}  // namespace
+
+void resume(Fiber& f) {
+    current = &f;
+    f.atomics = 0;
+    swapcontext(&scheduler_context, &context(f));
+}
+void wait(Fiber& f) { swapcontext(&context(f), &scheduler_context); }
+#endif
+
+void make_fibers() {
+    if (!stacks) {
+        int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        void* all = mmap(nullptr, MOST * (PAGE + STACK), PROT_READ | PROT_WRITE, kind, -1, 0);
+        if (all == MAP_FAILED) {
+            fail("there is no memory for the stacks of a block's threads");
+            return;
+        }
+        stacks = static_cast<char*>(all);
+    }
+    while (fibers.size() < threads) {
+        char* page = stacks + fibers.size() * (PAGE + STACK);
+        mprotect(page, PAGE, PROT_NONE);  // a stack that grows too far ends in a fault
+        fibers.emplace_back();
+        fibers.back().stack = page + PAGE;
+    }
+    for (size_t i = 0; i < threads; i++) {
+        Fiber& f = fibers[i];
+        unsigned n = i;
+        f.index = {n % block_size.x, n / block_size.x % block_size.y,
+                   n / block_size.x / block_size.y};
+        f.number = i, f.lane = i % 32, f.warp = i / 32;
+        prepare(f);
+    }
+}
+
+bool on_a_stack(const char* at) { return size_t(at - stacks) < MOST * (PAGE + STACK); }
+
+}  // namespace emulator

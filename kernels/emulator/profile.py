@@ -1,0 +1,73 @@
+"""What the memory accesses of a kernel cost, line by line, and how to print it.
+
+    library = Library(source, path, mode="profile")
+    library.launch(...)
+    print(table(library.profile()))
+
+profile.cc says how it is counted. Floating-point operations are not: neither the source nor what
+g++ makes of it says which of them a GPU would fuse, so whoever asks knows the better formula.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Line(NamedTuple):
+    """The accesses of one kind that a line of a kernel makes to one kind of memory.
+
+    place: "file:line". space: "global" or "shared". kind: "load", "store" or "atomic".
+    requests: instructions of a warp. bytes: that its lanes asked for, each once in a request.
+    transactions: sectors of 32 bytes (global), or turns of the banks (shared); ideal: the fewest
+    that would do; worst: the most sectors of one request, or the most ways of a bank conflict.
+    """
+
+    kernel: str
+    place: str
+    space: str
+    kind: str
+    requests: int
+    bytes: int
+    transactions: int
+    ideal: int
+    worst: int
+
+
+def global_bytes(lines: Iterable[Line]) -> dict[str, tuple[int, int]]:
+    """For each kernel the bytes that global memory delivers to it and takes, in whole sectors.
+
+    An atomic operation does both. Nothing is taken off for what a cache would have had.
+    """
+    moved: dict[str, tuple[int, int]] = {}
+    for line in lines:
+        if line.space == "global":
+            read, written = moved.get(line.kernel, (0, 0))
+            read += 32 * line.transactions * (line.kind != "store")
+            written += 32 * line.transactions * (line.kind != "load")
+            moved[line.kernel] = read, written
+    return moved
+
+
+def table(lines: Iterable[Line]) -> str:
+    """The lines as text, one below the other."""
+    heading = ("place", "memory", "access", "requests", "per request", "ideal", "worst")
+    rows = [heading]
+    kernel = None
+    for line in lines:
+        if line.kernel != kernel:
+            kernel = line.kernel
+            rows.append((kernel, *[""] * (len(heading) - 1)))
+        rows.append(
+            (
+                line.place, line.space, line.kind, str(line.requests),
+                f"{line.transactions / line.requests:.2f}", f"{line.ideal / line.requests:.2f}",
+                str(line.worst),
+            )
+        )  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < 3 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

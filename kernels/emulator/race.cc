@@ -1,0 +1,163 @@
+// Races between the threads of a launch, and reads of what nobody wrote.
+//
+// Two accesses to a byte, by different threads, at least one of them a write, not both atomic, are
+// a race unless the first is ordered before the second (order.cc).
+//
+// Each byte remembers who wrote it last, and two of its readers since. Two are enough: of readers
+// in different warps, any writer is in a different warp than one. What is forgotten are readers of
+// a warp of which two others have read, and that a third, unsynchronised with it alone, overwrites.
+//
+// A byte of shared memory is uninitialised until its block writes it. A word of the device's memory
+// is while it has the poison that memory.py fills new arrays with, which no arithmetic gives: so
+// nothing has to be known of what NumPy or earlier launches wrote.
+
+#include "access.h"
+#include "order.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+
+namespace emulator {
+namespace {
+
+struct Cell {
+    Visit writer, readers[2];
+};
+
+// Cells of an array's bytes: zero, and taking no memory, until they are touched.
+struct Free {
+    void operator()(Cell* cells) const { free(cells); }
+};
+using Cells = std::unique_ptr<Cell[], Free>;
+Cells make_cells(size_t bytes) {
+    return Cells(static_cast<Cell*>(calloc(std::max<size_t>(bytes, 1), sizeof(Cell))));
+}
+
+constexpr int LANES = 32;
+Cells shared_cells;
+std::vector<Cells> device_cells;
+
+// Another block's visits to shared memory were to memory of its own.
+bool before(const Visit& visit, bool shared) {
+    return (shared && visit.block != block_number()) || before_now(visit);
+}
+
+uint3 index_of(size_t number, dim3 size) {
+    return {unsigned(number % size.x), unsigned(number / size.x % size.y),
+            unsigned(number / size.x / size.y)};
+}
+
+[[noreturn]] void race(const Access& access, const Visit& other, const char* did) {
+    std::string who = position(index_of(other.thread, block_size),
+                               index_of(other.block - 1, grid_size));
+    fail("race: %s, which @%x@: %s %s: %s", describe(access).c_str(), other.place, who.c_str(),
+         other.atomic ? "changed" : did,
+         other.block == block_number() ? "no barrier between them" : "blocks are not ordered");
+    for (;;) wait(me());
+}
+
+// The first read of what nobody has written. Somebody may still write it, unordered: then the race
+// is what has to be told. Of shared memory until the next barrier, of the device's until the end.
+std::string early_shared, early_device;
+
+void told_late(std::string& read) {
+    if (!read.empty()) fail("uninitialised: %s, which nobody wrote", read.c_str());
+    read.clear();
+}
+
+// Keep the visit among the two readers, preferably of different warps, better of different blocks.
+void remember(const Visit& visit, Visit* readers, bool shared) {
+    for (int i = 0; i < 2; i++) {
+        if (readers[i].block == visit.block && readers[i].thread == visit.thread) {
+            readers[i] = visit;
+            return;
+        }
+    }
+    auto warp = [](const Visit& v) { return v.thread / LANES; };
+    bool same_block = readers[0].block == readers[1].block;
+    if (before(readers[0], shared)) {
+        readers[0] = visit;
+    } else if (before(readers[1], shared) ||
+               (same_block && (visit.block != readers[0].block ||
+                               (warp(readers[0]) == warp(readers[1]) &&
+                                warp(visit) != warp(readers[0]))))) {
+        readers[1] = visit;
+    }
+}
+
+struct Race : Listener {
+    void launch_begins() override {
+        order_launch();
+        shared_cells = make_cells(ARENA);
+        device_cells.clear();
+        device_cells.resize(device_arrays.size());
+        early_shared.clear(), early_device.clear();
+    }
+    void launch_ends() override { told_late(early_device); }
+    void block_begins() override { order_block(); }
+    void block_ends() override { told_late(early_shared); }
+    void barrier_passed() override {
+        told_late(early_shared);
+        order_barrier();
+    }
+    void warp_synchronised(int warp, unsigned mask) override { order_warp(warp, mask); }
+    void fence() override { order_fence(); }
+
+    Cell* cells_of(const Access& access) {
+        if (access.shared) return &shared_cells[access.at - arena];
+        const DeviceArray& array = device_arrays[access.array];
+        Cells& cells = device_cells[access.array];
+        if (!cells) cells = make_cells(array.end - array.start);
+        return &cells[access.offset];
+    }
+
+    // The whole words around the access are compared: a byte of the poison alone may be a number.
+    static bool poisoned(const Access& access) {
+        const DeviceArray& array = device_arrays[access.array];
+        const char* poison = reinterpret_cast<const char*>(&array.poison);
+        const char* word = access.at - reinterpret_cast<uintptr_t>(access.at) % 4;
+        for (; word < access.at + access.bytes; word += 4) {
+            if (word >= array.start && word + 4 <= array.end &&
+                !std::memcmp(word, poison + reinterpret_cast<uintptr_t>(word) % 8, 4)) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    void accessed(const Access& access) override {
+        bool shared = access.shared, atomic = access.kind == ATOMIC;
+        Visit visit = visit_now(access.place, atomic);
+        bool reads = access.kind != WRITE;
+        if (reads && !shared && early_device.empty() && poisoned(access)) {
+            early_device = describe(access);
+        }
+        Cell* cell = cells_of(access);
+        for (Cell* end = cell + access.bytes; cell < end; cell++) {
+            const Visit& writer = cell->writer;
+            if (reads && shared && writer.block != visit.block && early_shared.empty()) {
+                early_shared = describe(access);
+            }
+            if (!(atomic && writer.atomic) && !before(writer, shared)) {
+                race(access, writer, "wrote");
+            }
+            if (access.kind == READ) {
+                remember(visit, cell->readers, shared);
+                continue;
+            }
+            for (Visit& reader : cell->readers) {
+                if (!before(reader, shared)) race(access, reader, "read");
+                reader.block = 0;
+            }
+            cell->writer = visit;
+        }
+        if (atomic) order_atomic(access.at);
+    }
+};
+
+Race the_only_one;
+[[maybe_unused]] Watcher* const registered = watcher = &the_only_one;
+
+}  // namespace
+}  // namespace emulator

@@ -1,0 +1,59 @@
+"""Arrays nested in arguments and results: brought to a device, and compared with what is right."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minddpm import backend
+
+
+class WrongResultError(AssertionError):
+    """A result is not that of the reference, or nan: whoever computed it is not timed."""
+
+
+def mapped(function: Callable[[np.ndarray], Any], x: Any) -> Any:
+    """x with the function applied to every NumPy array in it, however deep in tuples."""
+    if isinstance(x, (tuple, list)):
+        return tuple(mapped(function, part) for part in x)
+    return function(x) if isinstance(x, np.ndarray) else x
+
+
+def arrays(result: Any) -> list[np.ndarray]:
+    """The arrays of a result on the host, float64: one array or number, or a tuple of tuples.
+
+    None, where nothing was asked for, is no array.
+    """
+    if isinstance(result, (tuple, list)):
+        return [a for part in result for a in arrays(part)]
+    return [] if result is None else [np.asarray(backend.to_numpy(result), np.float64)]
+
+
+def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest difference in units of the largest wanted entry; nan if there is one.
+
+    inf for another shape.
+    """
+    if got.shape != wanted.shape:
+        return np.inf
+    difference = np.abs(got - wanted).max(initial=0)
+    return float(difference / max(np.abs(wanted).max(initial=0), 1e-30))
+
+
+def largest_error(result: Any, expected: Any) -> float:
+    """The largest relative_error of all arrays of a result, nan if one is; inf for other shapes."""
+    got, wanted = arrays(result), arrays(expected)
+    if len(got) != len(wanted):
+        return np.inf
+    return float(np.max([relative_error(a, b) for a, b in zip(got, wanted, strict=True)]))
+
+
+def verify(result: Any, expected: Any, tolerance: float = 1e-4) -> None:
+    """Raise WrongResultError unless every array of `result` is that of `expected`."""
+    got, wanted = arrays(result), arrays(expected)
+    if [a.shape for a in got] != [a.shape for a in wanted]:
+        raise WrongResultError(f"shapes {[a.shape for a in got]}, not {[a.shape for a in wanted]}")
+    for i, (a, b) in enumerate(zip(got, wanted, strict=True)):
+        error = relative_error(a, b)
+        if not error < tolerance:  # the other way round, nan would pass
+            raise WrongResultError(f"array {i} is off by {error:.1e}, allowed is {tolerance:.0e}")

@@ -1,0 +1,304 @@
+"""What every function of the kernel sets is given: arrays of awkward sizes, and of some real ones.
+
+Odd numbers of pixels, channels that no tile divides, a picture of one pixel, parts of unequal
+width, streams of random numbers that begin in the middle of a block of four.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minddpm.kernels import reference
+from minddpm.kernels.compose import SAME, Padding
+
+# Of float32 sums in another order; of Winograd's transforms, whose numbers nearly cancel.
+SUMS, WINOGRAD = 1e-5, 3e-5
+ELEMENTWISE = 2e-6
+NORMAL = 3e-6  # of log, sin and cos
+STREAM = (0xDEADBEEF, 7, (5 << 32) + 3)  # seed, purpose, step
+NONE = ((0, 0), (0, 0))
+EPS = 1e-2
+
+Call = Callable[..., Any]
+
+
+class Case(NamedTuple):
+    """Arguments of one function of kernels/reference.py, with NumPy arrays.
+
+    tolerance: of the largest error, in units of the largest entry. call: what is to be compared, as
+    call(kernels, xp, *arguments), where it is not simply what the function returns.
+    """
+
+    function: str
+    arguments: tuple[Any, ...]
+    tolerance: float = ELEMENTWISE
+    call: Call | None = None
+
+    def result(self, kernels: ModuleType, xp: ModuleType, arguments: tuple[Any, ...]) -> Any:
+        """By this kernel set, from its library's arrays."""
+        if self.call is not None:
+            return self.call(kernels, xp, *arguments)
+        return getattr(kernels, self.function)(*arguments)
+
+
+class Convolution(NamedTuple):
+    """The sizes of one: N pictures of H x W with C channels, a window KH x KW, K channels out."""
+
+    N: int
+    H: int
+    W: int
+    C: int
+    K: int
+    KH: int = 3
+    KW: int = 3
+    stride: int = 1
+    padding: Padding = SAME
+
+    def arrays(self) -> list[np.ndarray]:
+        """x, w, b, gy, shift [N, K] and extra (of y's shape)."""
+        (top, bottom), (left, right) = self.padding
+        OH = (self.H + top + bottom - self.KH) // self.stride + 1
+        OW = (self.W + left + right - self.KW) // self.stride + 1
+        x, w = (self.N, self.H, self.W, self.C), (self.KH, self.KW, self.C, self.K)
+        y = (self.N, OH, OW, self.K)
+        return draw(0, x, w, self.K, y, (self.N, self.K), y)
+
+
+AWKWARD = (
+    Convolution(2, 7, 5, 3, 5),
+    Convolution(1, 14, 14, 8, 66),
+    Convolution(1, 1, 1, 20, 1),
+    Convolution(2, 5, 6, 17, 8, 3, 2, 2, ((0, 1), (2, 0))),
+    Convolution(2, 9, 9, 8, 8, 1, 1, 3, NONE),
+)
+REAL = (  # of the small UNet, and of none
+    Convolution(4, 28, 28, 32, 32),
+    Convolution(4, 28, 28, 32, 32, stride=2),
+    Convolution(4, 28, 28, 1, 32),
+    Convolution(16, 7, 7, 128, 64),
+    Convolution(3, 33, 33, 5, 5),
+    Convolution(2, 9, 7, 256, 260),  # enough channels for Winograd
+)
+
+
+def convolutions(quick: bool) -> tuple[Convolution, ...]:
+    """The awkward ones, and unless quick the real ones."""
+    return AWKWARD if quick else AWKWARD + REAL
+
+
+def draw(seed: int, *shapes: int | tuple[int, ...]) -> list[np.ndarray]:
+    """Standard normals, float32, one array for each shape."""
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape, np.float32) for shape in shapes]
+
+
+def rounded(x: np.ndarray) -> np.ndarray:
+    """x to what half holds exactly, in float32: tensor cores then have nothing to round."""
+    return x.astype(np.float16).astype(np.float32)
+
+
+def every_case(quick: bool) -> list[Case]:
+    """All functions, each with at least one case."""
+    return [
+        case
+        for make in (_convolutions, _linears, _norms, _attention, _blocks, _elementwise)
+        for case in make(quick)
+    ] + [*_diffusion(), *_optimiser(), *_random()]
+
+
+def _convolutions(quick: bool) -> list[Case]:
+    cases = []
+    for s in convolutions(quick):
+        x, w, b, gy, *_ = s.arrays()
+        how, tolerance = (s.stride, s.padding), WINOGRAD if s.C >= 256 else SUMS
+        cases += [
+            Case("conv2d", (x, w, b, *how), tolerance),
+            Case("conv2d_backward", (gy, x, w, *how), tolerance),
+            Case("conv2d_backward", (gy, x, w, *how, True, x), tolerance),
+            Case("conv2d_backward", (gy, x, w, *how, False), tolerance),
+        ]
+    for N, H, W, C, K in ((2, 3, 5, 4, 8), (1, 7, 7, 3, 66), *_unless(quick, (16, 14, 14, 64, 64))):
+        x, w, b, gy = draw(0, (N, H, W, C), (3, 3, C, K), K, (N, 2 * H, 2 * W, K))
+        cases += [
+            Case("upsample_conv2d", (x, w, b), SUMS),
+            Case("upsample_conv2d_backward", (gy, x, w), SUMS),
+            Case("upsample_nearest", (x,), 0.0),
+            Case("upsample_nearest_backward", (draw(1, (N, 2 * H, 2 * W, C))[0],)),
+        ]
+    return cases
+
+
+def _unless(quick: bool, *more: Any) -> tuple[Any, ...]:
+    return () if quick else more
+
+
+def _linears(quick: bool) -> list[Case]:
+    cases = []
+    for rows, parts, K in ((7, (3, 2), 70), (130, (4, 8), 8), (1, (1, 2, 3), 1)):
+        xs = tuple(draw(1, *[(rows, 1, C) for C in parts]))
+        w, b, gy = draw(0, (sum(parts), K), K, (rows, 1, K))
+        cases += [
+            Case("linear", (xs, w, b, gy), SUMS),
+            Case("linear_backward", (gy, xs, w, (None, *xs[1:])), SUMS),
+        ]
+    several = (((3, 49), 8, (8, 8, 8)), ((130,), 66, (3, 70)))
+    for shape, C, Ks in several + _unless(quick, ((16, 49), 64, (64, 64, 64))):
+        x, plus, *ws = draw(0, (*shape, C), (*shape, C), *[(C, K) for K in Ks])
+        bs, gys = draw(1, *Ks), draw(2, *[(*shape, K) for K in Ks])
+        cases += [
+            Case("linears", (x, tuple(ws), tuple(bs)), SUMS),
+            Case("linears_backward", (tuple(gys), x, tuple(ws), plus), SUMS),
+        ]
+    return cases
+
+
+def _norms(quick: bool) -> list[Case]:
+    cases = []
+    sizes = ((3, 7, 2, 3), (2, 100, 3, 32), (1, 49, 1, 260), *_unless(quick, (16, 784, 8, 4)))
+    for N, P, groups, size in sizes:
+        C = groups * size
+        x, gy, weight, bias, plus = draw(0, (N, P, C), (N, P, C), C, C, (N, P, C))
+        _, mean, rstd = reference.group_norm(x, weight, bias, groups, EPS)
+        arrays = (x, weight, bias)
+        cases += [
+            Case("group_norm", (*arrays, groups, EPS), SUMS),
+            Case("group_norm_silu", (*arrays, groups, EPS), SUMS),
+            Case("group_norm_backward", (gy, x, weight, mean, rstd, groups, plus), 2e-5),
+            Case("group_norm_silu_backward", (gy, *arrays, mean, rstd, groups), 2e-5),
+        ]
+    return cases
+
+
+def _attention(quick: bool) -> list[Case]:
+    sizes = ((2, 31, 3, 8), (1, 70, 1, 33), (1, 4, 2, 256), *_unless(quick, (16, 49, 8, 8)))
+    cases = []
+    for N, L, heads, D in sizes:
+        q, k, v, gy = draw(0, *[(N, L, heads * D)] * 4)
+        cases += [
+            Case("attention", (q, k, v, heads), SUMS),
+            Case("attention", (20 * q, k, v, heads), 5e-5),  # scores beyond the range of e^x
+            Case("attention_backward", (gy, q, k, v, heads), 1e-4),
+        ]
+    return cases
+
+
+def _blocks(quick: bool) -> list[Case]:
+    """Half a residual block: its backward wants what the forward of the same kernel set kept."""
+
+    def forward(kernels: ModuleType, _: ModuleType, *arguments: Any) -> Any:
+        return kernels.norm_silu_conv2d(*arguments)[0]
+
+    def backward(kernels: ModuleType, _: ModuleType, gy: Any, plus: Any, *arguments: Any) -> Any:
+        xs, weight, bias, groups, eps, w, *rest = arguments
+        _, kept = kernels.norm_silu_conv2d(xs, weight, bias, groups, eps, w, *rest)
+        return kernels.norm_silu_conv2d_backward(gy, xs, weight, bias, kept, groups, w, plus)
+
+    sizes = ((2, 5, 7, (3, 5), 8), (1, 14, 3, (4, 8), 1), (1, 3, 3, (1, 2, 3), 8))
+    cases = []
+    for N, H, W, parts, K in sizes + _unless(quick, (16, 14, 14, (64, 64), 64)):
+        C = sum(parts)
+        weight, bias, w, b, shift, extra, gy, *xs = draw(
+            0, C, C, (3, 3, C, K), K, (N, K), *[(N, H, W, K)] * 2, *[(N, H, W, c) for c in parts]
+        )
+        plus = (None, *draw(1, *[(N, H, W, c) for c in parts[1:]]))
+        arguments = (tuple(xs), weight, bias, 2, EPS, w, b, shift, extra)
+        cases += [
+            Case("norm_silu_conv2d", arguments, SUMS, forward),
+            Case("norm_silu_conv2d_backward", (gy, plus, *arguments), 2e-5, backward),
+        ]
+    return cases
+
+
+def _elementwise(quick: bool) -> list[Case]:
+    def added_to(kernels: ModuleType, _: ModuleType, total: Any, x: Any) -> Any:
+        total = total.copy()
+        kernels.add_to(total, x)
+        return total
+
+    def added_all(kernels: ModuleType, _: ModuleType, totals: Any, xs: Any) -> Any:
+        totals = tuple(total.copy() for total in totals)
+        kernels.add_all(totals, xs)
+        return totals
+
+    cases = []
+    for n in (1, 701, *_unless(quick, 1_623_169)):
+        x, y = draw(0, n, n)
+        z = 30 * x
+        z[0] = -200  # e^200 is beyond float32
+        cases += [
+            Case("silu", (z,)),
+            Case("silu_backward", (y, z)),
+            Case("add", (x, y)),
+            Case("add_to", (x, y), call=added_to),
+            Case("add_all", ((x, x[: n // 2]), (y, y[: n // 2])), call=added_all),
+            Case("squared_norm", (x,), 1e-12),
+            Case("dropout", (x, 0.1, *STREAM)),
+        ]
+    t = np.array([0, 1, 7, 500, 999, 3999])
+    return cases + [
+        Case("timestep_features", (t, C, 0.0, first, "float32"))
+        for C in (2, 33, 128)
+        for first in (False, True)
+    ]
+
+
+def _diffusion() -> list[Case]:
+    cases = []
+    coefficients = (1.2, -0.6, 0.1, 0.9, 0.2, 0.3)
+    for N, P in ((1, 1), (3, 67), (4, 784)):
+        x, output, noise, a, b = draw(0, *[(N, P)] * 3, N, N)
+        cases += [
+            Case("q_sample", (x, noise, a, b)),
+            Case("q_sample_normal", (x, a, b, *STREAM), NORMAL),
+            Case("sampler_step", (x, output, noise, coefficients, True)),
+            Case("sampler_step", (x, output, None, (*coefficients[:5], 0.0), False)),
+        ]
+        cases += [
+            Case("sampler_step_normal", (x, output, coefficients, True, *STREAM, first), NORMAL)
+            for first in (0, 1, (1 << 34) + 3)
+        ]
+    return cases
+
+
+def _optimiser() -> list[Case]:
+    def adam(kernels: ModuleType, _: ModuleType, *arguments: Any) -> Any:
+        param, grad, m, v, average, *numbers = arguments
+        changed = [a.copy() for a in (param, m, v, average)]
+        kernels.adam(changed[0], grad, *changed[1:], *numbers)
+        return changed
+
+    def ema(kernels: ModuleType, _: ModuleType, average: Any, *arguments: Any) -> Any:
+        average = average.copy()
+        kernels.ema(average, *arguments)
+        return average
+
+    cases = []
+    for n, step in ((1, 1), (701, 3), (5000, 1000)):
+        param, grad, m, v, average = draw(0, n, n, n, n, n)
+        arrays = (param, grad, m, np.abs(v), average)
+        numbers = (step, 1e-3, 0.9, 0.99, 1e-8, 0.02)
+        cases += [
+            Case("adam", (*arrays, *numbers, 0.7, 0.95), SUMS, adam),
+            Case("adam", (*arrays, *numbers, np.array(0.7, np.float32), 0.95), SUMS, adam),
+            Case("ema", (average, param, 0.9), SUMS, ema),
+        ]
+    return cases + [Case("clip_scale", (np.array(s), 1.5)) for s in (0.0, 1e-3, 4.0)]
+
+
+def _random() -> list[Case]:
+    counter = np.arange(4 * 33, dtype=np.uint32).reshape(33, 4) * np.uint32(0x9E3779B9)
+    cases = [Case("philox4x32", (counter, STREAM[:2]), 0.0)]
+    tolerances = {"random_bits": 0.0, "random_uniform": 0.0, "random_normal": NORMAL}
+    for name, tolerance in tolerances.items():
+
+        def numbers(kernels: ModuleType, xp: ModuleType, *stream: int, name: str = name) -> Any:
+            return getattr(kernels, name)(xp, *stream)
+
+        cases += [
+            Case(name, (n, *STREAM, first), tolerance, numbers)
+            for n in (1, 281, 19_999)
+            for first in (0, 3, 4 * ((1 << 32) - 1))
+        ]
+    return cases

@@ -1,0 +1,79 @@
+"""What the checks run on, and compute-sanitizer, which watches kernels at their work."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from typing import NamedTuple
+
+import minddpm
+from minddpm import backend
+
+TOOLS = ("memcheck", "racecheck")
+FOUND = 77  # the exit code by which compute-sanitizer says that it found something
+# Without CuPy's pool of memory an access beyond an array is one beyond an allocation.
+SHORT_CHECK = """
+import minddpm
+cupy = minddpm.set_backend("cupy").xp
+cupy.cuda.set_allocator(None)
+from minddpm.gpucheck import checks
+for check in checks.kernel_checks(quick=True):
+    check()
+"""
+
+
+class Verdict(NamedTuple):
+    """What a tool of compute-sanitizer says."""
+
+    tool: str
+    ok: bool
+    summary: str
+
+
+def is_emulated() -> bool:
+    """Whether the stand-in is in CuPy's place."""
+    return backend.xp.__name__ != "cupy"
+
+
+def description() -> dict[str, str]:
+    """The GPU, what drives it and the versions of all that takes part, in words."""
+    facts = {"minddpm": minddpm.__version__, "Python": platform.python_version()}
+    facts |= {"system": platform.platform()}
+    if is_emulated():
+        return {"GPU": "none: the emulator on the CPU, which says nothing about speed", **facts}
+    cuda = backend.xp.cuda
+    properties, device = cuda.runtime.getDeviceProperties(0), cuda.Device(0)
+    return {
+        "GPU": properties["name"].decode(),
+        "compute capability": f"{properties['major']}.{properties['minor']}",
+        "multiprocessors": f"{properties['multiProcessorCount']}",
+        "memory": f"{device.mem_info[1] / 2**30:.1f} GiB",
+        "CUDA of the driver": _version(cuda.runtime.driverGetVersion()),
+        "CUDA runtime": _version(cuda.runtime.runtimeGetVersion()),
+        "NVRTC": ".".join(map(str, cuda.nvrtc.getVersion())),
+        "CuPy": backend.xp.__version__,
+        **facts,
+    }
+
+
+def _version(number: int) -> str:
+    """12040 is 12.4."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def sanitizer() -> str | None:
+    """Where compute-sanitizer is; None where it is not installed."""
+    return shutil.which("compute-sanitizer")
+
+
+def sanitized(tool: str) -> Verdict:
+    """What this tool of compute-sanitizer finds while every kernel runs once, at small sizes."""
+    done = subprocess.run(
+        [sanitizer(), "--tool", tool, "--error-exitcode", str(FOUND), sys.executable, "-c",
+         SHORT_CHECK],
+        capture_output=True, text=True, env=os.environ,
+    )  # fmt: skip
+    lines = [line.strip("= ") for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    summary = next((line for line in lines if "SUMMARY" in line), lines[-1] if lines else "silent")
+    return Verdict(tool, done.returncode == 0, summary)

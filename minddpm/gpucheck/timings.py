@@ -1,0 +1,231 @@
+"""How long it takes, by the device's own clock: every rung, plain CuPy, PyTorch, whole steps.
+
+Nothing here runs on the emulator, whose seconds say nothing. Each result is compared with the
+reference before it is timed.
+"""
+
+import importlib.util
+import statistics
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import minddpm
+from minddpm import backend, samplers
+from minddpm.gpucheck.arrays import mapped, verify
+from minddpm.gpucheck.cases import Convolution, draw, rounded
+from minddpm.gpucheck.checks import first_line, losses, small_trainer
+from minddpm.kernels import cuda, reference
+from minddpm.kernels.cuda import convolution, winograd
+from minddpm.kernels.cuda.convolution import RUNGS, Sizes
+
+CONVOLUTIONS = {  # (H, C, K) of the small UNet
+    "28x28 32->32": (28, 32, 32),
+    "14x14 64->64": (14, 64, 64),
+    "7x7 128->64": (7, 128, 64),
+}
+BATCH, QUICK_BATCH = 128, 16
+BACKENDS = ("cupy", "cupy-reference")
+TOLERANCE = 1e-4
+CALLS = 10  # between two events
+# Keeps the device busy until the host has queued all calls: without it the time of a short kernel
+# would be that of Python, which launches it.
+WAIT = """extern "C" __global__ void wait(long long cycles) {
+    long long start = clock64();
+    while (clock64() - start < cycles) {}
+}"""
+CYCLES = 20_000_000  # 10 to 15 ms
+
+
+class Timing(NamedTuple):
+    """Who took how long for what, nothing else running; flops: by the definition, or None.
+
+    milliseconds: None where the result was wrong, and problem says how.
+    """
+
+    what: str
+    who: str
+    milliseconds: float | None
+    flops: int | None = None
+    problem: str = ""
+
+    @property
+    def gflops(self) -> float | None:
+        """Effective GFLOP/s: those of the definition, however few were done."""
+        return self.flops / self.milliseconds / 1e6 if self.flops and self.milliseconds else None
+
+
+Task = Callable[[], Timing]
+Run = Callable[[], Any]
+Runner = tuple[Run, Callable[[Any], Any]]
+
+
+def milliseconds(run: Callable[[], Any], rounds: int, calls: int = CALLS) -> float:
+    """Of one call, between two events on the device: the median of the rounds after a warm-up.
+
+    calls: between two events. One call is measured as the host launches it; of several the device
+    finds all in its queue.
+    """
+    cuda = backend.xp.cuda
+    wait = backend.xp.RawKernel(WAIT, "wait")
+    for _ in range(3):
+        run()
+    times = []
+    for _ in range(rounds):
+        start, end = cuda.Event(), cuda.Event()
+        cuda.Device().synchronize()
+        if calls > 1:
+            wait((1,), (1,), (np.int64(CYCLES),))
+        start.record()
+        for _ in range(calls):
+            run()
+        end.record()
+        end.synchronize()
+        times.append(cuda.get_elapsed_time(start, end) / calls)
+    return statistics.median(times)
+
+
+def tasks(quick: bool) -> list[Task]:
+    """Everything that is timed, in the order of the table; quick: smaller batches, fewer rounds."""
+    batch, rounds = (QUICK_BATCH, 5) if quick else (BATCH, 21)
+    return [
+        *_convolutions(batch, rounds),
+        *(partial(_training_step, name, minddpm.SMALL, batch, rounds) for name in BACKENDS),
+        *(partial(_sampling_step, name, minddpm.SMALL, batch, rounds) for name in BACKENDS),
+    ]
+
+
+def _timed(
+    what: str, who: str, prepare: Callable[[], Run], rounds: int, calls: int = CALLS,
+    flops: int | None = None,
+) -> Timing:  # fmt: skip
+    """prepare() gives what is to be timed, or raises where its result is wrong."""
+    try:
+        return Timing(what, who, milliseconds(prepare(), rounds, calls), flops)
+    except Exception as problem:  # a wrong result, or whatever the device says
+        return Timing(what, who, None, flops, first_line(problem))
+
+
+# --- convolutions --------------------------------------------------------------------------------
+
+
+def _convolutions(batch: int, rounds: int) -> list[Task]:
+    contestants = [*(f"rung {name}" for name in RUNGS), "rung 5 Winograd", "chosen (cupy)"]
+    contestants += ["cupy-reference"] + ["PyTorch, channels_last"] * _torch_on_cuda()
+    return [
+        partial(_convolution, name, Convolution(batch, H, H, C, K), backward, who, rounds)
+        for name, (H, C, K) in CONVOLUTIONS.items()
+        for backward in (False, True)
+        for who in contestants
+    ]
+
+
+def _convolution(name: str, c: Convolution, backward: bool, who: str, rounds: int) -> Timing:
+    def prepare() -> Run:
+        minddpm.set_backend("cupy")
+        x, w, b, gy = map(rounded, c.arrays()[:4])
+        make = _pytorch if who.startswith("PyTorch") else _ours
+        run, result = make(who, c, backward, x, w, b, gy)
+        if backward:
+            wanted = reference.conv2d_backward(gy, x, w, 1, c.padding)[:2]
+        else:
+            wanted = reference.conv2d(x, w, b, 1, c.padding)
+        verify(result(run()), wanted, TOLERANCE)
+        return run
+
+    what = f"conv {name}{' backward' * backward}, {c.N} images"
+    flops = 2 * c.N * c.H * c.W * c.KH * c.KW * c.C * c.K * (1 + backward)
+    return _timed(what, who, prepare, rounds, flops=flops)
+
+
+def _ours(who: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Runner:
+    """The call, and how its result becomes y, or gx and gw."""
+    x, w, b, gy = mapped(backend.xp.asarray, arrays)
+    s = Sizes.of((x,), w.shape, 1, c.padding)
+    y = backend.xp.empty(gy.shape, "float32")
+    rung = RUNGS.get(who.removeprefix("rung "))
+    if rung is not None:
+        if backward:
+            run = partial(convolution.gradients_apart, s, gy, (x,), w, rung)
+            return run, lambda r: (*r[0], r[1])
+        return lambda: convolution.forward(s, (x,), w, b, y, rung=rung), lambda _: y
+    if who == "rung 5 Winograd":
+        if backward:
+            return lambda: winograd.backward(s, gy, (x,), w), lambda r: (*r.gxs, r.w)
+        return lambda: winograd.forward(s, (x,), w, b, y), lambda _: y
+    kernels = reference if who == "cupy-reference" else cuda
+    if backward:
+        return lambda: kernels.conv2d_backward(gy, x, w, 1, c.padding), lambda r: r[:2]
+    return lambda: kernels.conv2d(x, w, b, 1, c.padding), lambda y: y
+
+
+def _torch_on_cuda() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _pytorch(_: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Runner:
+    """The same by cuDNN."""
+    import torch
+
+    torch.backends.cudnn.benchmark = True  # its fastest algorithm for the shape
+    torch.backends.cudnn.allow_tf32 = False  # as all others: float32
+    x, w, b, gy = (torch.from_numpy(a).cuda() for a in arrays)
+    x, gy = (a.permute(0, 3, 1, 2) for a in (x, gy))  # channels last in memory as they are
+    w = w.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+    if not backward:
+        return (
+            lambda: torch.nn.functional.conv2d(x, w, b, padding=1),
+            lambda y: y.permute(0, 2, 3, 1).cpu().numpy(),
+        )
+    x, w = x.requires_grad_(), w.requires_grad_()
+    y = torch.nn.functional.conv2d(x, w, b, padding=1)
+    return (
+        lambda: torch.autograd.grad(y, (x, w), gy, retain_graph=True),
+        lambda r: (r[0].permute(0, 2, 3, 1).cpu().numpy(), r[1].permute(2, 3, 1, 0).cpu().numpy()),
+    )
+
+
+# --- whole steps ---------------------------------------------------------------------------------
+
+
+def _training_step(name: str, config: dict, batch: int, rounds: int) -> Timing:
+    """As Python launches it: noising, forward, loss, backward, Adam and the moving average."""
+
+    def prepare() -> Run:
+        wanted = losses("numpy", config, batch, 2)
+        verify(losses(name, config, batch, 2), wanted, TOLERANCE)
+        return small_trainer(name, config, batch).train_step
+
+    return _timed(f"training step, {batch} images", name, prepare, rounds, calls=1)
+
+
+def _sampling_step(name: str, config: dict, batch: int, rounds: int) -> Timing:
+    """As Python launches it: the network, fresh noise and the step itself."""
+
+    def prepare() -> Run:
+        wanted = next(_walk("numpy", config, batch)).x
+        walk = _walk(name, config, batch)
+        verify(next(walk).x, wanted, 10 * TOLERANCE)
+        return lambda: next(walk)
+
+    return _timed(f"sampling step, {batch} images", name, prepare, rounds, calls=1)
+
+
+def _walk(name: str, config: dict, batch: int) -> Any:
+    """Ancestral steps of a model with random weights."""
+    minddpm.set_backend(name)
+    minddpm.manual_seed(0)
+    unet = minddpm.UNet2D(**config).eval()
+    for parameter in unet.parameters():
+        if parameter.ndim > 1 and not parameter.data.any():
+            # Zeros, with which training begins, would hide any error before them.
+            parameter.data = 0.05 * draw(1, parameter.shape)[0]
+    size, channels = config["sample_size"], config["in_channels"]
+    diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(1000))
+    return samplers.ddpm(diffusion, unet, (batch, size, size, channels), seed=0)
