@@ -56,7 +56,7 @@ class RawModule:
 
     def get_function(self, name: str) -> RawKernel:
         """The kernel of this name. Raises CUDARuntimeError if there is none."""
-        if name not in self.library().kernels:
+        if name not in self._library().kernels:
             raise CUDARuntimeError(f"CUDA_ERROR_NOT_FOUND: named symbol not found: {name}")
         return RawKernel(self, name)
 
@@ -65,9 +65,9 @@ class RawModule:
 
         log_stream: where they would go if it does not; the emulator's compiler has none to say.
         """
-        self.library()
+        self._library()
 
-    def library(self) -> Library:
+    def _library(self) -> Library:
         """The kernels in the mode in which they run now. Raises as `compile`."""
         mode = emulation.mode
         if mode not in self._libraries:
@@ -123,7 +123,7 @@ class RawKernel:
         def run() -> None:
             stats.launches += 1
             stats.raw_launches += 1
-            library = self._module.library()
+            library = self._module._library()
             library.launch(self.name, grid, block, values, shared=shared_mem, order=emulation.order)
             if library.mode == "profile":
                 emulation.profile += library.profile()
@@ -267,6 +267,8 @@ class Device:
 runtime = SimpleNamespace(
     CUDARuntimeError=CUDARuntimeError,
     getDeviceCount=lambda: 1,
+    driverGetVersion=lambda: 12000,
+    runtimeGetVersion=lambda: 12000,
     deviceSynchronize=lambda: _synchronise("deviceSynchronize"),
     getDeviceProperties=lambda device: {
         "name": b"CPU (emulated)", "major": 8, "minor": 0, "multiProcessorCount": 1,
