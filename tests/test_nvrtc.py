@@ -93,11 +93,18 @@ int main() {
 CONV6 = cuda.FOLDER / "conv6_tensor.cu"
 
 
+VARIANTS = {  # what else kernels/cuda/convolution.py compiles
+    "conv4_registers.cu": [("COLUMNS=32",)],
+    "linears.cu": [("COLUMNS=32",)],
+    "conv6_tensor.cu": [("TF32",)],
+}
+
+
 def compilations():
     for file in cuda.files():
-        for defines in [(), ("TF32",)] if file == CONV6 else [()]:
+        for defines in [(), *VARIANTS.get(file.name, ())]:
             for architecture in nvrtc.ARCHITECTURES:
-                if architecture >= 80 or not defines:
+                if architecture >= 80 or defines != ("TF32",):
                     name = "-".join((file.name, *defines, str(architecture)))
                     marks = [headers] if file == CONV6 else []
                     yield pytest.param(file, architecture, defines, id=name, marks=marks)
