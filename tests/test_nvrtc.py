@@ -91,8 +91,6 @@ int main() {
 
 
 CONV6 = cuda.FOLDER / "conv6_tensor.cu"
-
-
 VARIANTS = {  # what else kernels/cuda/convolution.py compiles
     "conv4_registers.cu": [("COLUMNS=32",)],
     "linears.cu": [("COLUMNS=32",)],

@@ -18,8 +18,8 @@ from minddpm.kernels import compose, reference
 from minddpm.kernels.compose import SAME, Padding
 from minddpm.kernels.cuda import convolution, winograd
 from minddpm.kernels.cuda import linears as _linears
-from minddpm.kernels.cuda.convolution import Sizes
-from minddpm.kernels.cuda.launch import FOLDER, blocks, counters, each, is_array, launch
+from minddpm.kernels.cuda.convolution import Sizes, two
+from minddpm.kernels.cuda.launch import FOLDER, blocks, counters, cupy, each, is_array, launch
 from minddpm.kernels.reference import constant_weights, philox4x32
 
 THIS = sys.modules[__name__]
@@ -52,16 +52,12 @@ def _contiguous(x):
     if is_array(x):
         if x.dtype != np.float32:
             raise compose.OtherTypeError
-        return x if x.flags.c_contiguous else _xp().ascontiguousarray(x)
+        return x if x.flags.c_contiguous else cupy().ascontiguousarray(x)
     return x
 
 
-def _xp() -> ModuleType:
-    return sys.modules["cupy"]
-
-
 def _empty(*shapes):
-    return tuple(_xp().empty(shape, "float32") for shape in shapes)
+    return tuple(cupy().empty(shape, "float32") for shape in shapes)
 
 
 # --- convolution and linear layers ---------------------------------------------------------------
@@ -157,16 +153,12 @@ def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, kept, groups: int,
 # --- normalisation, activation, attention, upsampling --------------------------------------------
 
 
-def _two(parts):
-    return (*parts, None, None)[:2]
-
-
 def _norm(xs, weight, bias, groups, eps, with_silu):
     N, C = xs[0].shape[0], len(weight)
     P, C1 = xs[0].size // (N * xs[0].shape[-1]), xs[0].shape[-1]
     y, mean, rstd = _empty((*xs[0].shape[:-1], C), (N, groups), (N, groups))
     launch(
-        "norm.cu", "group_norm", (groups, N), (256,), *_two(xs), C1, weight, bias, y, mean, rstd,
+        "norm.cu", "group_norm", (groups, N), (256,), *two(xs), C1, weight, bias, y, mean, rstd,
         P, C, C // groups, eps, with_silu,
     )  # fmt: skip
     return y, mean, rstd
@@ -178,8 +170,8 @@ def _norm_backward(gy, xs, weight, bias, mean, rstd, groups, with_silu, plus=())
     gxs = _empty(*(x.shape for x in xs))
     gweight, gbias, sums = _empty(C, C, (2, N, C))
     launch(
-        "norm.cu", "group_norm_backward", (groups, N), (256,), gy, *_two(xs), C1, weight, bias,
-        mean, rstd, *_two(plus), *_two(gxs), gweight, gbias, sums, counters(groups), P, C,
+        "norm.cu", "group_norm_backward", (groups, N), (256,), gy, *two(xs), C1, weight, bias,
+        mean, rstd, *two(plus), *two(gxs), gweight, gbias, sums, counters(groups), P, C,
         C // groups, with_silu,
     )  # fmt: skip
     return gxs, gweight, gbias
@@ -307,7 +299,7 @@ def add_all(totals, xs):
         reference.add_all(totals, xs)
         return
     pairs = [(t.data.ptr, x.data.ptr, x.size) for t, x in zip(totals, xs, strict=True)]
-    table = _xp().asarray(np.array(pairs, np.uint64))
+    table = cupy().asarray(np.array(pairs, np.uint64))
     launch("pointwise.cu", "add_all", (32, len(pairs)), (256,), table)
 
 
@@ -372,7 +364,7 @@ def ema(average, param, decay: float):
 @float32_only
 def squared_norm(x):
     grid = min(blocks(x.size, 256), 1024)
-    parts, total = _xp().empty(grid, "float64"), _xp().empty((), "float64")
+    parts, total = cupy().empty(grid, "float64"), cupy().empty((), "float64")
     launch("pointwise.cu", "squared_norm", (grid,), (256,), x, parts, x.size)
     launch("pointwise.cu", "sum_parts", (1,), (1,), parts, total, grid)
     return total
@@ -399,7 +391,7 @@ def _each_four(name: str, n: int, *arguments) -> None:
 def _stream(name: str, kind: str, n: int, seed: int, purpose: int, step: int, first: int):
     """Elements first .. first + n - 1 of a stream, by way of whole blocks of four."""
     start, end = first // 4, (first + n + 3) // 4
-    out = _xp().empty(4 * (end - start), kind)
+    out = cupy().empty(4 * (end - start), kind)
     if n:
         key = _key(seed, purpose, step)
         each("random.cu", name, end - start, out, np.uint64(start), *key, end - start)

@@ -96,7 +96,7 @@ def forward(
 ) -> None:  # fmt: skip
     """y = conv(x) + bias [K] + shift [N, K] + extra (of y's shape)."""
     rung = rung or register_tile(s.K)
-    parts = _two(xs)
+    parts = two(xs)
     grid = blocks(s.pixels, rung.rows), blocks(s.K, rung.columns)
     launch(
         rung.file, "conv2d", grid, rung.block, *parts, xs[0].shape[-1], up, w, bias, shift, extra,
@@ -125,16 +125,21 @@ def backward(
     pixels = s.N * (s.H >> up) * (s.W >> up)
     tiles_x = blocks(pixels, rung.rows) * blocks(s.C, rung.columns) if need_gx else 0
     tiles_w = blocks(s.window, rung.rows) * blocks(s.K, rung.columns)
-    slices = min(blocks(ENOUGH_BLOCKS, tiles_w), blocks(s.pixels, FEWEST_PIXELS))
-    parts = xp.empty(slices * tiles_w * rung.rows * rung.columns, "float32")
+    slices, parts = sliced(s, rung, tiles_w)
     groups = blocks(s.K, 32)
     launch(
         rung.file, "conv2d_gradients", (tiles_x + tiles_w * slices + s.N * groups,), rung.block,
-        gy, *_two(xs), xs[0].shape[-1], up, w, *_two(plus), *_two(gxs or ()), gw, gshift, gbias,
+        gy, *two(xs), xs[0].shape[-1], up, w, *two(plus), *two(gxs or ()), gw, gshift, gbias,
         parts, counters(tiles_w + groups), tiles_x, tiles_w, slices, *s,
         _vector(s, xs, gy, *xs, w), options=rung.options,
     )  # fmt: skip
     return Gradients(gxs, gw, gshift, gbias)
+
+
+def sliced(s: Sizes, rung: Rung, tiles: int) -> tuple[int, Array]:
+    """Into how many slices of pixels each tile of gw is cut, and room for what they find."""
+    slices = min(blocks(ENOUGH_BLOCKS, tiles), blocks(s.pixels, FEWEST_PIXELS))
+    return slices, cupy().empty(slices * tiles * rung.rows * rung.columns, "float32")
 
 
 def gradients_apart(
@@ -145,8 +150,8 @@ def gradients_apart(
     gxs = tuple(xp.empty(x.shape, "float32") for x in xs)
     gw, C1, pixels = xp.empty(w.shape, "float32"), xs[0].shape[-1], s.N * (s.H >> up) * (s.W >> up)
     for name, rows, columns, arrays in (
-        ("conv2d_gradient_x", pixels, s.C, (gy, w, None, None, *_two(gxs), C1, up)),
-        ("conv2d_gradient_w", s.window, s.K, (gy, *_two(xs), C1, up, gw)),
+        ("conv2d_gradient_x", pixels, s.C, (gy, w, None, None, *two(gxs), C1, up)),
+        ("conv2d_gradient_w", s.window, s.K, (gy, *two(xs), C1, up, gw)),
     ):
         grid = blocks(rows, rung.rows), blocks(columns, rung.columns)
         vector = _vector(s, xs, gy, *xs, w)
@@ -154,7 +159,8 @@ def gradients_apart(
     return gxs, gw
 
 
-def _two(parts: Sequence[Array]) -> tuple[Array | None, Array | None]:
+def two(parts: Sequence[Array | None]) -> tuple[Array | None, Array | None]:
+    """One or two parts, or none, as kernels take them: None for what is not there."""
     return (*parts, *(None,) * (2 - len(parts)))
 
 

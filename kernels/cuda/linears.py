@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 
 from minddpm.backend import Array
-from minddpm.kernels.cuda.convolution import ENOUGH_BLOCKS, FEWEST_PIXELS, Sizes, register_tile
+from minddpm.kernels.cuda.convolution import Sizes, register_tile, sliced
 from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, launch
 
 
@@ -66,8 +66,7 @@ def backward(
     tiles_x = blocks(s.pixels, rung.rows) * blocks(s.C, rung.columns)
     tiles_w = sum(blocks(s.C, rung.rows) * blocks(K, rung.columns) for K in Ks)
     groups = sum(blocks(K, 32) for K in Ks)
-    slices = min(blocks(ENOUGH_BLOCKS, tiles_w), blocks(s.pixels, FEWEST_PIXELS))
-    parts = xp.empty(slices * tiles_w * rung.rows * rung.columns, "float32")
+    slices, parts = sliced(s, rung, tiles_w)
     launch(
         "linears.cu", "linears_backward", (tiles_x + tiles_w * slices + s.N * groups,),
         rung.block, x, table, plus, gx, parts, counters(tiles_w + groups), len(Ks), slices, s.N,
