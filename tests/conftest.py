@@ -39,6 +39,16 @@ def any_backend(request):
 
 
 @pytest.fixture
+def stand_in(monkeypatch):
+    """The stand-in in CuPy's place, for this test alone; the active backend stays."""
+    from minddpm.kernels.emulator import cupy_on_cpu
+
+    for name in ("cupy", "cupy.cuda"):
+        monkeypatch.setitem(sys.modules, name, None)  # so that they are put back afterwards
+    return cupy_on_cpu.install()
+
+
+@pytest.fixture
 def emulated_cupy(monkeypatch):
     """The stand-in as the active backend, for this test alone."""
     for name in ("cupy", "cupy.cuda"):

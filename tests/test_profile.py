@@ -1,7 +1,6 @@
 """Profile mode of the CUDA emulator: what it counts, and what the convolutions' rungs may cost."""
 
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -22,11 +21,8 @@ PICTURES = (2, 14, 14, 32)
 
 
 @pytest.fixture
-def forward(monkeypatch):
+def forward(stand_in, monkeypatch):
     """Profiles the forward pass of a rung: 3 x 3, 2 images of 14 x 14, from 32 to 32 channels."""
-    for name in ("cupy", "cupy.cuda"):
-        monkeypatch.setitem(sys.modules, name, None)  # so that they are put back afterwards
-    cupy_on_cpu.install()
     monkeypatch.setattr(emulation, "mode", "profile")
 
     def run(rung: convolution.Rung) -> list[Line]:

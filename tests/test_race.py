@@ -2,7 +2,6 @@
 
 import itertools
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from minddpm.kernels.emulator import (
     EmulatorError,
     Library,
     build,
-    cupy_on_cpu,
     device_array,
     device_empty,
 )
@@ -29,11 +27,8 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 
 @pytest.fixture
-def in_race_mode(monkeypatch):
+def in_race_mode(stand_in, monkeypatch):
     """The kernels of the cupy backend run in race mode; a list of those that were launched."""
-    for name in ("cupy", "cupy.cuda"):
-        monkeypatch.setitem(sys.modules, name, None)  # so that they are put back afterwards
-    cupy_on_cpu.install()
     monkeypatch.setattr(emulation, "mode", "race")
     launched, launch = set(), Library.launch
 
