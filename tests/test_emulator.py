@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minddpm import kernels
-from minddpm.kernels.emulator import EmulatorError, Library, device_array, device_empty
+from minddpm.kernels.emulator import EmulatorError, Library, build, device_array, device_empty
 
 CUDA = Path(kernels.__file__).parent / "cuda"
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -327,6 +327,15 @@ def test_a_thread_that_waits_for_another_in_a_loop(mode):
     with pytest.raises(EmulatorError, match=r"spin.cu:5: thread \(0, 0, 0\) .* waits forever"):
         library.launch("handed_on", (1,), (2,), (flag,))
     library.launch("handed_on", (1,), (2,), (flag,), order=1)
+
+
+def test_another_checkout_with_the_same_cache(monkeypatch, tmp_path):
+    """Whose emulator it was built with stands in a library: the line is found in either."""
+    copy = tmp_path / "emulator"
+    shutil.copytree(build.HERE, copy)
+    for here in (build.HERE, copy):
+        monkeypatch.setattr(build, "HERE", here)
+        test_a_thread_that_waits_for_another_in_a_loop("plain")
 
 
 def test_a_double_that_nobody_wrote_is_nan():

@@ -123,7 +123,8 @@ def _machine(mode: str) -> Path:
 
 def _cached(what: str, ending: str, make: Callable[[Path], None]) -> Path:
     """The file that `make` makes, in a folder of its own, unless the cache has it."""
-    digest = hashlib.sha256(f"{what}\0{_compiler()}\0{FLAGS}{WATCHED}".encode())
+    # HERE, as debuggers and `source_lines` read in the library where the emulator's files lie.
+    digest = hashlib.sha256(f"{what}\0{_compiler()}\0{FLAGS}{WATCHED}{HERE}".encode())
     for file in sorted((*HERE.glob("*.h"), *HERE.glob("*.cc"))):
         digest.update(file.read_bytes())
     kept = cache_directory("emulator") / f"{digest.hexdigest()[:24]}{ending}"
