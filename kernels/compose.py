@@ -4,10 +4,12 @@
 definition, and for the fast sets what they do with shapes that their fused kernel does not take.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 from minddpm.backend import Array, array_module
 
@@ -84,6 +86,25 @@ def normalised(x: Array, mean: Array, rstd: Array) -> Array:
     n = x - spread(mean, x)
     n *= spread(rstd, x)
     return n
+
+
+def compose_denoise(
+    kernels: ModuleType, run: Callable[[Array, Array], Array], x: Array, timesteps: np.ndarray,
+    coefficients: np.ndarray, clip: bool, stream: tuple[int, int, int],
+    noise: Callable[[int], Array] | None,
+) -> Iterator[tuple[Array, Array]]:  # fmt: skip
+    """denoise, one operation after the other."""
+    seed, purpose, first = stream
+    xp = array_module(x)
+    for i, t in enumerate(timesteps):
+        output = run(x, xp.full(len(x), int(t), "int64"))
+        row = tuple(map(float, coefficients[i]))
+        if row[-1] != 0 and noise is None:
+            x, pred_x0 = kernels.sampler_step_normal(x, output, row, clip, seed, purpose, i, first)
+        else:
+            z = noise(i) if row[-1] != 0 else None
+            x, pred_x0 = kernels.sampler_step(x, output, z, row, clip)
+        yield x, pred_x0
 
 
 def compose_norm_silu_conv2d(

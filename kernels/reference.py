@@ -12,9 +12,11 @@ one gy may be the gradient of several results.
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
+
+import numpy as np
 
 from minddpm.backend import Array, array_module
 from minddpm.kernels.compose import (
@@ -23,6 +25,7 @@ from minddpm.kernels.compose import (
     Parts,
     added,
     all_added,
+    compose_denoise,
     compose_linears,
     compose_linears_backward,
     compose_norm_silu_conv2d,
@@ -444,6 +447,22 @@ def sampler_step_normal(
     """sampler_step with random_normal's noise, drawn in the same pass."""
     noise = random_normal(array_module(x_t), x_t.size, seed, purpose, step, first)
     return sampler_step(x_t, output, noise.reshape(x_t.shape), coefficients, clip)
+
+
+def denoise(
+    run: Callable[[Array, Array], Array], x: Array, timesteps: np.ndarray,
+    coefficients: np.ndarray, clip: bool, stream: tuple[int, int, int],
+    noise: Callable[[int], Array] | None = None, replay: bool = False,
+) -> Iterator[tuple[Array, Array]]:  # fmt: skip
+    """Every step of a sampler, from x_T: (x, pred_x0) after each, new arrays [N, H, W, C].
+
+    run(x, t): the model's output for t, int64 [N]. timesteps int [S] and coefficients [S, 6]: what
+    step i tells the model and what sampler_step then takes. noise(i): its noise; None: that of
+    random_normal, stream = (seed, purpose, first), step i.
+    replay: run launches the same kernels on the same arrays whatever x and t hold, and reads
+    nothing on the host, so that a kernel set may record it once and repeat what it recorded.
+    """
+    return compose_denoise(THIS, run, x, timesteps, coefficients, clip, stream, noise)
 
 
 # --- optimiser, on one flat buffer of all parameters, in place ------------------------------------

@@ -61,6 +61,7 @@ def generate(
                 spacing="linspace",
                 seed=seed,
                 first=start * H * W * C,
+                replay=True,
             )
             for step in walk:
                 bar.update()

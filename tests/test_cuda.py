@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minddpm.gpucheck.cases import denoised
 from minddpm.kernels import cuda, reference
 from minddpm.kernels.cuda import convolution, winograd
 from minddpm.kernels.emulator import cupy_on_cpu
@@ -235,6 +236,18 @@ def test_sampler_step_normal(n, first):
     x_t, output = draw(0, n, n)
     coefficients = (1.2, -0.6, 0.1, 0.9, 0.2, 0.3)
     same("sampler_step_normal", x_t, output, coefficients, True, *STREAM, first, tolerance=3e-6)
+
+
+@few
+@given(
+    N=st.integers(1, 5), P=st.sampled_from([1, 3, 70, 400]),
+    first=st.sampled_from([0, 1, 6, (1 << 34) + 3]),
+)  # fmt: skip
+def test_denoise(N, P, first):
+    (x,) = draw(0, (N, P))
+    results = in_every_order(lambda x: denoised(cuda, x, first), x)
+    for result, wanted in zip(results, flat(denoised(reference, x, first)), strict=True):
+        check(result, wanted, 2e-5)  # what four steps make of the last bits of a logarithm
 
 
 # --- norm.cu -------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from minddpm.gpucheck import checks, machine, timings
 from minddpm.gpucheck.arrays import largest_error
 from minddpm.gpucheck.cases import every_case
 from minddpm.kernels import cuda, reference
-from minddpm.kernels.cuda import convolution, winograd
+from minddpm.kernels.cuda import convolution, graph, winograd
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 FUNCTIONS = {
@@ -60,7 +60,8 @@ def test_the_command(tmp_path):
     content = json.loads((tmp_path / "gpucheck.json").read_text())
     names = {row["name"] for row in content["checks"]}
     rungs = {f"conv2d, rung {name}" for name in (*convolution.RUNGS, "5 Winograd")}
-    assert names == FUNCTIONS | rungs | {"losses of 3 training steps"}
+    whole = {"losses of 3 training steps", "4 sampling steps, graph against eager"}
+    assert names == FUNCTIONS | rungs | whole
     assert all(row["verdict"] == "ok" for row in content["checks"])
     assert all(f"| {name} |" in done.stdout for name in names)
     assert content["emulated"] is True
@@ -184,6 +185,23 @@ def test_a_wrong_optimiser_shows_in_the_training(emulated_cupy, monkeypatch):
     assert not checks.training_check(quick=True).ok
 
 
+@needs_compiler
+def test_a_step_that_never_ends_shows_in_the_graph(emulated_cupy, monkeypatch):
+    """As if the number of the step had been recorded, and were not read on the device."""
+    right, begun = graph.launch, []
+
+    def begin_once(*arguments):
+        if not begun:
+            right(*arguments)
+        begun.append(True)
+
+    assert checks.graph_check(quick=True).error == 0
+    monkeypatch.setattr(graph, "launch", begin_once)
+    row = checks.graph_check(quick=True)
+    assert 0.01 < row.error < np.inf
+    assert len(begun) == 2  # the first step, and the recorded one
+
+
 def test_the_largest_error():
     ones = np.ones(3)
     assert largest_error((ones, None, (2 * ones,)), (ones, (2 * ones, None))) == 0
@@ -234,7 +252,7 @@ def test_everybody_is_verified_before_it_is_timed(emulated_cupy, monkeypatch):
     monkeypatch.setattr(timings, "QUICK_BATCH", 2)
     times = [task() for task in timings.tasks(quick=True)]
     assert [t.problem for t in times if t.problem] == []
-    assert len(times) == len(runs) == 2 * (len(convolution.RUNGS) + 3) + 4
+    assert len(times) == len(runs) == 2 * (len(convolution.RUNGS) + 3) + 5
     flops = 2 * 2 * 49 * 9 * 12 * 8
     assert times[0].gflops == flops / 2e-3 / 1e9
     assert {t.flops for t in times} == {flops, 2 * flops, None}
@@ -247,10 +265,13 @@ def test_everybody_is_verified_before_it_is_timed(emulated_cupy, monkeypatch):
     runs.clear()
     wrong = [(t.what, t.who) for t in (task() for task in timings.tasks(quick=True)) if t.problem]
     forward = "conv 7x7 12->8, 2 images"
-    assert wrong[:-2] == [(forward, f"rung {name}") for name in convolution.RUNGS] + [
+    assert wrong[:-3] == [(forward, f"rung {name}") for name in convolution.RUNGS] + [
         (forward, "chosen (cupy)")
     ]
-    assert wrong[-2:] == [("training step, 2 images", "cupy"), ("sampling step, 2 images", "cupy")]
+    sampling = "sampling step, 2 images"
+    assert wrong[-3:] == [
+        ("training step, 2 images", "cupy"), (sampling, "cupy, graph"), (sampling, "cupy"),
+    ]  # fmt: skip
     assert len(runs) == len(times) - len(wrong)
 
 

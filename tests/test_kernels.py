@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import naive
 from minddpm import backend
+from minddpm.gpucheck.cases import denoised
 from minddpm.kernels import reference
 from minddpm.kernels.cpu import ladder
 
@@ -415,6 +416,16 @@ def test_sampler_step_normal_is_random_normal_and_sampler_step(any_backend, shap
     z = k.random_normal(backend.xp, x_t.size, *key).reshape(shape)
     expected = k.sampler_step(x_t, output, z, coefficients, clip)
     same(k.sampler_step_normal(x_t, output, coefficients, clip, *key), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2, 5)])
+def test_denoise_gives_the_same_recorded_or_not(any_backend, shape):
+    (x_T,) = device(*draw(0, shape))
+    steps = [denoised(backend.kernels, x_T, replay=replay) for replay in (False, True)]
+    assert len(steps[0]) == 4
+    for step, expected in zip(*steps, strict=True):
+        same(step, expected)
+    same([x_T], draw(0, shape))  # which is not written to
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])

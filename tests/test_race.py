@@ -71,6 +71,7 @@ BODIES = [
     ("q_sample_normal", dict(N=3, P=50)),
     ("dropout", dict(n=300, p=0.5)),
     ("sampler_step_normal", dict(n=300, first=6)),
+    ("denoise", dict(N=3, P=100, first=6)),
     ("group_norm", dict(N=2, P=7, groups=2, size=8, with_silu=True, seed=0)),
     ("attention", dict(N=1, L=10, heads=2, D=33, scale=1.0)),
     *(("a_rung", dict(rung=rung, data=Drawn(4, 1, True))) for rung in convolution.RUNGS),

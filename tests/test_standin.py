@@ -14,6 +14,8 @@ from PIL import Image
 import minddpm
 from minddpm import backend, cli
 from minddpm.data import ImageDataset
+from minddpm.gpucheck import checks
+from minddpm.kernels.cuda.graph import Repeated
 from minddpm.kernels.emulator import EmulatorError, memory
 from minddpm.rundir import RunDirectory
 from minddpm.training import Trainer, TrainingOptions, _Window
@@ -290,7 +292,7 @@ def test_a_stream_records_launches_and_a_graph_repeats_them(xp, scale):
     for expected in (3, 15):  # x -> 2 (2 x + 1) + 1
         graph.launch()
         assert x.tolist() == [expected] * 4
-    assert xp.stats.raw_launches == 4
+    assert (xp.stats.raw_launches, xp.stats.graph_launches) == (0, 2)
 
 
 def test_what_a_recording_stream_forbids(xp):
@@ -398,6 +400,40 @@ def test_training_has_the_losses_of_numpy(xp, tmp_path):
     row = window.row(3, 0.1)
     assert np.isfinite(row["grad_norm"])
     assert (xp.stats.synchronisations, xp.stats.to_host) == (1, 1)
+
+
+@needs_compiler
+def test_a_sampling_step_is_one_graph(xp):
+    """From the third on: the first one runs as it is, and the second one is recorded."""
+    unet = checks.random_unet(checks.TINY)
+    steps, counts = {}, {}
+    for replay in (False, True):
+        walk = checks.walk(unet, 2, 5, replay)
+        next(walk), next(walk)
+        xp.stats.reset()
+        steps[replay] = [next(walk).x.tolist() for _ in range(3)]
+        assert xp.stats.to_host == 3  # these
+        assert xp.stats.to_device == 0
+        counts[replay] = xp.stats.launches, xp.stats.raw_launches, xp.stats.graph_launches
+    assert steps[True] == steps[False]
+    assert counts[True] == (3 * 3, 0, 3)  # and copies of x and pred_x0 for whoever looks on
+    assert counts[False][1] > 3 * 40
+
+
+@needs_compiler
+def test_what_is_recorded_has_memory_that_nobody_else_gets(xp):
+    pool, used = xp.get_default_memory_pool(), []
+    x = xp.ones(1000, "float32")
+
+    def function():
+        y = backend.kernels.silu(x)
+        used.append(pool.used_bytes())
+        del y
+
+    before, repeated = pool.used_bytes(), Repeated(function)
+    for _ in range(3):
+        repeated()
+    assert used == [before] * 2  # it ran once and was recorded once
 
 
 @needs_compiler

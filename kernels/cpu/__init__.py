@@ -36,7 +36,7 @@ THIS = sys.modules[__name__]
 
 __all__ = [
     "adam", "add", "add_all", "add_to", "attention", "attention_backward", "clip_scale",
-    "constant_weights", "conv2d", "conv2d_backward", "dropout", "ema", "group_norm",
+    "constant_weights", "conv2d", "conv2d_backward", "denoise", "dropout", "ema", "group_norm",
     "group_norm_backward", "group_norm_silu", "group_norm_silu_backward", "linear",
     "linear_backward", "linears", "linears_backward", "norm_silu_conv2d",
     "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal", "random_bits",
@@ -294,6 +294,10 @@ def sampler_step_normal(
     results = x_prev.reshape(-1), pred_x0.reshape(-1)
     _noise.sampler_step(x_t.reshape(-1), output.reshape(-1), *numbers, clip, first, *key, *results)
     return x_prev, pred_x0
+
+
+def denoise(run, x, timesteps, coefficients, clip, stream, noise=None, replay: bool = False):
+    return compose.compose_denoise(THIS, run, x, timesteps, coefficients, clip, stream, noise)
 
 
 def adam(

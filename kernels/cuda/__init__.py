@@ -16,7 +16,7 @@ import numpy as np
 
 from minddpm.kernels import compose, reference
 from minddpm.kernels.compose import SAME, Padding
-from minddpm.kernels.cuda import convolution, winograd
+from minddpm.kernels.cuda import convolution, graph, winograd
 from minddpm.kernels.cuda import linears as _linears
 from minddpm.kernels.cuda.convolution import Sizes, two
 from minddpm.kernels.cuda.launch import FOLDER, blocks, counters, cupy, each, is_array, launch
@@ -26,7 +26,7 @@ THIS = sys.modules[__name__]
 
 __all__ = [
     "adam", "add", "add_all", "add_to", "attention", "attention_backward", "clip_scale",
-    "constant_weights", "conv2d", "conv2d_backward", "dropout", "ema", "group_norm",
+    "constant_weights", "conv2d", "conv2d_backward", "denoise", "dropout", "ema", "group_norm",
     "group_norm_backward", "group_norm_silu", "group_norm_silu_backward", "linear",
     "linear_backward", "linears", "linears_backward", "norm_silu_conv2d",
     "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal", "random_bits",
@@ -342,6 +342,12 @@ def sampler_step_normal(
     where = np.uint64(first), *key, x_t.size
     _each_four("sampler_step_normal", x_t.size + first % 4, *arrays, *numbers, clip, *where)
     return x_prev, pred_x0
+
+
+def denoise(run, x, timesteps, coefficients, clip, stream, noise=None, replay: bool = False):
+    if replay and noise is None and x.dtype == np.float32:
+        return graph.denoise(run, x, timesteps, coefficients, clip, stream)
+    return compose.compose_denoise(THIS, run, x, timesteps, coefficients, clip, stream, noise)
 
 
 def adam(

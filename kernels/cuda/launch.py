@@ -88,12 +88,14 @@ def aligned(*arrays: Array | None) -> bool:
     return all(x is None or x.data.ptr % 16 == 0 for x in arrays)
 
 
-_counters: dict[ModuleType, Array] = {}
+_counters: dict[ModuleType, list[Array]] = {}
 
 
 def counters(n: int) -> Array:
     """At least n counters that are zero; every kernel leaves them so (last_block.cuh)."""
     library = cupy()
-    if library not in _counters or _counters[library].size < n:
-        _counters[library] = library.zeros(max(n, 1024), "uint32")
-    return _counters[library]
+    # All that there ever were, as a recorded graph goes on with those of its time.
+    made = _counters.setdefault(library, [])
+    if not made or made[-1].size < n:
+        made.append(library.zeros(max(n, 1024), "uint32"))
+    return made[-1]

@@ -1,7 +1,7 @@
 """How several linear layers of one x are launched together (linears.cu)."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -11,9 +11,12 @@ from minddpm.kernels.cuda.convolution import Sizes, register_tile, sliced
 from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, launch
 
 
-@lru_cache(maxsize=64)
+@cache
 def _table(library: ModuleType, lines: tuple[tuple[int, ...], ...]) -> Array:
-    """The lines on the device; they are the same at every step where they name weights only."""
+    """The lines on the device; they are the same at every step where they name weights only.
+
+    Kept for good: a recorded graph reads them wherever they lay.
+    """
     return library.asarray(np.array(lines, np.uint64))
 
 

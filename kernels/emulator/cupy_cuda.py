@@ -121,14 +121,14 @@ class RawKernel:
         values = tuple(map(_as_argument, args))
 
         def run() -> None:
-            stats.launches += 1
-            stats.raw_launches += 1
             library = self._module._library()
             library.launch(self.name, grid, block, values, shared=shared_mem, order=emulation.order)
             if library.mode == "profile":
                 emulation.profile += library.profile()
 
         if capture.launches is None:
+            stats.launches += 1
+            stats.raw_launches += 1
             run()
         elif get_current_stream()._recording:
             capture.launches.append(run)
@@ -221,6 +221,8 @@ class Graph:
     def launch(self, stream: Stream | None = None) -> None:
         """Run them all, in their order."""
         capture.forbids("Graph.launch")
+        stats.launches += 1
+        stats.graph_launches += 1
         for run in self._launches:
             run()
 

@@ -18,8 +18,9 @@ class Stats:
     to_device: copies from the host for which nobody waits. CuPy's asarray makes them from pinned
     memory, into which it has copied what lay elsewhere; set() makes them from where the array is,
     and may have to wait where that is ordinary memory: pageable_to_device.
-    launches: of CuPy's kernels and raw ones. A view costs none, and whatever writes an array at
-    least one: functions that CuPy puts together from others (var, pad) count as one here.
+    launches: of CuPy's kernels, raw ones and graphs, each of which is one. A view costs none, and
+    whatever writes an array at least one: functions that CuPy puts together from others (var, pad)
+    count as one here.
     """
 
     synchronisations: int = 0
@@ -28,6 +29,7 @@ class Stats:
     to_host: int = 0
     launches: int = 0
     raw_launches: int = 0  # those of raw kernels among them
+    graph_launches: int = 0  # those of graphs
 
     def reset(self) -> None:
         """Count from zero again."""

@@ -280,9 +280,13 @@ class GaussianDiffusion:
     # --- helpers ---------------------------------------------------------------------------------
 
     def run(self, model: Model, x_t: Array, t: np.ndarray) -> Array:
-        """The model's output as an array; nothing is recorded."""
+        """The model's output at step t of this process, as an array; nothing is recorded."""
+        return self.output(model, x_t, self._model_t(t))
+
+    def output(self, model: Model, x_t: Array, model_t: Array) -> Array:
+        """The same for the t that the model is told (timestep_map)."""
         with no_grad():
-            output = model(x_t, self._model_t(t))
+            output = model(x_t, model_t)
         _check_output(output, x_t)
         return output.data if isinstance(output, Tensor) else backend.xp.asarray(output)
 

@@ -7,6 +7,7 @@ The progress bar, the picture grid and the GIF only consume what is yielded.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ def ddpm(
     x_T: Array | None = None,
     noise: Noise | None = None,
     spacing: str = "leading",
+    replay: bool = False,
 ) -> Iterator[Step]:
     """Ancestral sampling (Ho et al. 2020, algorithm 2), over all T steps or `steps` of them.
 
@@ -47,6 +49,8 @@ def ddpm(
 
     shape [N, H, W, C]; seed gives x_T and all noise, unless x_T or noise(i) are passed in. first:
     where in the seed's streams to begin, so that many pictures can be made in parts.
+    replay: the model does the same for all x and t and reads nothing on the host (as a UNet2D in
+    eval mode): a GPU may record a step once and repeat it.
     Raises InputError for steps outside 1 .. T.
     """
     short = _shorten(diffusion, steps, spacing)
@@ -55,7 +59,7 @@ def ddpm(
     sigma = np.sqrt(variance)
     sigma[0] = 0
     k0, kx, ko = short.posterior_mean_coef1, short.posterior_mean_coef2, np.zeros(short.T)
-    return _sample(short, model, shape, (k0, kx, ko, sigma), (seed, first), x_T, noise)
+    return _sample(short, model, shape, (k0, kx, ko, sigma), (seed, first), x_T, noise, replay)
 
 
 def ddim(
@@ -71,6 +75,7 @@ def ddim(
     x_T: Array | None = None,
     noise: Noise | None = None,
     spacing: str = "leading",
+    replay: bool = False,
 ) -> Iterator[Step]:
     """DDIM (Song et al. 2021, equation 12): the same model, fewer and less noisy steps.
 
@@ -97,7 +102,7 @@ def ddim(
     else:
         ex, eo = short.eps_coefficients()
         k0, kx, ko = np.sqrt(ac_prev), direction * ex, direction * eo
-    return _sample(short, model, shape, (k0, kx, ko, sigma), (seed, first), x_T, noise)
+    return _sample(short, model, shape, (k0, kx, ko, sigma), (seed, first), x_T, noise, replay)
 
 
 def _shorten(diffusion: GaussianDiffusion, steps: int | None, spacing: str) -> GaussianDiffusion:
@@ -114,13 +119,13 @@ def _sample(
     stream: tuple[int, int],
     x_T: Array | None,
     noise: Noise | None,
+    replay: bool,
 ) -> Iterator[Step]:
     """x_{t-1} = k0 pred_x0 + kx x_t + ko output + sigma z for t = T-1 .. 0; tables of k0, kx, ko, sigma.
 
     Every sampler of first order is this loop with its own four tables.
     """  # noqa: E501
     px, po = diffusion.x0_coefficients()
-    k0, kx, ko, sigma = tables
     seed, first = random.check_seed(stream[0]), stream[1]
     if x_T is None:
         x = random.normal(shape, seed, random.X_T, first=first)
@@ -128,21 +133,21 @@ def _sample(
         x = backend.xp.asarray(x_T)
     if x.shape != tuple(shape):
         raise InputError(f"x_T has shape {x.shape}, the pictures {tuple(shape)}: make them equal.")
-    for i, t in enumerate(reversed(range(diffusion.T))):
-        output = diffusion.run(model, x, np.full(shape[0], t))
-        coefficients = tuple(float(c[t]) for c in (px, po, k0, kx, ko, sigma))
-        clip = diffusion.clip_x0
-        if sigma[t] != 0 and noise is None:
-            x, pred_x0 = backend.kernels.sampler_step_normal(
-                x, output, coefficients, clip, seed, random.SAMPLE, i, first
-            )
-        else:
-            z = _given(noise, i, x.shape) if sigma[t] != 0 else None
-            x, pred_x0 = backend.kernels.sampler_step(x, output, z, coefficients, clip)
-        yield Step(x, pred_x0, int(diffusion.timestep_map[t]))
+    walk = backend.kernels.denoise(
+        partial(diffusion.output, model),
+        x,
+        timesteps=diffusion.timestep_map[::-1],
+        coefficients=np.stack((px, po, *tables), axis=1)[::-1],
+        clip=diffusion.clip_x0,
+        stream=(seed, random.SAMPLE, first),
+        noise=None if noise is None else partial(_given, noise, x.shape),
+        replay=replay,
+    )
+    for t, (x, pred_x0) in zip(reversed(diffusion.timestep_map), walk, strict=True):
+        yield Step(x, pred_x0, int(t))
 
 
-def _given(noise: Noise, i: int, shape: tuple[int, ...]) -> Array:
+def _given(noise: Noise, shape: tuple[int, ...], i: int) -> Array:
     z = backend.xp.asarray(noise(i))
     if z.shape != shape:
         raise InputError(f"noise({i}) has shape {z.shape}, the pictures {shape}.")

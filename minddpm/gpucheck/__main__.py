@@ -3,8 +3,9 @@
     python -m minddpm.gpucheck           # some minutes; a table to paste, and gpucheck.json
     python -m minddpm.gpucheck --quick   # smaller sizes
 
-Every function and every rung of the convolution is compared with the reference in float64, a
-short training with the NumPy backend; compute-sanitizer watches the kernels, if it is on the PATH.
+Every function and every rung of the convolution is compared with the reference in float64,
+sampling by a CUDA graph with the same step by step, a short training with the NumPy backend;
+compute-sanitizer watches the kernels, if it is on the PATH.
 Then rungs and whole steps are timed with device events, next to plain CuPy and, where it is
 installed, PyTorch.
 
@@ -62,7 +63,8 @@ def main() -> int:
     # Imported here: without a GPU the sentence that says so comes first.
     from minddpm.gpucheck import checks, timings
 
-    listed = [*checks.kernel_checks(quick), lambda: checks.training_check(quick)]
+    listed = checks.kernel_checks(quick)
+    listed += [lambda: checks.graph_check(quick), lambda: checks.training_check(quick)]
     rows = [check() for check in tqdm(listed, unit="check")]
     print(_check_table(rows) + "\n", flush=True)
     tools = machine.TOOLS if machine.sanitizer() and not emulated else ()

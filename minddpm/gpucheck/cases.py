@@ -259,7 +259,21 @@ def _diffusion() -> list[Case]:
             Case("sampler_step_normal", (x, output, coefficients, True, *STREAM, first), NORMAL)
             for first in (0, 1, (1 << 34) + 3)
         ]
-    return cases
+    x = draw(1, (3, 67))[0]
+    return [*cases, Case("denoise", (x,), NORMAL, lambda kernels, _, x: denoised(kernels, x))]
+
+
+def denoised(kernels: ModuleType, x_T: Any, first: int = 5, replay: bool = True) -> Any:
+    """Four steps of a model that looks at x and t: x and pred_x0 after each."""
+    N = len(x_T)
+
+    def run(x: Any, t: Any) -> Any:
+        features = kernels.timestep_features(t, 2, 0.0, True, str(x.dtype)).reshape(2 * N)
+        return kernels.q_sample(x, kernels.silu(x), features[:N], features[N:])
+
+    coefficients = np.array([[1.2, -0.6, 0.1, 0.9, 0.2, sigma] for sigma in (0.3, 0.2, 0.1, 0)])
+    stream = (*STREAM[:2], first)
+    return tuple(kernels.denoise(run, x_T, [9, 7, 2, 0], coefficients, True, stream, None, replay))
 
 
 def _optimiser() -> list[Case]:

@@ -1,7 +1,7 @@
 """One row for each thing that must be right: the functions, the rungs, a short training."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -9,8 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 import minddpm
-from minddpm import backend
+from minddpm import backend, samplers
 from minddpm.data import ImageDataset
+from minddpm.diffusion.samplers import Step
+from minddpm.generate import image_size
 from minddpm.gpucheck.arrays import largest_error, mapped
 from minddpm.gpucheck.cases import (
     SUMS,
@@ -34,6 +36,7 @@ TINY = {
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "norm_num_groups": 4,
 }  # fmt: skip
 TRAINING = 1e-4  # of the loss
+GRAPH = 1e-6  # the same kernels
 
 
 class Row(NamedTuple):
@@ -193,6 +196,40 @@ def losses(name: str, config: dict, batch: int, steps: int) -> np.ndarray:
     trainer = small_trainer(name, config, batch)
     records = [trainer.train_step() for _ in range(steps)]
     return np.array([float(backend.to_numpy(record.losses).mean()) for record in records])
+
+
+def random_unet(config: dict) -> minddpm.UNet2D:
+    """An untrained model, the same one on every backend, in eval mode and without zeros."""
+    minddpm.manual_seed(0)
+    unet = minddpm.UNet2D(**config).eval()
+    for parameter in unet.parameters():
+        if parameter.ndim > 1 and not parameter.data.any():
+            # Zeros, with which training begins, would hide any error before them.
+            parameter.data = 0.05 * draw(1, parameter.shape)[0]
+    return unet
+
+
+def walk(unet: minddpm.UNet2D, batch: int, steps: int, replay: bool) -> Iterator[Step]:
+    """Ancestral steps of a model."""
+    H, W = image_size(unet)
+    diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(1000))
+    shape = batch, H, W, unet.config["in_channels"]
+    return samplers.ddpm(diffusion, unet, shape, steps, seed=0, replay=replay)
+
+
+def graph_check(quick: bool) -> Row:
+    """Sampling with every step but the first a graph, in units of the same launched one by one."""
+    config, batch, steps = (TINY, 3, 4) if quick else (minddpm.SMALL, 8, 20)
+
+    def error() -> float:
+        unet = random_unet(config)
+        eager, graph = (list(walk(unet, batch, steps, replay)) for replay in (False, True))
+        return max(
+            largest_error(got[:2], mapped(backend.to_numpy, wanted[:2]))
+            for got, wanted in zip(graph, eager, strict=True)
+        )
+
+    return row(f"{steps} sampling steps, graph against eager", GRAPH, error)
 
 
 def training_check(quick: bool) -> Row:

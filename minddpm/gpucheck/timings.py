@@ -6,17 +6,18 @@ reference before it is timed.
 
 import importlib.util
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import minddpm
-from minddpm import backend, samplers
+from minddpm import backend
+from minddpm.diffusion.samplers import Step
 from minddpm.gpucheck.arrays import mapped, verify
-from minddpm.gpucheck.cases import Convolution, draw, rounded
-from minddpm.gpucheck.checks import first_line, losses, small_trainer
+from minddpm.gpucheck.cases import Convolution, rounded
+from minddpm.gpucheck.checks import first_line, losses, random_unet, small_trainer, walk
 from minddpm.kernels import cuda, reference
 from minddpm.kernels.cuda import convolution, winograd
 from minddpm.kernels.cuda.convolution import RUNGS, Sizes
@@ -93,7 +94,10 @@ def tasks(quick: bool) -> list[Task]:
     return [
         *_convolutions(batch, rounds),
         *(partial(_training_step, name, minddpm.SMALL, batch, rounds) for name in BACKENDS),
-        *(partial(_sampling_step, name, minddpm.SMALL, batch, rounds) for name in BACKENDS),
+        *(
+            partial(_sampling_step, name, replay, minddpm.SMALL, batch, rounds)
+            for name, replay in (("cupy", True), *((name, False) for name in BACKENDS))
+        ),
     ]
 
 
@@ -205,27 +209,25 @@ def _training_step(name: str, config: dict, batch: int, rounds: int) -> Timing:
     return _timed(f"training step, {batch} images", name, prepare, rounds, calls=1)
 
 
-def _sampling_step(name: str, config: dict, batch: int, rounds: int) -> Timing:
-    """As Python launches it: the network, fresh noise and the step itself."""
+def _sampling_step(name: str, replay: bool, config: dict, batch: int, rounds: int) -> Timing:
+    """The network, fresh noise and the step itself, as Python launches them or as one graph."""
 
     def prepare() -> Run:
-        wanted = next(_walk("numpy", config, batch)).x
-        walk = _walk(name, config, batch)
-        verify(next(walk).x, wanted, 10 * TOLERANCE)
-        return lambda: next(walk)
+        wanted = _second(_walk("numpy", config, batch, False))
+        steps = _walk(name, config, batch, replay)
+        verify(_second(steps), wanted, 10 * TOLERANCE)
+        return lambda: next(steps)
 
-    return _timed(f"sampling step, {batch} images", name, prepare, rounds, calls=1)
+    who = f"{name}, graph" if replay else name
+    return _timed(f"sampling step, {batch} images", who, prepare, rounds, calls=1)
 
 
-def _walk(name: str, config: dict, batch: int) -> Any:
-    """Ancestral steps of a model with random weights."""
+def _walk(name: str, config: dict, batch: int, replay: bool) -> Iterator[Step]:
     minddpm.set_backend(name)
-    minddpm.manual_seed(0)
-    unet = minddpm.UNet2D(**config).eval()
-    for parameter in unet.parameters():
-        if parameter.ndim > 1 and not parameter.data.any():
-            # Zeros, with which training begins, would hide any error before them.
-            parameter.data = 0.05 * draw(1, parameter.shape)[0]
-    size, channels = config["sample_size"], config["in_channels"]
-    diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(1000))
-    return samplers.ddpm(diffusion, unet, (batch, size, size, channels), seed=0)
+    return walk(random_unet(config), batch, 1000, replay)
+
+
+def _second(steps: Iterator[Step]) -> Any:
+    """x after two steps: the second is the first one that a graph makes."""
+    next(steps)
+    return next(steps).x
