@@ -25,6 +25,7 @@ def parse() -> argparse.Namespace:
     )
     cli.add_backend(parser)
     cli.add_threads(parser)
+    cli.add_precision(parser)
     parser.add_argument("--model", type=Path, required=True, help="the directory of the model")
     parser.add_argument("--count", type=cli.positive, default=64, help="pictures to make (64)")
     parser.add_argument("--sampler", default="ddpm", choices=SAMPLERS, help="default: ddpm")
@@ -47,6 +48,7 @@ def main() -> None:
         raise InputError(f"--out and --npz are both {out}: choose two names.")
     minddpm.set_backend(args.backend or "auto")
     backend.set_threads(args.threads)
+    backend.set_precision(args.precision or "float32")
     unet = minddpm.UNet2D.from_pretrained(args.model)
     diffusion = load_diffusion(args.model)
     channels = unet.config["in_channels"], unet.config["out_channels"]

@@ -30,6 +30,7 @@ MODELS = {"small": minddpm.SMALL, "paper": minddpm.PAPER}
 RUN_OPTIONS: dict[str, Any] = {
     "backend": "auto",
     "threads": None,
+    "precision": "float32",
     "model": "small",
     "timesteps": 1000,
     "schedule": "linear",
@@ -40,14 +41,15 @@ RUN_OPTIONS: dict[str, Any] = {
     **dataclasses.asdict(TrainingOptions()),
 }
 CHOICES: dict[str, Any] = {
+    "precision": list(backend.PRECISIONS),
     "model": list(MODELS),
     "schedule": list(minddpm.schedules.BY_NAME),
     "prediction": PREDICTIONS,
     "variance": VARIANCES,
 }
 OPTIONAL = {"threads": int, "image_folder": str}  # what is None by default, and its type else
-# Another backend or number of threads rounds differently; the others change nothing learned.
-MAY_CHANGE = ("steps", "log_every", "checkpoint_every", "backend", "threads")
+# Another backend, precision or number of threads rounds differently; the others change nothing.
+MAY_CHANGE = ("steps", "log_every", "checkpoint_every", "backend", "precision", "threads")
 
 
 def parse() -> argparse.Namespace:
@@ -56,6 +58,7 @@ def parse() -> argparse.Namespace:
     )
     cli.add_backend(parser)
     cli.add_threads(parser)
+    cli.add_precision(parser)
     parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
     parser.add_argument("--out", type=Path, help=f"run directory (default: a new {DEFAULT_OUT})")
     parser.add_argument("--resume", action="store_true", help="go on from the run in --out")
@@ -197,7 +200,8 @@ def announce(trainer: Trainer, options: dict[str, Any], samples: int, sample_ste
     parameters = sum(p.size for p in trainer.unet.parameters())
     print(
         f"{len(dataset):,} images {H} x {W} x {C} ({dataset.source}); "
-        f"{parameters:,} parameters; backend {options['backend']}{threads}",
+        f"{parameters:,} parameters; backend {options['backend']}{threads}"
+        f"{'' if options['precision'] == 'float32' else ', ' + options['precision']}",
         flush=True,
     )
     first, each = trainer.seconds_per_step()
@@ -254,6 +258,7 @@ def main() -> int:
     options = choose_options(args, run)
     options["backend"] = minddpm.set_backend(options["backend"]).name
     options["threads"] = backend.set_threads(options["threads"])
+    backend.set_precision(options["precision"])
     try:
         return train(args, run, options)
     except KeyboardInterrupt:

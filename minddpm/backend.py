@@ -52,14 +52,18 @@ class Backend:
 
 _active: Backend | None = None
 
+# What the tensor cores of a GPU round their inputs to, and from which architecture on they can.
+PRECISIONS = {"float32": 0, "tf32": 80, "fp16": 75}
+_precision = "float32"
+
 
 def set_backend(name: str) -> Backend:
-    """Choose the backend for everything that is made from now on.
+    """Choose the backend for everything that is made from now on, in float32.
 
     name: "numpy", "numba", "cupy" or "auto" (CuPy where a GPU answers, else Numba if installed).
     Raises InputError for an unknown name, or if CuPy or its GPU is missing.
     """
-    global _active
+    global _active, _precision
     emulate = _emulates_cuda()
     if name == "auto":
         found = not emulate and _gpu_problem() is None  # the emulator is no GPU worth choosing
@@ -77,6 +81,7 @@ def set_backend(name: str) -> Backend:
             "or choose --backend numpy."
         )
     library, kernels = BACKENDS[name]
+    _precision = "float32"
     _active = Backend(
         name,
         importlib.import_module(library),
@@ -96,6 +101,37 @@ def set_threads(n: int | None) -> int | None:
     if active().name != "numba":
         return None
     return importlib.import_module("minddpm.kernels.cpu.threads").set_threads(n)
+
+
+def set_precision(name: str) -> str:
+    """Let convolutions round what they multiply, to be faster; all arrays stay float32.
+
+    name: "float32" (nothing is rounded), "tf32" (11 binary digits, the range of float32) or "fp16"
+    (11 digits, no number above 65504 or below 6e-8). Returns it.
+    Raises InputError for an unknown name, and where the backend or the GPU has no such cores.
+    """
+    global _precision
+    if name not in PRECISIONS:
+        raise InputError(f"unknown precision {name!r}: choose {', '.join(PRECISIONS)}.")
+    if name != "float32":
+        if active().name != "cupy":
+            raise InputError(
+                f"precision {name} is for a GPU's tensor cores, and this is the {active().name} "
+                "backend: choose --backend cupy, or --precision float32."
+            )
+        has = int(active().xp.cuda.Device().compute_capability)
+        if has < PRECISIONS[name]:
+            raise InputError(
+                f"precision {name} needs a GPU of sm_{PRECISIONS[name]} or newer, and this one is "
+                f"sm_{has}: choose another --precision."
+            )
+    _precision = name
+    return name
+
+
+def precision() -> str:
+    """What set_precision chose."""
+    return _precision
 
 
 def active() -> Backend:

@@ -61,6 +61,15 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """The flag --precision; None where it is not given."""
+    parser.add_argument(
+        "--precision",
+        choices=backend.PRECISIONS,
+        help="what the tensor cores of a GPU round to, with --backend cupy (default: float32)",
+    )
+
+
 def positive(text: str) -> int:
     """An argparse type: an integer of at least 1."""
     value = int(text)

@@ -69,6 +69,17 @@ class TrainingDivergedError(RuntimeError):
     """The loss or a gradient is no longer a finite number."""
 
 
+def loss_scale(numbers: int) -> float:
+    """What the loss, a mean over so many numbers, is multiplied by before its backward.
+
+    Its gradients are about 1 / numbers, and for half what is below 6e-5 loses digits. About
+    `numbers` times the loss has gradients of about 1, far from both ends of the range; a power of
+    two, so that nothing is rounded on the way (Micikevicius et al. 2018, section 3.2). As all
+    arrays are float32, and half only what is multiplied, no search for a scale is needed.
+    """
+    return 2.0 ** math.floor(math.log2(numbers)) if backend.precision() == "fp16" else 1.0
+
+
 class Trainer:
     """Trains `unet` on `dataset` and keeps the run in `run`.
 
@@ -119,7 +130,12 @@ class Trainer:
         t = random.integers(self.diffusion.T, len(x0), options.seed, random.TIMESTEP, step)
         x_t, noise = self.diffusion.q_sample_normal(x0, t, options.seed, random.NOISE, step)
         losses = self.diffusion.training_losses(self.unet, x0, t, noise, x_t=x_t)
-        losses.mean().backward()
+        scale = loss_scale(x0.size)
+        if scale == 1:
+            losses.mean().backward()
+        else:
+            (losses.mean() * scale).backward()
+            self.optimizer.flat.grad *= 1 / scale
         return losses.data, t
 
     def _diagnose(self, step: int, loss: float) -> str:

@@ -206,6 +206,8 @@ def test_help_ends_by_itself(command, name):
         (["--backend", "torch"], ["'torch'", "numpy"]),
         (["--threads", "0"], ["0 threads", "--threads 1"]),
         (["--threads", "100000", "--backend", "numba"], ["100000", "--threads 1 .. "]),
+        (["--precision", "tf32", "--backend", "numpy"], ["tf32", "--backend cupy"]),
+        (["--precision", "int8"], ["int8", "fp16"]),
         (["--steps", "0"], ["--steps", "below 1"]),
         (["--steps", "many"], ["--steps"]),
         (["--seed", "-1"], ["-1", "choose 0"]),
@@ -266,6 +268,7 @@ def test_bad_data(command, tmp_path):
         (["--model", "MODEL", "--backend", "cupy"], ["cupy"]),
         (["--model", "MODEL", "--threads", "-1"], ["-1 threads", "--threads 1"]),
         (["--model", "MODEL", "--threads", "100000", "--backend", "numba"], ["100000", "1 .. "]),
+        (["--model", "MODEL", "--precision", "fp16", "--backend", "numpy"], ["--backend cupy"]),
     ],
 )
 def test_bad_options_of_sample(command, trained, tmp_path, arguments, words):

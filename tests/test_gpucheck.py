@@ -60,7 +60,8 @@ def test_the_command(tmp_path):
     content = json.loads((tmp_path / "gpucheck.json").read_text())
     names = {row["name"] for row in content["checks"]}
     rungs = {f"conv2d, rung {name}" for name in (*convolution.RUNGS, "5 Winograd")}
-    whole = {"losses of 3 training steps", "4 sampling steps, graph against eager"}
+    whole = {f"losses of 3 training steps, {name}" for name in backend.PRECISIONS}
+    whole.add("4 sampling steps, graph against eager")
     assert names == FUNCTIONS | rungs | whole
     assert all(row["verdict"] == "ok" for row in content["checks"])
     assert all(f"| {name} |" in done.stdout for name in names)
@@ -175,14 +176,14 @@ def test_wrong_gradients_of_a_rung(emulated_cupy, monkeypatch):
 @needs_compiler
 def test_a_wrong_optimiser_shows_in_the_training(emulated_cupy, monkeypatch):
     right = cuda.adam
-    assert checks.training_check(quick=True).ok
+    assert checks.training_check("float32", quick=True).ok
     assert backend.active().name == "cupy"
 
     def wrong(param, grad, m, v, average, step, lr, *numbers):
         right(param, grad, m, v, average, step, 1.02 * lr, *numbers)
 
     monkeypatch.setattr(cuda, "adam", wrong)
-    assert not checks.training_check(quick=True).ok
+    assert not checks.training_check("float32", quick=True).ok
 
 
 @needs_compiler
@@ -252,7 +253,7 @@ def test_everybody_is_verified_before_it_is_timed(emulated_cupy, monkeypatch):
     monkeypatch.setattr(timings, "QUICK_BATCH", 2)
     times = [task() for task in timings.tasks(quick=True)]
     assert [t.problem for t in times if t.problem] == []
-    assert len(times) == len(runs) == 2 * (len(convolution.RUNGS) + 3) + 5
+    assert len(times) == len(runs) == 2 * (len(convolution.RUNGS) + 3) + 7
     flops = 2 * 2 * 49 * 9 * 12 * 8
     assert times[0].gflops == flops / 2e-3 / 1e9
     assert {t.flops for t in times} == {flops, 2 * flops, None}
@@ -265,13 +266,14 @@ def test_everybody_is_verified_before_it_is_timed(emulated_cupy, monkeypatch):
     runs.clear()
     wrong = [(t.what, t.who) for t in (task() for task in timings.tasks(quick=True)) if t.problem]
     forward = "conv 7x7 12->8, 2 images"
-    assert wrong[:-3] == [(forward, f"rung {name}") for name in convolution.RUNGS] + [
+    assert wrong[:-5] == [(forward, f"rung {name}") for name in convolution.RUNGS] + [
         (forward, "chosen (cupy)")
     ]
     sampling = "sampling step, 2 images"
-    assert wrong[-3:] == [
-        ("training step, 2 images", "cupy"), (sampling, "cupy, graph"), (sampling, "cupy"),
-    ]  # fmt: skip
+    assert wrong[-5:] == [
+        *(("training step, 2 images", who) for who in ("cupy", "cupy, fp16", "cupy, tf32")),
+        *((sampling, who) for who in ("cupy, graph", "cupy")),
+    ]
     assert len(runs) == len(times) - len(wrong)
 
 

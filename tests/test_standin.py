@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 import minddpm
-from minddpm import backend, cli
+from minddpm import backend, cli, training
 from minddpm.data import ImageDataset
 from minddpm.gpucheck import checks
+from minddpm.kernels.cuda import convolution
 from minddpm.kernels.cuda.graph import Repeated
 from minddpm.kernels.emulator import EmulatorError, memory
 from minddpm.rundir import RunDirectory
@@ -418,6 +419,66 @@ def test_a_sampling_step_is_one_graph(xp):
     assert steps[True] == steps[False]
     assert counts[True] == (3 * 3, 0, 3)  # and copies of x and pred_x0 for whoever looks on
     assert counts[False][1] > 3 * 40
+
+
+@needs_compiler
+@pytest.mark.parametrize(("precision", "launches"), [("tf32", 6), ("fp16", 6), ("float32", 0)])
+def test_convolutions_use_the_tensor_cores(xp, monkeypatch, precision, launches):
+    """All three products of those with enough channels, Winograd's included, and nothing else."""
+    backend.set_precision(precision)
+    used, right = [], convolution.launch
+
+    def launch(file, *arguments, **options):
+        used.append((file, options.get("options")))
+        right(file, *arguments, **options)
+
+    monkeypatch.setattr(convolution, "launch", launch)
+    k = backend.kernels
+    for C, K in ((16, 20), (256, 256), (17, 15), (1, 32)):
+        x, w = xp.ones((1, 3, 3, C), "float32"), xp.ones((3, 3, C, K), "float32")
+        y = k.conv2d(x, w, None, 1, ((1, 1), (1, 1)))
+        k.conv2d_backward(y, x, w, 1, ((1, 1), (1, 1)))
+    x, w = xp.ones((2, 16), "float32"), xp.ones((16, 16), "float32")
+    k.linear_backward(k.linear((x,), w, None), (x,), w)
+    assert [file for file, _ in used].count("conv6_tensor.cu") == launches
+    if launches:
+        options = ("-DTF32",) if precision == "tf32" else ()
+        assert ("conv6_tensor.cu", options) in used
+    minddpm.set_backend("cupy")
+    assert backend.precision() == "float32"
+
+
+@pytest.mark.parametrize(
+    ("has", "fitting"), [("70", []), ("75", ["fp16"]), ("80", ["tf32", "fp16"])]
+)
+def test_tensor_cores_that_a_gpu_has_not(xp, monkeypatch, has, fitting):
+    monkeypatch.setattr(xp.cuda.Device, "compute_capability", has)
+    for name in ("tf32", "fp16"):
+        found = convolution.TENSOR_CORES[name] in convolution.rungs()
+        assert found == (name in fitting)
+        if found:
+            assert backend.set_precision(name) == name
+        else:
+            with refused(name, f"sm_{has}", "--precision"):
+                backend.set_precision(name)
+
+
+@needs_compiler
+def test_training_with_half_needs_a_scale_and_has_one(xp, tmp_path, monkeypatch):
+    """Weights whose gradients differ by less than half's rounding, and none at all without it."""
+    grads = {}
+    for precision, scaled in (("float32", True), ("fp16", True), ("fp16", False)):
+        model = trainer("cupy", tmp_path)
+        model.optimizer.flat.data += 0.02  # zeros before the output would let nothing through
+        backend.set_precision(precision)
+        if not scaled:
+            monkeypatch.setattr(training, "loss_scale", lambda numbers: 2.0**-20)
+        model._backward(0)
+        grads[precision, scaled] = backend.to_numpy(model.optimizer.flat.grad)
+    exact, half, without = grads.values()
+    assert 1e-5 < np.abs(half - exact).max() / np.abs(exact).max() < 1e-3
+    assert np.abs(without - exact).max() / np.abs(exact).max() > 0.01
+    assert training.loss_scale(1000) == 2.0**-20
 
 
 @needs_compiler

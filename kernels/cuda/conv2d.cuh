@@ -1,18 +1,21 @@
 // The three kernels of a rung, from its product() and its THREADS.
+#ifndef BOUNDS
+#define BOUNDS THREADS  // of __launch_bounds__
+#endif
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(BOUNDS)
 conv2d(const float* x1, const float* x2, int C1, int up, const float* w, const float* bias,
        const float* shift, const float* extra, float* y, SIZES) {
     product(Forward{{x1, x2, C1, up}, w, bias, shift, extra, y, GIVEN});
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(BOUNDS)
 conv2d_gradient_x(const float* gy, const float* w, const float* plus1, const float* plus2,
                   float* gx1, float* gx2, int C1, int up, SIZES) {
     product(GradientX{gy, w, plus1, plus2, gx1, gx2, C1, up, GIVEN});
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(BOUNDS)
 conv2d_gradient_w(const float* gy, const float* x1, const float* x2, int C1, int up, float* gw,
                   SIZES) {
     product(GradientW{gy, {x1, x2, C1, up}, gw, GIVEN});

@@ -11,7 +11,7 @@
 // float32, 16 x 8 times 8 x 16; from sm_80 on. Both add in float32, and all arrays stay float32.
 //
 // Nothing is scaled here. Gradients that are small for half lose digits below 6e-5 and are zero
-// below 3e-8: who trains with half multiplies the loss by a power of two and divides the gradients.
+// below 3e-8: minddpm/training.py multiplies the loss by a power of two and divides the gradients.
 #include <mma.h>
 
 #include "convolution.cuh"
@@ -20,6 +20,7 @@
 #define COLUMNS 64
 #define DEPTH 16
 #define THREADS 128
+#define BOUNDS THREADS, 4  // blocks on a multiprocessor: for more of them registers would spill
 #include "fetch.cuh"
 
 using namespace nvcuda::wmma;
@@ -59,7 +60,8 @@ template <> struct Lines<false> {
     typedef row_major OrderB;
     __device__ static int place(int i, int d) { return d * length + i; }
 };
-#define MEMORY (TILE * Lines<true>::length)  // of each tile; the other kind takes less
+#define SIDE (TILE * Lines<true>::length)  // numbers of a tile; the other kind takes less
+#define MEMORY (4 * SIDE * sizeof(Input) / sizeof(float))  // two of a, two of b
 #define PATCH_LINE (16 + 4)
 
 __device__ inline void put(Input* to, float4 v) {
@@ -73,67 +75,80 @@ __device__ void to_shared(const Fetch<P>& fetched, Input* a, Input* b) {
                   [=](int fast, int slow, float4 v) { put(b + slow * line_b + fast, v); });
 }
 
-// 16 x 16 results from the fragment of a warp, by way of its patch of shared memory.
-template <class P>
-__device__ void store(const P& p, const Sums& sums, float* patch, int row0, int column0) {
-    store_matrix_sync(patch, sums, PATCH_LINE, mem_row_major);
-    __syncwarp();  // all is there
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        int at = threadIdx.x % 32 + i * 32;
-        int row = row0 + at / 16, column = column0 + at % 16;
-        if (row < p.rows() && column < p.columns()) {
-            p.store(row, column, patch[at / 16 * PATCH_LINE + at % 16]);
-        }
-    }
-    __syncwarp();  // all have read it
-}
-
-// grid (ceil(rows / 64), ceil(columns / 64)), block (128)
-template <class P> __device__ void product(const P& p) {
-    // A fragment must begin at a multiple of 32 bytes.
-    __shared__ __align__(32) Input a[2][MEMORY];
-    __shared__ __align__(32) Input b[2][MEMORY];
-    __shared__ __align__(32) float patches[THREADS / 32][16 * PATCH_LINE];
-    typedef Lines<P::a_along_depth> LinesA;
-    typedef Lines<!P::b_along_columns> LinesB;
-    int row0 = blockIdx.x * TILE, column0 = blockIdx.y * COLUMNS;
-    int warp = threadIdx.x / 32, down = warp / 2 * 32, right = warp % 2 * 32;  // its 32 x 32
+struct Tile {
+    static constexpr int numbers = 4 * Sums::num_elements;
     Sums sums[2][2];
+    __device__ static int down() { return threadIdx.x / 64 * 32; }  // the warp's 32 x 32
+    __device__ static int right() { return threadIdx.x / 32 % 2 * 32; }
+    // What stands where in a fragment is unknown, but it is the same in all fragments of a kind.
+    __device__ float& number(int i) {
+        const int each = Sums::num_elements;
+        return sums[i / each / 2][i / each % 2].x[i % each];
+    }
+    __device__ void clear() {
 #pragma unroll
-    for (int i = 0; i < 4; i++) fill_fragment(sums[i / 2][i % 2], 0.0f);
-    Fetch<P> next;
-    next.load(p, row0, column0, 0, p.depth());
-    to_shared(next, a[0], b[0]);
-    __syncthreads();
-    for (int start = 0, side = 0; start < p.depth(); start += DEPTH, side ^= 1) {
-        bool more = start + DEPTH < p.depth();
-        if (more) next.load(p, row0, column0, start + DEPTH, p.depth());
-#pragma unroll
-        for (int d = 0; d < DEPTH; d += STEP) {
-            fragment<matrix_a, 16, 16, STEP, Precision, typename LinesA::OrderA> rows[2];
-            fragment<matrix_b, 16, 16, STEP, Precision, typename LinesB::OrderB> columns[2];
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                const Input* from_a = a[side] + LinesA::place(down + 16 * i, d);
-                const Input* from_b = b[side] + LinesB::place(right + 16 * i, d);
-                load_matrix_sync(rows[i], from_a, LinesA::length);
-                load_matrix_sync(columns[i], from_b, LinesB::length);
-            }
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                Sums& sum = sums[i / 2][i % 2];
-                mma_sync(sum, rows[i / 2], columns[i % 2], sum);
-            }
-        }
-        if (more) to_shared(next, a[side ^ 1], b[side ^ 1]);
+        for (int i = 0; i < 4; i++) fill_fragment(sums[i / 2][i % 2], 0.0f);
+    }
+    // Add the sums over depths from `start` to `end`, of the tile that begins at (row0, column0).
+    template <class P>
+    __device__ void add_up(const P& p, float* memory, int row0, int column0, int start, int end) {
+        typedef Lines<P::a_along_depth> LinesA;
+        typedef Lines<!P::b_along_columns> LinesB;
+        Input *a = (Input*)memory, *b = a + 2 * SIDE;
+        Fetch<P> next;
+        next.load(p, row0, column0, start, end);
+        to_shared(next, a, b);
         __syncthreads();
-    }
+        for (int half = 0; start < end; start += DEPTH, half ^= 1) {
+            bool more = start + DEPTH < end;
+            if (more) next.load(p, row0, column0, start + DEPTH, end);
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        store(p, sums[i / 2][i % 2], patches[warp], row0 + down + i / 2 * 16,
-              column0 + right + i % 2 * 16);
+            for (int d = 0; d < DEPTH; d += STEP) {
+                fragment<matrix_a, 16, 16, STEP, Precision, typename LinesA::OrderA> rows[2];
+                fragment<matrix_b, 16, 16, STEP, Precision, typename LinesB::OrderB> columns[2];
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const Input* from_a = a + half * SIDE + LinesA::place(down() + 16 * i, d);
+                    const Input* from_b = b + half * SIDE + LinesB::place(right() + 16 * i, d);
+                    load_matrix_sync(rows[i], from_a, LinesA::length);
+                    load_matrix_sync(columns[i], from_b, LinesB::length);
+                }
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    Sums& sum = sums[i / 2][i % 2];
+                    mma_sync(sum, rows[i / 2], columns[i % 2], sum);
+                }
+            }
+            int other = half ^ 1;
+            if (more) to_shared(next, a + other * SIDE, b + other * SIDE);
+            __syncthreads();
+        }
     }
-}
+    // From each fragment by way of a patch of the warp's own, in the memory that the sums are
+    // done with.
+    template <class P>
+    __device__ void store(const P& p, float* memory, int row0, int column0) const {
+        int lane = threadIdx.x % 32;
+        float* patch = memory + threadIdx.x / 32 * 16 * PATCH_LINE;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            store_matrix_sync(patch, sums[i / 2][i % 2], PATCH_LINE, mem_row_major);
+            __syncwarp();  // all is there
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                int down = j * 2 + lane / 16, right = lane % 16;
+                int row = row0 + Tile::down() + i / 2 * 16 + down;
+                int column = column0 + Tile::right() + i % 2 * 16 + right;
+                if (row < p.rows() && column < p.columns()) {
+                    p.store(row, column, patch[down * PATCH_LINE + right]);
+                }
+            }
+            __syncwarp();  // all have read it
+        }
+    }
+};
+
+#include "tiled.cuh"
 
 #include "conv2d.cuh"
+#include "conv2d_gradients.cuh"

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from minddpm.backend import Array
+from minddpm.backend import PRECISIONS, Array, precision
 from minddpm.kernels.compose import Padding, Parts
 from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, launch
 
@@ -33,6 +33,9 @@ RUNGS = {
     "6 tensor cores, half": Rung("conv6_tensor.cu", (128,), 64, 64),
     "6 tensor cores, TF32": Rung("conv6_tensor.cu", (128,), 64, 64, ("-DTF32",)),
 }  # fmt: skip
+TENSOR_CORES = {"fp16": "6 tensor cores, half", "tf32": "6 tensor cores, TF32"}
+FEWEST_CHANNELS = 16  # for them: below, most of a fragment would be zeros
+WHOLE_BACKWARD = "conv4_registers.cu", "conv6_tensor.cu"  # in one launch
 ENOUGH_BLOCKS = 256  # of gw: two for each multiprocessor of a large GPU
 FEWEST_PIXELS = 64  # that a slice of gw adds up
 
@@ -85,9 +88,24 @@ class Sizes(NamedTuple):
         return self.N * self.OH * self.OW
 
 
+def rungs() -> dict[str, Rung]:
+    """Those of RUNGS that the GPU at hand can run."""
+    has = int(cupy().cuda.Device().compute_capability)
+    lacking = [rung for name, rung in TENSOR_CORES.items() if has < PRECISIONS[name]]
+    return {name: rung for name, rung in RUNGS.items() if name not in lacking}
+
+
 def register_tile(columns: int) -> Rung:
     """Rung 4 with the tile that a result of so many columns fills better."""
     return RUNGS["4 register tile, 32 columns" if columns <= 32 else "4 register tile"]
+
+
+def chosen(s: Sizes, columns: int) -> Rung:
+    """The rung for a convolution of these sizes whose widest result has so many columns."""
+    tensor_cores = TENSOR_CORES.get(precision())
+    if tensor_cores and min(s.C, s.K) >= FEWEST_CHANNELS:
+        return RUNGS[tensor_cores]
+    return register_tile(columns)
 
 
 def forward(
@@ -95,7 +113,7 @@ def forward(
     shift: Array | None = None, extra: Array | None = None, rung: Rung | None = None,
 ) -> None:  # fmt: skip
     """y = conv(x) + bias [K] + shift [N, K] + extra (of y's shape)."""
-    rung = rung or register_tile(s.K)
+    rung = rung or chosen(s, s.K)
     parts = two(xs)
     grid = blocks(s.pixels, rung.rows), blocks(s.K, rung.columns)
     launch(
@@ -115,11 +133,11 @@ class Gradients(NamedTuple):
 
 def backward(
     s: Sizes, gy: Array, xs: Parts, w: Array, *, up: int = 0, need_gx: bool = True,
-    plus: Sequence[Array | None] = (),
+    plus: Sequence[Array | None] = (), rung: Rung | None = None,
 ) -> Gradients:  # fmt: skip
-    """All gradients in one launch of rung 4; plus is added to gxs."""
+    """All gradients in one launch of rung 4 or 6; plus is added to gxs."""
     xp = cupy()
-    rung = register_tile(max(s.C, s.K))
+    rung = rung or chosen(s, max(s.C, s.K))
     gxs = tuple(xp.empty(x.shape, "float32") for x in xs) if need_gx else None
     gw, gshift, gbias = (xp.empty(n, "float32") for n in (w.shape, (s.N, s.K), s.K))
     pixels = s.N * (s.H >> up) * (s.W >> up)

@@ -1,11 +1,12 @@
-// The parts of a backward that are sums over all pixels of all pictures, for rung 4's tile.
+// The parts of a backward that are sums over all pixels of all pictures, by a Tile (tiled.cuh).
 //
 // gw has few tiles, each with a long sum: slices of the pixels go to blocks of their own, and the
 // last of them to be done adds up what all have found, always in the same order. So do the images
 // for the gradient of the bias.
 #include "last_block.cuh"
 
-// One slice of a tile of gw. parts [slices, tiles, 16, THREADS]: each thread's own 16 sums.
+// One slice of a tile of gw. parts [slices, tiles, Tile::numbers, THREADS]: each thread's own sums,
+// of whatever entries they are: the last block has those of the same.
 __device__ inline void weight_tile(const GradientW& p, float* memory, float* parts,
                                    unsigned* counters, int tile, int tiles, int slice, int slices) {
     int tiles_down = (p.rows() + TILE - 1) / TILE;
@@ -16,21 +17,21 @@ __device__ inline void weight_tile(const GradientW& p, float* memory, float* par
     sums.clear();
     sums.add_up(p, memory, row0, column0, start, end);
     if (slices > 1) {
-        long long mine = (long long)tile * 16 * THREADS + threadIdx.x;
-        long long step = (long long)tiles * 16 * THREADS;
+        long long mine = (long long)tile * Tile::numbers * THREADS + threadIdx.x;
+        long long step = (long long)tiles * Tile::numbers * THREADS;
 #pragma unroll
-        for (int i = 0; i < 16; i++) {
-            parts[slice * step + mine + i * THREADS] = sums.sums[i / 4][i % 4];
+        for (int i = 0; i < Tile::numbers; i++) {
+            parts[slice * step + mine + i * THREADS] = sums.number(i);
         }
         if (!last_block(counters + tile, slices)) return;
 #pragma unroll
-        for (int i = 0; i < 16; i++) {
+        for (int i = 0; i < Tile::numbers; i++) {
             float sum = 0.0f;
             for (int s = 0; s < slices; s++) sum += __ldcg(parts + s * step + mine + i * THREADS);
-            sums.sums[i / 4][i % 4] = sum;
+            sums.number(i) = sum;
         }
     }
-    sums.store(p, row0, column0);
+    sums.store(p, memory, row0, column0);
 }
 
 // gshift [N, K]: gy summed over the pixels of image n, for 32 channels; gbias [K]: over all images.

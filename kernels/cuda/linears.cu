@@ -19,7 +19,7 @@ struct Layer {  // a line of the forward's table; its y begins `start` columns i
 extern "C" __global__ void __launch_bounds__(THREADS)
 linears(const float* x, const unsigned long long* table, float* y, int N, int P, int C,
         int vector) {
-    __shared__ __align__(16) float memory[MEMORY];
+    __shared__ __align__(32) float memory[MEMORY];
     const Layer* layer = (const Layer*)table;
     int tile = blockIdx.y;
     for (; tile >= tiles(layer->K, COLUMNS); layer++) tile -= tiles(layer->K, COLUMNS);
@@ -28,7 +28,7 @@ linears(const float* x, const unsigned long long* table, float* y, int N, int P,
     Tile sums;
     sums.clear();
     sums.add_up(p, memory, blockIdx.x * TILE, tile * COLUMNS, 0, C);
-    sums.store(p, blockIdx.x * TILE, tile * COLUMNS);
+    sums.store(p, memory, blockIdx.x * TILE, tile * COLUMNS);
 }
 
 // A line of the backward's table; gshift [N, K] is what gbias is summed from.
@@ -42,7 +42,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)  // at 4 blocks registe
 linears_backward(const float* x, const unsigned long long* table, const float* plus, float* gx,
                  float* parts, unsigned* counters, int layers, int slices, int N, int P, int C,
                  int vector) {
-    __shared__ __align__(16) float memory[MEMORY];
+    __shared__ __align__(32) float memory[MEMORY];
     const LayerBackward* layer = (const LayerBackward*)table;
     int block = blockIdx.x, down = tiles(N * P, TILE), tiles_x = down * tiles(C, COLUMNS);
     if (block < tiles_x) {
@@ -55,7 +55,7 @@ linears_backward(const float* x, const unsigned long long* table, const float* p
             p.s.K = layer[i].K;
             sums.add_up(p, memory, row0, column0, 0, p.depth());
         }
-        sums.store(p, row0, column0);
+        sums.store(p, memory, row0, column0);
         return;
     }
     block -= tiles_x;
@@ -65,7 +65,7 @@ linears_backward(const float* x, const unsigned long long* table, const float* p
         if (block >= 0 && block < mine * slices) {
             GradientW p = {(const float*)layer[i].gy, {x, nullptr, C, 0}, (float*)layer[i].gw,
                            LINEAR(K)};
-            long long before = (long long)all * slices * 16 * THREADS;
+            long long before = (long long)all * slices * Tile::numbers * THREADS;
             weight_tile(p, memory, parts + before, counters + all, block % mine, mine,
                         block / mine, slices);
             return;

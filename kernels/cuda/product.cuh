@@ -31,7 +31,9 @@ template <class P> __device__ void to_shared(const Fetch<P>& fetched, float* a, 
 }
 
 struct Tile {
+    static constexpr int numbers = 16;  // of each thread
     float sums[4][4];
+    __device__ float& number(int i) { return sums[i / 4][i % 4]; }
     __device__ static int row() { return threadIdx.x / (COLUMNS / 4) * 4; }
     __device__ static int column() { return threadIdx.x % (COLUMNS / 4) * 4; }
 
@@ -67,7 +69,8 @@ struct Tile {
             __syncthreads();
         }
     }
-    template <class P> __device__ void store(const P& p, int row0, int column0) const {
+    template <class P>
+    __device__ void store(const P& p, float*, int row0, int column0) const {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
 #pragma unroll
@@ -79,11 +82,4 @@ struct Tile {
     }
 };
 
-// grid (ceil(rows / TILE), ceil(columns / COLUMNS)), block (THREADS)
-template <class P> __device__ void product(const P& p) {
-    __shared__ __align__(16) float memory[MEMORY];
-    Tile tile;
-    tile.clear();
-    tile.add_up(p, memory, blockIdx.x * TILE, blockIdx.y * COLUMNS, 0, p.depth());
-    tile.store(p, blockIdx.x * TILE, blockIdx.y * COLUMNS);
-}
+#include "tiled.cuh"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from minddpm.backend import Array
+from minddpm.backend import Array, precision
 from minddpm.kernels.compose import Parts
 from minddpm.kernels.cuda.convolution import Gradients, Sizes, register_tile
 from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, launch
@@ -15,9 +15,10 @@ FEWEST_CHANNELS = 256
 
 
 def pays(s: Sizes, xs: Parts, up: int = 0) -> bool:
-    """Whether this rung is the one to use: 3 x 3, stride 1, and many channels."""
+    """Whether this rung is the one to use: 3 x 3, stride 1, many channels, in float32."""
     return (
-        s.KH == s.KW == 3
+        precision() == "float32"
+        and s.KH == s.KW == 3
         and s.stride == 1
         and min(s.C, s.K) >= FEWEST_CHANNELS
         and len(xs) == 1

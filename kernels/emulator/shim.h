@@ -231,13 +231,14 @@ template <class... A> struct Parameters<void (*)(A...)> {
 
 }  // namespace emulator
 
-// most: threads that a block may have
-#define EMULATOR_EXPORT(name, most)                                                               \
+// ...: what __launch_bounds__ says, first the threads that a block may have
+#define EMULATOR_EXPORT(name, ...)                                                                \
     extern "C" int emulator_launch_##name(const dim3* grid, const dim3* block, size_t dynamic,    \
                                           void** arguments, char* error, size_t length) {         \
         using P = emulator::Parameters<decltype(&name)>;                                          \
         P::Call call{&name, arguments};                                                           \
-        return emulator::launch(&P::run, &call, *grid, *block, most, dynamic, error, length);     \
+        const size_t most[] = {__VA_ARGS__};                                                      \
+        return emulator::launch(&P::run, &call, *grid, *block, *most, dynamic, error, length);    \
     }                                                                                             \
     extern "C" void emulator_describe_##name(char* to) {                                          \
         emulator::Parameters<decltype(&name)>::describe(to);                                      \

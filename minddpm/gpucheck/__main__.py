@@ -63,8 +63,7 @@ def main() -> int:
     # Imported here: without a GPU the sentence that says so comes first.
     from minddpm.gpucheck import checks, timings
 
-    listed = checks.kernel_checks(quick)
-    listed += [lambda: checks.graph_check(quick), lambda: checks.training_check(quick)]
+    listed = [*checks.kernel_checks(quick), *checks.whole_checks(quick)]
     rows = [check() for check in tqdm(listed, unit="check")]
     print(_check_table(rows) + "\n", flush=True)
     tools = machine.TOOLS if machine.sanitizer() and not emulated else ()

@@ -26,7 +26,7 @@ from minddpm.gpucheck.cases import (
 )
 from minddpm.kernels import reference
 from minddpm.kernels.cuda import convolution, winograd
-from minddpm.kernels.cuda.convolution import RUNGS, Rung, Sizes
+from minddpm.kernels.cuda.convolution import RUNGS, WHOLE_BACKWARD, Rung, Sizes, rungs
 from minddpm.rundir import RunDirectory
 from minddpm.training import Trainer, TrainingOptions
 
@@ -35,7 +35,7 @@ TINY = {
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "norm_num_groups": 4,
 }  # fmt: skip
-TRAINING = 1e-4  # of the loss
+TRAINING = {"float32": 1e-4, "tf32": 1e-3, "fp16": 1e-3}  # of the loss
 GRAPH = 1e-6  # the same kernels
 
 
@@ -83,7 +83,7 @@ def kernel_checks(quick: bool) -> list[Check]:
     sizes = convolutions(quick)
     return [
         *(partial(_function, name, cases[name]) for name in sorted(cases)),
-        *(partial(_rung, name, sizes) for name in RUNGS),
+        *(partial(_rung, name, sizes) for name in rungs()),
         partial(_winograd, sizes),
     ]
 
@@ -130,15 +130,18 @@ def _rung_error(rung: Rung, c: Convolution, up: int) -> float:
     convolution.forward(
         s, xs_there, *there[:2], y, up=up, shift=there[2], extra=there[3], rung=rung
     )
-    got = y, convolution.gradients_apart(s, there[4], xs_there, there[0], rung, up)
+    got = [y, convolution.gradients_apart(s, there[4], xs_there, there[0], rung, up)]
+    if rung.file in WHOLE_BACKWARD:
+        got.append(convolution.backward(s, there[4], xs_there, there[0], up=up, rung=rung))
 
     x, w, b, shift, extra, gy = mapped(_double, (x, w, b, shift, extra, gy))
     seen = reference.upsample_nearest(x) if up else x
     y = reference.conv2d(seen, w, b, c.stride, c.padding) + shift[:, None, None] + extra
-    gx, gw, _ = reference.conv2d_backward(gy, seen, w, c.stride, c.padding)
+    gx, gw, gb = reference.conv2d_backward(gy, seen, w, c.stride, c.padding)
     gx = reference.upsample_nearest_backward(gx) if up else gx
     gxs = [part for part in np.split(gx, cut, axis=3) if part.size]
-    return largest_error(got, (y, (gxs, gw)))
+    wanted = y, (gxs, gw), (gxs, gw, gy.sum(axis=(1, 2)), gb)
+    return largest_error(got, wanted[: len(got)])
 
 
 def _winograd(sizes: tuple[Convolution, ...]) -> Row:
@@ -178,9 +181,10 @@ def strokes(count: int, size: int, seed: int = 0) -> np.ndarray:
     return pictures
 
 
-def small_trainer(name: str, config: dict, batch: int) -> Trainer:
+def small_trainer(name: str, precision: str, config: dict, batch: int) -> Trainer:
     """A model about to be trained, the same one on every backend; `name` is then the active one."""
     minddpm.set_backend(name)
+    backend.set_precision(precision)
     minddpm.manual_seed(0)
     return Trainer(
         minddpm.UNet2D(**config),
@@ -191,9 +195,9 @@ def small_trainer(name: str, config: dict, batch: int) -> Trainer:
     )
 
 
-def losses(name: str, config: dict, batch: int, steps: int) -> np.ndarray:
+def losses(name: str, precision: str, config: dict, batch: int, steps: int) -> np.ndarray:
     """The loss of each of the first steps, float64 [steps]."""
-    trainer = small_trainer(name, config, batch)
+    trainer = small_trainer(name, precision, config, batch)
     records = [trainer.train_step() for _ in range(steps)]
     return np.array([float(backend.to_numpy(record.losses).mean()) for record in records])
 
@@ -232,16 +236,24 @@ def graph_check(quick: bool) -> Row:
     return row(f"{steps} sampling steps, graph against eager", GRAPH, error)
 
 
-def training_check(quick: bool) -> Row:
+def training_check(precision: str, quick: bool) -> Row:
     """The losses of a few steps on cupy, in units of those on numpy from the same seed."""
     config, batch, steps = (TINY, 2, 3) if quick else (minddpm.SMALL, 8, 5)
 
     def error() -> float:
-        wanted = losses("numpy", config, batch, steps)
-        got = losses("cupy", config, batch, steps)
+        wanted = losses("numpy", "float32", config, batch, steps)
+        got = losses("cupy", precision, config, batch, steps)
         return float(np.max(np.abs(got - wanted) / wanted))
 
     try:
-        return row(f"losses of {steps} training steps", TRAINING, error)
+        return row(f"losses of {steps} training steps, {precision}", TRAINING[precision], error)
     finally:
         minddpm.set_backend("cupy")
+
+
+def whole_checks(quick: bool) -> list[Check]:
+    """Of sampling and of training, in every precision that the GPU has."""
+    has = int(backend.xp.cuda.Device().compute_capability)
+    precisions = [name for name, least in backend.PRECISIONS.items() if has >= least]
+    training = [partial(training_check, name, quick) for name in precisions]
+    return [partial(graph_check, quick), *training]

@@ -17,10 +17,17 @@ from minddpm import backend
 from minddpm.diffusion.samplers import Step
 from minddpm.gpucheck.arrays import mapped, verify
 from minddpm.gpucheck.cases import Convolution, rounded
-from minddpm.gpucheck.checks import first_line, losses, random_unet, small_trainer, walk
+from minddpm.gpucheck.checks import (
+    TRAINING,
+    first_line,
+    losses,
+    random_unet,
+    small_trainer,
+    walk,
+)
 from minddpm.kernels import cuda, reference
 from minddpm.kernels.cuda import convolution, winograd
-from minddpm.kernels.cuda.convolution import RUNGS, Sizes
+from minddpm.kernels.cuda.convolution import RUNGS, TENSOR_CORES, Sizes, rungs
 
 CONVOLUTIONS = {  # (H, C, K) of the small UNet
     "28x28 32->32": (28, 32, 32),
@@ -93,7 +100,10 @@ def tasks(quick: bool) -> list[Task]:
     batch, rounds = (QUICK_BATCH, 5) if quick else (BATCH, 21)
     return [
         *_convolutions(batch, rounds),
-        *(partial(_training_step, name, minddpm.SMALL, batch, rounds) for name in BACKENDS),
+        *(
+            partial(_training_step, name, precision, minddpm.SMALL, batch, rounds)
+            for name, precision in (*((n, "float32") for n in BACKENDS), *_tensor_cores())
+        ),
         *(
             partial(_sampling_step, name, replay, minddpm.SMALL, batch, rounds)
             for name, replay in (("cupy", True), *((name, False) for name in BACKENDS))
@@ -116,7 +126,7 @@ def _timed(
 
 
 def _convolutions(batch: int, rounds: int) -> list[Task]:
-    contestants = [*(f"rung {name}" for name in RUNGS), "rung 5 Winograd", "chosen (cupy)"]
+    contestants = [*(f"rung {name}" for name in rungs()), "rung 5 Winograd", "chosen (cupy)"]
     contestants += ["cupy-reference"] + ["PyTorch, channels_last"] * _torch_on_cuda()
     return [
         partial(_convolution, name, Convolution(batch, H, H, C, K), backward, who, rounds)
@@ -198,15 +208,20 @@ def _pytorch(_: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Run
 # --- whole steps ---------------------------------------------------------------------------------
 
 
-def _training_step(name: str, config: dict, batch: int, rounds: int) -> Timing:
+def _tensor_cores() -> list[tuple[str, str]]:
+    return [("cupy", name) for name, rung in TENSOR_CORES.items() if rung in rungs()]
+
+
+def _training_step(name: str, precision: str, config: dict, batch: int, rounds: int) -> Timing:
     """As Python launches it: noising, forward, loss, backward, Adam and the moving average."""
 
     def prepare() -> Run:
-        wanted = losses("numpy", config, batch, 2)
-        verify(losses(name, config, batch, 2), wanted, TOLERANCE)
-        return small_trainer(name, config, batch).train_step
+        wanted = losses("numpy", "float32", config, batch, 2)
+        verify(losses(name, precision, config, batch, 2), wanted, TRAINING[precision])
+        return small_trainer(name, precision, config, batch).train_step
 
-    return _timed(f"training step, {batch} images", name, prepare, rounds, calls=1)
+    who = name if precision == "float32" else f"{name}, {precision}"
+    return _timed(f"training step, {batch} images", who, prepare, rounds, calls=1)
 
 
 def _sampling_step(name: str, replay: bool, config: dict, batch: int, rounds: int) -> Timing:
