@@ -1,6 +1,8 @@
 """Profile mode of the CUDA emulator: what it counts, and what the convolutions' rungs may cost."""
 
+import platform
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,6 +17,10 @@ from minddpm.kernels.emulator.profile import Line, global_bytes, table
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
+needs_x86 = pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="reads x86-64's instructions"
+)
+
 PICTURES = (2, 14, 14, 32)
 
 # --- the ladder ----------------------------------------------------------------------------------
@@ -27,6 +33,7 @@ def forward(stand_in, monkeypatch):
 
     def run(rung: convolution.Rung) -> list[Line]:
         monkeypatch.setattr(emulation, "profile", [])
+        monkeypatch.setattr(emulation, "flops", Counter())
         x, w, b, y = map(cupy_on_cpu.asarray, draw(0, PICTURES, (3, 3, 32, 32), 32, PICTURES))
         sizes = convolution.Sizes.of((x,), w.shape, 1, ((1, 1), (1, 1)))
         convolution.forward(sizes, (x,), w, b, y, rung=rung)
@@ -143,19 +150,66 @@ def test_lanes_that_do_not_take_part(order):
     assert counts[0] == 3
 
 
+COUNTED = """
+extern "C" __global__ void one(const float* x, double* y, int n) {
+    int i = threadIdx.x;
+    if (i < n) y[i] = 2.0f * x[i] + 1;
+    for (int j = 0; j < i; j++) y[i] -= x[j] / 3.0f;
+}
+struct Four { float4 v; __device__ Four operator*(float a) const {
+    return {make_float4(a * v.x, a * v.y, a * v.z, a * v.w)}; } };
+extern "C" __global__ void vectors(float* x) {
+    float4* y = (float4*)x + threadIdx.x;
+    *y = (Four{*y} * 2.0f).v;
+}
+extern "C" __global__ void none(int* y, const float* x) {
+    y[threadIdx.x] = 3 * y[threadIdx.x] + (-x[threadIdx.x] > 1.0f ? 1 : 2);
+}
+extern "C" __global__ void sums(float* y) { atomicAdd(y, 1.0f); }
+"""
+
+
+@needs_x86
+def test_operations_are_counted_where_they_are_made():
+    library = Library(COUNTED, "counted.cu", mode="profile")
+    x = device_array(np.ones(32, "f"))
+    library.launch("one", (2,), (32,), (x, device_array(np.zeros(32)), np.int32(20)))
+    library.launch("vectors", (1,), (8,), (x,))
+    library.launch("none", (1,), (32,), (device_array(np.ones(32, np.int32)), x))
+    library.launch("sums", (3,), (32,), (x,))
+    expected = {"one": 2 * (2 * 20 + 2 * 31 * 16), "vectors": 8 * 4, "none": 0, "sums": 96}
+    assert library.flops() == expected
+    library.launch("vectors", (1,), (4,), (x,))
+    assert library.flops() == {"vectors": 16}
+
+
+@needs_x86
+@pytest.mark.parametrize("rung", ["1 naive", "4 register tile", "6 tensor cores, half"])
+def test_operations_of_a_rung(forward, rung):
+    """By the definition 2 N OH OW K KH KW C, with what tiles compute beyond the edges."""
+    forward(how := convolution.RUNGS[rung])
+    pixels, window, K = 2 * 14 * 14, 9 * 32, 32
+    rows, columns = (-(-n // size) * size for n, size in ((pixels, how.rows), (K, how.columns)))
+    if rung == "1 naive":  # whose threads beyond the edges have nothing to do
+        rows, columns = pixels, K
+    assert emulation.flops == {"conv2d": 2 * rows * columns * window + pixels * K}  # and the bias
+
+
 def test_what_was_told_is_not_told_again():
     library = Library(KERNELS, "kernels.cu", mode="profile")
     for _ in range(2):
         library.launch("banks", (1,), (32,), (device_empty(32), np.int32(1)))
-    text = table(library.profile())
-    assert [line.split() for line in text.splitlines()] == [
+    text = table(library.profile(), library.flops()).splitlines()
+    assert [line.split() for line in text[:-1]] == [
         ["place", "memory", "access", "requests", "per", "request", "ideal", "worst"],
         ["banks"],
         ["kernels.cu:13", "shared", "store", "2", "1.00", "1.00", "1"],
         ["kernels.cu:16", "shared", "load", "20", "1.00", "1.00", "1"],
         ["kernels.cu:17", "global", "store", "2", "4.00", "4.00", "4"],
     ]
-    assert library.profile() == []
+    whole = "banks: 640 operations, 0 bytes read, 256 written: 2.50 operations for a byte"
+    assert text[-1] == whole
+    assert (library.profile(), library.flops()) == ([], {})
 
 
 def test_only_a_profile_can_be_asked_for_one():

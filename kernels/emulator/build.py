@@ -29,8 +29,14 @@ MACHINE = ("runtime.cc", "fibers.cc", "shared.cc")
 # Casts between float* and float4* are everyday CUDA, hence no aliasing by type. DWARF 4, as some
 # addr2line tell the wrong file after #line in version 5.
 FLAGS = ("-std=c++17", "-gdwarf-4", "-fPIC", "-fno-strict-aliasing", "-w")
-# To be watched, code is not optimised: every access of the source is made, by itself.
+# To be watched, code is not optimised: every access of the source is made, by itself, and so is
+# every multiplication. To count these, g++ calls a function in each stretch without a branch.
 WATCHED = ("-O0", "-fsanitize=thread")
+COMPILED = {
+    "plain": ("-O2",),
+    "race": WATCHED,
+    "profile": (*WATCHED, "-fsanitize-coverage=trace-pc"),
+}
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 _INCLUDE = re.compile(r'^[ \t]*#include "([^"]+)"[^\n]*$', re.M)
@@ -103,7 +109,7 @@ def build(source: str, path: str, includes: Path, mode: str = "plain") -> Path:
     def make(made: Path) -> None:
         work = made.parent
         (work / "kernel.cc").write_text(text)
-        how = ("-c", *(WATCHED if MODES[mode] else ("-O2",)), "-include", str(HERE / "shim.h"))
+        how = ("-c", *COMPILED[mode], "-include", str(HERE / "shim.h"))
         _compile(path, *how, str(work / "kernel.cc"), "-o", str(work / "kernel.o"))
         objects = str(work / "kernel.o"), str(_machine(mode))
         _compile(path, "-shared", "-Wl,-Bsymbolic", *objects, "-o", str(made))
@@ -124,7 +130,7 @@ def _machine(mode: str) -> Path:
 def _cached(what: str, ending: str, make: Callable[[Path], None]) -> Path:
     """The file that `make` makes, in a folder of its own, unless the cache has it."""
     # HERE, as debuggers and `source_lines` read in the library where the emulator's files lie.
-    digest = hashlib.sha256(f"{what}\0{_compiler()}\0{FLAGS}{WATCHED}{HERE}".encode())
+    digest = hashlib.sha256(f"{what}\0{_compiler()}\0{FLAGS}{COMPILED}{HERE}".encode())
     for file in sorted((*HERE.glob("*.h"), *HERE.glob("*.cc"))):
         digest.update(file.read_bytes())
     kept = cache_directory("emulator") / f"{digest.hexdigest()[:24]}{ending}"

@@ -7,6 +7,7 @@ to be counted, and to refuse what CUDA refuses while a stream records its launch
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TextIO
@@ -29,9 +30,9 @@ __all__ = [
     "Device", "Event", "Graph", "MemoryPool", "Stream", "alloc_pinned_memory",
     "get_current_stream", "get_elapsed_time", "memory", "nvrtc", "runtime", "using_allocator",
 ]  # fmt: skip
-# How kernels run: the order of threads and blocks, and the mode (launch.py); and what they cost,
-# line by line, where the mode is "profile".
-emulation = SimpleNamespace(order=0, mode="plain", profile=[])
+# How kernels run: the order of threads and blocks, and the mode (launch.py); and where the mode is
+# "profile" what they cost, line by line, and how many operations each made.
+emulation = SimpleNamespace(order=0, mode="plain", profile=[], flops=Counter())
 ARCHITECTURE = "80"  # of the only device, and all that its compiler knows
 SHARED_BYTES = 48 << 10  # of dynamic shared memory, unless a kernel is told to take more
 
@@ -125,6 +126,7 @@ class RawKernel:
             library.launch(self.name, grid, block, values, shared=shared_mem, order=emulation.order)
             if library.mode == "profile":
                 emulation.profile += library.profile()
+                emulation.flops.update(library.flops())
 
         if capture.launches is None:
             stats.launches += 1

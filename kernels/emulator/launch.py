@@ -16,6 +16,7 @@ import numpy as np
 
 from minddpm.errors import InputError
 from minddpm.kernels.emulator import memory
+from minddpm.kernels.emulator.arithmetic import operations
 from minddpm.kernels.emulator.build import MODES, build, kernels, source_lines, with_source_lines
 from minddpm.kernels.emulator.profile import Line
 
@@ -57,6 +58,10 @@ class _Cost(ctypes.Structure):  # profile.cc
     ]  # fmt: skip
 
 
+class _Stretch(ctypes.Structure):  # profile.cc
+    _fields_ = [("place", ctypes.c_uint64), ("times", ctypes.c_uint64)]
+
+
 class Library:
     """The kernels of one .cu source, to be launched by name.
 
@@ -75,6 +80,7 @@ class Library:
         self.file, self.kernels = build(*described, mode), kernels(*described)
         self._library = ctypes.CDLL(str(self.file))
         self._costs: list[tuple[str, _Cost]] = []
+        self._stretches: list[tuple[str, _Stretch]] = []
         self._parameters: dict[str, list[str]] = {}
         for name in self.kernels:
             text = ctypes.create_string_buffer(400)
@@ -121,7 +127,9 @@ class Library:
                 ctypes.c_size_t(shared), pointers, error, ctypes.c_size_t(len(error)),
             )  # fmt: skip
             if self.mode == "profile" and not failed:
-                self._costs += [(name, cost) for cost in self._last_costs()]
+                self._costs += [(name, c) for c in self._last("emulator_profile", _Cost)]
+                stretches = self._last("emulator_stretches", _Stretch)
+                self._stretches += [(name, stretch) for stretch in stretches]
         if failed:
             raise EmulatorError(f"{name}: {with_source_lines(self.file, error.value.decode())}")
         for i, argument in enumerate(arguments):
@@ -153,16 +161,33 @@ class Library:
             array.argument, array.table = passed.get(start, -1), named.get(start, -1)
         self._library.emulator_arrays(arrays, ctypes.c_size_t(len(extents)))
 
-    def _last_costs(self) -> ctypes.Array:
-        count = self._library.emulator_profile(None, ctypes.c_size_t(0))
-        costs = (_Cost * count)()
-        self._library.emulator_profile(costs, ctypes.c_size_t(count))
-        return costs
+    def _last(self, function: str, kind: type[ctypes.Structure]) -> ctypes.Array:
+        """What a function of the library tells about the last launch."""
+        tell = getattr(self._library, function)
+        told = (kind * tell(None, ctypes.c_size_t(0)))()
+        tell(told, ctypes.c_size_t(len(told)))
+        return told
+
+    def flops(self) -> dict[str, int]:
+        """Floating-point operations of each kernel launched since it was last asked.
+
+        A multiply-add is two (arithmetic.py says what counts). Raises InputError where they cannot
+        be counted.
+        """
+        self._check_profile()
+        each, totals = operations(self.file), dict.fromkeys((k for k, _ in self._stretches), 0)
+        for kernel, stretch in self._stretches:
+            totals[kernel] += stretch.times * each.get(stretch.place, 0)
+        self._stretches = []
+        return totals
+
+    def _check_profile(self) -> None:
+        if self.mode != "profile":
+            raise InputError(f'{self.path} runs in mode {self.mode}: load it with mode="profile".')
 
     def profile(self) -> list[Line]:
         """What the launches cost that were made since it was last asked, by kernel and line."""
-        if self.mode != "profile":
-            raise InputError(f'{self.path} runs in mode {self.mode}: load it with mode="profile".')
+        self._check_profile()
         places = source_lines(self.file, (cost.place for _, cost in self._costs))
         totals: dict[tuple[str, ...], list[int]] = {}
         for kernel, cost in self._costs:

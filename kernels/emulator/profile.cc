@@ -8,6 +8,9 @@
 // The memory of the device delivers sectors of 32 bytes. A request needs those that its lanes
 // touch, each once; ideally, as many as its bytes fill. Caches are not considered.
 //
+// Arithmetic is not seen here, but how often each stretch of code without a branch was run: what
+// there is in it stands in the library (arithmetic.py).
+//
 // Shared memory has 32 banks of 4 bytes; in one turn each gives one word, to all lanes that want
 // it. Ideally a request takes one turn; one of 8 bytes two, for half of the lanes each, of 16 four.
 
@@ -42,6 +45,8 @@ struct Cost {  // as launch.py reads it
 std::vector<Entry> entries;  // since the last barrier
 std::unordered_map<uint32_t, std::vector<uint32_t>> times;  // place: of each thread
 std::map<std::tuple<uint32_t, bool>, Cost> costs;
+
+std::vector<uint64_t> stretches;  // how often each was run, by the place of its call
 
 using Lanes = std::vector<Entry>::const_iterator;
 
@@ -95,7 +100,10 @@ void put_together() {
 }
 
 struct Profile : Listener {
-    void launch_begins() override { costs.clear(); }
+    void launch_begins() override {
+        costs.clear();
+        stretches.assign(stretches.size(), 0);
+    }
     void launch_ends() override {}
     void block_begins() override {
         entries.clear();
@@ -131,4 +139,26 @@ extern "C" size_t emulator_profile(Cost* to, size_t most) {
     return costs.size();
 }
 
+struct Stretch {  // as launch.py reads it
+    uint64_t place, times;
+};
+
+// The stretches that the last launch ran, at most `most` of them; how many there are.
+extern "C" size_t emulator_stretches(Stretch* to, size_t most) {
+    size_t count = 0;
+    for (size_t place = 0; place < stretches.size(); place++) {
+        if (stretches[place] && count++ < most) *to++ = {place, stretches[place]};
+    }
+    return count;
+}
+
 }  // namespace emulator
+
+// What g++ calls at the beginning of each.
+extern "C" void __sanitizer_cov_trace_pc() {
+    using namespace emulator;
+    if (!current) return;
+    size_t place = place_of(__builtin_return_address(0));
+    if (place >= stretches.size()) stretches.resize(2 * place);
+    stretches[place]++;
+}

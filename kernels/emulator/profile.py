@@ -2,13 +2,12 @@
 
     library = Library(source, path, mode="profile")
     library.launch(...)
-    print(table(library.profile()))
+    print(table(library.profile(), library.flops()))
 
-profile.cc says how it is counted. Floating-point operations are not: neither the source nor what
-g++ makes of it says which of them a GPU would fuse, so whoever asks knows the better formula.
+profile.cc says how it is counted, and arithmetic.py how operations are.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -47,8 +46,8 @@ def global_bytes(lines: Iterable[Line]) -> dict[str, tuple[int, int]]:
     return moved
 
 
-def table(lines: Iterable[Line]) -> str:
-    """The lines as text, one below the other."""
+def table(lines: Sequence[Line], flops: Mapping[str, int]) -> str:
+    """The lines as text, one below the other, and below that the whole of each kernel."""
     heading = ("place", "memory", "access", "requests", "per request", "ideal", "worst")
     rows = [heading]
     kernel = None
@@ -64,10 +63,17 @@ def table(lines: Iterable[Line]) -> str:
             )
         )  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
+    text = [
         "  ".join(
             cell.ljust(width) if i < 3 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
-    )
+    ]
+    for kernel, (read, written) in global_bytes(lines).items():
+        made = flops.get(kernel, 0)
+        text.append(
+            f"{kernel}: {made:,} operations, {read:,} bytes read, {written:,} written: "
+            f"{made / (read + written):.2f} operations for a byte"
+        )
+    return "\n".join(text)
