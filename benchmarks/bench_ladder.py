@@ -6,7 +6,7 @@ A result is compared with the reference before it is timed: a wrong or nan one f
 import pytest
 
 from cases import convolutions
-from contestants import GPU, expected, fits, ours, rung, share_threads
+from contestants import GPU, clock, expected, fits, ours, rung, share_threads
 
 ladder = pytest.importorskip("minddpm.kernels.cpu.ladder", exc_type=ImportError)
 
@@ -22,7 +22,7 @@ def parameters():
         for backward in (False, True):
             for name in (*rungs, "chosen", *GPU):
                 label = f"{shape}{' backward' * backward}"
-                yield pytest.param(shape, backward, name, id=f"{label}-{name}")
+                yield pytest.param(shape, backward, name, marks=clock(name), id=f"{label}-{name}")
 
 
 @pytest.mark.parametrize(("shape", "backward", "name"), list(parameters()))

@@ -6,7 +6,7 @@ A result is compared with the reference before it is timed: a wrong or nan one f
 import pytest
 
 from cases import convolutions, directions, other_operations
-from contestants import OURS, expected, layouts, ours, share_threads, theirs
+from contestants import OURS, clock, expected, layouts, ours, share_threads, theirs
 
 N = 16
 CASES = {**convolutions(N, awkward=True), **other_operations(N)}
@@ -17,7 +17,9 @@ def parameters():
     for name, backward in directions(CASES):
         for contestant in (*OURS, *layouts(name)):
             label = f"{name}{' backward' * backward}"
-            yield pytest.param(name, backward, contestant, id=f"{label}-{contestant}")
+            yield pytest.param(
+                name, backward, contestant, marks=clock(contestant), id=f"{label}-{contestant}"
+            )
 
 
 @pytest.mark.parametrize(("name", "backward", "contestant"), list(parameters()))

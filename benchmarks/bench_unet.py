@@ -9,7 +9,7 @@ A result is compared with the reference before it is timed: a wrong or nan one f
 import pytest
 
 import minddpm
-from contestants import GPU, THEIRS, share_threads
+from contestants import GPU, THEIRS, clock, share_threads
 from unets import TASKS, build, expected, modes, problem
 
 ROUNDS = {1: 20, 16: 6, 64: 3, 128: 3}
@@ -22,7 +22,7 @@ def parameters():
     for task in TASKS:
         for N in ROUNDS:
             for mode in ("numba", *GPU, *EAGER, *(("numpy",) if N <= 16 else ())):
-                yield pytest.param(task, N, mode, id=f"{task}-{N}-{mode}")
+                yield pytest.param(task, N, mode, marks=clock(mode), id=f"{task}-{N}-{mode}")
 
 
 @pytest.mark.parametrize(("task", "N", "mode"), list(parameters()))

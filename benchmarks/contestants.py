@@ -18,7 +18,7 @@ import numba
 
 import minddpm
 from cases import Operation
-from measure import called, synchronised, verify
+from measure import called, device_clock, synchronised, verify
 from minddpm import backend
 from minddpm.gpucheck.arrays import mapped
 from minddpm.kernels import reference
@@ -75,6 +75,13 @@ def expected(operation: Operation, backward: bool) -> Any:
     """The result by the reference."""
     name, arguments = operation.call(backward)
     return called(getattr(reference, name), arguments, operation.in_place)
+
+
+def clock(name: str) -> list[Any]:
+    """The marks of a benchmark: a GPU's kernels are timed by its own events."""
+    import pytest
+
+    return [pytest.mark.benchmark(timer=device_clock())] if name in GPU else []
 
 
 def ours(operation: Operation, backward: bool, name: str, wanted: Any) -> Contestant:

@@ -26,11 +26,30 @@ def called(function: Callable[..., Any], arguments: Iterable[Any], in_place: boo
     return arguments[0]
 
 
-def synchronised(run: Callable[..., Any]) -> Callable[..., Any]:
-    """run and a wait for the device, without which no more than the launches would be timed.
+def device_clock() -> Callable[[], float]:
+    """Seconds by the device's own clock, as a timer for pytest-benchmark.
 
-    As it is on the host; device events are in python -m minddpm.gpucheck.
+    Each reading is an event behind all that was launched, and waits for it.
     """
+    seconds, last = 0.0, None
+
+    def device_seconds() -> float:
+        nonlocal seconds, last
+        cuda = backend.xp.cuda
+        now = cuda.Event()
+        now.record()
+        now.synchronize()
+        if last is not None:
+            # From one to the next: milliseconds are float32 here, which a long time would use up.
+            seconds += cuda.get_elapsed_time(last, now) / 1e3
+        last = now
+        return seconds
+
+    return device_seconds
+
+
+def synchronised(run: Callable[..., Any]) -> Callable[..., Any]:
+    """run and a wait for the device, without which no more than the launches would be timed."""
     device = backend.xp.cuda.Device()
 
     def both(*arguments: Any) -> Any:

@@ -55,6 +55,18 @@ def test_on_a_gpu_the_device_is_waited_for(emulated_cupy, backend):
             assert (stats.synchronisations, stats.to_device) == (1, 0), name
 
 
+def test_a_gpu_is_timed_by_its_own_events(emulated_cupy, monkeypatch):
+    monkeypatch.setattr(contestants, "GPU", ("cupy",))
+    assert contestants.clock("numba") == []
+    (mark,) = contestants.clock("cupy")
+    timer = mark.kwargs["timer"]
+    passed = iter((3.0, 2000.0))
+    emulated_cupy.stats.reset()
+    monkeypatch.setattr(emulated_cupy.cuda, "get_elapsed_time", lambda a, b: next(passed))
+    assert [timer() for _ in range(3)] == [0.0, 0.003, 2.003]
+    assert emulated_cupy.stats.synchronisations == 3
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 @pytest.mark.parametrize("task", unets.TASKS)
 def test_the_unet_on_a_gpu(emulated_cupy, task):

@@ -448,6 +448,17 @@ def test_convolutions_use_the_tensor_cores(xp, monkeypatch, precision, launches)
     assert backend.precision() == "float32"
 
 
+def test_the_headers_of_tensor_cores_may_lie_in_a_wheel(xp, monkeypatch):
+    given, launch = [], sys.modules["minddpm.kernels.cuda.launch"]
+    monkeypatch.setattr(xp, "RawModule", lambda code, options: given.append(options))
+    for found in (Path("wheel/include/crt/mma.h"), None):
+        monkeypatch.setattr(launch, "in_wheels", lambda _, found=found: found)
+        for file in ("conv6_tensor.cu", "norm.cu"):
+            launch._module.__wrapped__(xp, file, ("-DX",))
+    assert ["-Iwheel/include" in options for options in given] == [True, False, False, False]
+    assert all(options[-2:] == ("--std=c++17", "-DX") for options in given)
+
+
 @pytest.mark.parametrize(
     ("has", "fitting"), [("70", []), ("75", ["fp16"]), ("80", ["tf32", "fp16"])]
 )

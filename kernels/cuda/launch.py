@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from minddpm.backend import Array
+from minddpm.kernels.cuda.compile import in_wheels
 
 FOLDER = Path(__file__).parent
 BLOCK = 256  # threads of a block that works element by element
@@ -30,7 +31,14 @@ def is_array(x: Any) -> bool:
 def _module(library: ModuleType, file: str, options: tuple[str, ...]) -> Any:
     # As text: what RawModule takes as path= is a compiled file.
     code = (FOLDER / file).read_text()
-    return library.RawModule(code=code, options=(f"-I{FOLDER}", "--std=c++17", *options))
+    options = (f"-I{FOLDER}", *_of_wheels(code), "--std=c++17", *options)
+    return library.RawModule(code=code, options=options)
+
+
+def _of_wheels(code: str) -> tuple[str, ...]:
+    """Where crt/mma.h is, if in a wheel: CuPy finds mma.h, but not always what that includes."""
+    found = in_wheels("crt/mma.h") if "#include <mma.h>" in code else None
+    return (f"-I{found.parent.parent}",) if found else ()
 
 
 @cache
