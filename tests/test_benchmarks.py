@@ -16,6 +16,7 @@ from measure import WrongResultError, interleave, ratio, verify
 from minddpm.errors import InputError
 from minddpm.gpucheck import checks
 from minddpm.gpucheck.arrays import mapped
+from minddpm.kernels import reference
 from tables import markdown, replace, write
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -79,6 +80,17 @@ def test_the_unet_on_a_gpu(emulated_cupy, task):
     wrong = wanted._replace(values=mapped(lambda value: 1.1 * value, wanted.values))
     with pytest.raises(WrongResultError, match="off by"):
         unets.build("cupy", task, p, wrong)
+
+
+@pytest.mark.parametrize("task", unets.TASKS)
+def test_ours_runs_on_its_own_backend(task, monkeypatch):
+    """Also after another one has been built, which makes NumPy the active one."""
+    p = unets.problem(checks.TINY, 2)
+    wanted = unets.expected(task, p)
+    run = unets.build("numba", task, p, wanted)
+    unets.build("numpy", task, p, wanted)
+    monkeypatch.setattr(reference, "norm_silu_conv2d", None)  # NumPy's
+    run()
 
 
 def test_no_gpu_is_no_contestant():
