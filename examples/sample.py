@@ -52,11 +52,12 @@ def main() -> None:
     unet = minddpm.UNet2D.from_pretrained(args.model)
     diffusion = load_diffusion(args.model)
     channels = unet.config["in_channels"], unet.config["out_channels"]
-    if channels not in ((1, 1), (3, 3)) or unet.config["num_class_embeds"] is not None:
+    each = 2 if diffusion.variance == "learned_range" else 1
+    if channels not in ((1, each), (3, 3 * each)) or unet.config["num_class_embeds"] is not None:
         raise InputError(
-            f"{args.model} maps {channels[0]} channels to {channels[1]}, classes: "
-            f"{unet.config['num_class_embeds']}; choose a model of grey or colour pictures "
-            "without classes."
+            f"{args.model} maps {channels[0]} channels to {channels[1]}, variance "
+            f"{diffusion.variance}, classes: {unet.config['num_class_embeds']}; choose a model of "
+            "grey or colour pictures without classes, with twice the channels for learned_range."
         )
     steps = args.steps
     if steps is None:

@@ -17,7 +17,7 @@ from typing import Any
 import minddpm
 from minddpm import backend, cli, report
 from minddpm.data import ImageDataset, load_folder, load_mnist
-from minddpm.diffusion.gaussian import PREDICTIONS, VARIANCES
+from minddpm.diffusion.gaussian import LOSSES, PREDICTIONS, VARIANCES
 from minddpm.errors import InputError
 from minddpm.generate import seconds_per_step
 from minddpm.rundir import RUN, RunDirectory
@@ -46,6 +46,7 @@ CHOICES: dict[str, Any] = {
     "schedule": list(minddpm.schedules.BY_NAME),
     "prediction": PREDICTIONS,
     "variance": VARIANCES,
+    "loss": LOSSES,
 }
 OPTIONAL = {"threads": int, "image_folder": str}  # what is None by default, and its type else
 # Another backend, precision or number of threads rounds differently; the others change nothing.
@@ -90,7 +91,14 @@ def parse() -> argparse.Namespace:
     add("timesteps", cli.positive, "T, the length of the diffusion process")
     add("schedule", str, "of the noise")
     add("prediction", str, "what the network predicts")
-    add("variance", str, "of the reverse step")
+    add("variance", str, "of the reverse step; learned_range goes with --loss hybrid or vlb")
+    add("loss", str, "simple; vlb, the bound in bits/dim; hybrid, which adds 0.001 of it")
+    group.add_argument(
+        "--importance-sampling",
+        action="store_true",
+        default=None,
+        help="draw t by how much its loss varies, for --loss vlb",
+    )
     add("image_folder", Path, "train on the pictures in this folder instead of MNIST")
     add("image_size", cli.positive, "height and width of the pictures of --image-folder")
     add("log_every", cli.positive, "steps for one row of loss.csv")
@@ -176,8 +184,9 @@ def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]
     training = TrainingOptions(**{k: v for k, v in options.items() if k in fields})
     minddpm.manual_seed(training.seed)
     _, H, W, C = dataset.images.shape
+    C_out = 2 * C if options["variance"] == "learned_range" else C
     unet = minddpm.UNet2D(
-        **{**MODELS[options["model"]], "sample_size": H, "in_channels": C, "out_channels": C}
+        **{**MODELS[options["model"]], "sample_size": H, "in_channels": C, "out_channels": C_out}
     )
     unet.check_image_size(H, W)
     trainer = Trainer(unet, diffusion, dataset, run, training)

@@ -206,6 +206,7 @@ SCHEDULER_CHOICES: dict[str, dict[Any, Any]] = {
         "fixed_small_log": "fixed_small",  # the same variance, by way of its logarithm
         "fixed_large": "fixed_large",
         "fixed_large_log": "fixed_large",
+        "learned_range": "learned_range",
     },
     "beta_schedule": {
         "linear": schedules.linear,

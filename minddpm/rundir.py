@@ -110,7 +110,7 @@ class RunDirectory:
         if not info.get("step", "").isdecimal():
             raise InputError(f"{path} does not say its step: it is not a checkpoint of minddpm.")
         for name, array in expected.items():
-            array[...] = backend.xp.asarray(tensors[name])
+            array[...] = backend.array_module(array).asarray(tensors[name])
         return int(info["step"])
 
     def _remove_leftovers(self) -> None:

@@ -17,6 +17,8 @@ from minddpm import backend, nn, random
 from minddpm.checkpoint import save_pipeline
 from minddpm.data import ImageDataset, batch_indices, to_float
 from minddpm.diffusion import GaussianDiffusion
+from minddpm.diffusion.gaussian import LOSSES
+from minddpm.diffusion.importance import ImportanceSampler
 from minddpm.errors import InputError
 from minddpm.models import UNet2D
 from minddpm.rundir import LOSS, LossLog, RunDirectory
@@ -34,6 +36,8 @@ class TrainingOptions:
     weight_decay: float = 0.0
     ema_decay: float = 0.999
     seed: int = 0
+    loss: str = "simple"
+    importance_sampling: bool = False
     log_every: int = 10
     checkpoint_every: int = 100
 
@@ -49,6 +53,8 @@ class TrainingOptions:
         for name in ("warmup_steps", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name}={getattr(self, name)}: choose 0 or a number above 0.")
+        if self.loss not in LOSSES:
+            raise InputError(f"unknown loss {self.loss!r}: choose {', '.join(LOSSES)}.")
         if not 0 <= self.ema_decay <= 1:
             raise InputError(f"ema_decay={self.ema_decay}: choose 0 (no average) .. 1.")
 
@@ -56,7 +62,8 @@ class TrainingOptions:
 class StepRecord(NamedTuple):
     """What a step leaves for the log: its number, losses [N], t [N], squared gradient length.
 
-    losses and squared_norm are arrays of the backend: reading them waits for the device.
+    losses (weighed, where t was drawn by importance) and squared_norm are arrays of the backend:
+    reading them waits for the device.
     """
 
     step: int
@@ -85,7 +92,8 @@ class Trainer:
 
     A step is a pure function of (seed, step, weights, moments): which images, which t, which noise
     and which dropout masks all come from the counter-based generator. So a resumed run needs
-    nothing but the step and the arrays, and N + N steps are bit for bit 2N steps.
+    nothing but the step and the arrays, and N + N steps are bit for bit 2N steps. (With importance
+    sampling the latest losses of each t are among them.)
     """
 
     def __init__(
@@ -98,10 +106,16 @@ class Trainer:
     ):
         self.unet, self.diffusion, self.dataset = unet, diffusion, dataset
         self.run, self.options = run, options
+        if diffusion.variance == "learned_range" and options.loss == "simple":
+            raise InputError(
+                "loss simple teaches the mean alone, and variance learned_range would stay as it "
+                "began: choose --loss hybrid or vlb, or another --variance."
+            )
         self.optimizer = nn.Adam(
             unet.parameters(), lr=options.lr, weight_decay=options.weight_decay
         )
         self.ema = nn.EMA(self.optimizer.flat, options.ema_decay)
+        self.importance = ImportanceSampler(diffusion.T) if options.importance_sampling else None
         self.step = 0
 
     # --- one step --------------------------------------------------------------------------------
@@ -110,33 +124,45 @@ class Trainer:
         """One step of algorithm 1. Nothing is waited for: what it gives lies on the device.
 
         Where the gradient is not finite, the weights stay as they were; train() finds it in the
-        record when it writes the next row of the log.
+        record when it writes the next row of the log. (Importance sampling waits: it looks at the
+        losses before it draws the next t.)
         """
         options, step = self.options, self.step
-        losses, t = self._backward(step)
+        losses, t, weights = self._backward(step)
         self.optimizer.lr = nn.warmup_lr(options.lr, step, options.warmup_steps)
         squared_norm = self.optimizer.step(options.clip_norm, self.ema)
         self.optimizer.zero_grad()
+        if self.importance is not None:
+            self.importance.update(t, backend.to_numpy(losses) / weights)
         self.step += 1
         return StepRecord(step, losses, t, squared_norm)
 
-    def _backward(self, step: int) -> tuple[backend.Array, np.ndarray]:
-        """The gradients of a step's batch; its losses [N] and their t [N]."""
+    def _backward(self, step: int) -> tuple[backend.Array, np.ndarray, np.ndarray | None]:
+        """The gradients of a step's batch; its losses [N], weighed, their t [N] and weights [N]."""
         options = self.options
         random.manual_seed(options.seed, step)  # for dropout
         chosen = batch_indices(len(self.dataset.images), options.batch_size, step, options.seed)
         # CuPy copies it by way of pinned memory of its own, and waits for nothing.
         x0 = backend.xp.asarray(to_float(self.dataset.images[chosen]))
-        t = random.integers(self.diffusion.T, len(x0), options.seed, random.TIMESTEP, step)
+        t, weights = self._draw_t(len(x0), step)
         x_t, noise = self.diffusion.q_sample_normal(x0, t, options.seed, random.NOISE, step)
-        losses = self.diffusion.training_losses(self.unet, x0, t, noise, x_t=x_t)
+        losses = self.diffusion.training_losses(self.unet, x0, t, noise, options.loss, x_t)
+        if weights is not None:
+            losses = losses * backend.xp.asarray(weights)
         scale = loss_scale(x0.size)
         if scale == 1:
             losses.mean().backward()
         else:
             (losses.mean() * scale).backward()
             self.optimizer.flat.grad *= 1 / scale
-        return losses.data, t
+        return losses.data, t, weights
+
+    def _draw_t(self, N: int, step: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The t [N] of a step, and the weights of their losses where they are not drawn evenly."""
+        seed = self.options.seed
+        if self.importance is not None:
+            return self.importance.draw(N, seed, step)
+        return random.integers(self.diffusion.T, N, seed, random.TIMESTEP, step), None
 
     def _diagnose(self, step: int, loss: float) -> str:
         """What went wrong in a step that is over: its gradients are made once more."""
@@ -174,7 +200,7 @@ class Trainer:
             x0 = backend.xp.asarray(to_float(self.dataset.images[chosen]))
             t = random.integers(self.diffusion.T, len(x0), 0, random.CHECK)
             noise = random.normal(x0.shape, 0, random.CHECK)
-            losses = self.diffusion.training_losses(self.unet, x0, t, noise)
+            losses = self.diffusion.training_losses(self.unet, x0, t, noise, self.options.loss)
             losses.mean().backward()
             backend.to_numpy(self.optimizer.squared_norm())  # a device returns before it is done
             self.optimizer.zero_grad()
@@ -225,10 +251,13 @@ class Trainer:
             "adam_m": self.optimizer.m,
             "adam_v": self.optimizer.v,
         }
-        return {
+        state = {
             group: dict(zip(names, flat.views(buffer), strict=True))
             for group, buffer in buffers.items()
         }
+        if self.importance is not None:
+            state["importance"] = {"losses": self.importance.losses}
+        return state
 
     def save(self) -> None:
         """Write the checkpoint, then the diffusers pipeline with the averaged weights."""

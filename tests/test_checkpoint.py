@@ -441,7 +441,7 @@ def test_a_variance_written_by_its_logarithm_is_the_same(tmp_path, variance):
     ("key", "value"),
     [
         ("prediction_type", "flow"),
-        ("variance_type", "learned_range"),
+        ("variance_type", "learned"),
         ("variance_type", ["fixed_small"]),
         ("beta_schedule", "sigmoid"),
         ("thresholding", True),

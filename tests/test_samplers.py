@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from minddpm import GaussianDiffusion, Tensor, backend, random, samplers
-from minddpm.diffusion.schedules import cosine, linear
+from minddpm.diffusion.schedules import cosine, linear, timesteps
 from saying import refused
 
 SHAPE = (2, 8, 8, 1)
@@ -196,6 +196,58 @@ def test_ddpm_is_algorithm_2_with_equation_7(any_backend, prediction, variance):
         check_close(step.x, x)
         check_close(step.pred_x0, x0)
         x = step.x
+
+
+def two_headed(x, t):
+    """rough_model, and a share of the variance that leaves [-1, 1], too."""
+    v = 1.5 * backend.xp.cos(2 * x)
+    return backend.xp.concatenate([rough_model(x, t), v], axis=-1)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("steps", [None, 5])
+def test_ddpm_with_the_variance_that_the_model_gives(any_backend, prediction, steps):
+    """sigma = exp(((v + 1)/2 log beta + (1 - v)/2 log posterior variance) / 2), at every pixel."""
+    d = process(prediction, "learned_range", clip=True)
+    x, *z = noises(13)
+    walk = samplers.ddpm(d, two_headed, SHAPE, steps, x_T=x, noise=lambda i: z[i])
+    short = d if steps is None else d.respaced(timesteps(12, steps, "leading"))
+    for i, step in enumerate(walk):
+        t = short.T - 1 - i
+        ac, prev, beta = (
+            float(table[t])
+            for table in (short.alphas_cumprod, short.alphas_cumprod_prev, short.betas)
+        )
+        output = two_headed(x, backend.xp.asarray([step.t, step.t]))
+        x0 = picture_and_noise(prediction, x, output[..., :1], ac)[0].clip(-1, 1)
+        mean = math.sqrt(prev) * beta * x0 + math.sqrt(1 - beta) * (1 - prev) * x
+        share = (output[..., 1:] + 1) / 2
+        small = beta * (1 - prev) / (1 - ac) if t > 0 else 1.0
+        sigma = beta ** (share / 2) * small ** ((1 - share) / 2)
+        x = mean / (1 - ac) + (sigma * z[i] if t > 0 else 0)
+        check_close(step.x, x)
+        check_close(step.pred_x0, x0)
+        x = step.x
+    assert step.t == 0
+
+
+def test_a_learned_variance_draws_the_noise_of_the_stream():
+    d = process(variance="learned_range")
+    drawn = samplers.ddpm(d, two_headed, SHAPE, seed=4, first=8)
+    given = samplers.ddpm(
+        d, two_headed, SHAPE, x_T=random.normal(SHAPE, 4, random.X_T, first=8),
+        noise=lambda i: random.normal(SHAPE, 4, random.SAMPLE, i, first=8),
+    )  # fmt: skip
+    for one, other in zip(drawn, given, strict=True):
+        np.testing.assert_array_equal(one.x, other.x)
+
+
+def test_ddim_of_a_model_with_a_variance_is_ddim_without():
+    learned, fixed = process(variance="learned_range"), process()
+    for eta in (0.0, 0.7):
+        x = last(samplers.ddim(learned, two_headed, SHAPE, eta=eta, seed=1))
+        expected = last(samplers.ddim(fixed, rough_model, SHAPE, eta=eta, seed=1))
+        np.testing.assert_array_equal(x, expected)
 
 
 def sigmas(walk_with):

@@ -16,6 +16,7 @@ from minddpm import InputError, backend, nn
 from minddpm.data import ImageDataset
 from minddpm.rundir import LOSS, LOSS_COLUMNS, RUN, STATE, RunDirectory, read_loss
 from minddpm.training import Trainer, TrainingDivergedError, TrainingOptions
+from saying import refused
 
 TINY = {
     "sample_size": 8,
@@ -35,8 +36,12 @@ DATA = ImageDataset(
 
 def trainer(path, **options):
     minddpm.manual_seed(options.get("seed", 0))
-    unet = minddpm.UNet2D(**TINY)
-    diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(50))
+    learned = options.get("loss", "simple") != "simple"
+    unet = minddpm.UNet2D(**{**TINY, "out_channels": 2 if learned else 1})
+    diffusion = minddpm.GaussianDiffusion(
+        minddpm.schedules.linear(options.pop("T", 50)),
+        variance="learned_range" if learned else "fixed_small",
+    )
     run = RunDirectory(path)
     options = {"batch_size": 4, "lr": 1e-2, "log_every": 2, "checkpoint_every": 3, **options}
     result = Trainer(unet, diffusion, DATA, run, TrainingOptions(**options))
@@ -72,6 +77,35 @@ def test_resuming_is_bit_exact(any_backend, tmp_path):
         10,
         12,
     ]
+
+
+@pytest.mark.parametrize("options", [{"loss": "hybrid"}, {"loss": "vlb"}])
+def test_resuming_is_bit_exact_with_importance_sampling(any_backend, tmp_path, options):
+    """Of few t, so that the second part draws by what the first one has seen."""
+    options = {"T": 21, "importance_sampling": True, "batch_size": 20, **options}
+    whole = trainer(tmp_path / "whole", steps=24, **options)
+    for _ in range(3):  # as if each t had been seen ten times, nearly
+        for _ in range(3):
+            whole.importance.update(np.arange(21), np.linspace(2, 1, 21))
+    first = trainer(tmp_path / "parts", steps=12, **options)
+    first.importance.losses[:] = whole.importance.losses
+    assert whole.train(progress=False)
+    assert not (whole.importance.probabilities() == 1 / 21).all()
+    assert first.train(progress=False)
+    second = trainer(tmp_path / "parts", steps=24, **options)
+    assert second.resume() == 12
+    np.testing.assert_array_equal(second.importance.losses, first.importance.losses)
+    assert second.train(progress=False)
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+
+
+def test_a_learned_variance_needs_a_loss_that_teaches_it(tmp_path):
+    d = minddpm.GaussianDiffusion(minddpm.schedules.linear(50), variance="learned_range")
+    unet = minddpm.UNet2D(**{**TINY, "out_channels": 2})
+    with refused("learned_range", "hybrid"):
+        Trainer(unet, d, DATA, RunDirectory(tmp_path), TrainingOptions())
+    with refused("unknown loss", "hybrid"):
+        TrainingOptions(loss="kl")
 
 
 def test_the_seed_decides_the_run(tmp_path):

@@ -30,12 +30,12 @@ from minddpm.kernels.emulator.cupy_state import copy_from_host, launch_array_cod
 FUNCTIONS = (
     "abs", "absolute", "add", "all", "allclose", "any", "arange", "argmax", "argmin",
     "array_equal", "broadcast_to", "clip", "concatenate", "cos", "cumsum", "divide", "dot",
-    "einsum", "equal", "exp", "expand_dims", "eye", "full", "full_like", "isfinite", "isinf",
-    "isnan", "linspace", "log", "matmul", "max", "maximum", "mean", "min", "minimum", "moveaxis",
-    "multiply", "negative", "ones", "ones_like", "outer", "pad", "power", "prod", "ravel",
-    "repeat", "reshape", "round", "sign", "sin", "split", "sqrt", "square", "squeeze", "stack",
-    "std", "subtract", "sum", "swapaxes", "take", "tanh", "tensordot", "tile", "transpose", "var",
-    "where", "zeros", "zeros_like",
+    "einsum", "equal", "exp", "expand_dims", "expm1", "eye", "full", "full_like", "isfinite",
+    "isinf", "isnan", "linspace", "log", "log1p", "matmul", "max", "maximum", "mean", "min",
+    "minimum", "moveaxis", "multiply", "negative", "ones", "ones_like", "outer", "pad", "power",
+    "prod", "ravel", "repeat", "reshape", "round", "sign", "sin", "split", "sqrt", "square",
+    "squeeze", "stack", "std", "subtract", "sum", "swapaxes", "take", "tanh", "tensordot",
+    "tile", "transpose", "var", "where", "zeros", "zeros_like",
 )  # fmt: skip
 # What is the same object in both libraries.
 SHARED = (

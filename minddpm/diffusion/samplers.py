@@ -3,30 +3,30 @@
     for step in ddim(diffusion, model, (64, 28, 28, 1), steps=50, seed=0):
         step.x, step.pred_x0, step.t
 
-The progress bar, the picture grid and the GIF only consume what is yielded.
+The progress bar, the picture grid and the GIF only consume what is yielded. Each sampler here is
+one linear recursion, and differs from the others in its coefficients alone (walk.py).
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 
-from minddpm import backend, random
 from minddpm.backend import Array
-from minddpm.diffusion.gaussian import GaussianDiffusion, Model
-from minddpm.diffusion.schedules import timesteps
+from minddpm.diffusion.gaussian import GaussianDiffusion
+from minddpm.diffusion.ode import invert, probability_flow, probability_flow_adaptive
+from minddpm.diffusion.process import Model
+from minddpm.diffusion.walk import Noise, Step, shorten, walk
 from minddpm.errors import InputError
 
-Noise = Callable[[int], Array]  # index of the step, 0 first -> standard normal [N, H, W, C]
-
-
-class Step(NamedTuple):
-    """x after the step and the picture seen on the way, [N, H, W, C], and the t that was left."""
-
-    x: Array
-    pred_x0: Array
-    t: int
+__all__ = [
+    "Step",
+    "ddim",
+    "ddpm",
+    "dpm_solver",
+    "invert",
+    "probability_flow",
+    "probability_flow_adaptive",
+]
 
 
 def ddpm(
@@ -53,13 +53,15 @@ def ddpm(
     eval mode): a GPU may record a step once and repeat it.
     Raises InputError for steps outside 1 .. T.
     """
-    short = _shorten(diffusion, steps, spacing)
+    short = shorten(diffusion, steps, spacing)
     # mean = coef1 pred_x0 + coef2 x_t (equation 7)
-    variance, _ = short.model_variance()
-    sigma = np.sqrt(variance)
-    sigma[0] = 0
+    if short.variance == "learned_range":
+        sigma = None
+    else:
+        sigma = np.sqrt(short.model_variance()[0])
+        sigma[0] = 0
     k0, kx, ko = short.posterior_mean_coef1, short.posterior_mean_coef2, np.zeros(short.T)
-    return _sample(short, model, shape, (k0, kx, ko, sigma), (seed, first), x_T, noise, replay)
+    return walk(short, model, shape, (k0, kx, ko, sigma), (seed, first), x_T, noise, replay)
 
 
 def ddim(
@@ -89,7 +91,7 @@ def ddim(
     """
     if not 0 <= eta <= 1:
         raise InputError(f"eta = {eta}: choose 0 (no noise) .. 1 (as much as DDPM).")
-    short = _shorten(diffusion, steps, spacing)
+    short = shorten(diffusion, steps, spacing)
     ac, ac_prev = short.alphas_cumprod, short.alphas_cumprod_prev
     sigma = eta * np.sqrt((1 - ac_prev) / (1 - ac)) * np.sqrt(1 - ac / ac_prev)
     direction = 1 - ac_prev - sigma**2
@@ -102,53 +104,85 @@ def ddim(
     else:
         ex, eo = short.eps_coefficients()
         k0, kx, ko = np.sqrt(ac_prev), direction * ex, direction * eo
-    return _sample(short, model, shape, (k0, kx, ko, sigma), (seed, first), x_T, noise, replay)
+    return walk(short, model, shape, (k0, kx, ko, sigma), (seed, first), x_T, noise, replay)
 
 
-def _shorten(diffusion: GaussianDiffusion, steps: int | None, spacing: str) -> GaussianDiffusion:
-    if steps is None:
-        return diffusion
-    return diffusion.respaced(timesteps(diffusion.T, steps, spacing))
-
-
-def _sample(
+def dpm_solver(
     diffusion: GaussianDiffusion,
     model: Model,
     shape: tuple[int, ...],
-    tables: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    stream: tuple[int, int],
-    x_T: Array | None,
-    noise: Noise | None,
-    replay: bool,
+    steps: int | None = None,
+    *,
+    order: str = "2M",
+    seed: int = 0,
+    first: int = 0,
+    x_T: Array | None = None,
+    spacing: str = "leading",
 ) -> Iterator[Step]:
-    """x_{t-1} = k0 pred_x0 + kx x_t + ko output + sigma z for t = T-1 .. 0; tables of k0, kx, ko, sigma.
+    """DPM-Solver++ (Lu et al. 2022, "Fast solver for guided sampling"): DDIM of second order.
 
-    Every sampler of first order is this loop with its own four tables.
-    """  # noqa: E501
-    px, po = diffusion.x0_coefficients()
-    seed, first = random.check_seed(stream[0]), stream[1]
-    if x_T is None:
-        x = random.normal(shape, seed, random.X_T, first=first)
-    else:
-        x = backend.xp.asarray(x_T)
-    if x.shape != tuple(shape):
-        raise InputError(f"x_T has shape {x.shape}, the pictures {tuple(shape)}: make them equal.")
-    walk = backend.kernels.denoise(
-        partial(diffusion.output, model),
-        x,
-        timesteps=diffusion.timestep_map[::-1],
-        coefficients=np.stack((px, po, *tables), axis=1)[::-1],
-        clip=diffusion.clip_x0,
-        stream=(seed, random.SAMPLE, first),
-        noise=None if noise is None else partial(_given, noise, x.shape),
-        replay=replay,
-    )
-    for t, (x, pred_x0) in zip(reversed(diffusion.timestep_map), walk, strict=True):
-        yield Step(x, pred_x0, int(t))
+    In lambda = log(alpha / sigma), alpha = sqrt(ac), sigma = sqrt(1 - ac), the linear part of the
+    probability-flow ODE is solved exactly, and of the picture behind the noise as a function of
+    lambda DDIM knows the value at the step's beginning; here a second one gives its slope. A step
+    from s to t, with h = lambda_t - lambda_s:
+
+        x_t = (sigma_t / sigma_s) x_s + alpha_t (1 - e^-h) D
+        1   D = x0_s: DDIM
+        2M  D = x0_s + (h / (2 h')) (x0_s - x0_r), r the step before, h' = lambda_s - lambda_r
+            (algorithm 2)
+        2S  two runs for a step, at s and at a u in between, to which DDIM leads:
+            D = x0_s + (h / (2 h')) (x0_u - x0_s), h' = lambda_u - lambda_s    (algorithm 1)
+
+    order: "1", "2M" or "2S". steps: runs of the model, so that 2S makes half as many steps; the
+    last one, to where there is no noise and lambda is infinite, is always DDIM's. No noise is
+    drawn: the same x_T always gives the same picture.
+    Raises InputError for another order.
+    """
+    if order not in ("1", "2M", "2S"):
+        raise InputError(f"unknown order {order!r} of dpm_solver: choose 1, 2M or 2S.")
+    short = shorten(diffusion, steps, spacing)
+    tables = {"1": _first_order, "2M": _multistep, "2S": _single_step}[order](short)
+    return walk(short, model, shape, tables, (seed, first), x_T, None, multistep=True)
 
 
-def _given(noise: Noise, shape: tuple[int, ...], i: int) -> Array:
-    z = backend.xp.asarray(noise(i))
-    if z.shape != shape:
-        raise InputError(f"noise({i}) has shape {z.shape}, the pictures {shape}.")
-    return z
+class _Ladder:
+    """alpha, sigma and lambda of each step's beginning, and (next_) of its end, float64 [T]."""
+
+    def __init__(self, diffusion: GaussianDiffusion):
+        ac, ac_prev = diffusion.alphas_cumprod, diffusion.alphas_cumprod_prev
+        self.alpha, self.sigma = np.sqrt(ac), np.sqrt(1 - ac)
+        self.next_alpha, self.next_sigma = np.sqrt(ac_prev), np.sqrt(1 - ac_prev)
+        self.lambda_ = np.log(self.alpha / self.sigma)
+        # e^-h, and alpha_t (1 - e^-h), neither of which needs the infinite lambda of the end
+        self.decay = self.next_sigma / self.next_alpha * self.alpha / self.sigma
+        self.gain = self.next_alpha * (1 - self.decay)
+        self.h = np.append(np.inf, np.diff(self.lambda_[::-1])[::-1])  # of t = 0, 1, ...
+
+
+def _first_order(diffusion: GaussianDiffusion) -> tuple[np.ndarray, ...]:
+    """k0, kx, ko, and the factor of the pred_x0 before."""
+    s, zero = _Ladder(diffusion), np.zeros(diffusion.T)
+    return s.gain, s.next_sigma / s.sigma, zero, zero
+
+
+def _multistep(diffusion: GaussianDiffusion) -> tuple[np.ndarray, ...]:
+    s = _Ladder(diffusion)
+    slope = np.zeros(diffusion.T)  # h / (2 h'); 0 at the first step and at the last one
+    slope[1:-1] = s.h[1:-1] / (2 * s.h[2:])
+    return s.gain * (1 + slope), s.next_sigma / s.sigma, np.zeros(diffusion.T), -s.gain * slope
+
+
+def _single_step(diffusion: GaussianDiffusion) -> tuple[np.ndarray, ...]:
+    """Every second step ends a pair: it begins at u, made by the first of them, DDIM, from s:
+
+    x_u = (sigma_u / sigma_s) x_s + gain_u x0_s, so that
+    x_t = (sigma_t / sigma_s) x_s + G D = (sigma_t / sigma_u) (x_u - gain_u x0_s) + G D
+    """
+    s = _Ladder(diffusion)
+    k0, kx, ko, before = (table.copy() for table in _first_order(diffusion))
+    for t in range(diffusion.T - 2, 0, -2):  # u; s is t + 1
+        h = s.h[t] + s.h[t + 1]
+        G = s.next_alpha[t] * (1 - s.decay[t] * s.decay[t + 1])
+        slope = h / (2 * s.h[t + 1])
+        k0[t], before[t] = G * slope, G * (1 - slope) - kx[t] * s.gain[t + 1]
+    return k0, kx, ko, before

@@ -181,6 +181,18 @@ def test_ddpm(any_backend, model_pair, given_noise, schedule, prediction, varian
     check_close(our_walk(walk), theirs)
 
 
+@pytest.mark.parametrize("steps", [None, 10])
+def test_ddpm_with_a_learned_variance(any_backend, model_pair, given_noise, steps):
+    pair, (x_T, *z) = model_pair(**{**TINY, "out_channels": 6}), draw(1 + T)
+    d = GaussianDiffusion(linear(T), variance="learned_range")
+    given_noise(z)
+    scheduler = their_scheduler(diffusers.DDPMScheduler, d)
+    theirs = their_walk(pair.theirs, scheduler, steps or T, x_T)
+    check_close(
+        our_walk(samplers.ddpm(d, pair.ours, SHAPE, steps, x_T=x_T, noise=device(z))), theirs
+    )
+
+
 @pytest.mark.parametrize("spacing", ["linspace", "trailing"])
 def test_ddpm_with_other_spacings(model_pair, given_noise, spacing):
     """fixed_small: after trailing steps, diffusers' fixed_large adds noise even to the last one."""
