@@ -1,6 +1,7 @@
 """Make pictures with a trained model: a run directory, or a diffusers pipeline of a UNet2DModel.
 
-python examples/sample.py --model runs/mnist --sampler ddim --steps 50
+python examples/sample.py --model runs/mnist --sampler dpm_solver --steps 20
+python examples/sample.py --model runs/digits --label 7 --guidance 2
 """
 
 import argparse
@@ -13,9 +14,11 @@ import minddpm
 from minddpm import backend, cli, random
 from minddpm.checkpoint import load_diffusion
 from minddpm.data import to_uint8
+from minddpm.diffusion.guidance import classes
 from minddpm.errors import InputError
 from minddpm.files import atomic_write, check_writable
-from minddpm.generate import SAMPLERS, generate, seconds_per_step
+from minddpm.generate import ADAPTIVE, SAMPLERS, generate, seconds_per_run
+from minddpm.report import class_rows
 from minddpm.viz import grid, save_png
 
 
@@ -30,11 +33,33 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--count", type=cli.positive, default=64, help="pictures to make (64)")
     parser.add_argument("--sampler", default="ddpm", choices=SAMPLERS, help="default: ddpm")
     parser.add_argument("--steps", type=int, help="of the sampler (ddpm: all T; others: 50)")
+    parser.add_argument("--label", type=int, help="the digit, for a class-conditional model (all)")
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, help="how much the label is exaggerated (1: not)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="decides the noise (0)")
     parser.add_argument("--batch-size", type=cli.positive, default=64, help="at a time (64)")
     parser.add_argument("--out", type=Path, help="the grid (default: a new samples.png here)")
     parser.add_argument("--npz", type=Path, help="also all pictures, uint8 [N, H, W], as 'images'")
     return parser.parse_args()
+
+
+def choose_labels(
+    args: argparse.Namespace, unet: minddpm.UNet2D
+) -> tuple[np.ndarray | None, int | None]:
+    """The label of each picture and the columns of the grid; None, None without classes."""
+    labels, columns = class_rows(unet, args.count)
+    if args.label is not None:
+        labels, columns = np.full(args.count, args.label), None
+        if not classes(unet) or not 0 <= args.label < classes(unet):
+            known = f"0 .. {classes(unet) - 1}" if classes(unet) else "none: leave --label out"
+            raise InputError(f"label {args.label} of {args.model}: its classes are {known}.")
+    if labels is None and args.guidance != 1:
+        raise InputError(
+            f"{args.model} has no classes for --guidance: leave it out, or train a model with "
+            "--class-conditional."
+        )
+    return labels, columns
 
 
 def main() -> None:
@@ -53,12 +78,13 @@ def main() -> None:
     diffusion = load_diffusion(args.model)
     channels = unet.config["in_channels"], unet.config["out_channels"]
     each = 2 if diffusion.variance == "learned_range" else 1
-    if channels not in ((1, each), (3, 3 * each)) or unet.config["num_class_embeds"] is not None:
+    if channels not in ((1, each), (3, 3 * each)):
         raise InputError(
             f"{args.model} maps {channels[0]} channels to {channels[1]}, variance "
-            f"{diffusion.variance}, classes: {unet.config['num_class_embeds']}; choose a model of "
-            "grey or colour pictures without classes, with twice the channels for learned_range."
+            f"{diffusion.variance}: choose a model of grey or colour pictures, with twice as many "
+            "channels out where the variance is learned_range."
         )
+    labels, columns = choose_labels(args, unet)
     steps = args.steps
     if steps is None:
         steps = diffusion.T if args.sampler == "ddpm" else min(50, diffusion.T)
@@ -67,12 +93,21 @@ def main() -> None:
     minddpm.schedules.timesteps(diffusion.T, steps)  # refuses a wrong number before the timing
     for path in filter(None, (out, args.npz)):
         check_writable(path)
-    seconds = seconds_per_step(unet, batch) * steps * args.count / batch
-    print(f"{args.count} pictures by {steps} {args.sampler} steps: about {seconds / 60:.1f} min")
+    each_run = seconds_per_run(unet, batch, args.guidance) * args.count / batch
+    if args.sampler in ADAPTIVE:
+        print(
+            f"{args.count} pictures by {args.sampler}: {each_run:.1f} s for each run of the model"
+        )
+    else:
+        seconds = each_run * steps * (2 if args.sampler == "probability_flow" else 1)
+        print(
+            f"{args.count} pictures by {steps} {args.sampler} steps: about {seconds / 60:.1f} min"
+        )
     pictures = generate(
-        unet, diffusion, args.count, args.sampler, steps, args.seed, args.batch_size
-    )
-    save_png(grid(pictures), out)
+        unet, diffusion, args.count, args.sampler, steps, args.seed, args.batch_size,
+        labels=labels, guidance=args.guidance,
+    )  # fmt: skip
+    save_png(grid(pictures, columns), out)
     files = str(out)
     if args.npz is not None:
         pixels = to_uint8(pictures)

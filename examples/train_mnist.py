@@ -19,7 +19,7 @@ from minddpm import backend, cli, report
 from minddpm.data import ImageDataset, load_folder, load_mnist
 from minddpm.diffusion.gaussian import LOSSES, PREDICTIONS, VARIANCES
 from minddpm.errors import InputError
-from minddpm.generate import seconds_per_step
+from minddpm.generate import seconds_per_run
 from minddpm.rundir import RUN, RunDirectory
 from minddpm.training import Trainer, TrainingOptions
 
@@ -93,12 +93,12 @@ def parse() -> argparse.Namespace:
     add("prediction", str, "what the network predicts")
     add("variance", str, "of the reverse step; learned_range goes with --loss hybrid or vlb")
     add("loss", str, "simple; vlb, the bound in bits/dim; hybrid, which adds 0.001 of it")
-    group.add_argument(
-        "--importance-sampling",
-        action="store_true",
-        default=None,
-        help="draw t by how much its loss varies, for --loss vlb",
-    )
+    for name, text in (
+        ("importance-sampling", "draw t by how much its loss varies, for --loss vlb"),
+        ("class-conditional", "tell the model the digit, now and then none, for guidance"),
+    ):
+        group.add_argument(f"--{name}", action="store_true", default=None, help=text)
+    add("label_dropout", float, "share of the pictures whose class is left out")
     add("image_folder", Path, "train on the pictures in this folder instead of MNIST")
     add("image_size", cli.positive, "height and width of the pictures of --image-folder")
     add("log_every", cli.positive, "steps for one row of loss.csv")
@@ -184,10 +184,12 @@ def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]
     training = TrainingOptions(**{k: v for k, v in options.items() if k in fields})
     minddpm.manual_seed(training.seed)
     _, H, W, C = dataset.images.shape
-    C_out = 2 * C if options["variance"] == "learned_range" else C
-    unet = minddpm.UNet2D(
-        **{**MODELS[options["model"]], "sample_size": H, "in_channels": C, "out_channels": C_out}
-    )
+    config = {**MODELS[options["model"]], "sample_size": H, "in_channels": C, "out_channels": C}
+    if options["variance"] == "learned_range":
+        config["out_channels"] = 2 * C
+    if training.class_conditional and dataset.labels is not None:
+        config["num_class_embeds"] = int(dataset.labels.max()) + 2  # and one for none
+    unet = minddpm.UNet2D(**config)
     unet.check_image_size(H, W)
     trainer = Trainer(unet, diffusion, dataset, run, training)
     if not args.resume:
@@ -214,7 +216,7 @@ def announce(trainer: Trainer, options: dict[str, Any], samples: int, sample_ste
         flush=True,
     )
     first, each = trainer.seconds_per_step()
-    sampling = seconds_per_step(trainer.unet, samples) * sample_steps
+    sampling = seconds_per_run(trainer.unet, samples) * sample_steps
     minutes = (left * each + sampling) / 60
     print(
         f"{options['steps']:,} steps of {options['batch_size']} images, then {samples} samples: "

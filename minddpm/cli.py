@@ -6,8 +6,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from minddpm import backend
+from minddpm.checkpoint import load_diffusion
+from minddpm.data import ImageDataset, load_mnist
+from minddpm.diffusion import GaussianDiffusion
+from minddpm.diffusion.guidance import classes
+from minddpm.diffusion.process import Model
 from minddpm.errors import InputError
+from minddpm.files import check_writable
+from minddpm.generate import image_size, told
+from minddpm.models import UNet2D
 from minddpm.training import TrainingDivergedError
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -85,6 +95,57 @@ def free_name(path: Path) -> Path:
         number += 1
         candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return candidate
+
+
+def new_file(path: Path | None, default: str) -> Path:
+    """The file to write: path, or a free name like the default; nothing is overwritten.
+
+    Raises InputError, before any work, if it exists or could not be written.
+    """
+    if path is not None and path.exists():
+        raise InputError(f"{path} exists: choose another name, or remove it first.")
+    out = path or free_name(Path(default))
+    check_writable(out)
+    return out
+
+
+def add_model_and_data(parser: argparse.ArgumentParser) -> None:
+    """The flags of a command that does something with a model and test digits."""
+    add_backend(parser)
+    add_threads(parser)
+    add_precision(parser)
+    parser.add_argument("--model", type=Path, required=True, help="the directory of the model")
+    parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
+
+
+def load_model_and_data(
+    args: argparse.Namespace, images: int
+) -> tuple[UNet2D, GaussianDiffusion, ImageDataset]:
+    """The model in eval mode, its diffusion process, and MNIST's test digits.
+
+    Raises InputError if there are fewer digits than `images`, or the model's are no such pictures.
+    """
+    backend.set_backend(args.backend or "auto")
+    backend.set_threads(args.threads)
+    backend.set_precision(args.precision or "float32")
+    unet = UNet2D.from_pretrained(args.model).eval()
+    diffusion, data = load_diffusion(args.model), load_mnist(args.data_dir, "test")
+    wanted = (*image_size(unet), unet.config["in_channels"])
+    if data.images.shape[1:] != wanted:
+        raise InputError(
+            f"{args.model} is a model of pictures {wanted}, and MNIST's are "
+            f"{data.images.shape[1:]}: choose a model that was trained on MNIST."
+        )
+    if images > len(data):
+        raise InputError(
+            f"{images} test images, and there are {len(data)} ({data.source}): choose fewer."
+        )
+    return unet, diffusion, data
+
+
+def told_labels(unet: UNet2D, labels: np.ndarray) -> Model:
+    """The model, told these labels if it is class-conditional."""
+    return told(unet, labels if classes(unet) else None)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -3,21 +3,31 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
 
 from minddpm import backend, random
-from minddpm.autodiff import no_grad
+from minddpm.autodiff import Tensor, no_grad
 from minddpm.diffusion import GaussianDiffusion, samplers
+from minddpm.diffusion.guidance import Guided, classes
+from minddpm.diffusion.process import Model
 from minddpm.diffusion.samplers import Step
+from minddpm.diffusion.schedules import timesteps
 from minddpm.errors import InputError
 from minddpm.models import UNet2D
 
 SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
     "ddpm": samplers.ddpm,
     "ddim": samplers.ddim,
+    "dpm_solver": samplers.dpm_solver,
+    "dpm_solver_2s": partial(samplers.dpm_solver, order="2S"),
+    "probability_flow": samplers.probability_flow,
+    "probability_flow_adaptive": samplers.probability_flow_adaptive,
 }
+REPLAYED = ("ddpm", "ddim")  # whose steps are all alike
+ADAPTIVE = ("probability_flow_adaptive",)  # whose number of steps nobody knows before
 
 
 def generate(
@@ -29,39 +39,55 @@ def generate(
     seed: int = 0,
     batch_size: int = 64,
     watch: Callable[[int, Step], None] | None = None,
+    labels: np.ndarray | None = None,
+    guidance: float = 1.0,
 ) -> np.ndarray:
     """`count` pictures, float32 [count, H, W, C] on the host, with a progress bar.
 
     sampler: a key of SAMPLERS; steps: None for all T. Picture i depends on (seed, i) alone: its
     noise is drawn from its own part of the stream. The pictures are made with the weights that the
     model has: those of a saved model are the averages (EMA). watch(number of pictures before, step)
-    sees every step of every batch.
-    Raises InputError for an unknown sampler, a count below 1, or steps outside 1 .. T.
+    sees every step of every batch. labels: int [count], for a class-conditional model; guidance
+    exaggerates what they add (diffusion/guidance.py).
+    Raises InputError for an unknown sampler, a count below 1, steps outside 1 .. T, labels that the
+    model does not know or lacks.
     """
     if sampler not in SAMPLERS:
         raise InputError(f"unknown sampler {sampler!r}: choose {' or '.join(SAMPLERS)}.")
     if count < 1 or batch_size < 1:
         raise InputError(f"{count} pictures in batches of {batch_size}: choose at least 1 of each.")
+    if classes(unet) and labels is None:
+        raise InputError("the model is class-conditional: give a label for each picture.")
+    if labels is None and guidance != 1:
+        raise InputError("guidance needs a label for each picture: give labels, or leave it out.")
+    if labels is not None and len(labels) != count:
+        raise InputError(f"{len(labels)} labels for {count} pictures: give one for each.")
+    if steps is not None:
+        timesteps(diffusion.T, steps)  # refuses a wrong number, also where it means nothing
     H, W = image_size(unet)
     C = unet.config["in_channels"]
     starts = range(0, count, batch_size)
     pictures = np.empty((count, H, W, C), np.float32)
+    total = None if sampler in ADAPTIVE else len(starts) * (steps or diffusion.T)
     with (
         _evaluating(unet),
         backend.kernels.constant_weights(),
-        tqdm(total=len(starts) * (steps or diffusion.T), unit="step", desc=sampler) as bar,
+        tqdm(total=total, unit="step", desc=sampler) as bar,
     ):
         for start in starts:
             shape = (min(batch_size, count - start), H, W, C)
+            model = told(unet, None if labels is None else labels[start:][: shape[0]], guidance)
+            # A class is looked up in array code, which not every recorder knows.
+            options = {"replay": labels is None} if sampler in REPLAYED else {}
             walk = SAMPLERS[sampler](
                 diffusion,
-                unet,
+                model,
                 shape,
                 steps,
                 spacing="linspace",
                 seed=seed,
                 first=start * H * W * C,
-                replay=True,
+                **options,
             )
             for step in walk:
                 bar.update()
@@ -82,14 +108,22 @@ def _evaluating(unet: UNet2D) -> Iterator[None]:
         unet.train(before)
 
 
-def seconds_per_step(unet: UNet2D, batch_size: int) -> float:
-    """How long one step of a batch takes here, measured on noise (the second call of two)."""
+def told(unet: UNet2D, labels: np.ndarray | None, guidance: float = 1.0) -> Model:
+    """The model, told these classes if there are any."""
+    return unet if labels is None else Guided(unet, labels, guidance)
+
+
+def seconds_per_run(unet: UNet2D, batch_size: int, guidance: float = 1.0) -> float:
+    """How long a run of the model on a batch takes here, on noise (the second one of two)."""
     shape = (batch_size, *image_size(unet), unet.config["in_channels"])
     x, t = random.normal(shape, 0, random.CHECK), np.zeros(batch_size, np.int64)
+    model = told(unet, t if classes(unet) else None, guidance)
     for _ in range(2):
         start = time.perf_counter()
         with no_grad():
-            backend.to_numpy(unet(x, t).data)  # to the host: a device returns before it is done
+            output = model(x, t)
+            # to the host: a device returns before it is done
+            backend.to_numpy(output.data if isinstance(output, Tensor) else output)
         seconds = time.perf_counter() - start
     return seconds
 

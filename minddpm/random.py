@@ -18,7 +18,7 @@ from minddpm.errors import InputError
 from minddpm.kernels import reference
 
 # Purposes keep streams apart that share a seed and a step; the upper 24 bits number sub-streams.
-INIT, SHUFFLE, TIMESTEP, NOISE, X_T, SAMPLE, DROPOUT, CHECK, BOUND = range(9)
+INIT, SHUFFLE, TIMESTEP, NOISE, X_T, SAMPLE, DROPOUT, CHECK, BOUND, LABEL = range(10)
 
 _MAX_SEED = 2**32 - 1
 

@@ -7,6 +7,7 @@ import numpy as np
 from minddpm import backend, random
 from minddpm.data import ImageDataset, to_float
 from minddpm.diffusion import GaussianDiffusion
+from minddpm.diffusion.guidance import classes
 from minddpm.diffusion.samplers import Step
 from minddpm.generate import generate
 from minddpm.models import UNet2D
@@ -37,7 +38,10 @@ def draw_samples(
     steps: int,
     seed: int,
 ) -> None:
-    """samples.png, and denoising.gif: the first 25 of them on the way from noise."""
+    """samples.png, and denoising.gif: the first 25 of them on the way from noise.
+
+    Of a class-conditional model a row for each class.
+    """
     frames: list[np.ndarray] = []
     every = max(1, steps // FRAMES)
     seen = count_from()
@@ -46,10 +50,19 @@ def draw_samples(
         if start == 0 and next(seen) % every == 0:
             frames.append(backend.to_numpy(step.x[:25]))
 
-    pictures = generate(unet, diffusion, count, sampler, steps, seed, watch=watch)
+    labels, columns = class_rows(unet, count)
+    pictures = generate(unet, diffusion, count, sampler, steps, seed, watch=watch, labels=labels)
     frames.append(pictures[:25])
-    save_png(grid(pictures), run.path / "samples.png")
+    save_png(grid(pictures, columns), run.path / "samples.png")
     save_gif(frames, run.path / "denoising.gif")
+
+
+def class_rows(unet: UNet2D, count: int) -> tuple[np.ndarray | None, int | None]:
+    """Labels [count] and columns of a grid with a row for each class; None, None without any."""
+    if not classes(unet):
+        return None, None
+    columns = -(-count // classes(unet))
+    return np.arange(count) // columns, columns
 
 
 def draw_loss(run: RunDirectory) -> None:

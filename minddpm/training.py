@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from threading import Event
 from types import FrameType
 from typing import NamedTuple
@@ -17,46 +17,13 @@ from minddpm import backend, nn, random
 from minddpm.checkpoint import save_pipeline
 from minddpm.data import ImageDataset, batch_indices, to_float
 from minddpm.diffusion import GaussianDiffusion
-from minddpm.diffusion.gaussian import LOSSES
+from minddpm.diffusion.guidance import classes
 from minddpm.diffusion.importance import ImportanceSampler
+from minddpm.diffusion.process import Model
 from minddpm.errors import InputError
 from minddpm.models import UNet2D
+from minddpm.options import TrainingOptions as TrainingOptions
 from minddpm.rundir import LOSS, LossLog, RunDirectory
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """What decides the weights that come out (with the data, the model and the diffusion)."""
-
-    steps: int = 1400
-    batch_size: int = 32
-    lr: float = 1e-3
-    warmup_steps: int = 100
-    clip_norm: float = 1.0
-    weight_decay: float = 0.0
-    ema_decay: float = 0.999
-    seed: int = 0
-    loss: str = "simple"
-    importance_sampling: bool = False
-    log_every: int = 10
-    checkpoint_every: int = 100
-
-    def __post_init__(self) -> None:
-        """Raise InputError for a value with which nothing could be learned."""
-        random.check_seed(self.seed)
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: choose at least 1.")
-        for name in ("lr", "clip_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name}={getattr(self, name)}: choose a number above 0.")
-        for name in ("warmup_steps", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name}={getattr(self, name)}: choose 0 or a number above 0.")
-        if self.loss not in LOSSES:
-            raise InputError(f"unknown loss {self.loss!r}: choose {', '.join(LOSSES)}.")
-        if not 0 <= self.ema_decay <= 1:
-            raise InputError(f"ema_decay={self.ema_decay}: choose 0 (no average) .. 1.")
 
 
 class StepRecord(NamedTuple):
@@ -87,6 +54,21 @@ def loss_scale(numbers: int) -> float:
     return 2.0 ** math.floor(math.log2(numbers)) if backend.precision() == "fp16" else 1.0
 
 
+def check_classes(unet: UNet2D, dataset: ImageDataset) -> None:
+    """Raise InputError unless the images have classes and the model one more, for none."""
+    if dataset.labels is None:
+        raise InputError(
+            f"{dataset.source}: the images have no labels to train with: leave out "
+            "--class-conditional."
+        )
+    most = int(dataset.labels.max())
+    if most >= classes(unet):
+        raise InputError(
+            f"{dataset.source} has labels up to {most}, and the model knows {classes(unet)} "
+            f"classes: give it num_class_embeds={most + 2}, one more for none."
+        )
+
+
 class Trainer:
     """Trains `unet` on `dataset` and keeps the run in `run`.
 
@@ -111,6 +93,8 @@ class Trainer:
                 "loss simple teaches the mean alone, and variance learned_range would stay as it "
                 "began: choose --loss hybrid or vlb, or another --variance."
             )
+        if options.class_conditional:
+            check_classes(unet, dataset)
         self.optimizer = nn.Adam(
             unet.parameters(), lr=options.lr, weight_decay=options.weight_decay
         )
@@ -146,7 +130,8 @@ class Trainer:
         x0 = backend.xp.asarray(to_float(self.dataset.images[chosen]))
         t, weights = self._draw_t(len(x0), step)
         x_t, noise = self.diffusion.q_sample_normal(x0, t, options.seed, random.NOISE, step)
-        losses = self.diffusion.training_losses(self.unet, x0, t, noise, options.loss, x_t)
+        model = self._model(chosen, step)
+        losses = self.diffusion.training_losses(model, x0, t, noise, options.loss, x_t)
         if weights is not None:
             losses = losses * backend.xp.asarray(weights)
         scale = loss_scale(x0.size)
@@ -156,6 +141,19 @@ class Trainer:
             (losses.mean() * scale).backward()
             self.optimizer.flat.grad *= 1 / scale
         return losses.data, t, weights
+
+    def _model(self, chosen: np.ndarray, step: int) -> Model:
+        """The UNet, told the classes of these images, if it has any: some of them are left out.
+
+        Without a class for one in ten it learns the pictures of all classes, too, against which
+        guidance compares (Ho and Salimans 2022, algorithm 1).
+        """
+        if not self.options.class_conditional:
+            return self.unet
+        labels, none = self.dataset.labels[chosen], classes(self.unet)
+        u = random.bits(len(labels), self.options.seed, random.LABEL, step) * 2.0**-32
+        labels = np.where(u < self.options.label_dropout, none, labels)
+        return partial(self.unet, class_labels=labels)
 
     def _draw_t(self, N: int, step: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The t [N] of a step, and the weights of their losses where they are not drawn evenly."""
@@ -200,7 +198,8 @@ class Trainer:
             x0 = backend.xp.asarray(to_float(self.dataset.images[chosen]))
             t = random.integers(self.diffusion.T, len(x0), 0, random.CHECK)
             noise = random.normal(x0.shape, 0, random.CHECK)
-            losses = self.diffusion.training_losses(self.unet, x0, t, noise, self.options.loss)
+            model = self._model(chosen, 0)
+            losses = self.diffusion.training_losses(model, x0, t, noise, self.options.loss)
             losses.mean().backward()
             backend.to_numpy(self.optimizer.squared_norm())  # a device returns before it is done
             self.optimizer.zero_grad()

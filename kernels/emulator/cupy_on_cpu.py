@@ -28,7 +28,7 @@ from minddpm.kernels.emulator.cupy_state import copy_from_host, launch_array_cod
 
 # NumPy's functions that need no more than other arrays around them.
 FUNCTIONS = (
-    "abs", "absolute", "add", "all", "allclose", "any", "arange", "argmax", "argmin",
+    "abs", "absolute", "add", "all", "allclose", "any", "arange", "arccos", "argmax", "argmin",
     "array_equal", "broadcast_to", "clip", "concatenate", "cos", "cumsum", "divide", "dot",
     "einsum", "equal", "exp", "expand_dims", "expm1", "eye", "full", "full_like", "isfinite",
     "isinf", "isnan", "linspace", "log", "log1p", "matmul", "max", "maximum", "mean", "min",

@@ -7,6 +7,8 @@ residual block. Up: the mirror image, each block joined by what the way down lef
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from minddpm import autodiff as F
 from minddpm import backend
 from minddpm.autodiff import Tensor
@@ -131,9 +133,10 @@ class UNet2D(Module):
                 "class_labels go with a model that has num_class_embeds, and are needed there"
             )
         if class_labels is not None:
-            labels = backend.to_numpy(class_labels)
-            if labels.shape != (N,) or labels.dtype.kind not in "iu":
-                raise ValueError(f"class_labels must be {N} integers, not {labels.shape}")
+            if not hasattr(class_labels, "dtype"):
+                class_labels = np.asarray(class_labels)
+            if class_labels.shape != (N,) or class_labels.dtype.kind not in "iu":
+                raise ValueError(f"class_labels must be {N} integers, not {class_labels.shape}")
 
     def check_image_size(self, H: int, W: int) -> None:
         """Raise InputError if images of this size cannot go down all levels and come back."""

@@ -1,0 +1,47 @@
+"""What can be chosen of a training."""
+
+import math
+from dataclasses import dataclass
+
+from minddpm import random
+from minddpm.diffusion.gaussian import LOSSES
+from minddpm.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What decides the weights that come out (with the data, the model and the diffusion)."""
+
+    steps: int = 1400
+    batch_size: int = 32
+    lr: float = 1e-3
+    warmup_steps: int = 100
+    clip_norm: float = 1.0
+    weight_decay: float = 0.0
+    ema_decay: float = 0.999
+    seed: int = 0
+    loss: str = "simple"
+    importance_sampling: bool = False
+    class_conditional: bool = False
+    label_dropout: float = 0.1
+    log_every: int = 10
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a value with which nothing could be learned."""
+        random.check_seed(self.seed)
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: choose at least 1.")
+        for name in ("lr", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name}={getattr(self, name)}: choose a number above 0.")
+        for name in ("warmup_steps", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name}={getattr(self, name)}: choose 0 or a number above 0.")
+        if self.loss not in LOSSES:
+            raise InputError(f"unknown loss {self.loss!r}: choose {', '.join(LOSSES)}.")
+        if not 0 <= self.label_dropout <= 1:
+            raise InputError(f"label_dropout={self.label_dropout}: choose 0 .. 1.")
+        if not 0 <= self.ema_decay <= 1:
+            raise InputError(f"ema_decay={self.ema_decay}: choose 0 (no average) .. 1.")
