@@ -197,6 +197,36 @@ def test_the_prior():
     assert bound.prior(d, x0)[0] == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+@pytest.mark.parametrize("t", [1, 10, T - 1])
+def test_terms_of_the_best_model_of_normal_data(any_backend, variance, t):
+    """Data N(0, s^2): what is left of x0 when x_t is known has the variance s^2 (1 - ac) / V,
+
+    V = ac s^2 + 1 - ac, and the best model's mean is off by coef1 times that. So with sigma^2 the
+    variance of p and r the posterior's share of it, on average
+
+        L_{t-1} = ( r - 1 - log r + coef1^2 s^2 (1 - ac) / (V sigma^2) ) / 2.
+    """
+    s, N = 0.4, 4000
+    d = GaussianDiffusion(BETAS, "x0", variance, clip_x0=False)
+    beta, ac, prev = BETAS[t], np.prod(1 - BETAS[: t + 1]), np.prod(1 - BETAS[:t])
+    V = ac * s**2 + 1 - ac
+    small = beta * (1 - prev) / (1 - ac)
+    sigma2 = small if variance == "fixed_small" else beta
+    coef1 = math.sqrt(prev) * beta / (1 - ac)
+    ratio = small / sigma2
+    left = coef1**2 * s**2 * (1 - ac) / (V * sigma2)
+    expected = (ratio - 1 - math.log(ratio) + left) / 2 / math.log(2)
+
+    x0 = s * noise_like(np.empty((N, 2, 2, 1)), 0)
+    ts = np.full(N, t)
+    x_t = d.q_sample(x0, ts, noise_like(x0, 1))
+    terms = d.vb_terms_bpd(lambda x, t: math.sqrt(ac) * s**2 / V * x, x0, x_t, ts).terms
+    terms = backend.to_numpy(terms)
+    assert terms.mean() == pytest.approx(expected, abs=5 * terms.std() / math.sqrt(N))
+    assert terms.std() / math.sqrt(N) < 0.02 * expected
+
+
 # --- the whole -----------------------------------------------------------------------------------
 
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from minddpm import SMALL, Tensor, UNet2D, backend, manual_seed, nn
+from minddpm import SMALL, GaussianDiffusion, Tensor, UNet2D, backend, manual_seed, nn, schedules
 from minddpm import autodiff as F
 from minddpm.autodiff import GradientError, elementwise, gradcheck, layers
+from minddpm.diffusion.bound import BoundTerm
 from minddpm.kernels import reference
 from minddpm.kernels.compose import normalised, spread
 from minddpm.models.blocks import Attention, ResnetBlock2D, TimeShifts
@@ -18,6 +19,16 @@ def normal(*shape):
 
 
 PAD = ((0, 1), (2, 0))
+
+
+def bound_term(output):
+    """Of three pictures at three t, the last step among them; tests/test_bound.py has the rest."""
+    d = GaussianDiffusion(schedules.linear(30), variance="learned_range")
+    x0, x_t = np.full((3, 2, 2, 1), 1 / 255), np.linspace(-1, 2, 12).reshape(3, 2, 2, 1)
+    x0, x_t = backend.xp.asarray(x0), backend.xp.asarray(x_t)
+    return BoundTerm(d, x0, x_t, np.array([0, 1, 20]), fixed_mean=False)(output)
+
+
 OPERATIONS = {
     "add": (lambda a, b: a + b, [normal(2, 3), normal(3)]),
     "sub": (lambda a, b: a - b, [normal(2, 3), normal(3)]),
@@ -88,6 +99,7 @@ OPERATIONS = {
     "attention": (lambda q, k, v: F.attention(q, k, v, 2), [normal(2, 5, 6) for _ in range(3)]),
     "dropout": (lambda x: F.dropout(x, 0.4, (1, 2, 3)), [normal(2, 5, 3)]),
     "upsample_nearest": (F.upsample_nearest, [normal(2, 3, 2, 3)]),
+    "bound": (bound_term, [normal(3, 2, 2, 2)]),
 }
 
 
