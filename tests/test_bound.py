@@ -267,7 +267,9 @@ def test_the_estimate_is_unbiased():
         assert estimate.standard_error < 0.1 * exact
         counts = np.bincount(estimate.t.ravel(), minlength=T)
         assert counts[0] == 0
-        expected = 2000 * k / (T - 1)
+        chances = bound.draw_chances(T)
+        assert chances.sum() == pytest.approx(1)
+        expected = 2000 * k * chances
         assert (np.abs(counts[1:] - expected) < 5 * np.sqrt(expected)).all()
 
 
