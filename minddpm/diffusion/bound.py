@@ -192,7 +192,7 @@ def draw_chances(T: int) -> np.ndarray:
 
 
 def strata(T: int, k: int, count: int, seed: int, first: int) -> np.ndarray:
-    """k of the t = 1 .. T - 1 for each image, int64 [count, k], each from its k-th of the chances."""
+    """k of the t = 1 .. T - 1 for each image, int64 [count, k]: one of each k-th of the chances."""
     draws = random.bits((first + count) * k, seed, random.BOUND)[first * k :].reshape(count, k)
     below = np.cumsum(draw_chances(T))
     return 1 + np.searchsorted(below[:-1], (np.arange(k) + draws * 2.0**-32) / k, side="right")
