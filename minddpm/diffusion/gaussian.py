@@ -179,7 +179,8 @@ class GaussianDiffusion(ForwardProcess):
                 picture or v, as `prediction` says
         vlb     T L_{t-1} (L_0 at t = 0): with t drawn evenly, the bound without L_T, in bits/dim
         hybrid  L_simple + 0.001 L_vlb, which teaches the variance and nothing else: no gradient of
-                L_vlb reaches the mean (Nichol and Dhariwal 2021, equation 16). learned_range only
+                L_vlb reaches the mean (Nichol and Dhariwal 2021, equation 16). learned_range only.
+                Why 0.001: L_vlb is a sum of T terms, L_simple a mean, which it must not drown
 
         x_t: q_sample(x0, t, noise) where it is there already, as from q_sample_normal.
         Raises InputError for an unknown loss, and for hybrid without a learned variance.
