@@ -7,8 +7,9 @@ average; and the variance is least with
     p_t proportional to sqrt(E[L_t^2])    (equation 18)
 
 where E[L_t^2] is the mean over the last ten losses seen at t: one alone tells as much of its
-picture and its noise as of t, and what was true of an earlier model no longer holds. Until every t has ten of them, all
-are drawn evenly; afterwards one in a thousand still is, so that none is forgotten.
+picture and its noise as of t, and what was true of an earlier model no longer holds. Until every t
+has ten of them, all are drawn evenly; afterwards one in a thousand still is, so that none is
+forgotten.
 """
 
 import numpy as np
