@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import minddpm
-from minddpm import backend, cli, random
+from minddpm import cli, random
 from minddpm.checkpoint import load_diffusion
 from minddpm.data import to_uint8
 from minddpm.diffusion.guidance import classes
@@ -26,10 +26,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    cli.add_backend(parser)
-    cli.add_threads(parser)
-    cli.add_precision(parser)
-    parser.add_argument("--model", type=Path, required=True, help="the directory of the model")
+    cli.add_model(parser)
     parser.add_argument("--count", type=cli.positive, default=64, help="pictures to make (64)")
     parser.add_argument("--sampler", default="ddpm", choices=SAMPLERS, help="default: ddpm")
     parser.add_argument("--steps", type=int, help="of the sampler (ddpm: all T; others: 50)")
@@ -66,14 +63,11 @@ def main() -> None:
     args = parse()
     random.check_seed(args.seed)
     for path in (args.out, args.npz):
-        if path is not None and path.exists():
-            raise InputError(f"{path} exists: choose another name, or remove it first.")
+        cli.refuse_existing(path)
     out = args.out or cli.free_name(Path("samples.png"))
     if args.npz is not None and args.npz.resolve() == out.resolve():
         raise InputError(f"--out and --npz are both {out}: choose two names.")
-    minddpm.set_backend(args.backend or "auto")
-    backend.set_threads(args.threads)
-    backend.set_precision(args.precision or "float32")
+    cli.start(args)
     unet = minddpm.UNet2D.from_pretrained(args.model)
     diffusion = load_diffusion(args.model)
     channels = unet.config["in_channels"], unet.config["out_channels"]

@@ -97,24 +97,41 @@ def free_name(path: Path) -> Path:
     return candidate
 
 
-def new_file(path: Path | None, default: str) -> Path:
+def new_file(path: Path | None, default: str | Path) -> Path:
     """The file to write: path, or a free name like the default; nothing is overwritten.
 
     Raises InputError, before any work, if it exists or could not be written.
     """
-    if path is not None and path.exists():
-        raise InputError(f"{path} exists: choose another name, or remove it first.")
+    refuse_existing(path)
     out = path or free_name(Path(default))
     check_writable(out)
     return out
 
 
-def add_model_and_data(parser: argparse.ArgumentParser) -> None:
-    """The flags of a command that does something with a model and test digits."""
+def refuse_existing(path: Path | None) -> None:
+    """Raise InputError if a file that was asked for is there already."""
+    if path is not None and path.exists():
+        raise InputError(f"{path} exists: choose another name, or remove it first.")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The flags of a command that does something with a model; `start` reads most of them."""
     add_backend(parser)
     add_threads(parser)
     add_precision(parser)
     parser.add_argument("--model", type=Path, required=True, help="the directory of the model")
+
+
+def start(args: argparse.Namespace) -> None:
+    """Choose backend, threads and precision by the flags of `add_model`."""
+    backend.set_backend(args.backend or "auto")
+    backend.set_threads(args.threads)
+    backend.set_precision(args.precision or "float32")
+
+
+def add_model_and_data(parser: argparse.ArgumentParser) -> None:
+    """The flags of a command that does something with a model and test digits."""
+    add_model(parser)
     parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
 
 
@@ -125,9 +142,7 @@ def load_model_and_data(
 
     Raises InputError if there are fewer digits than `images`, or the model's are no such pictures.
     """
-    backend.set_backend(args.backend or "auto")
-    backend.set_threads(args.threads)
-    backend.set_precision(args.precision or "float32")
+    start(args)
     unet = UNet2D.from_pretrained(args.model).eval()
     diffusion, data = load_diffusion(args.model), load_mnist(args.data_dir, "test")
     wanted = (*image_size(unet), unet.config["in_channels"])

@@ -25,7 +25,6 @@ import minddpm
 from minddpm import cli
 from minddpm.checkpoint import write_json
 from minddpm.errors import InputError
-from minddpm.files import check_writable
 from minddpm.gpucheck import machine
 
 DEFAULT = Path("gpucheck.json")
@@ -44,10 +43,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     args = parse()
-    if args.json is not None and args.json.exists():
-        raise InputError(f"{args.json} exists: choose another name, or remove it first.")
-    path = args.json or cli.free_name(DEFAULT)
-    check_writable(path)
+    path = cli.new_file(args.json, DEFAULT)
     try:
         minddpm.set_backend("cupy")
     except InputError as problem:
