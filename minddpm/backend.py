@@ -113,20 +113,30 @@ def set_precision(name: str) -> str:
     global _precision
     if name not in PRECISIONS:
         raise InputError(f"unknown precision {name!r}: choose {', '.join(PRECISIONS)}.")
-    if name != "float32":
-        if active().name != "cupy":
-            raise InputError(
-                f"precision {name} is for a GPU's tensor cores, and this is the {active().name} "
-                "backend: choose --backend cupy, or --precision float32."
-            )
-        has = int(active().xp.cuda.Device().compute_capability)
-        if has < PRECISIONS[name]:
-            raise InputError(
-                f"precision {name} needs a GPU of sm_{PRECISIONS[name]} or newer, and this one is "
-                f"sm_{has}: choose another --precision."
-            )
+    if name != "float32" and active().name != "cupy":
+        raise InputError(
+            f"precision {name} is for a GPU's tensor cores, and this is the {active().name} "
+            "backend: choose --backend cupy, or --precision float32."
+        )
+    if name != "float32" and name not in precisions():
+        raise InputError(
+            f"precision {name} needs a GPU of sm_{PRECISIONS[name]} or newer, and this one is "
+            f"sm_{_architecture(active().xp.cuda)}: choose another --precision."
+        )
     _precision = name
     return name
+
+
+def precisions() -> list[str]:
+    """Those of PRECISIONS that the GPU in use has the cores for; without one float32 alone."""
+    library = BACKENDS[active().name][0]
+    has = _architecture(active().xp.cuda) if library == "cupy" else 0
+    return [name for name, least in PRECISIONS.items() if has >= least]
+
+
+def _architecture(cuda: ModuleType) -> int:
+    """80 for sm_80."""
+    return int(cuda.Device().compute_capability)
 
 
 def precision() -> str:
@@ -237,7 +247,7 @@ def _compiler_problem(cuda: ModuleType) -> str | None:
         version = ".".join(map(str, cuda.nvrtc.getVersion()))
     except Exception as error:
         return f"the cupy backend could not load CUDA's compiler ({_first_line(error)}): {INSTALL}"
-    has = int(cuda.Device().compute_capability)
+    has = _architecture(cuda)
     # For a GPU that is newer than NVRTC CuPy takes the latest that it knows: good within a family.
     if has in known or (has > max(known) and has // 10 == max(known) // 10):
         return None

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from minddpm.backend import PRECISIONS, Array, precision
+from minddpm.backend import Array, precision, precisions
 from minddpm.kernels.compose import Padding, Parts
 from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, launch
 
@@ -90,8 +90,7 @@ class Sizes(NamedTuple):
 
 def rungs() -> dict[str, Rung]:
     """Those of RUNGS that the GPU at hand can run."""
-    has = int(cupy().cuda.Device().compute_capability)
-    lacking = [rung for name, rung in TENSOR_CORES.items() if has < PRECISIONS[name]]
+    lacking = [rung for name, rung in TENSOR_CORES.items() if name not in precisions()]
     return {name: rung for name, rung in RUNGS.items() if name not in lacking}
 
 

@@ -253,7 +253,5 @@ def training_check(precision: str, quick: bool) -> Row:
 
 def whole_checks(quick: bool) -> list[Check]:
     """Of sampling and of training, in every precision that the GPU has."""
-    has = int(backend.xp.cuda.Device().compute_capability)
-    precisions = [name for name, least in backend.PRECISIONS.items() if has >= least]
-    training = [partial(training_check, name, quick) for name in precisions]
+    training = [partial(training_check, name, quick) for name in backend.precisions()]
     return [partial(graph_check, quick), *training]

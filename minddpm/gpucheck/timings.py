@@ -209,7 +209,7 @@ def _pytorch(_: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Run
 
 
 def _tensor_cores() -> list[tuple[str, str]]:
-    return [("cupy", name) for name, rung in TENSOR_CORES.items() if rung in rungs()]
+    return [("cupy", name) for name in TENSOR_CORES if name in backend.precisions()]
 
 
 def _training_step(name: str, precision: str, config: dict, batch: int, rounds: int) -> Timing:
