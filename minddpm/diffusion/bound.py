@@ -25,7 +25,7 @@ from minddpm.diffusion.process import Model, floating
 from minddpm.errors import InputError
 
 if TYPE_CHECKING:
-    from minddpm.diffusion.gaussian import GaussianDiffusion, ReverseStep
+    from minddpm.diffusion.gaussian import GaussianDiffusion
 
 
 class BoundTerms(NamedTuple):
@@ -92,12 +92,18 @@ def bits(nats: Array) -> Array:
 
 
 class _Step:
-    """What a step of the bound compares: the posterior with p, or x0 with p where t = 0."""
+    """What a step of the bound compares: the posterior with p, or x0 with p where t = 0.
+
+    p is made of the model's output; all arrays become float64.
+    """
 
     def __init__(
-        self, diffusion: "GaussianDiffusion", p: "ReverseStep", x0: Array, x_t: Array, t: np.ndarray
-    ):
-        self.p, self.x0, self.t = p, x0, t
+        self, diffusion: "GaussianDiffusion", output: Array, x0: Array, x_t: Array, t: np.ndarray,
+        clip: bool,
+    ):  # fmt: skip
+        output, x0, x_t = (a.astype("float64") for a in (output, x0, x_t))
+        self.x0, self.t = x0, t
+        self.p = diffusion.reverse_step(output, x_t, t, clip)
         self.q = diffusion.q_posterior_mean_variance(x0, x_t, t)
 
     def nats(self) -> Array:
@@ -137,29 +143,29 @@ class BoundTerm(Function):
         self, diffusion: "GaussianDiffusion", x0: Array, x_t: Array, t: np.ndarray, fixed_mean: bool
     ):
         self.diffusion, self.t, self.fixed_mean = diffusion, t, fixed_mean
-        self.x0, self.x_t = x0.astype("float64"), x_t.astype("float64")
+        self.x0, self.x_t = x0, x_t
 
     def forward(self, output: Array) -> Array:
-        p = self.diffusion.reverse_step(output.astype("float64"), self.x_t, self.t, clip=False)
-        self.step = _Step(self.diffusion, p, self.x0, self.x_t, self.t)
+        self.step = _Step(self.diffusion, output, self.x0, self.x_t, self.t, clip=False)
         self.shape, self.dtype = output.shape, output.dtype
         return bits(self.step.nats()).astype(output.dtype)
 
     def backward(self, gy: Array) -> tuple[Array]:
-        xp, d, C = array_module(gy), self.diffusion, self.x0.shape[-1]
+        xp, d, x0 = array_module(gy), self.diffusion, self.step.x0
+        C = x0.shape[-1]
         by_mean, by_log_variance = self.step.gradients()
-        dimensions = math.prod(self.x0.shape[1:])
-        gy = gy.astype("float64").reshape(-1, *(1,) * (self.x0.ndim - 1))
+        dimensions = math.prod(x0.shape[1:])
+        gy = gy.astype("float64").reshape(-1, *(1,) * (x0.ndim - 1))
         gy = gy / (dimensions * math.log(2))
         gx = xp.zeros(self.shape, "float64")
         if not self.fixed_mean:
             # mean = coef1 x0 + coef2 x_t, x0 = px x_t + po output
             by_output = d.posterior_mean_coef1 * d.x0_coefficients()[1]
-            gx[..., :C] = gy * by_mean * d.table(by_output, self.t, self.x0)
+            gx[..., :C] = gy * by_mean * d.table(by_output, self.t, x0)
         if self.shape[-1] > C:
             # log variance = (v + 1) / 2 largest + (1 - v) / 2 smallest
             smallest, largest = d.log_variance_range()
-            by_v = d.table((largest - smallest) / 2, self.t, self.x0)
+            by_v = d.table((largest - smallest) / 2, self.t, x0)
             gx[..., C:] = gy * by_log_variance * by_v
         return (gx.astype(self.dtype),)
 
@@ -168,9 +174,8 @@ def compared(
     diffusion: "GaussianDiffusion", output: Array, x0: Array, x_t: Array, t: np.ndarray
 ) -> BoundTerms:
     """The terms of images x0 by the model's output for x_t, all arrays of the backend."""
-    x0, x_t = x0.astype("float64"), x_t.astype("float64")
-    p = diffusion.reverse_step(output.astype("float64"), x_t, t, diffusion.clip_x0)
-    return BoundTerms(bits(_Step(diffusion, p, x0, x_t, t).nats()), p.pred_x0)
+    step = _Step(diffusion, output, x0, x_t, t, diffusion.clip_x0)
+    return BoundTerms(bits(step.nats()), step.p.pred_x0)
 
 
 def prior(diffusion: "GaussianDiffusion", x0: Array) -> Array:

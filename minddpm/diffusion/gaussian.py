@@ -62,18 +62,21 @@ class GaussianDiffusion(ForwardProcess):
 
     # --- reverse process -------------------------------------------------------------------------
 
-    def x0_coefficients(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tables (px, po), each [T], with x0 = px x_t + po output: every prediction is linear.
+    def x0_coefficients(self, ac: Any = None) -> tuple[Any, Any]:
+        """(px, po) with x0 = px x_t + po output: every prediction is linear.
 
         epsilon  x_t = sqrt(ac) x0 + sqrt(1-ac) eps  =>  x0 = x_t / sqrt(ac) - sqrt(1/ac - 1) eps
         x0       the output itself
         v        v = sqrt(ac) eps - sqrt(1-ac) x0    =>  x0 = sqrt(ac) x_t - sqrt(1-ac) v
+
+        ac: where; None: at alphas_cumprod, as tables [T].
         """
+        ac = self.alphas_cumprod if ac is None else ac
         if self.prediction == "epsilon":
-            return 1 / self.sqrt_alphas_cumprod, -np.sqrt(1 / self.alphas_cumprod - 1)
+            return 1 / np.sqrt(ac), -np.sqrt(1 / ac - 1)
         if self.prediction == "x0":
-            return np.zeros(self.T), np.ones(self.T)
-        return self.sqrt_alphas_cumprod, -self.sqrt_one_minus_alphas_cumprod
+            return np.zeros_like(ac), np.ones_like(ac)
+        return np.sqrt(ac), -np.sqrt(1 - ac)
 
     def eps_coefficients(self) -> tuple[np.ndarray, np.ndarray]:
         """Tables (ex, eo), each [T], with eps = ex x_t + eo output.

@@ -34,12 +34,8 @@ class _Flow:
         d, alpha, sigma = self.diffusion, math.sqrt(ac), math.sqrt(1 - ac)
         told = backend.xp.full(len(x), t)
         prediction, _ = d.parts(d.output(self.model, x, told), x.shape[-1])
-        if d.prediction == "epsilon":
-            pred_x0 = (x - sigma * prediction) / alpha
-        elif d.prediction == "x0":
-            pred_x0 = prediction
-        else:
-            pred_x0 = alpha * x - sigma * prediction
+        px, po = map(float, d.x0_coefficients(ac))
+        pred_x0 = px * x + po * prediction
         if d.clip_x0:
             pred_x0 = pred_x0.clip(-1, 1)
         # the eps that fits, also where the picture was clipped

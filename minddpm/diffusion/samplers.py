@@ -149,8 +149,9 @@ class _Ladder:
     """alpha, sigma and lambda of each step's beginning, and (next_) of its end, float64 [T]."""
 
     def __init__(self, diffusion: GaussianDiffusion):
-        ac, ac_prev = diffusion.alphas_cumprod, diffusion.alphas_cumprod_prev
-        self.alpha, self.sigma = np.sqrt(ac), np.sqrt(1 - ac)
+        ac_prev = diffusion.alphas_cumprod_prev
+        self.alpha = diffusion.sqrt_alphas_cumprod
+        self.sigma = diffusion.sqrt_one_minus_alphas_cumprod
         self.next_alpha, self.next_sigma = np.sqrt(ac_prev), np.sqrt(1 - ac_prev)
         self.lambda_ = np.log(self.alpha / self.sigma)
         # e^-h, and alpha_t (1 - e^-h), neither of which needs the infinite lambda of the end
