@@ -102,11 +102,9 @@ def draw_noising(digit: np.ndarray, out: Path, seed: int) -> None:
     times = np.linspace(0, 999, 11).round().astype(int)
     x0 = backend.xp.asarray(digit)
     noise = random.normal(digit.shape, seed, random.NOISE)
+    processes = [GaussianDiffusion(make(1000)) for make in (schedules.linear, schedules.cosine)]
     for t in times:
-        rows = [
-            GaussianDiffusion(make(1000)).q_sample(x0, np.array([t]), noise)
-            for make in (schedules.linear, schedules.cosine)
-        ]
+        rows = [d.q_sample(x0, np.array([t]), noise) for d in processes]
         frames.append(np.concatenate([backend.to_numpy(row) for row in rows]))
     save_png(strip(frames, [f"t={t}" for t in times], scale=3), out / "noising.png")
 
