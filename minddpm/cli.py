@@ -17,8 +17,8 @@ from minddpm.diffusion.process import Model
 from minddpm.errors import InputError
 from minddpm.files import check_writable
 from minddpm.generate import image_size, told
+from minddpm.loop import TrainingDivergedError
 from minddpm.models import UNet2D
-from minddpm.training import TrainingDivergedError
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 

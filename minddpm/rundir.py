@@ -10,6 +10,7 @@ import io
 import platform
 import re
 import shutil
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -123,26 +124,32 @@ class RunDirectory:
 class LossLog:
     """loss.csv: one row for every few steps."""
 
-    def __init__(self, path: Path, resumed_step: int):
-        """Open the log at `path`, without the rows of steps that the checkpoint does not have."""
-        rows = [row for row in read_loss(path) if row["step"] <= resumed_step]
+    def __init__(self, path: Path, resumed_step: int, columns: Sequence[str] = LOSS_COLUMNS):
+        """Open the log at `path`, without the rows of steps that the checkpoint does not have.
+
+        columns: "step", which is an integer, and others.
+        """
+        self.path, self.columns = path, columns
+        rows = [row for row in read_loss(path, columns) if row["step"] <= resumed_step]
         with atomic_write(path) as file:
-            file.write(_csv([LOSS_COLUMNS, *map(_cells, rows)]))
-        self.path = path
+            file.write(_csv([columns, *map(self._cells, rows)]))
 
     def add(self, row: dict[str, float]) -> None:
         """Append one row, in the file when this returns. Raises InputError where that fails."""
         try:
             with open(self.path, "ab") as file:
-                file.write(_csv([_cells(row)]))
+                file.write(_csv([self._cells(row)]))
         except OSError as error:
             raise InputError(
                 f"{self.path} could not be written ({error.strerror}): free some space, then go on "
                 "from the last checkpoint with --resume."
             ) from error
 
+    def _cells(self, row: dict[str, float]) -> list[str]:
+        return [f"{row[name]:.6g}" if name != "step" else str(row[name]) for name in self.columns]
 
-def read_loss(path: Path) -> list[dict[str, float]]:
+
+def read_loss(path: Path, columns: Sequence[str] = LOSS_COLUMNS) -> list[dict[str, float]]:
     """The rows of a loss.csv, none if there is no such file. A torn last line is left out."""
     if not path.exists():
         return []
@@ -150,7 +157,7 @@ def read_loss(path: Path) -> list[dict[str, float]]:
         text = path.read_text(encoding="utf-8")
         whole_lines = text[: text.rfind("\n") + 1]
         return [
-            {name: float(row[name]) if name != "step" else int(row[name]) for name in LOSS_COLUMNS}
+            {name: float(row[name]) if name != "step" else int(row[name]) for name in columns}
             for row in csv.DictReader(io.StringIO(whole_lines))
         ]
     except (OSError, TypeError, ValueError, KeyError) as error:
@@ -161,7 +168,3 @@ def _csv(rows: list[Any]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode()
-
-
-def _cells(row: dict[str, float]) -> list[str]:
-    return [f"{row[name]:.6g}" if name != "step" else str(row[name]) for name in LOSS_COLUMNS]

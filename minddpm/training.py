@@ -1,17 +1,11 @@
-"""The training loop: Ho et al. 2020, algorithm 1, with what makes it converge and survive."""
+"""Training a DDPM: Ho et al. 2020, algorithm 1, with what makes it converge and survive."""
 
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from threading import Event
-from types import FrameType
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from minddpm import backend, nn, random
 from minddpm.checkpoint import save_pipeline
@@ -21,9 +15,10 @@ from minddpm.diffusion.guidance import classes
 from minddpm.diffusion.importance import ImportanceSampler
 from minddpm.diffusion.process import Model
 from minddpm.errors import InputError
+from minddpm.loop import Loop, State, TrainingDivergedError, optimizer_state, to_table
 from minddpm.models import UNet2D
 from minddpm.options import TrainingOptions as TrainingOptions
-from minddpm.rundir import LOSS, LossLog, RunDirectory
+from minddpm.rundir import LOSS_COLUMNS, RunDirectory
 
 
 class StepRecord(NamedTuple):
@@ -37,10 +32,6 @@ class StepRecord(NamedTuple):
     losses: backend.Array
     t: np.ndarray
     squared_norm: backend.Array
-
-
-class TrainingDivergedError(RuntimeError):
-    """The loss or a gradient is no longer a finite number."""
 
 
 def loss_scale(numbers: int) -> float:
@@ -69,7 +60,7 @@ def check_classes(unet: UNet2D, dataset: ImageDataset) -> None:
         )
 
 
-class Trainer:
+class Trainer(Loop):
     """Trains `unet` on `dataset` and keeps the run in `run`.
 
     A step is a pure function of (seed, step, weights, moments): which images, which t, which noise
@@ -77,6 +68,8 @@ class Trainer:
     nothing but the step and the arrays, and N + N steps are bit for bit 2N steps. (With importance
     sampling the latest losses of each t are among them.)
     """
+
+    columns = LOSS_COLUMNS[1:]
 
     def __init__(
         self,
@@ -86,8 +79,8 @@ class Trainer:
         run: RunDirectory,
         options: TrainingOptions,
     ):
+        super().__init__(run, options)
         self.unet, self.diffusion, self.dataset = unet, diffusion, dataset
-        self.run, self.options = run, options
         if diffusion.variance == "learned_range" and options.loss == "simple":
             raise InputError(
                 "loss simple teaches the mean alone, and variance learned_range would stay as it "
@@ -100,7 +93,6 @@ class Trainer:
         )
         self.ema = nn.EMA(self.optimizer.flat, options.ema_decay)
         self.importance = ImportanceSampler(diffusion.T) if options.importance_sampling else None
-        self.step = 0
 
     # --- one step --------------------------------------------------------------------------------
 
@@ -206,138 +198,55 @@ class Trainer:
             seconds.append(time.perf_counter() - start)
         return seconds[0], seconds[1]
 
-    # --- the loop --------------------------------------------------------------------------------
+    # --- the log ---------------------------------------------------------------------------------
 
     def train(self, progress: bool = True) -> bool:
-        """Train up to options.steps; True if it got there, False if Ctrl-C stopped it.
-
-        Either way the last thing that it did is a checkpoint.
-        """
-        options = self.options
-        log = LossLog(self.run.path / LOSS, self.step)
-        window = _Window(self.diffusion.T)
-        bar = tqdm(total=options.steps, initial=self.step, unit="step", disable=not progress)
+        """Loop.train, with dropout on."""
         self.unet.train()
-        with _interrupt_flag() as interrupted:
-            with bar:
-                while self.step < options.steps and not interrupted.is_set():
-                    window.add(self.train_step())
-                    bar.update()
-                    save = self.step % options.checkpoint_every == 0
-                    last = self.step == options.steps or interrupted.is_set()
-                    if self.step % options.log_every == 0 or save or last:
-                        row = window.row(self.step, self.optimizer.lr)
-                        if window.diverged is not None:
-                            raise TrainingDivergedError(self._diagnose(*window.diverged))
-                        log.add(row)
-                        rate = bar.format_dict["rate"] or 0.0
-                        images = rate * options.batch_size
-                        bar.set_postfix_str(f"loss {row['loss']:.4f}, {images:.0f} images/s")
-                    if save and not last:
-                        self.save()
-            self.save()
-        return self.step >= options.steps
+        return super().train(progress)
+
+    def row(self, records: list[StepRecord]) -> dict[str, float]:
+        """Averages since the last row of the log, also per quartile of t (nan without any).
+
+        The loss of a step depends on its t far more than on the weights: at small t the noise is
+        hard to see. So the whole average jumps about, and the quartiles tell where a model still
+        improves. Even they are no measure of quality: in one public CIFAR-10 run FID went from 9.2
+        to 3.2 while the loss moved from .0295 to .0277. Look at the samples.
+        """
+        table = to_table([(r.losses, r.squared_norm) for r in records])
+        losses, norms = table[:, :-1].astype(np.float32), np.sqrt(table[:, -1])
+        good = np.isfinite(table).all(axis=1)
+        if not good.all():
+            first = int(np.argmin(good))
+            raise TrainingDivergedError(
+                self._diagnose(records[first].step, float(losses[first].mean()))
+            )
+        quartiles = 4 * np.stack([r.t for r in records]) // self.diffusion.T
+        row = {"loss": float(losses.mean())}
+        for q in range(4):
+            mine = losses[quartiles == q]
+            row[f"loss_q{q + 1}"] = float(mine.mean()) if len(mine) else math.nan
+        return row | {"grad_norm": float(norms.mean()), "lr": self.optimizer.lr}
 
     # --- checkpoints -----------------------------------------------------------------------------
 
-    def _state(self) -> dict[str, dict[str, np.ndarray]]:
-        """Everything that the next step depends on, as named views of the flat buffers."""
-        names = [name for name, _ in self.unet.named_parameters()]
-        flat = self.optimizer.flat
-        buffers = {
-            "raw": flat.data,
-            "ema": self.ema.average,
-            "adam_m": self.optimizer.m,
-            "adam_v": self.optimizer.v,
-        }
-        state = {
-            group: dict(zip(names, flat.views(buffer), strict=True))
-            for group, buffer in buffers.items()
-        }
+    def state(self) -> State:
+        """Weights, averages, moments, and what importance sampling remembers."""
+        state = optimizer_state(self.unet, self.optimizer, self.ema)
         if self.importance is not None:
             state["importance"] = {"losses": self.importance.losses}
         return state
 
-    def save(self) -> None:
-        """Write the checkpoint, then the diffusers pipeline with the averaged weights."""
-        host = {
-            group: {name: backend.to_numpy(array) for name, array in named.items()}
-            for group, named in self._state().items()
-        }
-        self.run.save_state(host, self.step)
+    def resumed(self) -> None:
+        """Adam's bias correction goes on where it was."""
+        self.optimizer.steps = self.step
+
+    def export(self) -> None:
+        """Write the diffusers pipeline with the averaged weights."""
         with self.ema.applied():
             save_pipeline(self.unet, self.diffusion, self.run.path)
-
-    def resume(self) -> int:
-        """Go on from the run's checkpoint, or from the start if it has none; returns the step."""
-        self.step = self.run.load_state(self._state()) or 0
-        self.optimizer.steps = self.step
-        return self.step
 
     def bytes_needed(self) -> int:
         """Disk space for the checkpoint and the pipeline while their successors are written."""
         weights = self.optimizer.flat.data.nbytes
         return 2 * (4 * weights + weights) + 20_000_000  # and the pictures
-
-
-class _Window:
-    """Averages since the last row of the log, also per quartile of t.
-
-    The loss of a step depends on its t far more than on the weights: at small t the noise is hard
-    to see. So the whole average jumps about, and the quartiles tell where a model still improves.
-    Even they are no measure of quality: in one public CIFAR-10 run FID went from 9.2 to 3.2 while
-    the loss moved from .0295 to .0277. Look at the samples.
-    """
-
-    def __init__(self, T: int):
-        self.T = T
-        self.records: list[StepRecord] = []
-        self.diverged: tuple[int, float] | None = None  # the first such step, and its loss
-
-    def add(self, record: StepRecord) -> None:
-        self.records.append(record)
-
-    def row(self, step: int, lr: float) -> dict[str, float]:
-        """One row of loss.csv; the averages begin anew. A quartile without any t is nan.
-
-        This is where training waits for the device: for all records at once.
-        """
-        records, self.records, xp = self.records, [], backend.xp
-        arrays = [xp.asarray(a).reshape(-1) for r in records for a in (r.losses, r.squared_norm)]
-        table = backend.to_numpy(xp.concatenate(arrays)).reshape(len(records), -1)
-        losses, norms = table[:, :-1].astype(np.float32), np.sqrt(table[:, -1])
-        good = np.isfinite(table).all(axis=1)
-        if not good.all():
-            first = int(np.argmin(good))
-            self.diverged = records[first].step, float(losses[first].mean())
-        quartiles = 4 * np.stack([r.t for r in records]) // self.T
-        row: dict[str, float] = {"step": step, "loss": float(losses.mean())}
-        for q in range(4):
-            mine = losses[quartiles == q]
-            row[f"loss_q{q + 1}"] = float(mine.mean()) if len(mine) else math.nan
-        return row | {"grad_norm": float(norms.mean()), "lr": lr}
-
-
-@contextmanager
-def _interrupt_flag() -> Iterator[Event]:
-    """An event that Ctrl-C (or a polite kill) sets, so that the step in progress is finished.
-
-    A second Ctrl-C interrupts at once, as usual.
-    """
-    interrupted = Event()
-    previous = {}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
-        signal.signal(number, previous[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        try:
-            previous[number] = signal.signal(number, handle)
-        except ValueError:  # not the main thread: signals are somebody else's to handle
-            break
-    try:
-        yield interrupted
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

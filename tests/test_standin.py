@@ -19,7 +19,7 @@ from minddpm.kernels.cuda import convolution
 from minddpm.kernels.cuda.graph import Repeated
 from minddpm.kernels.emulator import EmulatorError, memory
 from minddpm.rundir import RunDirectory
-from minddpm.training import Trainer, TrainingOptions, _Window
+from minddpm.training import Trainer, TrainingOptions
 from saying import refused
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -395,10 +395,7 @@ def test_training_has_the_losses_of_numpy(xp, tmp_path):
     # A step waits for nothing, not even for its batch, and its record for the log once.
     assert (xp.stats.synchronisations, xp.stats.to_host, xp.stats.pageable_to_device) == (0, 0, 0)
     assert xp.stats.to_device > 0
-    window = _Window(100)
-    for _ in range(3):
-        window.add(model.train_step())
-    row = window.row(3, 0.1)
+    row = model.row([model.train_step() for _ in range(3)])
     assert np.isfinite(row["grad_norm"])
     assert (xp.stats.synchronisations, xp.stats.to_host) == (1, 1)
 

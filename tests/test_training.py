@@ -323,7 +323,7 @@ def test_fifty_kills_while_saving_leave_a_whole_checkpoint(tmp_path):
         run = trainer(path)
         step = run.resume()
         if step:
-            for group in run._state().values():
+            for group in run.state().values():
                 assert all((array == step).all() for array in group.values())
         steps.append(step)
         assert not list(path.rglob(".*.tmp"))
