@@ -1,10 +1,10 @@
 """Hand-written reverse-mode automatic differentiation.
 
 Read tensor.py (the graph and backward), function.py (one operation), elementwise.py, shape.py,
-layers.py (the operations) and gradcheck.py (how we know that they are right), in this order.
+layers.py, losses.py (the operations) and gradcheck.py (how we know that they are right), in this order.
 """
 
-from minddpm.autodiff.elementwise import exp, log, silu
+from minddpm.autodiff.elementwise import exp, log, silu, tanh
 from minddpm.autodiff.function import Function
 from minddpm.autodiff.gradcheck import GradientError, gradcheck
 from minddpm.autodiff.layers import (
@@ -19,6 +19,12 @@ from minddpm.autodiff.layers import (
     upsample_conv2d,
     upsample_nearest,
 )
+from minddpm.autodiff.losses import (
+    binary_cross_entropy,
+    cross_entropy,
+    log_softmax,
+    softplus,
+)
 from minddpm.autodiff.shape import concat, mean, reshape, sum, take_rows
 from minddpm.autodiff.tensor import Tensor, no_grad
 
@@ -27,8 +33,10 @@ __all__ = [
     "GradientError",
     "Tensor",
     "attention",
+    "binary_cross_entropy",
     "concat",
     "conv2d",
+    "cross_entropy",
     "dropout",
     "exp",
     "gradcheck",
@@ -37,13 +45,16 @@ __all__ = [
     "linear",
     "linears",
     "log",
+    "log_softmax",
     "mean",
     "no_grad",
     "norm_silu_conv2d",
     "reshape",
     "silu",
+    "softplus",
     "sum",
     "take_rows",
+    "tanh",
     "upsample_conv2d",
     "upsample_nearest",
 ]

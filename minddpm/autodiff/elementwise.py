@@ -112,6 +112,17 @@ class Log(Function):
         return (gy / x,)  # d(ln x) = dx / x
 
 
+class Tanh(Function):
+    def forward(self, x: Array) -> Array:
+        y = backend.xp.tanh(x)
+        self.save(y)
+        return y
+
+    def backward(self, gy: Array) -> tuple[Array]:
+        (y,) = self.saved
+        return (gy * (1 - y * y),)  # d tanh(x) = (1 - tanh(x)^2) dx
+
+
 class SiLU(Function):
     def forward(self, x: Array) -> Array:
         self.save(x)
@@ -130,6 +141,11 @@ def exp(x: Tensor) -> Tensor:
 def log(x: Tensor) -> Tensor:
     """The natural logarithm, element by element."""
     return Log()(x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent, element by element: a value in (-1, 1)."""
+    return Tanh()(x)
 
 
 def silu(x: Tensor) -> Tensor:
