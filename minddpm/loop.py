@@ -1,29 +1,23 @@
 """Steps, a log and checkpoints, until Ctrl-C: what every training has in common."""
 
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from minddpm import backend, nn
 from minddpm.backend import Array
+from minddpm.data import ImageDataset
+from minddpm.options import LoopOptions
 from minddpm.rundir import LOSS, LossLog, RunDirectory
 
 State = dict[str, dict[str, Array]]  # group, name: an array of the checkpoint
-
-
-class LoopOptions(Protocol):
-    """What a loop asks of a training's options."""
-
-    steps: int
-    batch_size: int
-    log_every: int
-    checkpoint_every: int
 
 
 class TrainingDivergedError(RuntimeError):
@@ -39,8 +33,8 @@ class Loop:
 
     columns: Sequence[str]  # of the log, after "step"; the first stands beside the progress bar
 
-    def __init__(self, run: RunDirectory, options: LoopOptions):
-        self.run, self.options = run, options
+    def __init__(self, dataset: ImageDataset, run: RunDirectory, options: LoopOptions):
+        self.dataset, self.run, self.options = dataset, run, options
         self.step = 0
 
     # --- for the subclass ------------------------------------------------------------------------
@@ -60,11 +54,40 @@ class Loop:
         """Everything that the next step depends on, as arrays (views, where they change)."""
         raise NotImplementedError
 
+    def gradients(self) -> None:
+        """The work of a step without its effect: the gradients of the first batch, then zero."""
+        raise NotImplementedError
+
     def resumed(self) -> None:
         """Called when step and state() are those of a checkpoint."""
 
     def export(self) -> None:
         """Write the model for its users, beside the checkpoint."""
+
+    # --- what it will cost -----------------------------------------------------------------------
+
+    def bytes_needed(self) -> int:
+        """Disk space for the checkpoint and the model while their successors are written."""
+        arrays = [array for named in self.state().values() for array in named.values()]
+        # the model beside the checkpoint, and the pictures
+        return 3 * sum(array.nbytes for array in arrays) + 20_000_000
+
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        raw = [named for group, named in self.state().items() if group.endswith("raw")]
+        return sum(array.size for named in raw for array in named.values())
+
+    def seconds_per_step(self) -> tuple[float, float]:
+        """What the gradients of one batch take: the first time, and from then on.
+
+        The first call compiles kernels that are not in the cache, and fills caches and pools.
+        """
+        seconds = []
+        for _ in range(2):
+            start = time.perf_counter()
+            self.gradients()
+            seconds.append(time.perf_counter() - start)
+        return seconds[0], seconds[1]
 
     # --- the loop --------------------------------------------------------------------------------
 

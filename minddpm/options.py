@@ -9,8 +9,8 @@ from minddpm.errors import InputError
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """What decides the weights that come out (with the data, the model and the diffusion)."""
+class LoopOptions:
+    """What every training has to choose; with the data and the model it decides the weights."""
 
     steps: int = 1400
     batch_size: int = 32
@@ -20,10 +20,6 @@ class TrainingOptions:
     weight_decay: float = 0.0
     ema_decay: float = 0.999
     seed: int = 0
-    loss: str = "simple"
-    importance_sampling: bool = False
-    class_conditional: bool = False
-    label_dropout: float = 0.1
     log_every: int = 10
     checkpoint_every: int = 100
 
@@ -39,9 +35,23 @@ class TrainingOptions:
         for name in ("warmup_steps", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name}={getattr(self, name)}: choose 0 or a number above 0.")
+        if not 0 <= self.ema_decay <= 1:
+            raise InputError(f"ema_decay={self.ema_decay}: choose 0 (no average) .. 1.")
+
+
+@dataclass(frozen=True)
+class TrainingOptions(LoopOptions):
+    """Of a DDPM."""
+
+    loss: str = "simple"
+    importance_sampling: bool = False
+    class_conditional: bool = False
+    label_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a value with which nothing could be learned."""
+        super().__post_init__()
         if self.loss not in LOSSES:
             raise InputError(f"unknown loss {self.loss!r}: choose {', '.join(LOSSES)}.")
         if not 0 <= self.label_dropout <= 1:
             raise InputError(f"label_dropout={self.label_dropout}: choose 0 .. 1.")
-        if not 0 <= self.ema_decay <= 1:
-            raise InputError(f"ema_decay={self.ema_decay}: choose 0 (no average) .. 1.")

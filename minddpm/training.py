@@ -1,7 +1,6 @@
 """Training a DDPM: Ho et al. 2020, algorithm 1, with what makes it converge and survive."""
 
 import math
-import time
 from functools import partial
 from typing import NamedTuple
 
@@ -79,8 +78,8 @@ class Trainer(Loop):
         run: RunDirectory,
         options: TrainingOptions,
     ):
-        super().__init__(run, options)
-        self.unet, self.diffusion, self.dataset = unet, diffusion, dataset
+        super().__init__(dataset, run, options)
+        self.unet, self.diffusion = unet, diffusion
         if diffusion.variance == "learned_range" and options.loss == "simple":
             raise InputError(
                 "loss simple teaches the mean alone, and variance learned_range would stay as it "
@@ -178,25 +177,11 @@ class Trainer(Loop):
             f"{self.options.lr:g}."
         )
 
-    def seconds_per_step(self) -> tuple[float, float]:
-        """What the gradient of one batch takes: the first time, and from then on.
-
-        The first call compiles kernels that are not in the cache, and fills caches and pools.
-        """
-        seconds = []
-        for _ in range(2):
-            start = time.perf_counter()
-            chosen = batch_indices(len(self.dataset), self.options.batch_size, 0, 0)
-            x0 = backend.xp.asarray(to_float(self.dataset.images[chosen]))
-            t = random.integers(self.diffusion.T, len(x0), 0, random.CHECK)
-            noise = random.normal(x0.shape, 0, random.CHECK)
-            model = self._model(chosen, 0)
-            losses = self.diffusion.training_losses(model, x0, t, noise, self.options.loss)
-            losses.mean().backward()
-            backend.to_numpy(self.optimizer.squared_norm())  # a device returns before it is done
-            self.optimizer.zero_grad()
-            seconds.append(time.perf_counter() - start)
-        return seconds[0], seconds[1]
+    def gradients(self) -> None:
+        """The gradients of the first batch, once; afterwards they are zero again."""
+        self._backward(0)
+        backend.to_numpy(self.optimizer.squared_norm())  # a device returns before it is done
+        self.optimizer.zero_grad()
 
     # --- the log ---------------------------------------------------------------------------------
 
@@ -245,8 +230,3 @@ class Trainer(Loop):
         """Write the diffusers pipeline with the averaged weights."""
         with self.ema.applied():
             save_pipeline(self.unet, self.diffusion, self.run.path)
-
-    def bytes_needed(self) -> int:
-        """Disk space for the checkpoint and the pipeline while their successors are written."""
-        weights = self.optimizer.flat.data.nbytes
-        return 2 * (4 * weights + weights) + 20_000_000  # and the pictures

@@ -1,0 +1,89 @@
+"""Train the classifier that judges what the other models draw, on MNIST.
+
+    python examples/train_classifier.py
+
+It leaves classifier.safetensors; the one that the package brings along was made so.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import minddpm
+from minddpm import cli, command
+from minddpm.data import ImageDataset, load_mnist, to_float
+from minddpm.metrics.judge import save_classifier
+from minddpm.models.classifier import Classifier
+from minddpm.rundir import RunDirectory
+from minddpm.trainers.classifier import ClassifierLoop, ClassifierOptions, accuracy, in_batches
+from minddpm.viz import grid, save_png
+
+DEFAULT_OUT = Path("runs/classifier")
+FILE = "classifier.safetensors"
+RUN_OPTIONS: dict[str, Any] = {**command.MACHINE, **dataclasses.asdict(ClassifierOptions())}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command.add_run(parser, DEFAULT_OUT)
+    command.add_options(parser, ClassifierOptions())
+    return parser.parse_args()
+
+
+def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> ClassifierLoop:
+    """The training at the step where it has to begin."""
+    dataset = load_mnist(args.data_dir)
+    training = command.pick(ClassifierOptions, options)
+    minddpm.manual_seed(training.seed)
+    loop = ClassifierLoop(Classifier(), dataset, run, training)
+    command.open_run(args, loop)
+    return loop
+
+
+def draw_mistakes(run: RunDirectory, classifier: Classifier, test: ImageDataset) -> None:
+    """mistakes.png: the test digits that it takes for another, for a person to judge."""
+    wrong = in_batches(classifier, test.images).argmax(axis=1) != test.labels
+    if wrong.any():
+        save_png(
+            grid(to_float(test.images[np.flatnonzero(wrong)[:100]])), run.path / "mistakes.png"
+        )
+
+
+def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> int:
+    started = time.perf_counter()
+    loop = prepare(args, run, options)
+    command.announce(loop, options)
+    run.write_info(options, loop.dataset.identity())
+    if not command.train(loop):
+        return cli.INTERRUPTED
+    test = load_mnist(args.data_dir, "test")
+    with loop.ema.applied():
+        share = accuracy(loop.module, test.images, test.labels)
+        draw_mistakes(run, loop.module, test)
+        source = f"{len(test):,} test digits after training on {len(loop.dataset):,}"
+        save_classifier(loop.module, run.path / FILE, share, source)
+    minutes = (time.perf_counter() - started) / 60
+    print(
+        f"{share:.2%} of {source}; {minutes:.1f} min, {cli.peak_memory()}. "
+        f"In {run.path}: {FILE}, mistakes.png and loss.csv."
+    )
+    return 0
+
+
+def main() -> int:
+    args = parse()
+    run = command.choose_run(args, DEFAULT_OUT)
+    options = command.choose_options(args, run, RUN_OPTIONS, {})
+    command.start(options)
+    return command.interruptible(run, lambda: train(args, run, options))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,153 @@
+"""All metrics of a set of pictures, each beside what real digits and noise get."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minddpm import random
+from minddpm.data import ImageDataset
+from minddpm.errors import InputError
+from minddpm.metrics.classification import classification_score
+from minddpm.metrics.frechet import bootstrapped_error, frechet_distance
+from minddpm.metrics.inception_score import inception_score
+from minddpm.metrics.judge import Judge
+from minddpm.metrics.kid import kernel_inception_distance
+from minddpm.metrics.nearest import nearest
+from minddpm.metrics.precision_recall import precision_recall
+from minddpm.metrics.statistics import FeatureStatistics
+
+
+class Value(NamedTuple):
+    """A number and its standard error (nan where it has none)."""
+
+    value: float
+    error: float = float("nan")
+
+
+class Reference:
+    """The real pictures that others are compared with, as the judge sees them.
+
+    train: what a model may have learned from; its features are the real side of every distance.
+    test: what no model has seen; its first n pictures show what a perfect model would get.
+    """
+
+    def __init__(self, judge: Judge, train: ImageDataset, test: ImageDataset):
+        self.judge, self.train, self.test = judge, train, test
+        # in an order that has nothing to do with the file's
+        order = random.permutation(len(train), 0, random.METRIC)
+        self.features = judge.look(train.images[order]).features
+        self.statistics = FeatureStatistics(self.features)
+
+    def check(self, images: np.ndarray, name: str) -> None:
+        """Raise InputError unless the images [n, H, W, C] can be compared with these."""
+        if images.shape[1:] != self.train.images.shape[1:]:
+            raise InputError(
+                f"{name} holds pictures of {images.shape[1:]}, and the real ones are "
+                f"{self.train.images.shape[1:]}: give pictures of that size."
+            )
+        least = self.judge.width + 1  # fewer span no covariance
+        if len(images) < least:
+            raise InputError(
+                f"{name} holds {len(images)} pictures, and a covariance of {self.judge.width} "
+                f"features needs {least}: give more; 1,000 or better 10,000."
+            )
+
+    def measure(self, images: np.ndarray, seed: int = 0) -> dict[str, Value]:
+        """Every metric of uint8 images [n, H, W, C] that needs no training."""
+        seen = self.judge.look(images)
+        n = min(len(images), len(self.features))
+        precision, recall = precision_recall(self.features[:n], seen.features[:n])
+        _, distances = nearest(_flat(images), _flat(self.train.images))
+        return {
+            "fid": Value(
+                frechet_distance(self.statistics, FeatureStatistics(seen.features)),
+                bootstrapped_error(self.statistics, seen.features, seed=seed),
+            ),
+            "kid": Value(*kernel_inception_distance(self.features, seen.features)),
+            "inception_score": Value(*inception_score(seen.log_p)),
+            "precision": Value(precision),
+            "recall": Value(recall),
+            "nearest_training_distance": Value(float(np.median(distances))),
+        }
+
+
+def evaluate(
+    reference: Reference,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    about: dict[str, Any],
+    classification_steps: int | None = 1000,
+) -> dict[str, dict[str, Any]]:
+    """Every metric of uint8 images [n, H, W, C] with floor, ceiling and protocol, for JSON.
+
+    labels: int [n], or None to let the judge name the digits for the classification score, which
+    is left out where classification_steps is None. about: what made the pictures.
+    floor: what as many real test pictures get (or all there are: "floor_n"); ceiling: the same
+    ones with the pixels of each in a random order.
+    """
+    test = reference.test
+    floor_n = min(len(images), len(test))
+    real = test.images[:floor_n]
+    found = {
+        "value": reference.measure(images),
+        "floor": reference.measure(real),
+        "ceiling": reference.measure(shuffled_pixels(real)),
+    }
+    if classification_steps is not None:
+        found = _with_classification(found, reference, images, labels, classification_steps)
+    common = {
+        "n": len(images),
+        "floor_n": floor_n,
+        "extractor": reference.judge.name,
+        "reference": reference.train.source,
+        "test": test.source,
+        **about,
+    }
+    return {
+        name: {
+            "value": value.value,
+            "standard_error": None if np.isnan(value.error) else value.error,
+            "floor": found["floor"][name].value,
+            "ceiling": found["ceiling"][name].value,
+            **common,
+        }
+        for name, value in found["value"].items()
+    }
+
+
+def _with_classification(
+    found: dict[str, dict[str, Value]],
+    reference: Reference,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    steps: int,
+) -> dict[str, dict[str, Value]]:
+    train, test = reference.train, reference.test
+    n = min(len(images), len(train))
+    if labels is None:
+        labels = reference.judge.look(images).log_p.argmax(axis=1)
+    sets: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
+        "value": lambda: (images, labels),
+        "floor": lambda: (train.images[:n], train.labels[:n]),
+        "ceiling": lambda: (shuffled_pixels(train.images[:n]), train.labels[:n]),
+    }
+    return {
+        name: {
+            **values,
+            "classification_score": Value(classification_score(*sets[name](), test, steps)),
+        }
+        for name, values in found.items()
+    }
+
+
+def shuffled_pixels(images: np.ndarray, seed: int = 0) -> np.ndarray:
+    """uint8 images [n, H, W, C] with the pixels of each in a random order of its own."""
+    n, P = len(images), images[0].size
+    order = np.stack([random.permutation(P, seed, random.METRIC, i) for i in range(n)])
+    return np.take_along_axis(images.reshape(n, P), order, axis=1).reshape(images.shape)
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    """Pixels in 0 .. 1, scaled so that a Euclidean distance is the root mean square difference."""
+    return images.reshape(len(images), -1) / (255 * np.sqrt(images[0].size))
