@@ -1,125 +1,202 @@
-"""Judge a trained model: the bound on the likelihood of MNIST's test digits, in bits/dim.
+"""Judge a trained model, or any pictures of digits: FID and its relatives, and bits/dim.
 
     python examples/evaluate.py --model runs/mnist
-    python examples/evaluate.py --model runs/mnist --images 100 --exact --json bound.json
+    python examples/evaluate.py --model runs/mnist --count 10000 --sampler ddpm --steps 250
+    python examples/evaluate.py --samples digits.npz --json digits.json
 
-L_T, the terms between and L_0 are told apart. By default each image's sum over t is estimated from
-a few t (unbiased, with a standard error); --exact runs the model at every t.
+Every number stands beside what as many real test digits get, and what they get when the pixels of
+each are shuffled. Of a model, also the bound on the likelihood of MNIST's test digits: L_T, the
+terms between and L_0 apart, from a few t for each digit, or from every t with --exact.
 """
 
 import argparse
-import math
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-import minddpm
-from minddpm import backend, cli, random
-from minddpm.autodiff import no_grad
+from minddpm import cli, random
 from minddpm.checkpoint import write_json
-from minddpm.data import to_float
+from minddpm.data import ImageDataset, load_mnist, to_float, to_uint8
+from minddpm.diffusion import GaussianDiffusion
+from minddpm.diffusion.guidance import classes
+from minddpm.diffusion.schedules import timesteps
 from minddpm.errors import InputError
-from minddpm.generate import seconds_per_run
+from minddpm.generate import ADAPTIVE, SAMPLERS, generate, seconds_per_run
+from minddpm.metrics.judge import SHIPPED, Judge, load_judge
+from minddpm.metrics.likelihood import bits_per_dim
+from minddpm.metrics.nearest import nearest
+from minddpm.metrics.pictures import read_pictures
+from minddpm.metrics.report import Reference, evaluate
+from minddpm.models import UNet2D
+from minddpm.viz import save_png, strip
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    cli.add_model_and_data(parser)
-    parser.add_argument("--images", type=cli.positive, default=1000, help="test images (1000)")
-    parser.add_argument("--draws", type=cli.positive, default=20, help="of t for each image (20)")
-    parser.add_argument("--exact", action="store_true", help="every t, instead of draws")
-    parser.add_argument("--batch-size", type=cli.positive, default=125, help="at a time (125)")
+    cli.add_machine(parser)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", type=Path, help="the directory of the model")
+    source.add_argument("--samples", type=Path, help="an .npz file with 'images' (and 'labels')")
+    parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
+    parser.add_argument("--judge", type=Path, default=SHIPPED, help="a classifier.safetensors")
     parser.add_argument("--seed", type=int, default=0, help="decides t and the noise (0)")
+    parser.add_argument("--batch-size", type=cli.positive, default=125, help="at a time (125)")
     parser.add_argument("--json", type=Path, help="also write the numbers there")
-    return parser.parse_args()
+    parser.add_argument(
+        "--nearest", type=Path, help="a picture: samples above their nearest training digits"
+    )
+    parser.add_argument(
+        "--classification-steps", type=int, default=1000,
+        help="of the classifier that learns from the pictures alone (1000; 0: leave it out)",
+    )  # fmt: skip
+    group = parser.add_argument_group("of a model")
+    group.add_argument("--count", type=int, default=1000, help="pictures to make (1000; 0: none)")
+    group.add_argument("--sampler", default="dpm_solver", choices=SAMPLERS, help="(dpm_solver)")
+    group.add_argument("--steps", type=cli.positive, default=20, help="of the sampler (20)")
+    group.add_argument("--images", type=int, default=1000, help="for bits/dim (1000; 0: none)")
+    group.add_argument("--draws", type=cli.positive, default=20, help="of t for each image (20)")
+    group.add_argument("--exact", action="store_true", help="every t, instead of draws")
+    args = parser.parse_args()
+    for name in ("classification_steps", "count", "images"):
+        if getattr(args, name) < 0:
+            parser.error(f"--{name.replace('_', '-')} is below 0")
+    return args
+
+
+def likelihood(
+    args: argparse.Namespace, unet: UNet2D, diffusion: GaussianDiffusion, data: ImageDataset
+) -> dict[str, Any]:
+    """The bound on test digits, after saying what it will cost."""
+    runs = diffusion.T if args.exact else args.draws + 1
+    seconds = seconds_per_run(unet, args.batch_size) * runs * args.images / args.batch_size
+    how = "every t" if args.exact else f"{args.draws} t for each image, and t = 0"
+    print(f"bits/dim of {args.images} images, {how}: about {seconds / 60:.1f} min", flush=True)
+    draws = None if args.exact else args.draws
+    return bits_per_dim(unet, diffusion, data, args.images, draws, args.batch_size, args.seed)
+
+
+def draw(
+    args: argparse.Namespace, unet: UNet2D, diffusion: GaussianDiffusion
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
+    """Pictures from the model, their labels if it was told any, and how they were made."""
+    labels = np.arange(args.count) % classes(unet) if classes(unet) else None
+    runs = args.steps * (2 if args.sampler == "probability_flow" else 1)
+    seconds = seconds_per_run(unet, args.batch_size) * runs * args.count / args.batch_size
+    cost = "" if args.sampler in ADAPTIVE else f": about {seconds / 60:.1f} min"
+    print(f"{args.count} pictures by {args.steps} {args.sampler} steps{cost}", flush=True)
+    pictures = generate(
+        unet, diffusion, args.count, args.sampler, args.steps, args.seed, args.batch_size,
+        labels=labels,
+    )  # fmt: skip
+    about = {
+        "model": str(args.model), "sampler": args.sampler, "steps": args.steps, "weights": "EMA",
+        "seed": args.seed, "labels": "the judge's" if labels is None else "the model was told them",
+    }  # fmt: skip
+    return to_uint8(pictures), labels, about
+
+
+def draw_nearest(path: Path, images: np.ndarray, train: np.ndarray) -> None:
+    """The twelve pictures that are nearest to a training digit, and that digit below each."""
+    flat = [x.reshape(len(x), -1) / 255 for x in (images, train)]
+    indices, distances = nearest(*flat)
+    closest = np.argsort(distances)[:12]
+    pairs = np.stack([images[closest], train[indices[closest]]], axis=1)
+    save_png(strip([to_float(pair) for pair in pairs]), path)
+
+
+def judge(
+    args: argparse.Namespace,
+    network: Judge,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """Every metric of the pictures, after saying what it will cost."""
+    train, test = load_mnist(args.data_dir), load_mnist(args.data_dir, "test")
+    reference = Reference(network, train, test)
+    reference.check(images, str(args.samples or args.model))
+    steps = args.classification_steps or None
+    seconds = reference.seconds(len(images), steps)
+    print(f"metrics of {len(images)} pictures: about {seconds / 60:.1f} min", flush=True)
+    numbers = evaluate(reference, images, labels, about, steps)
+    if args.nearest is not None:
+        draw_nearest(args.nearest, images, train.images)
+        print(f"wrote {args.nearest}")
+    return numbers
+
+
+NAMES = {
+    "fid": "FID", "kid": "KID", "inception_score": "Inception Score", "precision": "precision",
+    "recall": "recall", "nearest_training_distance": "nearest training digit",
+    "classification_score": "classification score",
+    "bits_per_dim": "bits/dim, the bound", "L_T": "L_T, what is left in x_T",
+    "L_between": "L_1 .. L_{T-1}, the steps", "L_0": "L_0, the decoder",
+}  # fmt: skip
+
+
+def table(numbers: dict[str, Any]) -> list[list[str]]:
+    columns = ("value", "standard_error", "floor", "ceiling")
+    return [
+        [NAMES[name], *("" if row.get(c) is None else f"{row[c]:.5g}" for c in columns)]
+        for name, row in numbers.items()
+    ]
 
 
 def main() -> None:
     args = parse()
     random.check_seed(args.seed)
-    if args.json is not None:
-        cli.new_file(args.json, "")
-    unet, diffusion, data = cli.load_model_and_data(args, args.images)
-    if not args.exact and args.draws >= diffusion.T:
-        raise InputError(f"{args.draws} draws of {diffusion.T} steps: choose fewer, or --exact.")
-    runs = diffusion.T if args.exact else args.draws + 1
-    seconds = seconds_per_run(unet, args.batch_size) * runs * args.images / args.batch_size
-    how = "every t" if args.exact else f"{args.draws} t for each image, and t = 0"
-    print(f"{args.images} images ({data.source}), {how}: about {seconds / 60:.1f} min")
+    for path in (args.json, args.nearest):
+        if path is not None:
+            cli.new_file(path, "")
+    cli.start(args)
     started = time.perf_counter()
-    parts = measure(unet, diffusion, data, args)
-    numbers = summary(parts, args)
-    print(cli.markdown(["bits/dim", "", "standard error"], table(numbers)))
+    if args.samples is not None:
+        images, labels, note = read_pictures(args.samples)
+        print(f"{len(images):,} pictures in {args.samples}, {note}")
+        whose = "the judge's" if labels is None else "the file's"
+        numbers = judge(
+            args,
+            load_judge(args.judge),
+            images,
+            labels,
+            {"samples": str(args.samples), "labels": whose},
+        )
+    else:
+        numbers = evaluate_model(args)
+    about = next(iter(numbers.values()))
+    print(
+        "\n"
+        + cli.markdown(["", "value", "standard error", "real digits", "shuffled"], table(numbers))
+    )
+    if "extractor" in about:
+        print(f"\n{about['n']:,} pictures; extractor: {about['extractor']};")
+        print(f"against {about['reference']}; real digits: {about['floor_n']:,} of {about['test']}")
     if args.json is not None:
         write_json(args.json, numbers)
         print(f"wrote {args.json}")
-    print(f"{(time.perf_counter() - started) / 60:.1f} min")
+    print(f"{(time.perf_counter() - started) / 60:.1f} min, {cli.peak_memory()}")
 
 
-def measure(
-    unet: minddpm.UNet2D, diffusion: minddpm.GaussianDiffusion, data: Any, args: argparse.Namespace
-) -> dict[str, np.ndarray]:
-    """Of each image: total, prior, decoder and all between, float64 [images]."""
-    rows: list[np.ndarray] = []
-    starts = range(0, args.images, args.batch_size)
-    with no_grad(), backend.kernels.constant_weights():
-        for first in tqdm(starts, unit="batch"):
-            chosen = slice(first, min(first + args.batch_size, args.images))
-            x0 = backend.xp.asarray(to_float(data.images[chosen]))
-            model = cli.told_labels(unet, data.labels[chosen])
-            if args.exact:
-                whole = diffusion.bits_per_dim(model, x0, args.seed, first)
-                decoder = whole.terms[:, 0]
-            else:
-                whole = diffusion.estimate_bits_per_dim(model, x0, args.draws, args.seed, first)
-                decoder = whole.decoder
-            rows.append(np.stack([whole.total, whole.prior, decoder]))
-    total, prior, decoder = np.concatenate(rows, axis=1)
-    return {
-        "bits_per_dim": total,
-        "L_T": prior,
-        "L_between": total - prior - decoder,
-        "L_0": decoder,
-    }
-
-
-def summary(parts: dict[str, np.ndarray], args: argparse.Namespace) -> dict[str, Any]:
-    """What stands in the JSON file: the mean of each part over the images."""
-    common = {
-        "n": args.images, "split": "test", "weights": "EMA", "seed": args.seed,
-        "draws": "every t" if args.exact else args.draws,
-    }  # fmt: skip
-    return {
-        name: {
-            "value": float(values.mean()),
-            "standard_error": float(values.std(ddof=1) / math.sqrt(len(values)))
-            if len(values) > 1
-            else None,
-            **common,
-        }
-        for name, values in parts.items()
-    }
-
-
-def table(numbers: dict[str, Any]) -> list[list[str]]:
-    names = {
-        "bits_per_dim": "the bound", "L_T": "L_T, what is left in x_T",
-        "L_between": "L_1 .. L_{T-1}, the steps", "L_0": "L_0, the decoder",
-    }  # fmt: skip
-    return [
-        [
-            text,
-            f"{numbers[name]['value']:.5f}",
-            "-" if (error := numbers[name]["standard_error"]) is None else f"{error:.5f}",
-        ]
-        for name, text in names.items()
-    ]
+def evaluate_model(args: argparse.Namespace) -> dict[str, Any]:
+    unet, diffusion, data = cli.load_model_and_data(args.model, args.data_dir, args.images)
+    if args.images and not args.exact and args.draws >= diffusion.T:
+        raise InputError(f"{args.draws} draws of {diffusion.T} steps: choose fewer, or --exact.")
+    if not args.count and not args.images:
+        raise InputError("--count 0 and --images 0 leave nothing to measure: choose one above 0.")
+    timesteps(diffusion.T, args.steps)  # refuses a wrong number before any work
+    numbers = {}
+    if args.count:
+        network = load_judge(args.judge)
+        network.check_count(args.count, "--count")
+        numbers.update(judge(args, network, *draw(args, unet, diffusion)))
+    if args.images:
+        numbers.update(likelihood(args, unet, diffusion, data))
+    return numbers
 
 
 if __name__ == "__main__":

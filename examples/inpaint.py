@@ -54,7 +54,8 @@ def main() -> None:
     args = parse()
     random.check_seed(args.seed)
     out = cli.new_file(args.out, "inpaint.png")
-    unet, diffusion, data = cli.load_model_and_data(args, args.count)
+    cli.start(args)
+    unet, diffusion, data = cli.load_model_and_data(args.model, args.data_dir, args.count)
     minddpm.schedules.timesteps(diffusion.T, args.steps)  # refuses a wrong number
     x0 = to_float(data.images[: args.count])
     mask = known(*x0.shape[1:3], args.missing)

@@ -37,7 +37,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     out = cli.new_file(args.out, "interpolate.png")
-    unet, diffusion, data = cli.load_model_and_data(args, 2 * args.pairs)
+    cli.start(args)
+    unet, diffusion, data = cli.load_model_and_data(args.model, args.data_dir, 2 * args.pairs)
     minddpm.schedules.timesteps(diffusion.T, args.steps)  # refuses a wrong number
     x0 = to_float(data.images[: 2 * args.pairs])
     columns = args.between + 2

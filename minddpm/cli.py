@@ -114,16 +114,21 @@ def refuse_existing(path: Path | None) -> None:
         raise InputError(f"{path} exists: choose another name, or remove it first.")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """The flags of a command that does something with a model; `start` reads most of them."""
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """The flags that `start` reads."""
     add_backend(parser)
     add_threads(parser)
     add_precision(parser)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The flags of a command that does something with a model."""
+    add_machine(parser)
     parser.add_argument("--model", type=Path, required=True, help="the directory of the model")
 
 
 def start(args: argparse.Namespace) -> None:
-    """Choose backend, threads and precision by the flags of `add_model`."""
+    """Choose backend, threads and precision by the flags of `add_machine`."""
     backend.set_backend(args.backend or "auto")
     backend.set_threads(args.threads)
     backend.set_precision(args.precision or "float32")
@@ -136,19 +141,18 @@ def add_model_and_data(parser: argparse.ArgumentParser) -> None:
 
 
 def load_model_and_data(
-    args: argparse.Namespace, images: int
+    directory: Path, data_dir: Path | None, images: int
 ) -> tuple[UNet2D, GaussianDiffusion, ImageDataset]:
     """The model in eval mode, its diffusion process, and MNIST's test digits.
 
     Raises InputError if there are fewer digits than `images`, or the model's are no such pictures.
     """
-    start(args)
-    unet = UNet2D.from_pretrained(args.model).eval()
-    diffusion, data = load_diffusion(args.model), load_mnist(args.data_dir, "test")
+    unet = UNet2D.from_pretrained(directory).eval()
+    diffusion, data = load_diffusion(directory), load_mnist(data_dir, "test")
     wanted = (*image_size(unet), unet.config["in_channels"])
     if data.images.shape[1:] != wanted:
         raise InputError(
-            f"{args.model} is a model of pictures {wanted}, and MNIST's are "
+            f"{directory} is a model of pictures {wanted}, and MNIST's are "
             f"{data.images.shape[1:]}: choose a model that was trained on MNIST."
         )
     if images > len(data):

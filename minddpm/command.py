@@ -38,9 +38,7 @@ MAY_CHANGE = ("steps", "log_every", "checkpoint_every", *MACHINE)
 
 def add_run(parser: argparse.ArgumentParser, default_out: Path) -> None:
     """The flags of every training command but its own options."""
-    cli.add_backend(parser)
-    cli.add_threads(parser)
-    cli.add_precision(parser)
+    cli.add_machine(parser)
     parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
     parser.add_argument("--out", type=Path, help=f"run directory (default: a new {default_out})")
     parser.add_argument("--resume", action="store_true", help="go on from the run in --out")

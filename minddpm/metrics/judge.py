@@ -38,6 +38,14 @@ class Judge:
         """F, the number of features."""
         return self.classifier.linear.weight.shape[0]
 
+    def check_count(self, n: int, name: str) -> None:
+        """Raise InputError if the features of n pictures span no covariance."""
+        if n <= self.width:
+            raise InputError(
+                f"{name} holds {n} pictures, and a covariance of {self.width} features needs "
+                f"{self.width + 1}: give more; 1,000 or better 10,000."
+            )
+
     def look(self, images: np.ndarray) -> Seen:
         """Features and class probabilities of uint8 images [n, H, W, C]."""
         features = in_batches(self.classifier.features, images)
