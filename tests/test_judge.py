@@ -132,7 +132,7 @@ def test_a_classifier_there_and_back(tmp_path):
 
 def test_a_file_that_is_no_classifier(tmp_path):
     minddpm.UNet2D(**{**minddpm.SMALL, "sample_size": 28}).save_pretrained(tmp_path)
-    with refused("no classifier", "train_classifier.py"):
+    with refused("no Classifier", "train_classifier.py"):
         load_judge(tmp_path / "diffusion_pytorch_model.safetensors")
     with refused("does not exist"):
         load_judge(tmp_path / "nowhere.safetensors")

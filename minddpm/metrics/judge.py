@@ -4,7 +4,6 @@ judge.safetensors was written by `python examples/train_classifier.py` on MNIST'
 digits. As long as nobody replaces it, FID means the same for everyone.
 """
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +11,8 @@ import numpy as np
 
 from minddpm import backend
 from minddpm.autodiff import Tensor, log_softmax, no_grad
-from minddpm.checkpoint import load_torch_tensors, read_tensors, torch_tensors, write_tensors
 from minddpm.errors import InputError
+from minddpm.modelfile import load_model, save_model
 from minddpm.models.classifier import Classifier
 from minddpm.trainers.classifier import in_batches
 
@@ -56,9 +55,8 @@ class Judge:
 
 
 def save_classifier(classifier: Classifier, path: Path, accuracy: float, source: str) -> None:
-    """Write the weights in PyTorch's layout, with what they are: accuracy on test data, source."""
-    about = {"config": json.dumps(classifier.config), "accuracy": f"{accuracy}", "source": source}
-    write_tensors(path, torch_tensors(classifier), about)
+    """Write a classifier with what it is worth: its accuracy on test data, and which."""
+    save_model(classifier, path, {"accuracy": f"{accuracy}", "source": source})
 
 
 def load_judge(path: Path = SHIPPED) -> Judge:
@@ -66,15 +64,6 @@ def load_judge(path: Path = SHIPPED) -> Judge:
 
     Raises InputError for a file that is not one.
     """
-    tensors, about = read_tensors(path)
-    try:
-        classifier = Classifier(**json.loads(about["config"]))
-        accuracy = float(about["accuracy"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path} is no classifier of minddpm ({error!r}): give a classifier.safetensors that "
-            "examples/train_classifier.py wrote."
-        ) from error
-    load_torch_tensors(classifier, tensors, path)
-    name = f"{path.name}, {accuracy:.2%} of {about.get('source', 'unknown data')}"
-    return Judge(classifier.eval(), name)
+    classifier, about = load_model(Classifier, path, "examples/train_classifier.py")
+    name = f"{path.name}, {float(about['accuracy']):.2%} of {about['source']}"
+    return Judge(classifier, name)
