@@ -153,6 +153,24 @@ def backward(
     return Gradients(gxs, gw, gshift, gbias)
 
 
+def sum_pixels(gy: Array) -> tuple[Array, Array]:
+    """gy [N, H, W, K] summed over the pixels of each image, [N, K], and over all images, [K].
+
+    By those of rung 4's three kinds of blocks that do so.
+    """
+    N, K = gy.shape[0], gy.shape[3]
+    s = Sizes.of((gy,), (1, 1, K, K), 1, ((0, 0), (0, 0)))
+    gshift, gbias = (cupy().empty(shape, "float32") for shape in ((N, K), K))
+    rung, groups = register_tile(K), blocks(K, 32)
+    none = (None,) * 2
+    launch(
+        rung.file, "conv2d_gradients", (N * groups,), rung.block, gy, *none, 0, 0, None, *none,
+        *none, None, gshift, gbias, None, counters(groups), 0, 0, 1, *s, aligned(gy),
+        options=rung.options,
+    )  # fmt: skip
+    return gshift, gbias
+
+
 def sliced(s: Sizes, rung: Rung, tiles: int) -> tuple[int, Array]:
     """Into how many slices of pixels each tile of gw is cut, and room for what they find."""
     slices = min(blocks(ENOUGH_BLOCKS, tiles), blocks(s.pixels, FEWEST_PIXELS))
