@@ -1,7 +1,8 @@
 """Hand-written reverse-mode automatic differentiation.
 
 Read tensor.py (the graph and backward), function.py (one operation), elementwise.py, shape.py,
-layers.py, losses.py (the operations) and gradcheck.py (how we know that they are right), in this order.
+layers.py, losses.py (the operations) and gradcheck.py (how we know that they are right), in this
+order.
 """
 
 from minddpm.autodiff.elementwise import exp, log, silu, tanh
