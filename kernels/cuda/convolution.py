@@ -121,6 +121,16 @@ def forward(
     )  # fmt: skip
 
 
+def transposed(s: Sizes, x: Array, w: Array, bias: Array, y: Array) -> None:
+    """y = the transpose of the convolution s, of x, + bias: by the kernel for its gradient of x."""
+    rung = chosen(s, s.C)
+    grid = blocks(s.N * s.H * s.W, rung.rows), blocks(s.C, rung.columns)
+    launch(
+        rung.file, "conv2d_gradient_x", grid, rung.block, x, w, None, None, bias, y, None, s.C, 0,
+        *s, _vector(s, (y,), x, w), options=rung.options,
+    )  # fmt: skip
+
+
 class Gradients(NamedTuple):
     """gx in its parts (None where it was not asked for), gw, gshift [N, K], gbias [K]."""
 
@@ -185,7 +195,7 @@ def gradients_apart(
     gxs = tuple(xp.empty(x.shape, "float32") for x in xs)
     gw, C1, pixels = xp.empty(w.shape, "float32"), xs[0].shape[-1], s.N * (s.H >> up) * (s.W >> up)
     for name, rows, columns, arrays in (
-        ("conv2d_gradient_x", pixels, s.C, (gy, w, None, None, *two(gxs), C1, up)),
+        ("conv2d_gradient_x", pixels, s.C, (gy, w, *(None,) * 3, *two(gxs), C1, up)),
         ("conv2d_gradient_w", s.window, s.K, (gy, *two(xs), C1, up, gw)),
     ):
         grid = blocks(rows, rung.rows), blocks(columns, rung.columns)
