@@ -100,6 +100,11 @@ OPERATIONS = {
         lambda x, w, b: F.conv_transpose2d(x, w, b, stride=2, padding=1),
         [normal(2, 3, 2, 3), normal(4, 4, 2, 3), normal(2)],
     ),
+    "conv_transpose2d of what others use, too": (
+        # In this order, in which the mean's backward comes before: see topological_order.
+        lambda x, w, b: (h := F.silu(x)).mean() + F.conv_transpose2d(h, w, b),
+        [normal(2, 3, 2, 3), normal(2, 3, 2, 3), normal(2)],
+    ),
     "conv_transpose2d of pixels": (
         F.conv_transpose2d,
         [normal(2, 1, 1, 3), normal(3, 3, 2, 3), normal(2)],
