@@ -171,10 +171,9 @@ def compose_pixels_backward(
     kernels: ModuleType, gy: Array, x: Array, w: Array, need_gx: bool, plus: Array | None
 ) -> tuple[Array | None, Array, Array]:
     """The same of pictures of one pixel, as a linear layer's."""
-    N, (KH, KW, C_out, C_in) = len(x), w.shape
-    (gx,), gw, gb = kernels.linear_backward(
-        gy.reshape(N, -1), (x.reshape(N, C_in),), window_columns(w)
-    )
+    N, (KH, KW, C_out, _) = len(x), w.shape
+    gy = gy.reshape(N, KH * KW * C_out)
+    (gx,), gw, gb = kernels.linear_backward(gy, (x[:, 0, 0],), window_columns(w))
     gw = array_module(w).ascontiguousarray(gw.T).reshape(w.shape)
     gx = added(kernels, gx.reshape(x.shape), plus) if need_gx else None
     return gx, gw, gb.reshape(KH * KW, C_out).sum(axis=0)

@@ -3,11 +3,11 @@
 This file is the specification: every other kernel set has the same names and signatures and is
 tested against it. It is written to be read, but not to be foolish: no loop over pixels or images.
 
-Conventions: images [N, H, W, C]; convolution weights [KH, KW, C_in, C_out]; linear weights
-[C_in, C_out]; gy is the gradient of the loss with respect to y, so gx has the shape of x. Each
-function keeps the floating-point type that it is given (float32 in use, float64 under gradcheck).
-Arrays may be views of any strides, and are never written to unless the function says "in place":
-one gy may be the gradient of several results.
+Conventions: images [N, H, W, C]; convolution weights [KH, KW, C_in, C_out], of a transposed one
+[KH, KW, C_out, C_in]; linear weights [C_in, C_out]; gy is the gradient of the loss with respect to
+y, so gx has the shape of x. Each function keeps the floating-point type that it is given (float32
+in use, float64 under gradcheck). Arrays may be views of any strides, and are never written to
+unless the function says "in place": one gy may be the gradient of several results.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The hot operations in Numba, under the names and signatures of kernels/reference.py.
 
 Read vector.py (how a kernel is written), gemm.py (the register tile), ladder.py with its rungs,
-norm.py, attention.py, pointwise.py, noise.py, threads.py.
+transposed.py, norm.py, attention.py, pointwise.py, noise.py, threads.py.
 
 float32 only: other types (gradient checks use float64) go to the reference.
 """
