@@ -56,6 +56,14 @@ def convolution(N: int, H: int, C: int, K: int, window: int = 3, stride: int = 1
     return Operation("conv2d", (x, w, b, stride, padding), (gy, x, w, stride, padding))
 
 
+def transposed_convolution(N: int, H: int, C: int, K: int) -> Operation:
+    """One of N pictures of H x H to twice the size, as in DCGAN's generator."""
+    rng = np.random.default_rng(0)
+    x, b, gy = normal(rng, N, H, H, C), normal(rng, K), normal(rng, N, 2 * H, 2 * H, K)
+    w = normal(rng, 4, 4, K, C, scale=(4 * C) ** -0.5)
+    return Operation("conv_transpose2d", (x, w, b, 2, SAME), (gy, x, w, 2, SAME))
+
+
 def linear(rows: int, C: int, K: int) -> Operation:
     """A linear layer of `rows` rows."""
     rng = np.random.default_rng(0)
@@ -164,6 +172,10 @@ def other_operations(N: int) -> dict[str, Callable[[], Operation]]:
         "conv 14x14 64->64 stride 2": partial(convolution, N, 14, 64, 64, stride=2),
         "window 1x1 28x28 96->32": partial(convolution, N, 28, 96, 32, window=1),
         "window 1x1 14x14 128->64": partial(convolution, N, 14, 128, 64, window=1),
+        "conv transposed 7x7 128->64": partial(transposed_convolution, N, 7, 128, 64),
+        "conv transposed 14x14 64->32": partial(transposed_convolution, N, 14, 64, 32),
+        "conv transposed 16x16 128->64": partial(transposed_convolution, N, 16, 128, 64),
+        "conv transposed 14x14 64->1": partial(transposed_convolution, N, 14, 64, 1),
         "linear 49 rows/image 64->64": partial(linear, 49 * N, 64, 64),
         "linear 1 row/image 128->64": partial(linear, N, 128, 64),
         "half block 28x28x32": partial(half_block, N, 28, 32, 32),

@@ -50,10 +50,10 @@ def twin(operation: Operation, layout: torch.memory_format) -> Twin:
     """The same operation in PyTorch, with the same numbers."""
     image = images(layout)
     match operation.function, operation.arguments:
-        case "conv2d", (x, w, b, stride, ((pad, _), _)):
+        case "conv2d" | "conv_transpose2d" as name, (x, w, b, stride, ((pad, _), _)):
             weight = torch.from_numpy(w).permute(3, 2, 0, 1).clone(memory_format=layout)
             return Twin(
-                lambda x, w, b: F.conv2d(x, w, b, stride, pad),
+                lambda x, w, b: getattr(F, name)(x, w, b, stride, pad),
                 (image(x), weight, torch.from_numpy(b)),
                 (nhwc, nhwc, hwio, same),
                 image,

@@ -137,6 +137,48 @@ def compose_norm_silu_conv2d_backward(
     return gxs, gnorm_weight, gnorm_bias, gw, gb, gy.sum(axis=(1, 2))
 
 
+def transposed_shape(
+    x_shape: Sequence[int], w_shape: Sequence[int], stride: int, padding: Padding
+) -> tuple[int, int, int, int]:
+    """[N, OH, OW, C_out], the shape of conv_transpose2d's result."""
+    (N, H, W, _), (KH, KW, C_out, _), ((top, bottom), (left, right)) = x_shape, w_shape, padding
+    return N, (H - 1) * stride - top - bottom + KH, (W - 1) * stride - left - right + KW, C_out
+
+
+def are_pixels(x_shape: Sequence[int], padding: Padding) -> bool:
+    """Whether conv_transpose2d only multiplies: each picture is a pixel, and nothing is cut off."""
+    return tuple(x_shape[1:3]) == (1, 1) and not any(map(any, padding))
+
+
+def window_columns(w: Array) -> Array:
+    """w [KH, KW, C_out, C_in] as the matrix [C_in, KH KW C_out] that such pixels meet."""
+    return array_module(w).ascontiguousarray(w.reshape(-1, w.shape[3]).T)
+
+
+def compose_conv_transpose2d_backward(
+    kernels: ModuleType, gy: Array, x: Array, w: Array, stride: int, padding: Padding,
+    need_gx: bool, plus: Array | None,
+) -> tuple[Array | None, Array, Array]:  # fmt: skip
+    """Its backward: the convolution itself, and its gradient of w with x and gy exchanged."""
+    _, gw, _ = kernels.conv2d_backward(x, gy, w, stride, padding, need_gx=False)
+    gb = gy.sum(axis=(0, 1, 2))
+    if not need_gx:
+        return None, gw, gb
+    return added(kernels, kernels.conv2d(gy, w, None, stride, padding), plus), gw, gb
+
+
+def compose_pixels_backward(
+    kernels: ModuleType, gy: Array, x: Array, w: Array, need_gx: bool, plus: Array | None
+) -> tuple[Array | None, Array, Array]:
+    """The same of pictures of one pixel, as a linear layer's."""
+    N, (KH, KW, C_out, _) = len(x), w.shape
+    gy = gy.reshape(N, KH * KW * C_out)
+    (gx,), gw, gb = kernels.linear_backward(gy, (x[:, 0, 0],), window_columns(w))
+    gw = array_module(w).ascontiguousarray(gw.T).reshape(w.shape)
+    gx = added(kernels, gx.reshape(x.shape), plus) if need_gx else None
+    return gx, gw, gb.reshape(KH * KW, C_out).sum(axis=0)
+
+
 def compose_linears(
     kernels: ModuleType, x: Array, ws: Sequence[Array], bs: Sequence[Array]
 ) -> tuple[Array, ...]:

@@ -3,11 +3,11 @@
 This file is the specification: every other kernel set has the same names and signatures and is
 tested against it. It is written to be read, but not to be foolish: no loop over pixels or images.
 
-Conventions: images [N, H, W, C]; convolution weights [KH, KW, C_in, C_out]; linear weights
-[C_in, C_out]; gy is the gradient of the loss with respect to y, so gx has the shape of x. Each
-function keeps the floating-point type that it is given (float32 in use, float64 under gradcheck).
-Arrays may be views of any strides, and are never written to unless the function says "in place":
-one gy may be the gradient of several results.
+Conventions: images [N, H, W, C]; convolution weights [KH, KW, C_in, C_out], of a transposed one
+[KH, KW, C_out, C_in]; linear weights [C_in, C_out]; gy is the gradient of the loss with respect to
+y, so gx has the shape of x. Each function keeps the floating-point type that it is given (float32
+in use, float64 under gradcheck). Arrays may be views of any strides, and are never written to
+unless the function says "in place": one gy may be the gradient of several results.
 """
 
 import math
@@ -25,6 +25,7 @@ from minddpm.kernels.compose import (
     Parts,
     added,
     all_added,
+    compose_conv_transpose2d_backward,
     compose_denoise,
     compose_linears,
     compose_linears_backward,
@@ -34,6 +35,7 @@ from minddpm.kernels.compose import (
     joined,
     normalised,
     spread,
+    transposed_shape,
 )
 
 THIS = sys.modules[__name__]  # the kernel set that operations made of others are made of here
@@ -113,6 +115,32 @@ def _conv2d_backward_data(
     turned = xp.ascontiguousarray(w[::-1, ::-1].swapaxes(2, 3))
     gx = conv2d(spread, turned, None, 1, ((KH - 1, KH - 1), (KW - 1, KW - 1)))
     return xp.ascontiguousarray(gx[:, top : top + H, left : left + W])
+
+
+def conv_transpose2d(x: Array, w: Array, b: Array, stride: int, padding: Padding) -> Array:
+    """y[n,i*stride+kh,j*stride+kw,:] sums up x[n,i,j,:] @ w[kh,kw]^T over all i, j, kh, kw; + b.
+
+    The transpose of conv2d with the same w: each pixel of x leaves its window in y, whose padding
+    is cut off again (Dumoulin and Visin 2016, chapter 4; the generator of Radford et al. 2016).
+    x [N, H, W, C_in], w [KH, KW, C_out, C_in], as conv2d from C_out to C_in channels has it, b
+    [C_out] -> y [N, OH, OW, C_out] with OH = (H - 1) * stride - top - bottom + KH.
+    """
+    shape = transposed_shape(x.shape, w.shape, stride, padding)
+    y = _conv2d_backward_data(x, shape, w, stride, padding)
+    y += b
+    return y
+
+
+def conv_transpose2d_backward(
+    gy: Array, x: Array, w: Array, stride: int, padding: Padding, need_gx: bool = True,
+    plus: Array | None = None,
+) -> tuple[Array | None, Array, Array]:  # fmt: skip
+    """gx (None unless need_gx), gw, gb [C_out].
+
+    Where conv2d is y = A x, this is y = A^T x, so gx = A gy: conv2d of gy. <gy, A^T x> = <A gy, x>,
+    so gw is that of conv2d, with gy as its picture and x as the gradient of its result.
+    """
+    return compose_conv_transpose2d_backward(THIS, gy, x, w, stride, padding, need_gx, plus)
 
 
 # --- linear --------------------------------------------------------------------------------------

@@ -26,6 +26,23 @@ def conv2d(x, w, b, stride, padding):
     return y
 
 
+def conv_transpose2d(x, w, b, stride, padding):
+    """w [KH, KW, C_out, C_in]: each pixel of x adds its window to y, whose sides are then cut."""
+    (top, bottom), (left, right) = padding
+    N, H, W, _ = x.shape
+    KH, KW, C_out, _ = w.shape
+    whole = np.zeros((N, (H - 1) * stride + KH, (W - 1) * stride + KW, C_out))
+    for n in range(N):
+        for i in range(H):
+            for j in range(W):
+                for kh in range(KH):
+                    for kw in range(KW):
+                        for k in range(C_out):
+                            value = w[kh, kw, k].astype(float) @ x[n, i, j].astype(float)
+                            whole[n, i * stride + kh, j * stride + kw, k] += value
+    return whole[:, top : whole.shape[1] - bottom, left : whole.shape[2] - right] + b
+
+
 def group_norm(x, weight, bias, groups, eps):
     N, C = x.shape[0], x.shape[-1]
     flat = x.reshape(N, -1, C).astype(float)

@@ -243,6 +243,20 @@ def test_any_change_in_place_is_noticed(shape, change):
         (lambda x: F.conv2d(x, Tensor(np.ones((3, 3, 2, 4))), Tensor(np.ones(4))), "conv2d"),
         (lambda x: F.conv2d(x, Tensor(np.ones((3, 3, 3, 4))), Tensor(np.ones(3))), "bias"),
         (lambda x: F.conv2d(x, Tensor(np.ones((9, 9, 3, 4))), Tensor(np.ones(4))), "smaller"),
+        (
+            lambda x: F.conv_transpose2d(x, Tensor(np.ones((3, 3, 3, 4))), Tensor(np.ones(3))),
+            "conv_transpose2d: x",
+        ),
+        (
+            lambda x: F.conv_transpose2d(x, Tensor(np.ones((3, 3, 4, 3))), Tensor(np.ones(3))),
+            "conv_transpose2d: bias",
+        ),
+        (
+            lambda x: F.conv_transpose2d(
+                x, Tensor(np.ones((3, 3, 4, 3))), Tensor(np.ones(4)), 1, 3
+            ),
+            "size",
+        ),
         (lambda x: F.linear(x, Tensor(np.ones((2, 4))), Tensor(np.ones(4))), "linear"),
         (lambda x: F.group_norm(x, Tensor(np.ones(3)), Tensor(np.ones(3)), 2, 1e-5), "2 equal"),
         (lambda x: F.group_norm(x, Tensor(np.ones(2)), Tensor(np.ones(3)), 1, 1e-5), "weight"),

@@ -362,6 +362,22 @@ def test_conv2d(data):
 
 @few
 @given(
+    N=st.integers(1, 2), H=SIZE, W=SIZE, C_in=st.sampled_from([1, 8, 33]),
+    C_out=st.sampled_from([1, 8, 20]), window=st.sampled_from([(4, 4, 2, 1), (3, 2, 1, 0)]),
+    need_gx=st.booleans(), with_plus=st.booleans(),
+)  # fmt: skip
+def test_conv_transpose2d(N, H, W, C_in, C_out, window, need_gx, with_plus):
+    KH, KW, stride, pad = window
+    how = stride, ((pad, pad), (pad, pad))
+    x, w, b = draw(0, (N, H, W, C_in), (KH, KW, C_out, C_in), C_out)
+    y = same("conv_transpose2d", x, w, b, *how, tolerance=5e-6)
+    (gy,) = draw(1, y.shape)
+    plus = x if need_gx and with_plus else None
+    same("conv_transpose2d_backward", gy, x, w, *how, need_gx, plus, tolerance=5e-6)
+
+
+@few
+@given(
     rows=st.sampled_from([1, 7, 130]), K=st.sampled_from([1, 8, 70]),
     parts=st.sampled_from([(1,), (8,), (4, 8), (3, 2), (1, 2, 3)]),
 )  # fmt: skip

@@ -96,6 +96,23 @@ OPERATIONS = {
         lambda x, w, b: F.conv2d(x, w, b, stride=2, padding=PAD),
         [normal(1, 6, 5, 2), normal(3, 2, 2, 3), normal(3)],
     ),
+    "conv_transpose2d 4x4, stride 2": (
+        lambda x, w, b: F.conv_transpose2d(x, w, b, stride=2, padding=1),
+        [normal(2, 3, 2, 3), normal(4, 4, 2, 3), normal(2)],
+    ),
+    "conv_transpose2d of what others use, too": (
+        # In this order, in which the mean's backward comes before: see topological_order.
+        lambda x, w, b: (h := F.silu(x)).mean() + F.conv_transpose2d(h, w, b),
+        [normal(2, 3, 2, 3), normal(2, 3, 2, 3), normal(2)],
+    ),
+    "conv_transpose2d of pixels": (
+        F.conv_transpose2d,
+        [normal(2, 1, 1, 3), normal(3, 3, 2, 3), normal(2)],
+    ),
+    "conv_transpose2d asymmetric": (
+        lambda x, w, b: F.conv_transpose2d(x, w, b, stride=2, padding=PAD),
+        [normal(1, 3, 4, 2), normal(3, 2, 3, 2), normal(3)],
+    ),
     "group_norm": (
         lambda x, w, b: F.group_norm(x, w, b, 2, 1e-5),
         [normal(2, 3, 4, 6), normal(6), normal(6)],
@@ -168,6 +185,11 @@ def embedding():
 
 LAYERS = {
     "Conv2d": lambda: (layer := nn.Conv2d(3, 4, 3, padding=1), layer, normal(2, 4, 5, 3)),
+    "ConvTranspose2d": lambda: (
+        layer := nn.ConvTranspose2d(3, 4, 4, stride=2, padding=1),
+        layer,
+        normal(2, 3, 2, 3),
+    ),
     "Linear": lambda: (layer := nn.Linear(3, 4), layer, normal(2, 3)),
     "Embedding": embedding,
     "GroupNorm": lambda: (layer := nn.GroupNorm(2, 4), layer, normal(2, 3, 3, 4)),

@@ -153,6 +153,101 @@ def test_conv2d_backward_leaves_out_gx_when_nobody_needs_it(any_backend):
     assert gw.shape == w.shape
 
 
+# (KH, KW, stride, padding): DCGAN's, each way of the CPU's kernels, and awkward ones.
+TRANSPOSED = st.one_of(
+    st.just((4, 4, 2, ((1, 1), (1, 1)))),
+    st.just((3, 3, 1, ((1, 1), (2, 0)))),
+    st.just((1, 1, 1, ((0, 0), (0, 0)))),
+    st.tuples(
+        st.integers(1, 4), st.integers(1, 3), st.integers(1, 3),
+        st.tuples(*[st.tuples(*[st.integers(0, 2)] * 2)] * 2),
+    ),
+)  # fmt: skip
+
+
+@few
+@given(
+    N=st.integers(1, 3), H=st.sampled_from([1, 2, 5, 7]), W=st.sampled_from([1, 3, 8]),
+    C_in=CHANNELS, C_out=CHANNELS, how=TRANSPOSED, seed=st.integers(0, 99),
+)  # fmt: skip
+def test_conv_transpose2d(any_backend, N, H, W, C_in, C_out, how, seed):
+    KH, KW, stride, padding = how
+    x, w, b = draw(seed, (N, H, W, C_in), (KH, KW, C_out, C_in), (C_out,))
+    y = naive.conv_transpose2d(x, w, b, stride, padding)
+    if 0 in y.shape:
+        return  # the padding cuts everything off: the autodiff refuses it
+    check(backend.kernels.conv_transpose2d(*device(x, w, b), stride, padding), y, WINOGRAD)
+    # <y, conv_transpose2d(x)> = <conv2d(y), x>: what it is called after
+    (v,) = draw(seed + 1, y.shape)
+    left, right = (v * (y - b)).sum(), (naive.conv2d(v, w, 0, stride, padding) * x).sum()
+    assert abs(left - right) <= 1e-10 * np.sqrt((v**2).sum() * (y**2).sum())
+
+
+# Those that go to rung 3, to Winograd by sub-pixels, and to a matrix product on the CPU.
+SHAPES_OF_A_GENERATOR = [
+    ((3, 7, 7, 33), 20, 4, 2, 1),
+    ((3, 14, 14, 32), 1, 4, 2, 1),
+    ((9, 8, 8, 33), 20, 4, 2, 1),
+    ((17, 4, 4, 8), 5, 4, 2, 1),
+    ((5, 1, 1, 40), 9, 7, 1, 0),
+    ((5, 1, 1, 40), 9, 4, 2, 1),
+    ((2, 9, 9, 16), 16, 3, 1, 1),
+    ((2, 5, 5, 3), 4, 2, 3, 0),
+]
+
+
+@pytest.mark.parametrize(("x_shape", "C_out", "K", "stride", "pad"), SHAPES_OF_A_GENERATOR)
+def test_conv_transpose2d_of_a_generator(any_backend, x_shape, C_out, K, stride, pad):
+    padding = ((pad, pad), (pad, pad))
+    x, w, b = draw(0, x_shape, (K, K, C_out, x_shape[3]), (C_out,))
+    y = exactly("conv_transpose2d", x, w, b, stride, padding)
+    check(backend.kernels.conv_transpose2d(*device(x, w, b), stride, padding), y, WINOGRAD)
+    gy, plus = draw(1, y.shape, x.shape)
+    arrays = device(gy, x, w)
+    exact = exactly("conv_transpose2d_backward", gy, x, w, stride, padding)
+    results = backend.kernels.conv_transpose2d_backward(*arrays, stride, padding)
+    for gradient, expected in zip(results, exact, strict=True):
+        check(gradient, expected, WINOGRAD)
+    gx, _, _ = backend.kernels.conv_transpose2d_backward(
+        *arrays, stride, padding, True, *device(plus)
+    )
+    check(gx, exact[0] + plus, WINOGRAD)
+    gx, gw, gb = backend.kernels.conv_transpose2d_backward(*arrays, stride, padding, False)
+    assert gx is None
+    check(gw, exact[1], WINOGRAD)
+    check(gb, exact[2], WINOGRAD)
+
+
+@few
+@given(
+    N=st.integers(1, 3), H=st.sampled_from([1, 2, 5, 7]), W=st.sampled_from([1, 3, 8]),
+    C_in=CHANNELS, C_out=CHANNELS, how=TRANSPOSED, seed=st.integers(0, 99),
+)  # fmt: skip
+def test_conv_transpose2d_backward_is_the_transpose(
+    any_backend, N, H, W, C_in, C_out, how, seed
+):  # fmt: skip
+    """It is linear in x, w and b: see test_conv2d_backward_is_the_transpose."""
+    KH, KW, stride, padding = how
+    x, w, dx, dw, db = draw(
+        seed, *[(N, H, W, C_in), (KH, KW, C_out, C_in)] * 2, (C_out,)
+    )  # fmt: skip
+    y = naive.conv_transpose2d(x, w, 0, stride, padding)
+    if 0 in y.shape:
+        return
+    (gy,) = draw(seed + 1, y.shape)
+    gradients = backend.kernels.conv_transpose2d_backward(*device(gy, x, w), stride, padding)
+    effects = (
+        naive.conv_transpose2d(dx, w, 0, stride, padding),
+        naive.conv_transpose2d(x, dw, 0, stride, padding),
+        np.broadcast_to(db, gy.shape),
+    )
+    for gradient, change, effect in zip(gradients, (dx, dw, db), effects, strict=True):
+        gradient = backend.to_numpy(gradient)
+        assert gradient.shape == change.shape
+        scale = np.sqrt((gy**2).sum() * (effect**2).sum()) + 1
+        assert abs((gy * effect).sum() - (gradient * change).sum()) <= 1e-5 * scale
+
+
 @few
 @given(
     N=st.integers(1, 3), H=SIZES, W=SIZES, groups=st.sampled_from([1, 2, 3]),

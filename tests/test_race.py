@@ -77,6 +77,8 @@ BODIES = [
     *(("a_rung", dict(rung=rung, data=Drawn(4, 1, True))) for rung in convolution.RUNGS),
     ("a_rung", dict(rung="4 register tile", data=Drawn(3, 0, True))),  # without vectors
     ("conv2d", dict(data=Drawn(True, True))),
+    ("conv_transpose2d",
+     dict(N=2, H=3, W=5, C_in=8, C_out=8, window=(4, 4, 2, 1), need_gx=True, with_plus=True)),
     ("linear", dict(rows=130, K=8, parts=(4, 8))),
     ("linears", dict(shape=(3, 49), C=8, Ks=(3, 70), with_plus=True)),
     ("norm_silu_conv2d",

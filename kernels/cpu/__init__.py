@@ -1,7 +1,7 @@
 """The hot operations in Numba, under the names and signatures of kernels/reference.py.
 
 Read vector.py (how a kernel is written), gemm.py (the register tile), ladder.py with its rungs,
-norm.py, attention.py, pointwise.py, noise.py, threads.py.
+transposed.py, norm.py, attention.py, pointwise.py, noise.py, threads.py.
 
 float32 only: other types (gradient checks use float64) go to the reference.
 """
@@ -22,7 +22,7 @@ with own_cache():
     from minddpm.kernels.cpu import attention as _attention
     from minddpm.kernels.cpu import conv4_winograd as winograd
     from minddpm.kernels.cpu import noise as _noise
-    from minddpm.kernels.cpu import norm, pointwise, rows
+    from minddpm.kernels.cpu import norm, pointwise, rows, transposed
     from minddpm.kernels.cpu import threads as _threads
     from minddpm.kernels.cpu.kept import constant_weights
     from minddpm.kernels.cpu.ladder import choose, fused_tile, is_wide_3x3
@@ -36,9 +36,10 @@ THIS = sys.modules[__name__]
 
 __all__ = [
     "adam", "add", "add_all", "add_to", "attention", "attention_backward", "clip_scale",
-    "constant_weights", "conv2d", "conv2d_backward", "denoise", "dropout", "ema", "group_norm",
-    "group_norm_backward", "group_norm_silu", "group_norm_silu_backward", "linear",
-    "linear_backward", "linears", "linears_backward", "norm_silu_conv2d",
+    "constant_weights", "conv2d", "conv2d_backward", "conv_transpose2d",
+    "conv_transpose2d_backward", "denoise", "dropout", "ema", "group_norm", "group_norm_backward",
+    "group_norm_silu", "group_norm_silu_backward", "linear", "linear_backward", "linears",
+    "linears_backward", "norm_silu_conv2d",
     "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal", "random_bits",
     "random_normal", "random_uniform", "sampler_step", "sampler_step_normal", "silu",
     "silu_backward", "squared_norm", "timestep_features", "upsample_conv2d",
@@ -71,6 +72,25 @@ def conv2d(x, w, b, stride: int, padding: Padding):
 def conv2d_backward(gy, x, w, stride: int, padding: Padding, need_gx: bool = True, plus=None):
     rung = choose(x.shape, w.shape, stride, padding)
     gx, gw, gb = rung.backward(gy, x, w, stride, padding, need_gx)
+    return compose.added(THIS, gx, plus), gw, gb
+
+
+@float32_only
+def conv_transpose2d(x, w, b, stride: int, padding: Padding):
+    return transposed.conv_transpose2d(x, w, b, stride, padding)
+
+
+@float32_only
+def conv_transpose2d_backward(
+    gy, x, w, stride: int, padding: Padding, need_gx: bool = True, plus=None
+):
+    if compose.are_pixels(x.shape, padding):
+        return compose.compose_pixels_backward(THIS, gy, x, w, need_gx, plus)
+    if transposed.is_of_the_ladder(gy.shape, w.shape, stride, padding):
+        return compose.compose_conv_transpose2d_backward(
+            THIS, gy, x, w, stride, padding, need_gx, plus
+        )
+    gx, gw, gb = transposed.backward(gy, x, w, stride, padding, need_gx)
     return compose.added(THIS, gx, plus), gw, gb
 
 

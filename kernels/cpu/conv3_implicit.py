@@ -33,6 +33,7 @@ from minddpm.kernels.cpu.memory import (
     add_columns,
     address,
     clear,
+    copy_floats,
     copy_picture,
     floats,
     integers_at,
@@ -70,13 +71,12 @@ def convolve(at, line, C, KH, KW, stride, packed, K, bias, y, OH, OW, y_line, y_
 
 
 @serial
-def convolve_few(at, line, C, KH, KW, stride, w, K, bias, y, OH, OW, space):
+def convolve_few(at, line, C, KH, KW, stride, w, K, bias, y, OH, OW, y_line, y_pixel, space):
     """convolve for very few output channels and whole vectors in a line of the window.
 
-    w [K, KH, KW C]; y [OH, OW, K].
+    w [K, KH, KW C].
     """
-    step, out = stride * C * 4, floats(space, DOTS)
-    result, b = floats(y, OH * OW * K), floats(bias, K)
+    step, out, b = stride * C * 4, floats(space, DOTS), floats(bias, K)
     for i in range(OH):
         for j in range(0, OW, DOTS):
             for k in range(K):
@@ -92,7 +92,7 @@ def convolve_few(at, line, C, KH, KW, stride, w, K, bias, y, OH, OW, space):
                     )
                 )
                 for m in range(min(DOTS, OW - j)):
-                    result[(i * OW + j + m) * K + k] = out[m] + b[k]
+                    floats(y + i * y_line + (j + m) * y_pixel, K)[k] = out[m] + b[k]
 
 
 @task
@@ -110,8 +110,9 @@ def _forward(t, threads, at):
         line, to = PW * s.C * 4, y + n * s.OH * s.OW * s.K * 4
         if few:
             convolve_few(
-                picture, line, s.C, s.KH, s.KW, s.stride, w, s.K, bias, to, s.OH, s.OW, space
-            )
+                picture, line, s.C, s.KH, s.KW, s.stride, w, s.K, bias, to, s.OH, s.OW,
+                s.OW * s.K * 4, s.K * 4, space,
+            )  # fmt: skip
         else:
             convolve(
                 picture, line, s.C, s.KH, s.KW, s.stride, w, s.K, bias, to, s.OH, s.OW,
@@ -159,8 +160,14 @@ def gradient_floats(s):
 
 
 @serial
+def gives_few(s):
+    """Whether the phases of the gradient of x are convolutions as convolve_few wants them."""
+    return s.C <= FEW and s.K % W == 0
+
+
+@serial
 def gradient_of_x(s, g_at, phases, packed, bias, gx, space):
-    """gx of one picture, phase by phase; g_at: gy between zeros; phases: see pack_phases."""
+    """gx + bias of one picture, phase by phase; g_at: gy between zeros; phases: see pack_phases."""
     starts = integers_at(phases, s.stride * s.stride)
     border_h, border_w, _, width = gradient_sizes(s)
     number = 0
@@ -179,16 +186,21 @@ def gradient_of_x(s, g_at, phases, packed, bias, gx, space):
             from_h, from_w = q - taps_h + 1 + border_h, qw - taps_w + 1 + border_w
             to = gx + (a * s.W + b) * s.C * 4
             y_line, y_pixel = s.stride * s.W * s.C * 4, s.stride * s.C * 4
-            if taps_h > 0 and taps_w > 0:
-                convolve(
-                    g_at + (from_h * width + from_w) * s.K * 4, width * s.K * 4, s.K, taps_h,
-                    taps_w, 1, packed + starts[number] * 4, s.C, bias, to, rows, columns, y_line,
-                    y_pixel, space,
-                )  # fmt: skip
-            else:  # a window narrower than the stride passes over these pixels
+            g, w = g_at + (from_h * width + from_w) * s.K * 4, packed + starts[number] * 4
+            if taps_h <= 0 or taps_w <= 0:  # a window narrower than the stride passes over these
                 for i in range(rows):
                     for j in range(columns):
-                        clear(to + i * y_line + j * y_pixel, s.C)
+                        copy_floats(bias, to + i * y_line + j * y_pixel, s.C)
+            elif gives_few(s):
+                convolve_few(
+                    g, width * s.K * 4, s.K, taps_h, taps_w, 1, w, s.C, bias, to, rows, columns,
+                    y_line, y_pixel, space,
+                )  # fmt: skip
+            else:
+                convolve(
+                    g, width * s.K * 4, s.K, taps_h, taps_w, 1, w, s.C, bias, to, rows, columns,
+                    y_line, y_pixel, space,
+                )  # fmt: skip
             number += 1
 
 
@@ -264,16 +276,16 @@ def _backward(t, threads, at):
             gradient_of_x(s, g_at, phases, packed, bias, to, space)
 
 
-def pack_phases(w, stride):
+def pack_phases(w, stride, few):
     """The taps of every phase, turned and transposed: one buffer, and where each phase begins."""
-    C = w.shape[2]
+    C, arrange = w.shape[2], transposed if few else pack
     parts, starts, size = [], np.zeros(stride * stride, np.int64), 0
     for r in range(stride):
         for rw in range(stride):
             taps = w[r::stride, rw::stride][::-1, ::-1].swapaxes(2, 3)
             starts[r * stride + rw] = size
             if taps.size:
-                parts.append(pack(taps.reshape(-1, C)).reshape(-1))
+                parts.append(arrange(taps.reshape(-1, C)).reshape(-1))
                 size += parts[-1].size
     return np.concatenate(parts), starts
 
@@ -282,7 +294,7 @@ def conv2d_backward(gy, x, w, stride, padding, need_gx=True):
     """gx, gw, gb of kernels.reference.conv2d_backward for any window, stride and padding."""
     s = Shape.of(x.shape, w.shape, stride, padding)
     few = s.K <= FEW
-    packed, phases = pack_phases(w, stride)
+    packed, phases = pack_phases(w, stride, gives_few(s))
     bias = padded_bias(None, s.C)
     gx = np.empty(x.shape, np.float32) if need_gx else None
     lines, columns = gradient_layout(s, few)
@@ -293,7 +305,12 @@ def conv2d_backward(gy, x, w, stride, padding, need_gx=True):
         address(bias), address(gx), address(gw), gw.strides[0], address(gb), gb.strides[0],
         address(space), space.strides[0],
     )  # fmt: skip
+    return gx, summed(gw, s, few).reshape(w.shape), gb[:, : s.K].sum(axis=0)
+
+
+def summed(gw, s, few):
+    """The gradients of w that the threads have found, together: [KH, KW C, K]."""
+    lines, columns = gradient_layout(s, few)
     total = gw[:, : s.KH * lines * columns].sum(axis=0).reshape(s.KH, lines, columns)
     D = s.KW * s.C
-    gw = total[:, :, :D].swapaxes(1, 2) if few else total[:, :D, : s.K]
-    return gx, np.ascontiguousarray(gw).reshape(w.shape), gb[:, : s.K].sum(axis=0)
+    return np.ascontiguousarray(total[:, :, :D].swapaxes(1, 2) if few else total[:, :D, : s.K])

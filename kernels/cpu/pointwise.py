@@ -60,6 +60,30 @@ def upsample_backward(gy, gx):
                 )
 
 
+@fast
+def depth_to_space(z, y):
+    """z [N, H, W, 2 2 C] -> y [N, 2H, 2W, C]: the channels of a pixel become 2 x 2 pixels."""
+    N, H2, W2, C = y.shape
+    for r in prange(N * H2):
+        n, i = divmod(np.int64(r), H2)
+        for j in range(W2):
+            first = (i % 2 * 2 + j % 2) * C
+            for c in range(C):
+                y[n, i, j, c] = z[n, i // 2, j // 2, first + c]
+
+
+@fast
+def space_to_depth(y, z):
+    """And back."""
+    N, H2, W2, C = y.shape
+    for r in prange(N * H2):
+        n, i = divmod(np.int64(r), H2)
+        for j in range(W2):
+            first = (i % 2 * 2 + j % 2) * C
+            for c in range(C):
+                z[n, i // 2, j // 2, first + c] = y[n, i, j, c]
+
+
 @njit
 def mix(x0, noise, a, b, x_t):
     """x_t = a x0 + b noise for numbers a, b."""

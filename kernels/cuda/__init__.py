@@ -26,9 +26,10 @@ THIS = sys.modules[__name__]
 
 __all__ = [
     "adam", "add", "add_all", "add_to", "attention", "attention_backward", "clip_scale",
-    "constant_weights", "conv2d", "conv2d_backward", "denoise", "dropout", "ema", "group_norm",
-    "group_norm_backward", "group_norm_silu", "group_norm_silu_backward", "linear",
-    "linear_backward", "linears", "linears_backward", "norm_silu_conv2d",
+    "constant_weights", "conv2d", "conv2d_backward", "conv_transpose2d",
+    "conv_transpose2d_backward", "denoise", "dropout", "ema", "group_norm", "group_norm_backward",
+    "group_norm_silu", "group_norm_silu_backward", "linear", "linear_backward", "linears",
+    "linears_backward", "norm_silu_conv2d",
     "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal", "random_bits",
     "random_normal", "random_uniform", "sampler_step", "sampler_step_normal", "silu",
     "silu_backward", "squared_norm", "timestep_features", "upsample_conv2d",
@@ -86,6 +87,28 @@ def conv2d(x, w, b, stride: int, padding: Padding):
 def conv2d_backward(gy, x, w, stride: int, padding: Padding, need_gx: bool = True, plus=None):
     g = _gradients(gy, (x,), w, stride, padding, need_gx=need_gx, plus=(plus,))
     return g.gxs[0] if need_gx else None, g.w, g.bias
+
+
+@float32_only
+def conv_transpose2d(x, w, b, stride: int, padding: Padding):
+    shape = compose.transposed_shape(x.shape, w.shape, stride, padding)
+    if compose.are_pixels(x.shape, padding):
+        bias = cupy().tile(b, shape[1] * shape[2])
+        return linear((x[:, 0, 0],), compose.window_columns(w), bias).reshape(shape)
+    (y,) = _empty(shape)
+    convolution.transposed(Sizes.of((y,), w.shape, stride, padding), x, w, b, y)
+    return y
+
+
+@float32_only
+def conv_transpose2d_backward(
+    gy, x, w, stride: int, padding: Padding, need_gx: bool = True, plus=None
+):
+    if compose.are_pixels(x.shape, padding):
+        return compose.compose_pixels_backward(THIS, gy, x, w, need_gx, plus)
+    gx = _convolved((gy,), w, None, stride, padding, extra=plus) if need_gx else None
+    gw = _gradients(x, (gy,), w, stride, padding, need_gx=False).w
+    return gx, gw, convolution.sum_pixels(gy)[1]
 
 
 @float32_only

@@ -11,8 +11,8 @@ conv2d(const float* x1, const float* x2, int C1, int up, const float* w, const f
 
 extern "C" __global__ void __launch_bounds__(BOUNDS)
 conv2d_gradient_x(const float* gy, const float* w, const float* plus1, const float* plus2,
-                  float* gx1, float* gx2, int C1, int up, SIZES) {
-    product(GradientX{gy, w, plus1, plus2, gx1, gx2, C1, up, GIVEN});
+                  const float* bias, float* gx1, float* gx2, int C1, int up, SIZES) {
+    product(GradientX{gy, w, plus1, plus2, gx1, gx2, C1, up, GIVEN, bias});
 }
 
 extern "C" __global__ void __launch_bounds__(BOUNDS)

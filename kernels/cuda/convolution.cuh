@@ -81,13 +81,15 @@ struct Forward {
     }
 };
 
-// gx goes to the two parts of x, and plus (or null) is added to it. With up a pixel of x counts as
-// four, each with a window of its own.
+// gx goes to the two parts of x, and plus and bias (or null) are added to it: with a bias it is the
+// result of a transposed convolution. With up a pixel of x counts as four, each with a window of its
+// own.
 struct GradientX {
     const float *gy, *w, *plus1, *plus2;
     float *gx1, *gx2;
     int C1, up;
     Sizes s;
+    const float* bias = nullptr;
     static constexpr bool a_along_depth = true, b_along_columns = false;
 
     __device__ bool vector() const { return s.vector; }
@@ -121,6 +123,7 @@ struct GradientX {
     }
     __device__ float4 b4(int d, int c) const { return at4(weight(d, c), true); }
     __device__ void store(int row, int c, float value) const {
+        if (bias) value += bias[c];
         bool first = c < C1;
         long long at = first ? (long long)row * C1 + c : (long long)row * (s.C - C1) + (c - C1);
         const float* plus = first ? plus1 : plus2;

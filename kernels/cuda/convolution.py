@@ -121,6 +121,16 @@ def forward(
     )  # fmt: skip
 
 
+def transposed(s: Sizes, x: Array, w: Array, bias: Array, y: Array) -> None:
+    """y = the transpose of the convolution s, of x, + bias: by the kernel for its gradient of x."""
+    rung = chosen(s, s.C)
+    grid = blocks(s.N * s.H * s.W, rung.rows), blocks(s.C, rung.columns)
+    launch(
+        rung.file, "conv2d_gradient_x", grid, rung.block, x, w, None, None, bias, y, None, s.C, 0,
+        *s, _vector(s, (y,), x, w), options=rung.options,
+    )  # fmt: skip
+
+
 class Gradients(NamedTuple):
     """gx in its parts (None where it was not asked for), gw, gshift [N, K], gbias [K]."""
 
@@ -153,6 +163,24 @@ def backward(
     return Gradients(gxs, gw, gshift, gbias)
 
 
+def sum_pixels(gy: Array) -> tuple[Array, Array]:
+    """gy [N, H, W, K] summed over the pixels of each image, [N, K], and over all images, [K].
+
+    By those of rung 4's three kinds of blocks that do so.
+    """
+    N, K = gy.shape[0], gy.shape[3]
+    s = Sizes.of((gy,), (1, 1, K, K), 1, ((0, 0), (0, 0)))
+    gshift, gbias = (cupy().empty(shape, "float32") for shape in ((N, K), K))
+    rung, groups = register_tile(K), blocks(K, 32)
+    none = (None,) * 2
+    launch(
+        rung.file, "conv2d_gradients", (N * groups,), rung.block, gy, *none, 0, 0, None, *none,
+        *none, None, gshift, gbias, None, counters(groups), 0, 0, 1, *s, aligned(gy),
+        options=rung.options,
+    )  # fmt: skip
+    return gshift, gbias
+
+
 def sliced(s: Sizes, rung: Rung, tiles: int) -> tuple[int, Array]:
     """Into how many slices of pixels each tile of gw is cut, and room for what they find."""
     slices = min(blocks(ENOUGH_BLOCKS, tiles), blocks(s.pixels, FEWEST_PIXELS))
@@ -167,7 +195,7 @@ def gradients_apart(
     gxs = tuple(xp.empty(x.shape, "float32") for x in xs)
     gw, C1, pixels = xp.empty(w.shape, "float32"), xs[0].shape[-1], s.N * (s.H >> up) * (s.W >> up)
     for name, rows, columns, arrays in (
-        ("conv2d_gradient_x", pixels, s.C, (gy, w, None, None, *two(gxs), C1, up)),
+        ("conv2d_gradient_x", pixels, s.C, (gy, w, *(None,) * 3, *two(gxs), C1, up)),
         ("conv2d_gradient_w", s.window, s.K, (gy, *two(xs), C1, up, gw)),
     ):
         grid = blocks(rows, rung.rows), blocks(columns, rung.columns)

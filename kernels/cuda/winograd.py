@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from minddpm.backend import Array, precision
 from minddpm.kernels.compose import Parts
-from minddpm.kernels.cuda.convolution import Gradients, Sizes, register_tile
-from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, launch
+from minddpm.kernels.cuda.convolution import Gradients, Sizes, sum_pixels
+from minddpm.kernels.cuda.launch import blocks, cupy, launch
 
 FILE = "conv5_winograd.cu"
 BLOCK = (32, 8)
@@ -79,8 +79,8 @@ def backward(
         _convolved(gy, w, gx, 2 - s.top, 2 - s.left, True, extra=extra)
     tiles = _tiles(s.N, s.OH, s.OW)
     v = _to_points(x, tiles, s.top, s.left)
-    d, du = (xp.empty(n, "float32") for n in ((36, tiles[0], s.K), (36, s.C, s.K)))
-    gw, gshift, gbias = (xp.empty(n, "float32") for n in (w.shape, (s.N, s.K), s.K))
+    shapes = (36, tiles[0], s.K), (36, s.C, s.K), w.shape
+    d, du, gw = (xp.empty(shape, "float32") for shape in shapes)
     grid = blocks(tiles[0], 8), blocks(s.K, 32)
     launch(FILE, "gradient_to_points", grid, BLOCK, gy, d, s.OH, s.OW, s.K, *tiles)
     grid = blocks(s.C, 64), blocks(s.K, 64), 36
@@ -88,12 +88,5 @@ def backward(
     launch(FILE, "weights_at_points", grid, (256,), v, d, du, tiles[0], s.C, s.K, vector)
     grid = blocks(s.K, 32), blocks(s.C, 8)
     launch(FILE, "weights_from_points", grid, BLOCK, du, gw, s.C, s.K)
-    # Of rung 4's three kinds of blocks only those that add up gy.
-    rung, groups = register_tile(s.K), blocks(s.K, 32)
-    none = (None,) * 2
-    launch(
-        rung.file, "conv2d_gradients", (s.N * groups,), rung.block, gy, *none, 0, 0, None, *none,
-        *none, None, gshift, gbias, None, counters(groups), 0, 0, 1, *s, aligned(gy),
-        options=rung.options,
-    )  # fmt: skip
+    gshift, gbias = sum_pixels(gy)
     return Gradients(None if gx is None else (gx,), gw, gshift, gbias)

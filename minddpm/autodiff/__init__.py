@@ -11,6 +11,7 @@ from minddpm.autodiff.gradcheck import GradientError, gradcheck
 from minddpm.autodiff.layers import (
     attention,
     conv2d,
+    conv_transpose2d,
     dropout,
     group_norm,
     group_norm_silu,
@@ -37,6 +38,7 @@ __all__ = [
     "binary_cross_entropy",
     "concat",
     "conv2d",
+    "conv_transpose2d",
     "cross_entropy",
     "dropout",
     "exp",

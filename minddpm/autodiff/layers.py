@@ -11,6 +11,7 @@ from minddpm import backend
 from minddpm.autodiff.function import Function, as_tensor
 from minddpm.autodiff.tensor import Tensor
 from minddpm.backend import Array
+from minddpm.kernels.compose import transposed_shape
 
 
 class Conv2d(Function):
@@ -25,6 +26,22 @@ class Conv2d(Function):
         x, w = self.saved
         need_gx, so_far = self.needs_grad(0), self.gradient_so_far(0)
         return backend.kernels.conv2d_backward(gy, x, w, self.stride, self.padding, need_gx, so_far)
+
+
+class ConvTranspose2d(Function):
+    def __init__(self, stride: int, padding: tuple[tuple[int, int], tuple[int, int]]):
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x: Array, w: Array, b: Array) -> Array:
+        self.save(x, w)
+        return backend.kernels.conv_transpose2d(x, w, b, self.stride, self.padding)
+
+    def backward(self, gy: Array) -> tuple[Array | None, ...]:
+        x, w = self.saved
+        need_gx, so_far = self.needs_grad(0), self.gradient_so_far(0)
+        return backend.kernels.conv_transpose2d_backward(
+            gy, x, w, self.stride, self.padding, need_gx, so_far
+        )
 
 
 class Linear(Function):
@@ -173,10 +190,7 @@ def conv2d(
     padding: zeros on every side, or ((top, bottom), (left, right)).
     Raises ValueError if the shapes do not fit.
     """
-    x = as_tensor(x)
-    if isinstance(padding, int):
-        padding = ((padding, padding), (padding, padding))
-    padding = tuple(map(tuple, padding))
+    x, padding = as_tensor(x), _sides(padding)
     if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
         raise ValueError(
             f"conv2d: x of shape {x.shape} should be [N, H, W, {w.shape[2]}] "
@@ -188,6 +202,46 @@ def conv2d(
     if size[0] < w.shape[0] or size[1] < w.shape[1]:
         raise ValueError(f"conv2d: padded image {size} is smaller than the window {w.shape[:2]}")
     return Conv2d(stride, padding)(x, w, b)
+
+
+def conv_transpose2d(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor,
+    stride: int = 1,
+    padding: int | tuple[tuple[int, int], tuple[int, int]] = 0,
+) -> Tensor:
+    """Transposed convolution: makes of [N, OH, OW, C_out] what conv2d makes [N, H, W, C_in] of.
+
+    x [N, H, W, C_in], w [KH, KW, C_out, C_in], as conv2d from C_out to C_in channels has it,
+    b [C_out] -> [N, OH, OW, C_out], OH = (H - 1) * stride - top - bottom + KH.
+    padding: lines cut off every side, or ((top, bottom), (left, right)).
+    Raises ValueError if the shapes do not fit.
+    """
+    x, padding = as_tensor(x), _sides(padding)
+    if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[3]:
+        raise ValueError(
+            f"conv_transpose2d: x of shape {x.shape} should be [N, H, W, {w.shape[-1]}] "
+            f"for a weight [KH, KW, C_out, C_in] of shape {w.shape}"
+        )
+    if b.shape != w.shape[2:3]:
+        raise ValueError(
+            f"conv_transpose2d: bias of shape {b.shape} for {w.shape[2]} output channels"
+        )
+    size = transposed_shape(x.shape, w.shape, stride, padding)[1:3]
+    if min(size) < 1:
+        raise ValueError(f"conv_transpose2d: padding {padding} leaves an image of size {size}")
+    return ConvTranspose2d(stride, padding)(x, w, b)
+
+
+def _sides(
+    padding: int | tuple[tuple[int, int], tuple[int, int]],
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((top, bottom), (left, right))."""
+    if isinstance(padding, int):
+        return (padding, padding), (padding, padding)
+    (top, bottom), (left, right) = padding
+    return (top, bottom), (left, right)
 
 
 def linear(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minddpm.kernels import reference
-from minddpm.kernels.compose import SAME, Padding
+from minddpm.kernels.compose import SAME, Padding, transposed_shape
 
 # Of float32 sums in another order; of Winograd's transforms, whose numbers nearly cancel.
 SUMS, WINOGRAD = 1e-5, 3e-5
@@ -118,6 +118,17 @@ def _convolutions(quick: bool) -> list[Case]:
             Case("conv2d_backward", (gy, x, w, *how), tolerance),
             Case("conv2d_backward", (gy, x, w, *how, True, x), tolerance),
             Case("conv2d_backward", (gy, x, w, *how, False), tolerance),
+        ]
+    four = 4, 4, 2, SAME
+    sizes = ((2, 3, 5, 8, 20, *four), (2, 1, 1, 17, 5, 7, 7, 1, NONE), (1, 7, 7, 3, 66, *four))
+    for N, H, W, C, K, KH, KW, *how in sizes + _unless(quick, (16, 7, 7, 128, 64, *four)):
+        x, w, b = draw(0, (N, H, W, C), (KH, KW, K, C), K)
+        (gy,) = draw(1, transposed_shape(x.shape, w.shape, *how))
+        cases += [
+            Case("conv_transpose2d", (x, w, b, *how), SUMS),
+            Case("conv_transpose2d_backward", (gy, x, w, *how), SUMS),
+            Case("conv_transpose2d_backward", (gy, x, w, *how, True, x), SUMS),
+            Case("conv_transpose2d_backward", (gy, x, w, *how, False), SUMS),
         ]
     for N, H, W, C, K in ((2, 3, 5, 4, 8), (1, 7, 7, 3, 66), *_unless(quick, (16, 14, 14, 64, 64))):
         x, w, b, gy = draw(0, (N, H, W, C), (3, 3, C, K), K, (N, 2 * H, 2 * W, K))

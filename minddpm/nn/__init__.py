@@ -4,7 +4,7 @@ Read module.py (the tree), layers.py, flat.py (one buffer for all parameters), o
 """
 
 from minddpm.nn.flat import FlatParameters
-from minddpm.nn.layers import Conv2d, Dropout, Embedding, GroupNorm, Linear
+from minddpm.nn.layers import Conv2d, ConvTranspose2d, Dropout, Embedding, GroupNorm, Linear
 from minddpm.nn.module import Module, ModuleList, Parameter
 from minddpm.nn.optim import EMA, Adam, warmup_lr
 
@@ -12,6 +12,7 @@ __all__ = [
     "EMA",
     "Adam",
     "Conv2d",
+    "ConvTranspose2d",
     "Dropout",
     "Embedding",
     "FlatParameters",

@@ -1,4 +1,4 @@
-"""The layers of the UNet: parameters, their initialisation, and one autodiff function each."""
+"""The layers of the networks: parameters, their initialisation, and one autodiff function each."""
 
 from minddpm import autodiff as F
 from minddpm import backend, random
@@ -34,6 +34,31 @@ class Conv2d(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+
+
+class ConvTranspose2d(Module):
+    """Transposed convolution of [N, H, W, C_in], weight [K, K, C_out, C_in] and bias [C_out].
+
+    padding: lines cut off every side, or ((top, bottom), (left, right)).
+    """
+
+    def __init__(
+        self,
+        C_in: int,
+        C_out: int,
+        K: int,
+        stride: int = 1,
+        padding: int | tuple[tuple[int, int], tuple[int, int]] = 0,
+    ):
+        fan_in = K * K * C_out  # as PyTorch counts it: of the convolution whose transpose this is
+        self.weight = Parameter(
+            fan_in_uniform((K, K, C_out, C_in), fan_in), torch_axes=(3, 2, 0, 1)
+        )
+        self.bias = Parameter(fan_in_uniform((C_out,), fan_in))
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding)
 
 
 class Linear(Module):
