@@ -19,6 +19,7 @@ from minddpm import cli, command
 from minddpm.data import ImageDataset, load_mnist, to_float
 from minddpm.metrics.judge import save_classifier
 from minddpm.models.classifier import Classifier
+from minddpm.report import draw_log
 from minddpm.rundir import RunDirectory
 from minddpm.trainers.classifier import ClassifierLoop, ClassifierOptions, accuracy, in_batches
 from minddpm.viz import grid, save_png
@@ -37,16 +38,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> ClassifierLoop:
-    """The training at the step where it has to begin."""
-    dataset = load_mnist(args.data_dir)
-    training = command.pick(ClassifierOptions, options)
-    minddpm.manual_seed(training.seed)
-    loop = ClassifierLoop(Classifier(), dataset, run, training)
-    command.open_run(args, loop)
-    return loop
-
-
 def draw_mistakes(run: RunDirectory, classifier: Classifier, test: ImageDataset) -> None:
     """mistakes.png: the test digits that it takes for another, for a person to judge."""
     wrong = in_batches(classifier, test.images).argmax(axis=1) != test.labels
@@ -58,9 +49,10 @@ def draw_mistakes(run: RunDirectory, classifier: Classifier, test: ImageDataset)
 
 def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> int:
     started = time.perf_counter()
-    loop = prepare(args, run, options)
-    command.announce(loop, options)
-    run.write_info(options, loop.dataset.identity())
+    training = command.pick(ClassifierOptions, options)
+    minddpm.manual_seed(training.seed)
+    loop = ClassifierLoop(Classifier(), load_mnist(args.data_dir), run, training)
+    command.begin(args, loop, options)
     if not command.train(loop):
         return cli.INTERRUPTED
     test = load_mnist(args.data_dir, "test")
@@ -69,10 +61,11 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
         draw_mistakes(run, loop.module, test)
         source = f"{len(test):,} test digits after training on {len(loop.dataset):,}"
         save_classifier(loop.module, run.path / FILE, share, source)
+    draw_log(run, {"cross entropy": "loss", "share of errors": "error"}, "", log_y=True)
     minutes = (time.perf_counter() - started) / 60
     print(
         f"{share:.2%} of {source}; {minutes:.1f} min, {cli.peak_memory()}. "
-        f"In {run.path}: {FILE}, mistakes.png and loss.csv."
+        f"In {run.path}: {FILE}, mistakes.png, loss.png and loss.csv."
     )
     return 0
 

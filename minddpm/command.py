@@ -147,8 +147,8 @@ def train(loop: Loop) -> bool:
     return False
 
 
-def add_options(parser: argparse.ArgumentParser, defaults: LoopOptions) -> None:
-    """A flag for each field of a training's options, None where it is not given."""
+def add_options(parser: argparse.ArgumentParser, defaults: LoopOptions) -> Any:
+    """A flag for each field of a training's options, None where it is not given: their group."""
     group = parser.add_argument_group("the run", "kept in run.json; --resume takes them from there")
     for field in dataclasses.fields(defaults):
         default = getattr(defaults, field.name)
@@ -157,6 +157,7 @@ def add_options(parser: argparse.ArgumentParser, defaults: LoopOptions) -> None:
             type=type(default),
             help=f"{field.metadata.get('help', LOOP_HELP.get(field.name))} (default: {default})",
         )
+    return group
 
 
 def pick(kind: type[Options], options: dict[str, Any]) -> Options:
@@ -179,6 +180,13 @@ def open_run(args: argparse.Namespace, loop: Loop) -> None:
     if loop.resume() > loop.options.steps:
         raise InputError(f"{run.path} is at step {loop.step} already: choose --steps above it.")
     print(f"resuming {run.path} at step {loop.step}")
+
+
+def begin(args: argparse.Namespace, loop: Loop, options: dict[str, Any]) -> None:
+    """Open the run, say what it will cost, and note its options."""
+    open_run(args, loop)
+    announce(loop, options)
+    loop.run.write_info(options, loop.dataset.identity())
 
 
 def announce(loop: Loop, options: dict[str, Any], then: str = "", seconds: float = 0.0) -> None:

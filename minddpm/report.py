@@ -67,13 +67,18 @@ def class_rows(unet: UNet2D, count: int) -> tuple[np.ndarray | None, int | None]
 
 def draw_loss(run: RunDirectory) -> None:
     """loss.png: the loss of every quartile of t over the steps, and of all together."""
-    rows = read_loss(run.path / LOSS)
-    steps = [row["step"] for row in rows]
     names = {"all t": "loss", **{f"t in quarter {q}": f"loss_q{q}" for q in range(1, 5)}}
+    draw_log(run, names, "mean squared error", log_y=True)
+
+
+def draw_log(run: RunDirectory, names: dict[str, str], ylabel: str, log_y: bool = False) -> None:
+    """loss.png: columns of the log over the steps, smoothed; names: label -> column."""
+    rows = read_loss(run.path / LOSS, ("step", *names.values()))
+    steps = [row["step"] for row in rows]
     series = {
         label: (steps, smooth([row[column] for row in rows])) for label, column in names.items()
     }
-    curve(series, run.path / "loss.png", "Training loss", "step", "mean squared error", log_y=True)
+    curve(series, run.path / "loss.png", "Training loss", "step", ylabel, log_y=log_y)
 
 
 def smooth(values: list[float], width: int = 9) -> np.ndarray:

@@ -1,0 +1,98 @@
+"""Train a VAE on MNIST, to compare with the DDPM, or to see its code collapse.
+
+python examples/train_vae.py
+python examples/train_vae.py --likelihood gaussian      # a bound in bits/dim
+python examples/train_vae.py --beta 30                  # a posterior that says nothing
+"""
+
+import argparse
+import dataclasses
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import minddpm
+from minddpm import cli, command
+from minddpm.data import ImageDataset, load_mnist, to_float
+from minddpm.models.vae import LIKELIHOODS, VAE, active_units
+from minddpm.report import draw_log
+from minddpm.rundir import RunDirectory
+from minddpm.trainers.pictures import bound, from_vae, reconstructions
+from minddpm.trainers.vae import FILE, VAELoop, VAEOptions
+from minddpm.viz import grid, save_png, strip
+
+DEFAULT_OUT = Path("runs/vae")
+RUN_OPTIONS: dict[str, Any] = {
+    **command.MACHINE,
+    "likelihood": "bernoulli",
+    "latent": 16,
+    **dataclasses.asdict(VAEOptions()),
+}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command.add_run(parser, DEFAULT_OUT)
+    group = command.add_options(parser, VAEOptions())
+    group.add_argument("--likelihood", choices=LIKELIHOODS, help="of a pixel (bernoulli)")
+    group.add_argument("--latent", type=cli.positive, help="numbers in a code (16)")
+    return parser.parse_args()
+
+
+def tell_bound(vae: VAE, test: ImageDataset) -> str:
+    """The bound on the test digits and the active units, in a sentence."""
+    reconstruction, kl, codes = bound(vae, test)
+    nats = reconstruction + kl.sum(axis=1)
+    error = nats.std(ddof=1) / math.sqrt(len(nats)) if len(nats) > 1 else math.nan
+    told = (
+        f"-ELBO of {len(test):,} test digits: {nats.mean():.2f} nats (standard error {error:.2f}), "
+        f"reconstruction {reconstruction.mean():.2f} and KL {kl.sum(axis=1).mean():.2f}"
+    )
+    if vae.likelihood == "gaussian":
+        told += f"; {nats.mean() / math.log(2) / test.images[0].size:.3f} bits/dim"
+    return f"{told}; {active_units(codes)} of {vae.latent} units are active"
+
+
+def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> int:
+    started = time.perf_counter()
+    training = command.pick(VAEOptions, options)
+    minddpm.manual_seed(training.seed)
+    vae = VAE(latent=options["latent"], likelihood=options["likelihood"])
+    loop = VAELoop(vae, load_mnist(args.data_dir), run, training)
+    command.begin(args, loop, options)
+    if not command.train(loop):
+        return cli.INTERRUPTED
+    test = load_mnist(args.data_dir, "test")
+    with loop.ema.applied():
+        save_png(grid(from_vae(vae, 64, training.seed)), run.path / "samples.png")
+        shown = test.images[:16]
+        pairs = np.stack([to_float(shown), reconstructions(vae, shown)], axis=1)
+        save_png(strip(list(pairs)), run.path / "reconstructions.png")
+        print(tell_bound(vae, test))
+    names = {"reconstruction": "reconstruction", "KL": "kl", "both": "loss"}
+    draw_log(run, names, "nats for each picture", log_y=True)
+    minutes = (time.perf_counter() - started) / 60
+    print(
+        f"{minutes:.1f} min, {cli.peak_memory()}. In {run.path}: samples.png, "
+        f"reconstructions.png, loss.png, loss.csv and {FILE} (averaged weights)."
+    )
+    return 0
+
+
+def main() -> int:
+    args = parse()
+    run = command.choose_run(args, DEFAULT_OUT)
+    choices = {"likelihood": list(LIKELIHOODS)}
+    options = command.choose_options(args, run, RUN_OPTIONS, choices)
+    command.start(options)
+    return command.interruptible(run, lambda: train(args, run, options))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

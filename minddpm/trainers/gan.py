@@ -1,0 +1,153 @@
+"""Training a GAN: a step of the discriminator, then one of the generator."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from minddpm import backend, nn, random
+from minddpm.autodiff import Tensor, no_grad
+from minddpm.autodiff.losses import sigmoid
+from minddpm.backend import Array
+from minddpm.data import ImageDataset, batch_indices, to_float
+from minddpm.errors import InputError
+from minddpm.loop import Loop, State, TrainingDivergedError, optimizer_state, to_table
+from minddpm.modelfile import save_model
+from minddpm.models.gan import Discriminator, Generator, discriminator_loss, generator_loss
+from minddpm.options import LoopOptions
+from minddpm.rundir import RunDirectory
+
+FILE = "generator.safetensors"
+
+
+@dataclass(frozen=True)
+class GANOptions(LoopOptions):
+    """Of a GAN; by default ten epochs of MNIST. lr is the generator's."""
+
+    steps: int = 4690
+    batch_size: int = 128
+    lr: float = 2e-4
+    warmup_steps: int = 0
+    ema_decay: float = 0.999
+    lr_discriminator: float = field(
+        default=4e-4, metadata={"help": "learning rate of the discriminator"}
+    )
+    beta1: float = field(default=0.5, metadata={"help": "Adam's momentum, of both"})
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a value with which nothing could be learned."""
+        super().__post_init__()
+        if not self.lr_discriminator > 0 or not 0 <= self.beta1 < 1:
+            raise InputError(
+                f"lr_discriminator={self.lr_discriminator}, beta1={self.beta1}: choose a number "
+                "above 0, and one in 0 .. 1, 1 excluded."
+            )
+
+
+class Record(NamedTuple):
+    """What a step leaves for the log: its number, and means as arrays of the backend."""
+
+    step: int
+    means: list[Array]
+
+
+class GANLoop(Loop):
+    """Trains both networks; what is exported is the generator with its averaged weights.
+
+    D(x) and D(G(z)) in the log are the mean verdicts: about 1/2 where the two are in balance.
+    """
+
+    columns = ("loss_generator", "loss_discriminator", "d_real", "d_fake", "lr")
+
+    def __init__(
+        self,
+        generator: Generator,
+        discriminator: Discriminator,
+        dataset: ImageDataset,
+        run: RunDirectory,
+        options: GANOptions,
+    ):
+        super().__init__(dataset, run, options)
+        self.generator, self.discriminator = generator, discriminator
+        betas = options.beta1, 0.999
+        self.optimizer_g = nn.Adam(generator.parameters(), options.lr, betas)
+        self.optimizer_d = nn.Adam(discriminator.parameters(), options.lr_discriminator, betas)
+        self.ema = nn.EMA(self.optimizer_g.flat, options.ema_decay)
+
+    def train_step(self) -> Record:
+        """One step of each. Nothing is waited for: what it returns lies on the device."""
+        step, options = self.step, self.options
+        loss_d, real, fake = self._discriminate(step)
+        self.optimizer_d.step(options.clip_norm)
+        self.optimizer_d.zero_grad()
+        self.discriminator.improve_singular()
+        loss_g = self._generate(step)
+        self.optimizer_g.lr = nn.warmup_lr(options.lr, step, options.warmup_steps)
+        self.optimizer_g.step(options.clip_norm, self.ema)
+        self._forget()
+        self.step += 1
+        probabilities = [sigmoid(x.data).mean() for x in (real, fake)]
+        return Record(step, [loss_g.data.mean(), loss_d.data.mean(), *probabilities])
+
+    def _noise(self, step: int, which: int) -> Tensor:
+        shape = self.options.batch_size, self.generator.latent
+        return Tensor(random.normal(shape, self.options.seed, random.LATENT, 2 * step + which))
+
+    def _discriminate(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of the discriminator: its loss, its logits of real and of made pictures."""
+        options = self.options
+        chosen = batch_indices(len(self.dataset), options.batch_size, step, options.seed)
+        x = Tensor(backend.xp.asarray(to_float(self.dataset.images[chosen])))
+        with no_grad():
+            made = self.generator(self._noise(step, 0))
+        real, fake = self.discriminator(x), self.discriminator(made)
+        loss = discriminator_loss(real, fake)
+        loss.mean().backward()
+        return loss, real, fake
+
+    def _generate(self, step: int) -> Tensor:
+        """The gradients of the generator, by way of the discriminator (whose own are forgotten)."""
+        loss = generator_loss(self.discriminator(self.generator(self._noise(step, 1))))
+        loss.mean().backward()
+        return loss
+
+    def _forget(self) -> None:
+        self.optimizer_g.zero_grad()
+        self.optimizer_d.zero_grad()
+
+    def gradients(self) -> None:
+        """The gradients of a first step of both, once; afterwards they are zero again."""
+        self._discriminate(0)
+        self._generate(0)
+        backend.to_numpy(self.optimizer_g.squared_norm())  # a device returns before it is done
+        self._forget()
+
+    def row(self, records: list[Record]) -> dict[str, float]:
+        """Averages since the last row. Raises TrainingDivergedError if one is not finite."""
+        table = to_table([r.means for r in records])
+        good = np.isfinite(table).all(axis=1)
+        if not good.all():
+            raise TrainingDivergedError(
+                f"training diverged at step {records[int(np.argmin(good))].step}: a loss is not "
+                f"finite. What {self.run.path} held before is whole; begin a new run with a "
+                f"smaller --lr than {self.options.lr:g}."
+            )
+        numbers = (*table.mean(axis=0).tolist(), self.optimizer_g.lr)
+        return dict(zip(self.columns, numbers, strict=True))
+
+    def state(self) -> State:
+        """Weights, averages and moments of both, and the discriminator's singular vectors."""
+        return {
+            **optimizer_state(self.generator, self.optimizer_g, self.ema, "generator_"),
+            **optimizer_state(self.discriminator, self.optimizer_d, None, "discriminator_"),
+            "singular": self.discriminator.singular,
+        }
+
+    def resumed(self) -> None:
+        """Adam's bias corrections go on where they were."""
+        self.optimizer_g.steps = self.optimizer_d.steps = self.step
+
+    def export(self) -> None:
+        """Write the generator with its averaged weights."""
+        with self.ema.applied():
+            save_model(self.generator, self.run.path / FILE)
