@@ -104,6 +104,13 @@ def attention(N: int, L: int, C: int, heads: int) -> Operation:
     return Operation("attention", (q, k, v, heads), (gy, q, k, v, heads))
 
 
+def silu(size: int) -> Operation:
+    """SiLU alone, as between the convolutions of a VAE and a GAN."""
+    rng = np.random.default_rng(0)
+    x, gy = normal(rng, size), normal(rng, size)
+    return Operation("silu", (x,), (gy, x))
+
+
 def upsample(N: int, H: int, C: int) -> Operation:
     """Twice the height and width."""
     rng = np.random.default_rng(0)
@@ -187,6 +194,7 @@ def other_operations(N: int) -> dict[str, Callable[[], Operation]]:
         "norm+silu 33x33x5": partial(norm_silu, N, 33, 5, 5),
         "attention 7x7x64": partial(attention, N, 49, 64, 8),
         "attention 16x16x64": partial(attention, N, 256, 64, 8),
+        "silu 14x14x64": partial(silu, N * 14 * 14 * 64),
         "upsample 14x14x64": partial(upsample, N, 14, 64),
         "noising 28x28x1": partial(noising, N),
         "sampler step 28x28x1": partial(sampler_step, N),

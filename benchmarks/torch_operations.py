@@ -90,6 +90,8 @@ def twin(operation: Operation, layout: torch.memory_format) -> Twin:
                 return F.scaled_dot_product_attention(*qkv).transpose(1, 2).reshape(N, L, C)
 
             return Twin(run, tuple(map(torch.from_numpy, (q, k, v))), (same,) * 4)
+        case "silu", (x,):
+            return Twin(F.silu, (torch.from_numpy(x),), (same, same))
         case "upsample_nearest", (x,):
             return Twin(
                 lambda x: F.interpolate(x, scale_factor=2.0), (image(x),), (nhwc, nhwc), image

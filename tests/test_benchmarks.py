@@ -36,7 +36,8 @@ GPU_CASES = {
     "conv transposed": lambda: cases.transposed_convolution(2, 3, 4, 8),
     "linear": lambda: cases.linear(6, 4, 8),
     "norm": lambda: cases.norm_silu(2, 5, 8), "half block": lambda: cases.half_block(2, 5, 8, 8),
-    "attention": lambda: cases.attention(1, 9, 8, 2), "upsample": lambda: cases.upsample(1, 3, 4),
+    "silu": lambda: cases.silu(100), "attention": lambda: cases.attention(1, 9, 8, 2),
+    "upsample": lambda: cases.upsample(1, 3, 4),
     "noising": lambda: cases.noising(2), "sampler step": lambda: cases.sampler_step(2),
     "adam": lambda: cases.adam(100), "ema": lambda: cases.ema(100),
 }  # fmt: skip

@@ -243,6 +243,39 @@ def test_training_the_judge(command, digits, tmp_path):
     assert "classifier.safetensors" in evaluated[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("train_vae", {"vae.safetensors", "samples.png", "reconstructions.png"}),
+        ("train_gan", {"generator.safetensors", "samples.png"}),
+    ],
+)
+def test_training_the_others(command, digits, tmp_path, name, left):
+    run = ["--data-dir", digits, *NUMPY, "--out", tmp_path / "run", "--batch-size", 4]
+    code, stdout, _ = command(name, *run, "--steps", 1)
+    assert code == 0, stdout
+    assert left | {"loss.png", "loss.csv", "run.json"} < {
+        p.name for p in (tmp_path / "run").iterdir()
+    }
+    assert re.search(r"1 steps of 4 images: about .* min", stdout)
+    more = ["--data-dir", digits, "--out", tmp_path / "run", "--resume"]
+    refused(command(name, *more, "--lr", 1), "lr=")
+    code, stdout, _ = command(name, *more, "--steps", 2)
+    assert code == 0
+    assert "resuming" in stdout
+    refused(command(name, *run), "--resume")
+    refused(command(name, *run[:-4], "--out", tmp_path / "new", "--lr", -1), "lr=-1")
+
+
+def test_a_vae_with_a_bound_in_bits(command, digits, tmp_path):
+    run = ["--data-dir", digits, *NUMPY, "--out", tmp_path / "run", "--batch-size", 4]
+    options = ["--steps", 1, "--likelihood", "gaussian", "--latent", 5]
+    code, stdout, _ = command("train_vae", *run, *options)
+    assert code == 0, stdout
+    assert re.search(r"[\d.]+ bits/dim; \d of 5 units are active", stdout)
+    refused(command("train_vae", *run, "--resume", "--latent", 6), "latent=5", "--latent")
+
+
 @pytest.mark.parametrize("run", ["trained", "conditional"])
 def test_editing(command, request, run, digits, tmp_path):
     model = ["--model", request.getfixturevalue(run), "--data-dir", digits, *NUMPY]

@@ -10,6 +10,8 @@ from minddpm.diffusion.bound import BoundTerm
 from minddpm.kernels import reference
 from minddpm.kernels.compose import normalised, spread
 from minddpm.models.blocks import Attention, ResnetBlock2D, TimeShifts
+from minddpm.models.gan import SpectralNorm
+from minddpm.models.vae import DiscretizedGaussian
 
 RNG = np.random.default_rng(0)
 
@@ -47,6 +49,16 @@ OPERATIONS = {
     "binary_cross_entropy": (
         lambda x: F.binary_cross_entropy(x, backend.xp.linspace(0, 1, 4)),
         [normal(4)],
+    ),
+    "spectral norm": (
+        lambda w: SpectralNorm(backend.xp.asarray([0.6, -0.8]))(w),
+        [normal(1, 2, 3, 2)],
+    ),
+    "discretized Gaussian, black and white among the pixels": (
+        lambda mean, log_sigma: DiscretizedGaussian(backend.xp.asarray([-1, 1 / 255, 1.0]))(
+            mean, log_sigma
+        ),
+        [normal(2, 3), normal(1)],
     ),
     "sum": (F.sum, [normal(2, 3)]),
     "sum over axes": (lambda x: x.sum(axis=(0, -1)), [normal(2, 3, 4)]),

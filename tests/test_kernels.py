@@ -283,6 +283,14 @@ def test_group_norm_with_an_outlier_in_the_first_pixel(any_backend):
     check(y, naive.group_norm(x, ones, zeros, 4, 1e-5))
 
 
+@few
+@given(size=st.integers(1, 700), seed=st.integers(0, 99))
+def test_silu_of_any_size(any_backend, size, seed):
+    x, gy = (8 * a for a in draw(seed, (size,), (size,)))
+    check(backend.kernels.silu(*device(x)), exactly("silu", x))
+    check(backend.kernels.silu_backward(*device(gy, x)), exactly("silu_backward", gy, x))
+
+
 def test_silu_does_not_overflow(any_backend):
     x = np.array([-1e4, -89.0, -1.0, 0.0, 1.0, 89.0, 1e4], np.float32)
     expected = np.array([0, -89 / (1 + np.exp(89)), *naive.silu(x[2:5]), 89, 1e4])

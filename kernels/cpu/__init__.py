@@ -23,11 +23,13 @@ with own_cache():
     from minddpm.kernels.cpu import conv4_winograd as winograd
     from minddpm.kernels.cpu import noise as _noise
     from minddpm.kernels.cpu import norm, pointwise, rows, transposed
+    from minddpm.kernels.cpu import silu as _silu
     from minddpm.kernels.cpu import threads as _threads
     from minddpm.kernels.cpu.kept import constant_weights
     from minddpm.kernels.cpu.ladder import choose, fused_tile, is_wide_3x3
     from minddpm.kernels.cpu.layer import Sources, layer
     from minddpm.kernels.cpu.memory import keep_freed_memory
+    from minddpm.kernels.cpu.vector import W
 
 _threads.start()
 keep_freed_memory()
@@ -198,15 +200,19 @@ def group_norm_silu_backward(gy, x, weight, bias, mean, rstd, groups: int):
 
 @float32_only
 def silu(x):
+    if x.size < W:
+        return reference.silu(x)
     y = np.empty_like(x)
-    pointwise.silu(x.reshape(-1), y.reshape(-1))
+    _silu.forward(x, y)
     return y
 
 
 @float32_only
 def silu_backward(gy, x):
+    if x.size < W:
+        return reference.silu_backward(gy, x)
     gx = np.empty_like(x)
-    pointwise.silu_backward(gy.reshape(-1), x.reshape(-1), gx.reshape(-1))
+    _silu.backward(gy, x, gx)
     return gx
 
 

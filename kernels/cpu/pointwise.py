@@ -10,21 +10,6 @@ PART = 1 << 14  # numbers of a flat array that a thread takes at a time
 
 
 @fast
-def silu(x, y):
-    """y = x / (1 + e^-x), written with tanh so that nothing overflows."""
-    for i in prange(x.size):
-        half = x[i] * np.float32(0.5)
-        y[i] = half * (np.float32(1) + math.tanh(half))
-
-
-@fast
-def silu_backward(gy, x, gx):
-    for i in prange(x.size):
-        s = np.float32(0.5) * (np.float32(1) + math.tanh(x[i] * np.float32(0.5)))
-        gx[i] = gy[i] * s * (np.float32(1) + x[i] * (np.float32(1) - s))
-
-
-@fast
 def add(a, b, total):
     for i in prange(total.size):
         total[i] = a[i] + b[i]
