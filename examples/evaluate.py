@@ -2,6 +2,7 @@
 
     python examples/evaluate.py --model runs/mnist
     python examples/evaluate.py --model runs/mnist --count 10000 --sampler ddpm --steps 250
+    python examples/evaluate.py --model runs/vae
     python examples/evaluate.py --samples digits.npz --json digits.json
 
 Every number stands beside what as many real test digits get, and what they get when the pixels of
@@ -26,11 +27,14 @@ from minddpm.diffusion.schedules import timesteps
 from minddpm.errors import InputError
 from minddpm.generate import ADAPTIVE, SAMPLERS, generate, seconds_per_run
 from minddpm.metrics.judge import SHIPPED, Judge, load_judge
-from minddpm.metrics.likelihood import bits_per_dim
+from minddpm.metrics.likelihood import bits_per_dim, vae_bits_per_dim
 from minddpm.metrics.nearest import nearest
 from minddpm.metrics.pictures import read_pictures
 from minddpm.metrics.report import Reference, evaluate
 from minddpm.models import UNet2D
+from minddpm.models.gan import Generator
+from minddpm.models.vae import VAE
+from minddpm.trainers.pictures import load_maker, make
 from minddpm.viz import save_png, strip
 
 
@@ -135,6 +139,7 @@ NAMES = {
     "recall": "recall", "nearest_training_distance": "nearest training digit",
     "classification_score": "classification score",
     "bits_per_dim": "bits/dim, the bound", "L_T": "L_T, what is left in x_T",
+    "reconstruction": "-log p(x|z)", "kl": "KL(q(z|x) || p(z))",
     "L_between": "L_1 .. L_{T-1}, the steps", "L_0": "L_0, the decoder",
 }  # fmt: skip
 
@@ -183,16 +188,40 @@ def main() -> None:
 
 
 def evaluate_model(args: argparse.Namespace) -> dict[str, Any]:
+    if not args.count and not args.images:
+        raise InputError("--count 0 and --images 0 leave nothing to measure: choose one above 0.")
+    network = load_judge(args.judge)
+    if args.count:
+        network.check_count(args.count, "--count")
+    maker = load_maker(args.model) if args.model.is_dir() else None
+    return evaluate_ddpm(args, network) if maker is None else evaluate_maker(args, network, maker)
+
+
+def evaluate_maker(
+    args: argparse.Namespace, network: Judge, maker: VAE | Generator
+) -> dict[str, Any]:
+    """A VAE or a GAN; only a VAE's Gaussian has a bound in bits/dim."""
+    numbers = {}
+    if args.count:
+        about = {"model": str(args.model), "weights": "EMA", "seed": args.seed}
+        about |= {"sampler": f"one pass of the {type(maker).__name__}", "labels": "the judge's"}
+        pictures = to_uint8(make(maker, args.count, args.seed))
+        numbers.update(judge(args, network, pictures, None, about))
+    if args.images and isinstance(maker, VAE):
+        test = load_mnist(args.data_dir, "test")
+        numbers.update(vae_bits_per_dim(maker, test, args.images, args.draws, args.seed))
+    if not numbers:
+        raise InputError(f"{args.model} has no bound in bits/dim: choose --count above 0.")
+    return numbers
+
+
+def evaluate_ddpm(args: argparse.Namespace, network: Judge) -> dict[str, Any]:
     unet, diffusion, data = cli.load_model_and_data(args.model, args.data_dir, args.images)
     if args.images and not args.exact and args.draws >= diffusion.T:
         raise InputError(f"{args.draws} draws of {diffusion.T} steps: choose fewer, or --exact.")
-    if not args.count and not args.images:
-        raise InputError("--count 0 and --images 0 leave nothing to measure: choose one above 0.")
     timesteps(diffusion.T, args.steps)  # refuses a wrong number before any work
     numbers = {}
     if args.count:
-        network = load_judge(args.judge)
-        network.check_count(args.count, "--count")
         numbers.update(judge(args, network, *draw(args, unet, diffusion)))
     if args.images:
         numbers.update(likelihood(args, unet, diffusion, data))

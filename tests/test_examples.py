@@ -274,6 +274,26 @@ def test_a_vae_with_a_bound_in_bits(command, digits, tmp_path):
     assert code == 0, stdout
     assert re.search(r"[\d.]+ bits/dim; \d of 5 units are active", stdout)
     refused(command("train_vae", *run, "--resume", "--latent", 6), "latent=5", "--latent")
+    model = ["--model", tmp_path / "run", "--data-dir", digits, *NUMPY, "--images", 9]
+    model += ["--draws", 2, "--classification-steps", 0]
+    code, stdout, _ = command("evaluate", *model, "--count", 70, "--json", tmp_path / "e.json")
+    assert code == 0, stdout
+    numbers = json.loads((tmp_path / "e.json").read_text())
+    assert numbers["fid"]["sampler"] == "one pass of the VAE"
+    parts = numbers["reconstruction"]["value"] + numbers["kl"]["value"]
+    assert numbers["bits_per_dim"]["value"] == pytest.approx(parts)
+    assert numbers["bits_per_dim"]["n"] == 9
+
+
+def test_judging_a_gan(command, digits, tmp_path):
+    run = ["--data-dir", digits, *NUMPY, "--out", tmp_path / "run", "--batch-size", 4]
+    assert command("train_gan", *run, "--steps", 1)[0] == 0
+    model = ["--model", tmp_path / "run", "--data-dir", digits, *NUMPY]
+    code, stdout, _ = command("evaluate", *model, "--count", 70, "--classification-steps", 0)
+    assert code == 0, stdout
+    assert "FID" in stdout
+    assert "bits/dim" not in stdout
+    refused(command("evaluate", *model, "--count", 0), "no bound", "--count")
 
 
 @pytest.mark.parametrize("run", ["trained", "conditional"])

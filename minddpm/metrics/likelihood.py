@@ -1,5 +1,6 @@
 """The variational bound of a model on a set of digits, in bits/dim and in its parts."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from minddpm.diffusion import GaussianDiffusion
 from minddpm.diffusion.guidance import classes
 from minddpm.generate import told
 from minddpm.models import UNet2D
+from minddpm.models.vae import VAE
+from minddpm.trainers.pictures import bound
 
 
 def bits_per_dim(
@@ -46,14 +49,34 @@ def bits_per_dim(
     parts = {
         "bits_per_dim": total, "L_T": prior, "L_between": total - prior - decoder, "L_0": decoder
     }  # fmt: skip
-    common = {
-        "n": images, "test": data.source, "weights": "EMA", "seed": seed,
-        "draws": "every t" if draws is None else draws,
-    }  # fmt: skip
+    return _means(parts, data, seed, "every t" if draws is None else draws)
+
+
+def vae_bits_per_dim(
+    vae: VAE, data: ImageDataset, images: int, draws: int, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """-ELBO of a VAE over the first `images` of the data, likewise: bits_per_dim and its parts.
+
+    draws: of z for each image. Empty for a Bernoulli likelihood, which is none of grey pixels.
+    """
+    if vae.likelihood != "gaussian":
+        return {}
+    part = ImageDataset(data.images[:images], None, data.source)
+    reconstruction, kl, _ = bound(vae, part, draws, seed)
+    per_bit = math.log(2) * data.images[0].size
+    terms = {"reconstruction": reconstruction / per_bit, "kl": kl.sum(axis=1) / per_bit}
+    return _means({"bits_per_dim": sum(terms.values()), **terms}, data, seed, draws)
+
+
+def _means(
+    parts: dict[str, np.ndarray], data: ImageDataset, seed: int, draws: int | str
+) -> dict[str, dict[str, Any]]:
+    n = len(next(iter(parts.values())))
+    common = {"n": n, "test": data.source, "weights": "EMA", "seed": seed, "draws": draws}
     return {
         name: {
             "value": float(values.mean()),
-            "standard_error": float(values.std(ddof=1) / np.sqrt(images)) if images > 1 else None,
+            "standard_error": float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None,
             **common,
         }
         for name, values in parts.items()

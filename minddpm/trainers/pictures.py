@@ -1,6 +1,7 @@
 """Pictures from a VAE or a GAN: any number, the same ones whatever the batch size."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -8,8 +9,11 @@ from minddpm import backend, random
 from minddpm.autodiff import Tensor, no_grad
 from minddpm.backend import Array
 from minddpm.data import ImageDataset, to_float
+from minddpm.modelfile import load_model
 from minddpm.models.gan import Generator
 from minddpm.models.vae import VAE
+from minddpm.trainers import gan as gan_training
+from minddpm.trainers import vae as vae_training
 
 
 def from_generator(generator: Generator, count: int, seed: int = 0) -> np.ndarray:
@@ -20,6 +24,20 @@ def from_generator(generator: Generator, count: int, seed: int = 0) -> np.ndarra
 def from_vae(vae: VAE, count: int, seed: int = 0) -> np.ndarray:
     """Pictures of a VAE, the means of p(x|z) for z ~ N(0, I): float32 [count, H, W, C]."""
     return _from_noise(lambda z: vae.pictures(vae.decode(z)), vae.latent, count, seed)
+
+
+def load_maker(directory: Path) -> VAE | Generator | None:
+    """The VAE or the GAN's generator (averaged weights) of a run; None where neither is."""
+    if (directory / vae_training.FILE).is_file():
+        return load_model(VAE, directory / vae_training.FILE, "examples/train_vae.py")[0]
+    if (directory / gan_training.FILE).is_file():
+        return load_model(Generator, directory / gan_training.FILE, "examples/train_gan.py")[0]
+    return None
+
+
+def make(maker: VAE | Generator, count: int, seed: int = 0) -> np.ndarray:
+    """from_vae or from_generator."""
+    return (from_vae if isinstance(maker, VAE) else from_generator)(maker, count, seed)
 
 
 def _from_noise(

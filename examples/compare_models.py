@@ -1,0 +1,167 @@
+"""Train a DDPM, a GAN and a VAE for the same time each, and compare them: pictures and numbers.
+
+    python examples/compare_models.py                    # four minutes each, three seeds: an hour
+    python examples/compare_models.py --budget 30        # half an hour each
+    python examples/compare_models.py --slides           # as many steps as in the slides: days
+
+Interrupted, it goes on where it was. It leaves report.html, which needs nothing beside itself, and
+report.md.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from minddpm import cli, random
+from minddpm.comparison import runs
+from minddpm.comparison.page import page
+from minddpm.comparison.runs import Plan
+from minddpm.comparison.systems import DDPM, SYSTEMS, Sampler
+from minddpm.comparison.table import Results, as_markdown, verdict
+from minddpm.data import load_mnist
+from minddpm.errors import InputError
+from minddpm.files import atomic_write
+from minddpm.generate import SAMPLERS
+from minddpm.metrics.judge import load_judge
+from minddpm.metrics.report import Reference
+from minddpm.report import draw_log
+from minddpm.rundir import RunDirectory
+from minddpm.viz import grid, save_png
+
+PLAN = "plan.json"
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cli.add_machine(parser)
+    parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
+    parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--budget", type=float, default=4, help="minutes of each training (4)")
+    length.add_argument("--slides", action="store_true", help="the slides' numbers of steps")
+    parser.add_argument("--seeds", type=cli.positive, default=3, help="trainings of each (3)")
+    parser.add_argument("--count", type=cli.positive, default=1000, help="pictures of each (1000)")
+    parser.add_argument("--sampler", choices=SAMPLERS, default=Sampler().name, help="of the DDPM")
+    parser.add_argument("--sampler-steps", type=cli.positive, default=Sampler().steps)
+    parser.add_argument(
+        "--classification-steps", type=int, default=1000,
+        help="of the classifiers that learn from the pictures (1000; 0: leave them out)",
+    )  # fmt: skip
+    args = parser.parse_args()
+    if not args.budget > 0 or args.classification_steps < 0:
+        parser.error("--budget has to be above 0, and --classification-steps at least 0")
+    return args
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """The plan of the flags. Raises InputError if another one was begun in --out."""
+    plan = Plan(
+        args.out,
+        tuple(range(args.seeds)),
+        None if args.slides else args.budget,
+        args.count,
+        Sampler(args.sampler, args.sampler_steps),
+        args.classification_steps or None,
+    )
+    kept = {
+        "minutes": plan.minutes, "count": plan.count, "sampler": vars(plan.sampler),
+        "classification_steps": plan.classification_steps,
+    }  # fmt: skip
+    file = args.out / PLAN
+    if file.is_file():
+        before = json.loads(file.read_text())
+        if before != kept:
+            raise InputError(
+                f"{args.out} holds a comparison with {before}, and this is one with {kept}: give "
+                "the same options to go on, or another --out."
+            )
+    elif args.out.exists() and any(args.out.iterdir()):
+        raise InputError(f"{args.out} exists and is no comparison: choose another --out.")
+    with atomic_write(file) as opened:
+        opened.write((json.dumps(kept, indent=2) + "\n").encode())
+    return plan
+
+
+def announce(plan: Plan) -> None:
+    many = len(SYSTEMS) * len(plan.seeds)
+    if plan.minutes is None:
+        steps = ", ".join(f"{s.name} {s.slides_steps:,} steps" for s in SYSTEMS)
+        print(f"{steps}, {len(plan.seeds)} seeds of each; then {plan.count} pictures of each")
+        return
+    print(
+        f"{many} trainings of {plan.minutes:g} minutes, then {plan.count} pictures of each, "
+        f"judged: about {many * (plan.minutes + 2):.0f} min in all",
+        flush=True,
+    )
+
+
+def compare(args: argparse.Namespace, plan: Plan) -> Results | None:
+    """Every result, made or found; None if Ctrl-C stopped a training."""
+    train, test = load_mnist(args.data_dir), load_mnist(args.data_dir, "test")
+    reference = Reference(load_judge(), train, test)
+    reference.judge.check_count(plan.count, "--count")
+    results: Results = {system.name: [] for system in SYSTEMS}
+    for seed in plan.seeds:  # seed by seed, so that a first comparison is there early
+        for system in SYSTEMS:
+            training = runs.train(plan, system, seed, train)
+            if training is None:
+                return None
+            results[system.name].append(runs.judge(plan, system, seed, training, reference))
+        if all(results.values()):
+            write_report(plan, results, protocol(plan, reference))
+    return results
+
+
+def protocol(plan: Plan, reference: Reference) -> list[str]:
+    """What the numbers of the table mean."""
+    return [
+        f"{plan.count:,} pictures of each training, averaged weights;",
+        f"features and classes by {reference.judge.name};",
+        f"distances to {reference.train.source}; real digits are as many of",
+        f"{reference.test.source}.",
+        f"The DDPM draws by {plan.sampler.steps} steps of {plan.sampler.name}.",
+        "The classification score: the judge labels the pictures, a new classifier learns from",
+        "them alone and is tested on real digits.",
+        "Means and standard deviations over the seeds.",
+    ]
+
+
+def write_report(plan: Plan, results: Results, said: list[str]) -> None:
+    seed = plan.seeds[0]
+    pictures = {s.name: runs.first_pictures(plan, s, seed) for s in SYSTEMS}
+    curves = {}
+    for system in SYSTEMS:
+        run = RunDirectory(runs.directory(plan, system, seed))
+        draw_log(run, system.curves, "loss", log_y=system.name != "GAN")
+        curves[system.name] = (run.path / "loss.png").read_bytes()
+    text = page(results, said, pictures, curves, runs.frames(plan, seed))
+    table = f"{as_markdown(results)}\n\n{verdict(results)}\n\n{' '.join(said)}\n"
+    for name, content in (("report.html", text), ("report.md", table)):
+        with atomic_write(plan.out / name) as file:
+            file.write(content.encode())
+    save_png(grid(pictures[DDPM.name]), plan.out / "samples.png")
+
+
+def main() -> int:
+    args = parse()
+    random.check_seed(args.seeds)
+    cli.start(args)
+    plan = make_plan(args)
+    started = time.perf_counter()
+    announce(plan)
+    results = compare(args, plan)
+    if results is None:
+        print(f"\nstopped, saved; the same command with --out {plan.out} goes on")
+        return cli.INTERRUPTED
+    print(f"\n{as_markdown(results)}\n\n{verdict(results)}")
+    minutes = (time.perf_counter() - started) / 60
+    print(f"{minutes:.1f} min, {cli.peak_memory()}. In {plan.out}: report.html, report.md and more")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,111 @@
+"""The comparison as one HTML file: pictures embedded, nothing fetched, readable from a disk."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from minddpm.comparison.table import Results, rows, verdict
+from minddpm.viz import grid
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
+  color: #262626; background: #fff; }
+h1, h2 { line-height: 1.2; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid #ddd; padding: .25rem .8rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+.side { display: flex; flex-wrap: wrap; gap: 1.5rem; }
+figure { margin: 0; } figcaption { font-weight: 600; }
+img { max-width: 100%; image-rendering: pixelated; }
+.curve img { image-rendering: auto; max-width: 32rem; }
+input[type=range] { width: min(32rem, 100%); display: block; }
+"""
+
+SCRIPT = """
+const slider = document.getElementById("step"), frames = [...document.querySelectorAll(".frame")];
+function show() {
+  frames.forEach((frame, i) => { frame.hidden = i !== Number(slider.value); });
+  document.getElementById("at").textContent =
+    `after ${Number(slider.value) + 1} of ${frames.length} steps`;
+}
+slider.addEventListener("input", show);
+show();
+"""
+
+
+def page(
+    results: Results,
+    protocol: Sequence[str],
+    pictures: dict[str, np.ndarray],
+    curves: dict[str, bytes],
+    frames: Sequence[np.ndarray],
+) -> str:
+    """The report. protocol: sentences. pictures: of each system, float32 [n, H, W, C].
+
+    curves: PNG files by system. frames: batches [n, H, W, C] of the DDPM, from noise to digits.
+    """
+    head, body = rows(results)
+    said = html.escape(" ".join(protocol))
+    grids = "".join(
+        f"<figure><figcaption>{html.escape(name)}</figcaption>{_picture(grid(images), name)}"
+        "</figure>"
+        for name, images in pictures.items()
+    )
+    steps = "".join(
+        f'<div class="frame"{" hidden" if i + 1 < len(frames) else ""}>'
+        f"{_picture(grid(frame, columns=len(frame), scale=3), f'step {i + 1}')}</div>"
+        for i, frame in enumerate(frames)
+    )
+    drawn = "".join(
+        f'<figure class="curve"><figcaption>{html.escape(name)}</figcaption>'
+        f"{_embedded(png, f'loss of the {name}')}</figure>"
+        for name, png in curves.items()
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>DDPM, GAN and VAE on MNIST</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>DDPM, GAN and VAE on MNIST</h1>
+<p>{html.escape(verdict(results))}</p>
+<h2>Pictures, none of them chosen</h2>
+<div class="side">{grids}</div>
+<h2>Numbers</h2>
+<table>
+<thead>{_row(head, "th")}</thead>
+<tbody>{"".join(_row(cells, "td") for cells in body)}</tbody>
+</table>
+<p>{said}</p>
+<h2>From noise to digits</h2>
+<label>The DDPM, <span id="at"></span>
+<input type="range" id="step" min="0" max="{len(frames) - 1}" value="{len(frames) - 1}"></label>
+{steps}
+<h2>Losses</h2>
+<div class="side">{drawn}</div>
+<script>{SCRIPT}</script>
+</body>
+</html>
+"""
+
+
+def _row(cells: Sequence[str], tag: str) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+
+def _picture(image: Image.Image, name: str) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return _embedded(buffer.getvalue(), name)
+
+
+def _embedded(png: bytes, name: str) -> str:
+    data = base64.b64encode(png).decode()
+    return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">'

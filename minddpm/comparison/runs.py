@@ -1,0 +1,158 @@
+"""Train, sample and judge one system with one seed; what is there already is not done again."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minddpm import backend, checkpoint
+from minddpm.checkpoint import read_json, write_json
+from minddpm.comparison.systems import DDPM, Sampler, System
+from minddpm.data import ImageDataset, to_float, to_uint8
+from minddpm.generate import generate
+from minddpm.loop import Loop
+from minddpm.metrics.likelihood import bits_per_dim, vae_bits_per_dim
+from minddpm.metrics.report import Reference, evaluate
+from minddpm.models import UNet2D
+from minddpm.models.vae import VAE, active_units
+from minddpm.rundir import RUN, STATE, RunDirectory
+from minddpm.trainers.pictures import bound, load_maker
+
+RESULT, PICTURES, FRAMES = "result.json", "pictures.npz", "frames.npz"
+SHOWN = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is done with each system and seed.
+
+    minutes: of training, by which the number of steps is chosen; None: the slides' steps.
+    count: pictures to judge. bound_images: test digits for bits/dim.
+    """
+
+    out: Path
+    seeds: tuple[int, ...]
+    minutes: float | None
+    count: int = 1000
+    sampler: Sampler = dataclasses.field(default_factory=Sampler)
+    classification_steps: int | None = 1000
+    bound_images: int = 500
+
+
+def directory(plan: Plan, system: System, seed: int) -> Path:
+    """Where a run lies."""
+    return plan.out / f"{system.name.lower()}-{seed}"
+
+
+def train(plan: Plan, system: System, seed: int, dataset: ImageDataset) -> dict[str, Any] | None:
+    """Train to the end, from where it stood; times and sizes, or None if Ctrl-C stopped it."""
+    path = directory(plan, system, seed)
+    timing = path / "training.json"
+    if timing.is_file():
+        return read_json(timing)
+    run = RunDirectory(path)
+    if (path / RUN).is_file():
+        kept, _ = run.read_info()
+        loop = system.loop(dataset, run, type(system.options(1, seed))(**kept))
+        if (path / STATE).is_file():
+            loop.resume()
+    else:
+        steps = system.slides_steps
+        if plan.minutes is not None:
+            trial = system.loop(dataset, run, system.options(1, seed))
+            steps = max(1, round(60 * plan.minutes / _seconds(trial)))
+        loop = system.loop(dataset, run, system.options(steps, seed))
+        run.check_new(loop.bytes_needed())
+        run.write_info(dataclasses.asdict(loop.options), dataset.identity())
+    before, started = loop.step, time.perf_counter()
+    print(f"{system.name}, seed {seed}: {loop.options.steps:,} steps", flush=True)
+    if not loop.train():
+        return None
+    done = loop.step - before
+    seconds = (time.perf_counter() - started) / max(done, 1)
+    told = {
+        "steps": loop.step,
+        "batch_size": loop.options.batch_size,
+        "ms_per_step": 1000 * seconds,
+        "minutes": loop.step * seconds / 60,
+        "parameters": loop.parameters(),
+    }
+    write_json(timing, told)
+    return told
+
+
+def _seconds(loop: Loop, tries: int = 3) -> float:
+    """A step takes about as long as its gradients: the median of a few, kernels compiled."""
+    return float(np.median([loop.seconds_per_step()[1] for _ in range(tries)]))
+
+
+def judge(
+    plan: Plan, system: System, seed: int, training: dict[str, Any], reference: Reference
+) -> dict[str, Any]:
+    """Sample and measure: what result.json holds."""
+    path = directory(plan, system, seed)
+    if (path / RESULT).is_file():
+        return read_json(path / RESULT)
+    started = time.perf_counter()
+    pictures = to_uint8(system.pictures(path, plan.count, seed, plan.sampler))
+    sampling = time.perf_counter() - started
+    if not (path / PICTURES).is_file():
+        np.savez_compressed(path / PICTURES, images=pictures[:SHOWN])
+    about = {"weights": "EMA", "seed": seed, **system.how(plan.sampler), "labels": "the judge's"}
+    numbers = evaluate(reference, pictures, None, about, plan.classification_steps)
+    result = {
+        **training,
+        "sampling_seconds_per_1000": 1000 * sampling / plan.count,
+        "grey_pixels": {
+            "value": grey_pixels(pictures),
+            "floor": grey_pixels(reference.test.images),
+        },
+        "metrics": numbers,
+        **_likelihood(plan, path, reference.test, seed),
+    }
+    write_json(path / RESULT, result)
+    return result
+
+
+def grey_pixels(images: np.ndarray) -> float:
+    """The share of uint8 pixels that are neither paper nor ink: how blurred pictures are."""
+    return float(((images > 50) & (images < 205)).mean())
+
+
+def _likelihood(plan: Plan, path: Path, test: ImageDataset, seed: int) -> dict[str, Any]:
+    n = min(plan.bound_images, len(test))
+    maker = load_maker(path)
+    if maker is None:
+        unet = UNet2D.from_pretrained(path).eval()
+        diffusion = checkpoint.load_diffusion(path)
+        return {"bound": bits_per_dim(unet, diffusion, test, n, 10, seed=seed)}
+    if not isinstance(maker, VAE):
+        return {}
+    part = ImageDataset(test.images[:n], None, test.source)
+    reconstruction, kl, codes = bound(maker, part, seed=seed)
+    return {
+        "bound": vae_bits_per_dim(maker, test, n, 1, seed),
+        "elbo_nats": float((reconstruction + kl.sum(axis=1)).mean()),
+        "active_units": active_units(codes),
+        "latent": maker.latent,
+    }
+
+
+def frames(plan: Plan, seed: int, columns: int = 8) -> list[np.ndarray]:
+    """The DDPM's first pictures on the way from noise, for the slider: [columns, H, W, C] each."""
+    path = directory(plan, DDPM(), seed)
+    unet, diffusion = UNet2D.from_pretrained(path), checkpoint.load_diffusion(path)
+    kept: list[np.ndarray] = []
+    generate(
+        unet, diffusion, columns, "ddim", 40, seed,
+        watch=lambda _, step: kept.append(backend.to_numpy(step.x)),
+    )  # fmt: skip
+    return kept
+
+
+def first_pictures(plan: Plan, system: System, seed: int) -> np.ndarray:
+    """The first SHOWN pictures of a judged run, float32 in [-1, 1]."""
+    with np.load(directory(plan, system, seed) / PICTURES) as file:
+        return to_float(file["images"])

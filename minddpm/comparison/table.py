@@ -1,0 +1,89 @@
+"""The comparison as a table: means over the seeds, and their spread."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minddpm.cli import markdown
+from minddpm.comparison.systems import SYSTEMS
+
+Results = dict[str, list[dict[str, Any]]]  # of a system, one for each seed
+
+ROWS: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
+    ("parameters", lambda r: r["parameters"], "{:,.0f}"),
+    ("training steps", lambda r: r["steps"], "{:,.0f}"),
+    ("pictures in a step", lambda r: r["batch_size"], "{:.0f}"),
+    ("ms a step", lambda r: r["ms_per_step"], "{:.0f}"),
+    ("training, minutes", lambda r: r["minutes"], "{:.1f}"),
+    ("sampling 1,000 pictures, s", lambda r: r["sampling_seconds_per_1000"], "{:.1f}"),
+    ("FID", lambda r: r["metrics"]["fid"], "{:.2f}"),
+    ("KID", lambda r: r["metrics"]["kid"], "{:.4f}"),
+    ("Inception Score", lambda r: r["metrics"]["inception_score"], "{:.2f}"),
+    ("precision", lambda r: r["metrics"]["precision"], "{:.3f}"),
+    ("recall", lambda r: r["metrics"]["recall"], "{:.3f}"),
+    ("classification score", lambda r: r["metrics"].get("classification_score"), "{:.4f}"),
+    ("nearest training digit", lambda r: r["metrics"]["nearest_training_distance"], "{:.3f}"),
+    ("grey pixels", lambda r: r["grey_pixels"], "{:.3f}"),
+    ("the bound, bits/dim", lambda r: r.get("bound", {}).get("bits_per_dim"), "{:.3f}"),
+    ("-ELBO, nats", lambda r: r.get("elbo_nats"), "{:.1f}"),
+    ("active units", lambda r: r.get("active_units"), "{:.0f}"),
+]
+
+
+def rows(results: Results) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows of the table, as text."""
+    names = list(results)
+    head = ["", *names, "real digits"]
+    slides = {system.name: system.slides_ms for system in SYSTEMS}
+    body = []
+    for label, get, style in ROWS:
+        found = [[get(r) for r in results[name]] for name in names]
+        if all(x is None for column in found for x in column):
+            continue
+        body.append([label, *(_cell(column, style) for column in found), _floor(found, style)])
+        if label == "ms a step":
+            body.append(["ms a step in the slides, on a GPU", *(slides[n] for n in names), ""])
+    return head, body
+
+
+def as_markdown(results: Results) -> str:
+    """The table in Markdown."""
+    return markdown(*rows(results))
+
+
+def _cell(column: Sequence[Any], style: str) -> str:
+    values = [x["value"] if isinstance(x, dict) else x for x in column]
+    if any(x is None for x in values):
+        return "-"
+    spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    mean = style.format(np.mean(values))
+    return f"{mean} ± {style.format(spread)}" if spread > 0 else mean
+
+
+def _floor(found: Sequence[Sequence[Any]], style: str) -> str:
+    floors = [
+        x["floor"] for column in found for x in column if isinstance(x, dict) and "floor" in x
+    ]
+    return style.format(np.mean(floors)) if floors else ""
+
+
+def verdict(results: Results) -> str:
+    """Who is best by FID and by the classification score, and whether the spread allows it."""
+    sentences = []
+    for name, key, sign in (
+        ("FID", "fid", -1),
+        ("classification score", "classification_score", 1),
+    ):
+        scored = {
+            system: [r["metrics"][key]["value"] for r in column if key in r["metrics"]]
+            for system, column in results.items()
+        }
+        if not all(scored.values()):
+            continue
+        order = sorted(scored, key=lambda s: -sign * float(np.mean(scored[s])))
+        best, second = order[0], order[1] if len(order) > 1 else order[0]
+        apart = min(sign * x for x in scored[best]) > max(sign * x for x in scored[second])
+        how = "with every seed" if apart else "on average, not with every seed"
+        sentences.append(f"By {name} the {best} is ahead of the {second}, {how}.")
+    return " ".join(sentences)
