@@ -2,7 +2,7 @@
 
     python examples/compare_models.py                    # four minutes each, three seeds: an hour
     python examples/compare_models.py --budget 30        # half an hour each
-    python examples/compare_models.py --slides           # as many steps as in the slides: days
+    python examples/compare_models.py --slides           # as many steps as in the slides: a night
 
 Interrupted, it goes on where it was. It leaves report.html, which needs nothing beside itself, and
 report.md.
@@ -18,7 +18,7 @@ from minddpm import cli, random
 from minddpm.comparison import runs
 from minddpm.comparison.page import page
 from minddpm.comparison.runs import Plan
-from minddpm.comparison.systems import DDPM, SYSTEMS, Sampler
+from minddpm.comparison.systems import DDPM, Sampler
 from minddpm.comparison.table import Results, as_markdown, verdict
 from minddpm.data import load_mnist
 from minddpm.errors import InputError
@@ -87,9 +87,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def announce(plan: Plan) -> None:
-    many = len(SYSTEMS) * len(plan.seeds)
+    many = len(plan.systems) * len(plan.seeds)
     if plan.minutes is None:
-        steps = ", ".join(f"{s.name} {s.slides_steps:,} steps" for s in SYSTEMS)
+        steps = ", ".join(f"{s.name} {s.slides_steps:,} steps" for s in plan.systems)
         print(f"{steps}, {len(plan.seeds)} seeds of each; then {plan.count} pictures of each")
         return
     print(
@@ -104,9 +104,9 @@ def compare(args: argparse.Namespace, plan: Plan) -> Results | None:
     train, test = load_mnist(args.data_dir), load_mnist(args.data_dir, "test")
     reference = Reference(load_judge(), train, test)
     reference.judge.check_count(plan.count, "--count")
-    results: Results = {system.name: [] for system in SYSTEMS}
+    results: Results = {system.name: [] for system in plan.systems}
     for seed in plan.seeds:  # seed by seed, so that a first comparison is there early
-        for system in SYSTEMS:
+        for system in plan.systems:
             training = runs.train(plan, system, seed, train)
             if training is None:
                 return None
@@ -132,9 +132,9 @@ def protocol(plan: Plan, reference: Reference) -> list[str]:
 
 def write_report(plan: Plan, results: Results, said: list[str]) -> None:
     seed = plan.seeds[0]
-    pictures = {s.name: runs.first_pictures(plan, s, seed) for s in SYSTEMS}
+    pictures = {s.name: runs.first_pictures(plan, s, seed) for s in plan.systems}
     curves = {}
-    for system in SYSTEMS:
+    for system in plan.systems:
         run = RunDirectory(runs.directory(plan, system, seed))
         draw_log(run, system.curves, "loss", log_y=system.name != "GAN")
         curves[system.name] = (run.path / "loss.png").read_bytes()

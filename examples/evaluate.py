@@ -202,13 +202,16 @@ def evaluate_maker(
 ) -> dict[str, Any]:
     """A VAE or a GAN; only a VAE's Gaussian has a bound in bits/dim."""
     numbers = {}
+    bounded = args.images and isinstance(maker, VAE)
+    if bounded:
+        test = load_mnist(args.data_dir, "test")
+        cli.check_images(args.images, test)
     if args.count:
         about = {"model": str(args.model), "weights": "EMA", "seed": args.seed}
         about |= {"sampler": f"one pass of the {type(maker).__name__}", "labels": "the judge's"}
         pictures = to_uint8(make(maker, args.count, args.seed))
         numbers.update(judge(args, network, pictures, None, about))
-    if args.images and isinstance(maker, VAE):
-        test = load_mnist(args.data_dir, "test")
+    if bounded:
         numbers.update(vae_bits_per_dim(maker, test, args.images, args.draws, args.seed))
     if not numbers:
         raise InputError(f"{args.model} has no bound in bits/dim: choose --count above 0.")

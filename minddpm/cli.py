@@ -155,11 +155,16 @@ def load_model_and_data(
             f"{directory} is a model of pictures {wanted}, and MNIST's are "
             f"{data.images.shape[1:]}: choose a model that was trained on MNIST."
         )
+    check_images(images, data)
+    return unet, diffusion, data
+
+
+def check_images(images: int, data: ImageDataset) -> None:
+    """Raise InputError if there are fewer."""
     if images > len(data):
         raise InputError(
             f"{images} test images, and there are {len(data)} ({data.source}): choose fewer."
         )
-    return unet, diffusion, data
 
 
 def told_labels(unet: UNet2D, labels: np.ndarray) -> Model:

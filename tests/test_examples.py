@@ -1,91 +1,21 @@
 """The commands: what they leave, and one sentence with exit code 2 for whatever is wrong."""
 
-import gzip
-import importlib.util
 import json
-import os
-import re
 import shutil
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import NUMPY, refused, snapshot
 from PIL import Image
 
 import minddpm
-from minddpm import checkpoint, cli
+from minddpm import checkpoint
 from minddpm.generate import ADAPTIVE, SAMPLERS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 QUICK = ["--steps", "2", "--batch-size", "2", "--timesteps", "40", "--sample-steps", "2"]
-QUICK += ["--samples", "4", "--backend", "numpy"]
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """command("sample", "--model", ...) -> (exit code, stdout, stderr), from within tmp_path."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"examples/{name}.py", *map(str, arguments)])
-        try:
-            code = cli.run(load(name).main)
-        except SystemExit as stop:  # argparse
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory):
-    """A folder with 30 tiny "digits" in MNIST's files."""
-    folder = tmp_path_factory.mktemp("digits")
-    pixels = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
-    for part in ("train", "t10k"):
-        header = struct.pack(">IIII", 0x803, *pixels.shape)
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
-        labels = gzip.compress(struct.pack(">II", 0x801, 30) + bytes(i % 10 for i in range(30)))
-        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(labels)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def trained(digits, tmp_path_factory):
-    """A finished run of two steps, made by the real command in a process of its own."""
-    out = tmp_path_factory.mktemp("runs") / "run"
-    arguments = ["--data-dir", digits, "--out", out, *QUICK]
-    subprocess.run(
-        [sys.executable, EXAMPLES / "train_mnist.py", *arguments],
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    )
-    return out
-
-
-def snapshot(folder):
-    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def refused(result, *words):
-    """Exit code 2 and one sentence on stderr, no traceback."""
-    code, _, stderr = result
-    assert code == 2, stderr
-    sentence = stderr.strip().splitlines()[-1]
-    assert re.match(r"(\w+\.py: )?error: ", sentence)
-    assert "Traceback" not in stderr
-    for word in words:
-        assert str(word) in sentence
 
 
 def test_training_leaves_what_it_promises(trained):
@@ -121,20 +51,6 @@ def test_sampling(command, trained, tmp_path, sampler):
         assert np.abs(difference).max() <= 1  # other roundings in the products
 
 
-@pytest.fixture(scope="session")
-def conditional(digits, tmp_path_factory):
-    """A class-conditional run with a learned variance."""
-    out = tmp_path_factory.mktemp("runs") / "conditional"
-    arguments = ["--data-dir", digits, "--out", out, *QUICK, "--class-conditional"]
-    arguments += ["--variance", "learned_range", "--loss", "hybrid", "--importance-sampling"]
-    subprocess.run(
-        [sys.executable, EXAMPLES / "train_mnist.py", *arguments],
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    )
-    return out
-
-
 def test_a_class_conditional_run(command, conditional, digits, tmp_path):
     with Image.open(conditional / "samples.png") as picture:
         assert picture.height > picture.width  # a row for each digit
@@ -152,148 +68,6 @@ def test_a_class_conditional_run(command, conditional, digits, tmp_path):
     )
     assert code == 0, stdout
     refused(command("train_mnist", *more, "--loss", "vlb"), "loss=hybrid", "--loss")
-
-
-NUMPY = ["--backend", "numpy"]
-
-
-@pytest.mark.parametrize("run", ["trained", "conditional"])
-def test_evaluating(command, request, run, digits, tmp_path):
-    model = ["--model", request.getfixturevalue(run), "--data-dir", digits, *NUMPY]
-    model += ["--count", 0]
-    options = ["--images", 3, "--batch-size", 2]
-    for how in (["--draws", 2], ["--exact"]):
-        file = tmp_path / f"{how[0]}.json"
-        code, stdout, _ = command("evaluate", *model, *options, *how, "--json", file)
-        assert code == 0
-        numbers = json.loads(file.read_text())
-        parts = [numbers[name]["value"] for name in ("L_T", "L_between", "L_0")]
-        assert numbers["bits_per_dim"]["value"] == pytest.approx(sum(parts))
-        assert numbers["bits_per_dim"]["n"] == 3
-        assert f"{numbers['bits_per_dim']['value']:.5g}" in stdout
-    refused(command("evaluate", *model, "--json", tmp_path / "--exact.json"), "exists")
-    refused(command("evaluate", *model, "--images", 31), "31", "30")
-    refused(command("evaluate", *model, "--images", 2, "--draws", 40), "40 draws", "--exact")
-
-
-@pytest.mark.parametrize("run", ["trained", "conditional"])
-def test_judging_a_model_by_its_pictures(command, request, run, digits, tmp_path):
-    model = ["--model", request.getfixturevalue(run), "--data-dir", digits, *NUMPY]
-    how = ["--count", 70, "--steps", 2, "--images", 2, "--draws", 2]
-    how += ["--classification-steps", 0, "--nearest", tmp_path / "near.png"]
-    code, stdout, _ = command("evaluate", *model, *how, "--json", tmp_path / "e.json")
-    assert code == 0, stdout
-    numbers = json.loads((tmp_path / "e.json").read_text())
-    assert {"fid", "kid", "inception_score", "precision", "recall", "bits_per_dim"} < set(numbers)
-    assert "classification_score" not in numbers
-    fid = numbers["fid"]
-    assert (fid["n"], fid["floor_n"], fid["steps"], fid["sampler"]) == (70, 30, 2, "dpm_solver")
-    assert fid["weights"] == "EMA"
-    assert fid["labels"] == ("the judge's" if run == "trained" else "the model was told them")
-    assert f"{fid['value']:.5g}" in stdout
-    assert "99.31%" in stdout
-    with Image.open(tmp_path / "near.png") as picture:
-        assert picture.size[0] > 300
-    wrong = [*model, "--images", 2, "--draws", 2]
-    refused(command("evaluate", *wrong, "--count", 64), "64 pictures", "65")
-    refused(command("evaluate", *model, "--count", 0, "--images", 0), "nothing to measure")
-    refused(command("evaluate", *wrong, "--steps", 41), "41")
-    refused(command("evaluate", *wrong, "--judge", tmp_path / "none"), "does not exist")
-
-
-def test_judging_pictures_from_a_file(command, digits, tmp_path):
-    images = np.random.default_rng(1).integers(0, 256, (70, 28, 28), dtype=np.uint8)
-    np.savez(tmp_path / "a.npz", images=images)
-    data = ["--data-dir", digits, *NUMPY]
-    how = ["--classification-steps", 2, "--json", tmp_path / "e.json"]
-    code, stdout, _ = command("evaluate", "--samples", tmp_path / "a.npz", *data, *how)
-    assert code == 0, stdout
-    numbers = json.loads((tmp_path / "e.json").read_text())
-    assert numbers["classification_score"]["n"] == 70
-    assert 0 <= numbers["classification_score"]["value"] <= 1
-    assert "bits_per_dim" not in numbers
-    for name, content in (("small", images[:, :14]), ("few", images[:3]), ("nan", images * np.nan)):
-        np.savez(tmp_path / f"{name}.npz", images=content)
-        refused(command("evaluate", "--samples", tmp_path / f"{name}.npz", *data), name)
-    refused(command("evaluate", "--samples", tmp_path / "no.npz", *data), "no.npz")
-    (tmp_path / "empty.npz").write_bytes(b"")
-    refused(command("evaluate", "--samples", tmp_path / "empty.npz", *data), "empty.npz")
-
-
-def test_training_the_judge(command, digits, tmp_path):
-    run = ["--data-dir", digits, *NUMPY, "--out", tmp_path / "judge", "--batch-size", 4]
-    code, stdout, _ = command("train_classifier", *run, "--steps", 1)
-    assert code == 0, stdout
-    assert re.search(r"% of 30 test digits after training on 30", stdout)
-    left = {p.name for p in (tmp_path / "judge").iterdir()}
-    assert {"classifier.safetensors", "mistakes.png", "loss.csv", "run.json"} < left
-    refused(command("train_classifier", *run), "--resume")
-    more = ["--data-dir", digits, "--out", tmp_path / "judge", "--resume"]
-    refused(command("train_classifier", *more, "--lr", 1), "lr=0.004")
-    code, stdout, _ = command("train_classifier", *more, "--steps", 2)
-    assert code == 0
-    assert "resuming" in stdout
-    judge = ["--judge", tmp_path / "judge" / "classifier.safetensors"]
-    np.savez(tmp_path / "a.npz", images=np.zeros((70, 28, 28), np.uint8))
-    evaluated = command(
-        "evaluate", "--samples", tmp_path / "a.npz", *judge, "--data-dir", digits, *NUMPY,
-        "--classification-steps", 0,
-    )  # fmt: skip
-    assert evaluated[0] == 0, evaluated
-    assert "classifier.safetensors" in evaluated[1]
-
-
-@pytest.mark.parametrize(
-    ("name", "left"),
-    [
-        ("train_vae", {"vae.safetensors", "samples.png", "reconstructions.png"}),
-        ("train_gan", {"generator.safetensors", "samples.png"}),
-    ],
-)
-def test_training_the_others(command, digits, tmp_path, name, left):
-    run = ["--data-dir", digits, *NUMPY, "--out", tmp_path / "run", "--batch-size", 4]
-    code, stdout, _ = command(name, *run, "--steps", 1)
-    assert code == 0, stdout
-    assert left | {"loss.png", "loss.csv", "run.json"} < {
-        p.name for p in (tmp_path / "run").iterdir()
-    }
-    assert re.search(r"1 steps of 4 images: about .* min", stdout)
-    more = ["--data-dir", digits, "--out", tmp_path / "run", "--resume"]
-    refused(command(name, *more, "--lr", 1), "lr=")
-    code, stdout, _ = command(name, *more, "--steps", 2)
-    assert code == 0
-    assert "resuming" in stdout
-    refused(command(name, *run), "--resume")
-    refused(command(name, *run[:-4], "--out", tmp_path / "new", "--lr", -1), "lr=-1")
-
-
-def test_a_vae_with_a_bound_in_bits(command, digits, tmp_path):
-    run = ["--data-dir", digits, *NUMPY, "--out", tmp_path / "run", "--batch-size", 4]
-    options = ["--steps", 1, "--likelihood", "gaussian", "--latent", 5]
-    code, stdout, _ = command("train_vae", *run, *options)
-    assert code == 0, stdout
-    assert re.search(r"[\d.]+ bits/dim; \d of 5 units are active", stdout)
-    refused(command("train_vae", *run, "--resume", "--latent", 6), "latent=5", "--latent")
-    model = ["--model", tmp_path / "run", "--data-dir", digits, *NUMPY, "--images", 9]
-    model += ["--draws", 2, "--classification-steps", 0]
-    code, stdout, _ = command("evaluate", *model, "--count", 70, "--json", tmp_path / "e.json")
-    assert code == 0, stdout
-    numbers = json.loads((tmp_path / "e.json").read_text())
-    assert numbers["fid"]["sampler"] == "one pass of the VAE"
-    parts = numbers["reconstruction"]["value"] + numbers["kl"]["value"]
-    assert numbers["bits_per_dim"]["value"] == pytest.approx(parts)
-    assert numbers["bits_per_dim"]["n"] == 9
-
-
-def test_judging_a_gan(command, digits, tmp_path):
-    run = ["--data-dir", digits, *NUMPY, "--out", tmp_path / "run", "--batch-size", 4]
-    assert command("train_gan", *run, "--steps", 1)[0] == 0
-    model = ["--model", tmp_path / "run", "--data-dir", digits, *NUMPY]
-    code, stdout, _ = command("evaluate", *model, "--count", 70, "--classification-steps", 0)
-    assert code == 0, stdout
-    assert "FID" in stdout
-    assert "bits/dim" not in stdout
-    refused(command("evaluate", *model, "--count", 0), "no bound", "--count")
 
 
 @pytest.mark.parametrize("run", ["trained", "conditional"])

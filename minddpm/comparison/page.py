@@ -19,9 +19,10 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid #ddd; padding: .25rem .8rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 .side { display: flex; flex-wrap: wrap; gap: 1.5rem; }
-figure { margin: 0; } figcaption { font-weight: 600; }
+figure { margin: 0; }
+.side figure { flex: 1 1 18rem; max-width: 29rem; } figcaption { font-weight: 600; }
 img { max-width: 100%; image-rendering: pixelated; }
-.curve img { image-rendering: auto; max-width: 32rem; }
+.curve img { image-rendering: auto; }
 input[type=range] { width: min(32rem, 100%); display: block; }
 """
 

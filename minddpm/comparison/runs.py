@@ -9,7 +9,7 @@ import numpy as np
 
 from minddpm import backend, checkpoint
 from minddpm.checkpoint import read_json, write_json
-from minddpm.comparison.systems import DDPM, Sampler, System
+from minddpm.comparison.systems import DDPM, SLIDES, SYSTEMS, Sampler, System
 from minddpm.data import ImageDataset, to_float, to_uint8
 from minddpm.generate import generate
 from minddpm.loop import Loop
@@ -40,6 +40,11 @@ class Plan:
     classification_steps: int | None = 1000
     bound_images: int = 500
 
+    @property
+    def systems(self) -> tuple[System, ...]:
+        """What is compared."""
+        return SLIDES if self.minutes is None else SYSTEMS
+
 
 def directory(plan: Plan, system: System, seed: int) -> Path:
     """Where a run lies."""
@@ -59,10 +64,7 @@ def train(plan: Plan, system: System, seed: int, dataset: ImageDataset) -> dict[
         if (path / STATE).is_file():
             loop.resume()
     else:
-        steps = system.slides_steps
-        if plan.minutes is not None:
-            trial = system.loop(dataset, run, system.options(1, seed))
-            steps = max(1, round(60 * plan.minutes / _seconds(trial)))
+        steps = _steps(plan, system, dataset, run)
         loop = system.loop(dataset, run, system.options(steps, seed))
         run.check_new(loop.bytes_needed())
         run.write_info(dataclasses.asdict(loop.options), dataset.identity())
@@ -83,9 +85,25 @@ def train(plan: Plan, system: System, seed: int, dataset: ImageDataset) -> dict[
     return told
 
 
-def _seconds(loop: Loop, tries: int = 3) -> float:
-    """A step takes about as long as its gradients: the median of a few, kernels compiled."""
-    return float(np.median([loop.seconds_per_step()[1] for _ in range(tries)]))
+def _steps(plan: Plan, system: System, dataset: ImageDataset, run: RunDirectory) -> int:
+    """How many steps plan.minutes are: timed for the first seed, and the same for all of them."""
+    if plan.minutes is None:
+        return system.slides_steps
+    first = directory(plan, system, plan.seeds[0])
+    if (first / RUN).is_file():
+        return RunDirectory(first).read_info()[0]["steps"]
+    seconds = _seconds(system.loop(dataset, run, system.options(1, plan.seeds[0])), plan.minutes)
+    return max(1, round(60 * plan.minutes / seconds))
+
+
+def _seconds(loop: Loop, minutes: float) -> float:
+    """Of a step, which takes about as long as its gradients; timed for 1/20 of the minutes."""
+    loop.gradients()  # compiles the kernels
+    started, tries = time.perf_counter(), 0
+    while tries == 0 or time.perf_counter() - started < 60 * minutes / 20:
+        loop.gradients()
+        tries += 1
+    return (time.perf_counter() - started) / tries
 
 
 def judge(

@@ -26,8 +26,8 @@ from minddpm.training import Trainer, TrainingOptions
 class Sampler:
     """How the DDPM draws."""
 
-    name: str = "dpm_solver_2s"
-    steps: int = 20
+    name: str = "ddpm"
+    steps: int = 50
 
 
 class System:
@@ -93,9 +93,11 @@ class GAN(System):
 
 
 class VariationalAutoencoder(System):
-    name = "VAE"
-    slides_steps, slides_ms = 30 * 547, "30-50"
+    slides_ms = "30-50"
     curves = {"reconstruction": "reconstruction", "KL": "kl"}  # noqa: RUF012
+
+    def __init__(self, name: str = "VAE", epochs: int = 30):
+        self.name, self.slides_steps = name, epochs * 547
 
     def options(self, steps: int, seed: int) -> VAEOptions:
         return VAEOptions(steps=steps, seed=seed)
@@ -106,3 +108,4 @@ class VariationalAutoencoder(System):
 
 
 SYSTEMS = (DDPM(), GAN(), VariationalAutoencoder())
+SLIDES = (DDPM(), GAN(), *(VariationalAutoencoder(f"VAE-{n}", n) for n in (10, 30, 70)))

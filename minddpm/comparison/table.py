@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from minddpm.cli import markdown
-from minddpm.comparison.systems import SYSTEMS
+from minddpm.comparison.systems import SLIDES, SYSTEMS
 
 Results = dict[str, list[dict[str, Any]]]  # of a system, one for each seed
 
@@ -35,7 +35,7 @@ def rows(results: Results) -> tuple[list[str], list[list[str]]]:
     """The head and the rows of the table, as text."""
     names = list(results)
     head = ["", *names, "real digits"]
-    slides = {system.name: system.slides_ms for system in SYSTEMS}
+    slides = {system.name: system.slides_ms for system in (*SYSTEMS, *SLIDES)}
     body = []
     for label, get, style in ROWS:
         found = [[get(r) for r in results[name]] for name in names]

@@ -1,0 +1,164 @@
+"""The comparison of DDPM, GAN and VAE: trained, judged, gone on with, and told in one page."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from commands import refused, snapshot
+from PIL import Image
+
+from minddpm.comparison import runs
+from minddpm.comparison.runs import Plan, grey_pixels
+from minddpm.comparison.systems import SLIDES, SYSTEMS
+from minddpm.comparison.table import as_markdown, rows, verdict
+from minddpm.data import load_mnist
+from minddpm.rundir import RunDirectory
+
+TINY = ["--backend", "numba", "--budget", 0.0001, "--count", 70, "--sampler-steps", 2]
+TINY += ["--classification-steps", 1, "--out", "both"]
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_from_training_to_the_report(command, digits, tmp_path):
+    compare = ["compare_models", "--data-dir", digits, *TINY]
+    code, stdout, stderr = command(*compare, "--seeds", 1)
+    assert code == 0, stderr
+    assert "3 trainings of 0.0001 minutes" in stdout
+    out = tmp_path / "both"
+    table = (out / "report.md").read_text()
+    for label in ("parameters", "FID", "classification score", "recall", "-ELBO, nats"):
+        assert f"| {label} |" in table
+    assert table.split("\n\n")[0] in stdout
+    with Image.open(out / "samples.png") as picture:
+        picture.verify()
+
+    page = Page((out / "report.html").read_text())
+    pictures = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) == 3 + 40 + 3  # grids, the slider's steps, curves
+    assert all(src.startswith("data:image/png;base64,") for src in pictures)
+    assert not {"link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert not re.search(
+        r"https?:|src=\"(?!data:)|@import|url\(", (out / "report.html").read_text()
+    )
+    (slider,) = [a for tag, a in page.tags if tag == "input"]
+    assert (slider["min"], slider["max"]) == ("0", "39")
+    assert sum("frame" in a.get("class", "") and "hidden" not in a for _, a in page.tags) == 1
+
+    # The same again does nothing twice; a second seed is added beside the first one.
+    before = {p: kept for p, kept in snapshot(out).items() if p.parent != out}
+    code, _, _ = command(*compare, "--seeds", 2)
+    assert code == 0
+    after = snapshot(out)
+    assert {p: after[p] for p in before if p.name != "loss.png"} == {
+        p: kept for p, kept in before.items() if p.name != "loss.png"
+    }
+    assert (out / "gan-1" / "result.json").is_file()
+    assert "±" in (out / "report.md").read_text()
+    steps = [RunDirectory(out / f"vae-{seed}").read_info()[0]["steps"] for seed in (0, 1)]
+    assert steps[0] == steps[1]
+    refused(command(*compare, "--count", 71), "both", "71", "--out")
+
+
+def test_what_is_refused(command, digits, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("kept")
+    data = ["compare_models", "--data-dir", digits, "--backend", "numpy"]
+    refused(command(*data, "--out", "other"), "other", "--out")
+    assert (tmp_path / "other" / "mine.txt").read_text() == "kept"
+    assert len(list((tmp_path / "other").iterdir())) == 1
+    refused(command(*data, "--budget", 0), "--budget")
+    refused(command(*data, "--count", 64), "64", "65")
+    refused(command(*data, "--budget", 1, "--slides"), "--slides")
+
+
+def test_a_training_goes_on_where_it_stopped(digits, tmp_path, monkeypatch):
+    data = load_mnist(digits)
+    vae = SYSTEMS[2]
+    monkeypatch.setattr(type(vae), "options", lambda self, steps, seed: _small(vae, 3, seed))
+    whole = Plan(tmp_path / "whole", (0,), None)
+    runs.train(whole, vae, 0, data)
+
+    halves = Plan(tmp_path / "halves", (0,), None)
+    path = runs.directory(halves, vae, 0)
+    loop = vae.loop(data, RunDirectory(path), _small(vae, 3, 0))
+    loop.run.check_new(0)
+    loop.run.write_info(vars(loop.options), data.identity())
+    loop.train_step()
+    loop.save()
+    told = runs.train(halves, vae, 0, data)
+    assert told["steps"] == 3
+    for name in ("vae.safetensors", "training_state.safetensors"):
+        one, other = (runs.directory(p, vae, 0) / name for p in (whole, halves))
+        assert sorted(one.read_bytes()) == sorted(other.read_bytes())  # whatever the header's order
+
+
+def _small(system, steps, seed):
+    from minddpm.trainers.vae import VAEOptions
+
+    return VAEOptions(steps=steps, batch_size=2, seed=seed)
+
+
+def test_the_slides_budgets():
+    steps = {s.name: s.slides_steps for s in SLIDES}
+    assert steps == {
+        "DDPM": 10_000, "GAN": 16_500, "VAE-10": 5_470, "VAE-30": 16_410, "VAE-70": 38_290
+    }  # fmt: skip
+
+
+def _result(fid, score):
+    metrics = {"fid": fid, "classification_score": score}
+    metrics = {name: {"value": x, "floor": 0.5} for name, x in metrics.items()}
+    for name in ("kid", "inception_score", "precision", "recall", "nearest_training_distance"):
+        metrics[name] = {"value": 1.0}
+    return {
+        "parameters": 1234567, "steps": 10, "batch_size": 2, "ms_per_step": 5.0, "minutes": 1.0,
+        "sampling_seconds_per_1000": 1.0, "grey_pixels": {"value": 0.1, "floor": 0.2},
+        "metrics": metrics,
+    }  # fmt: skip
+
+
+def test_means_and_spread():
+    results = {
+        "DDPM": [_result(2.0, 0.9), _result(4.0, 0.8)],
+        "VAE": [_result(3.5, 0.7), _result(5.5, 0.7)],
+    }
+    head, body = rows(results)
+    assert head == ["", "DDPM", "VAE", "real digits"]
+    cells = {row[0]: row[1:] for row in body}
+    assert cells["FID"] == ["3.00 ± 1.41", "4.50 ± 1.41", "0.50"]
+    assert cells["parameters"] == ["1,234,567", "1,234,567", ""]
+    assert cells["ms a step in the slides, on a GPU"] == ["300", "30-50", ""]
+    assert "active units" not in cells
+    assert as_markdown(results).count("\n") == len(body) + 1
+    # One DDPM has a worse FID than one VAE; by the score each is ahead of each.
+    said = verdict(results)
+    assert "By FID the DDPM is ahead of the VAE, on average, not with every seed." in said
+    assert "By classification score the DDPM is ahead of the VAE, with every seed." in said
+
+
+@pytest.mark.parametrize(("pixels", "share"), [([0, 255, 50, 205], 0), ([51, 204, 0, 128], 0.75)])
+def test_grey_is_neither_paper_nor_ink(pixels, share):
+    assert grey_pixels(np.array(pixels, np.uint8)) == share
+
+
+def test_json_of_a_plan(command, digits, tmp_path):
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "plan.json").write_text(json.dumps({"minutes": 1}))
+    compare = ["compare_models", "--data-dir", digits, "--backend", "numpy", "--out", "both"]
+    refused(command(*compare), "both", "another --out")
