@@ -23,6 +23,7 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
     "ddim": samplers.ddim,
     "dpm_solver": samplers.dpm_solver,
     "dpm_solver_2s": partial(samplers.dpm_solver, order="2S"),
+    "dpm_solver_sde": partial(samplers.dpm_solver, order="SDE"),
     "probability_flow": samplers.probability_flow,
     "probability_flow_adaptive": samplers.probability_flow_adaptive,
 }

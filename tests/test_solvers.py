@@ -27,7 +27,8 @@ FIRST = {
     "1": lambda *a, **k: samplers.dpm_solver(*a, order="1", **k),
     "DDIM": samplers.ddim,
 }
-EVERY = {**FIRST, **SECOND, "adaptive": samplers.probability_flow_adaptive}
+FLOWS = {**FIRST, **SECOND, "adaptive": samplers.probability_flow_adaptive}
+EVERY = {**FLOWS, "SDE": lambda *a, **k: samplers.dpm_solver(*a, order="SDE", **k)}
 
 
 def even(n, top=4.0):
@@ -92,7 +93,7 @@ def test_the_adaptive_solver_keeps_its_tolerance():
     assert count[1e-2] < count[1e-4] < 100
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", FLOWS)
 def test_all_ways_lead_to_the_same_picture(any_backend, name):
     """With clipping and a rough model, and a last step to no noise."""
     d, x_T = GaussianDiffusion(cosine(400)), noises(1)[0]
@@ -165,6 +166,60 @@ def test_2s_is_algorithm_1(any_backend, T):
             x, i = u, i + 1
 
 
+def test_the_sde_solver_is_its_formula(any_backend):
+    d, (x, *z) = GaussianDiffusion(cosine(9)), noises(10)
+    alpha, sigma, lam = levels(d)
+    given = z.__getitem__
+    seen = []
+    for i, step in enumerate(
+        samplers.dpm_solver(d, rough_model, SHAPE, x_T=x, order="SDE", noise=given)
+    ):
+        seen.append(picture(d, x, i))
+        D, h = seen[-1], lam[i + 1] - lam[i]
+        if 0 < i < 8:
+            D = D + (seen[-1] - seen[-2]) * h / (2 * (lam[i] - lam[i - 1]))
+        x = sigma[i + 1] / sigma[i] * math.exp(-h) * x + alpha[i + 1] * (1 - math.exp(-2 * h)) * D
+        x = x + sigma[i + 1] * math.sqrt(1 - math.exp(-2 * h)) * z[i]
+        check_close(step.x, x, 3e-5)
+        check_close(step.pred_x0, seen[-1])
+        x = step.x
+
+
+def test_the_sde_solver_without_its_slope_is_ddpm(any_backend):
+    """As the first and the last step are."""
+    d = GaussianDiffusion(cosine(2))
+    walks = (
+        samplers.dpm_solver(d, rough_model, SHAPE, order="SDE", seed=5),
+        samplers.ddpm(d, rough_model, SHAPE, seed=5),
+    )
+    for one, other in zip(*walks, strict=True):
+        check_close(one.x, other.x)
+
+
+def spread(sampler, n):
+    """The standard deviation where lambda = 4 of what a sampler makes of N(0, I).
+
+    With a perfect model a sampler is linear in x_T and in the noise of each step, so that runs
+    with one of them 1 and the others 0 tell how much of each is left.
+    """
+    d, shape = even(n), (n + 1, 1, 1, 1)
+    inputs = np.eye(n + 1, dtype=np.float32).reshape(n + 1, *shape)  # the last run has none
+    *_, step, _ = sampler(
+        d, perfect_model(d), shape, x_T=inputs[0], noise=lambda i: inputs[min(i + 1, n - 1)]
+    )
+    parts = step.x[:-1].ravel().astype(float) - float(step.x[-1, 0, 0, 0])
+    return math.sqrt((parts**2).sum())
+
+
+def test_the_sde_solver_makes_the_right_spread_with_half_of_ddpms_error():
+    d = even(2)
+    exact = math.sqrt(d.alphas_cumprod[0] * S**2 + 1 - d.alphas_cumprod[0])
+    for n in (21, 41):
+        error = abs(spread(EVERY["SDE"], n) - exact)
+        assert error < 0.5 * abs(spread(samplers.ddpm, n) - exact)
+        assert error < 0.02
+
+
 def test_order_1_is_ddim(any_backend):
     d, (x,) = GaussianDiffusion(cosine(9)), noises(1)
     walks = (
@@ -215,7 +270,7 @@ def test_a_picture_comes_back_from_its_own_noise(any_backend):
 # --- what all share ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["2M", "2S", "Heun", "adaptive"])
+@pytest.mark.parametrize("name", ["2M", "2S", "SDE", "Heun", "adaptive"])
 def test_a_learned_variance_is_left_aside(name):
     learned = GaussianDiffusion(cosine(12), variance="learned_range")
     x = noises(1)[0]
@@ -224,7 +279,7 @@ def test_a_learned_variance_is_left_aside(name):
     np.testing.assert_array_equal(step.x, expected.x)
 
 
-@pytest.mark.parametrize("name", ["2M", "2S", "Heun"])
+@pytest.mark.parametrize("name", ["2M", "2S", "SDE", "Heun"])
 def test_parts_of_a_batch(name):
     d = GaussianDiffusion(cosine(12))
     *_, whole = EVERY[name](d, rough_model, SHAPE, 5, seed=3)
@@ -232,7 +287,7 @@ def test_parts_of_a_batch(name):
     np.testing.assert_array_equal(part.x[0], whole.x[1])
 
 
-@pytest.mark.parametrize("name", ["2M", "2S", "Heun"])
+@pytest.mark.parametrize("name", ["2M", "2S", "SDE", "Heun"])
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_very_few_steps(name, steps):
     d = GaussianDiffusion(cosine(12))

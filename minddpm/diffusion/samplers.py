@@ -117,6 +117,7 @@ def dpm_solver(
     seed: int = 0,
     first: int = 0,
     x_T: Array | None = None,
+    noise: Noise | None = None,
     spacing: str = "leading",
 ) -> Iterator[Step]:
     """DPM-Solver++ (Lu et al. 2022, "Fast solver for guided sampling"): DDIM of second order.
@@ -133,16 +134,21 @@ def dpm_solver(
         2S  two runs for a step, at s and at a u in between, to which DDIM leads:
             D = x0_s + (h / (2 h')) (x0_u - x0_s), h' = lambda_u - lambda_s    (algorithm 1)
 
-    order: "1", "2M" or "2S". steps: runs of the model, so that 2S makes half as many steps; the
-    last one, to where there is no noise and lambda is infinite, is always DDIM's. No noise is
-    drawn: the same x_T always gives the same picture.
+    Of the reverse SDE, whose noise takes away what is wrong with x_s, it is ("SDE-DPM-Solver++"):
+
+        x_t = (sigma_t / sigma_s) e^-h x_s + alpha_t (1 - e^-2h) D + sigma_t sqrt(1 - e^-2h) z
+        SDE D as in 2M; with D = x0_s it would be DDPM's own step
+
+    order: a key of ORDERS. steps: runs of the model, so that 2S makes half as many steps; the
+    last one, to where there is no noise and lambda is infinite, is always DDIM's. But for SDE, no
+    noise is drawn: the same x_T always gives the same picture.
     Raises InputError for another order.
     """
-    if order not in ("1", "2M", "2S"):
-        raise InputError(f"unknown order {order!r} of dpm_solver: choose 1, 2M or 2S.")
+    if order not in ORDERS:
+        raise InputError(f"unknown order {order!r} of dpm_solver: choose {', '.join(ORDERS)}.")
     short = shorten(diffusion, steps, spacing)
-    tables = {"1": _first_order, "2M": _multistep, "2S": _single_step}[order](short)
-    return walk(short, model, shape, tables, (seed, first), x_T, None, multistep=True)
+    *tables, before = ORDERS[order](_Ladder(short))
+    return walk(short, model, shape, tuple(tables), (seed, first), x_T, noise, before=before)
 
 
 class _Ladder:
@@ -158,32 +164,49 @@ class _Ladder:
         self.decay = self.next_sigma / self.next_alpha * self.alpha / self.sigma
         self.gain = self.next_alpha * (1 - self.decay)
         self.h = np.append(np.inf, np.diff(self.lambda_[::-1])[::-1])  # of t = 0, 1, ...
+        self.none = np.zeros(diffusion.T)
+
+    def slope(self) -> np.ndarray:
+        """h / (2 h') of 2M; 0 at the first step and at the last one."""
+        slope = self.none.copy()
+        slope[1:-1] = self.h[1:-1] / (2 * self.h[2:])
+        return slope
 
 
-def _first_order(diffusion: GaussianDiffusion) -> tuple[np.ndarray, ...]:
-    """k0, kx, ko, and the factor of the pred_x0 before."""
-    s, zero = _Ladder(diffusion), np.zeros(diffusion.T)
-    return s.gain, s.next_sigma / s.sigma, zero, zero
+Tables = tuple[np.ndarray, ...]  # k0, kx, ko, sigma, and the factors of the pred_x0 before
 
 
-def _multistep(diffusion: GaussianDiffusion) -> tuple[np.ndarray, ...]:
-    s = _Ladder(diffusion)
-    slope = np.zeros(diffusion.T)  # h / (2 h'); 0 at the first step and at the last one
-    slope[1:-1] = s.h[1:-1] / (2 * s.h[2:])
-    return s.gain * (1 + slope), s.next_sigma / s.sigma, np.zeros(diffusion.T), -s.gain * slope
+def _first_order(s: _Ladder) -> Tables:
+    return s.gain, s.next_sigma / s.sigma, s.none, s.none, s.none
 
 
-def _single_step(diffusion: GaussianDiffusion) -> tuple[np.ndarray, ...]:
+def _multistep(s: _Ladder) -> Tables:
+    slope = s.slope()
+    return s.gain * (1 + slope), s.next_sigma / s.sigma, s.none, s.none, -s.gain * slope
+
+
+def _single_step(s: _Ladder) -> Tables:
     """Every second step ends a pair: it begins at u, made by the first of them, DDIM, from s:
 
     x_u = (sigma_u / sigma_s) x_s + gain_u x0_s, so that
     x_t = (sigma_t / sigma_s) x_s + G D = (sigma_t / sigma_u) (x_u - gain_u x0_s) + G D
     """
-    s = _Ladder(diffusion)
-    k0, kx, ko, before = (table.copy() for table in _first_order(diffusion))
-    for t in range(diffusion.T - 2, 0, -2):  # u; s is t + 1
+    k0, kx, ko, sigma, before = (table.copy() for table in _first_order(s))
+    for t in range(len(k0) - 2, 0, -2):  # u; s is t + 1
         h = s.h[t] + s.h[t + 1]
         G = s.next_alpha[t] * (1 - s.decay[t] * s.decay[t + 1])
         slope = h / (2 * s.h[t + 1])
         k0[t], before[t] = G * slope, G * (1 - slope) - kx[t] * s.gain[t + 1]
-    return k0, kx, ko, before
+    return k0, kx, ko, sigma, before
+
+
+def _multistep_sde(s: _Ladder) -> Tables:
+    slope, gone = s.slope(), 1 - s.decay**2
+    gain, sigma = s.next_alpha * gone, s.next_sigma * np.sqrt(gone)
+    kx = s.next_sigma / s.sigma * s.decay
+    return gain * (1 + slope), kx, s.none, sigma, -gain * slope
+
+
+ORDERS = {
+    "1": _first_order, "2M": _multistep, "2S": _single_step, "SDE": _multistep_sde
+}  # fmt: skip

@@ -50,12 +50,12 @@ def walk(
     x_T: Array | None,
     noise: Noise | None,
     replay: bool = False,
-    multistep: bool = False,
+    before: np.ndarray | None = None,
 ) -> Iterator[Step]:
     """x_{t-1} = k0 pred_x0 + kx x_t + ko output + sigma z for t = T-1 .. 0; tables of k0, kx, ko, sigma.
 
     Every linear sampler is this loop with its own four tables. sigma None: the model's own.
-    multistep: z is no noise but the pred_x0 of the step before.
+    before: a fifth one, of factors of the pred_x0 of the step before.
     """  # noqa: E501
     px, po = diffusion.x0_coefficients()
     k0, kx, ko, sigma = tables
@@ -63,13 +63,14 @@ def walk(
     x = start(shape, seed, first, x_T)
     run = _Prediction(diffusion, model)
     noise = None if noise is None else partial(_given, noise, x.shape)
+    drawn = noise or partial(random.normal, x.shape, seed, random.SAMPLE, first=first)
     if sigma is None:
         sigma = np.append(0.0, np.ones(diffusion.T - 1))  # of a noise that is scaled already
-        drawn = partial(random.normal, x.shape, seed, random.SAMPLE, first=first)
-        noise = partial(run.scaled, noise or drawn)
-    before: list[Array] = []
-    if multistep:
-        noise = lambda _: before[0]  # noqa: E731
+        noise = partial(run.scaled, drawn)
+    last: list[Array] = []  # the pred_x0 of the step before
+    if before is not None:
+        noise = partial(_sum, last, before[::-1].tolist(), sigma[::-1].tolist(), drawn)
+        sigma = ((before != 0) | (sigma != 0)).astype(float)  # of a sum that is weighed already
     steps = backend.kernels.denoise(
         run,
         x,
@@ -81,7 +82,7 @@ def walk(
         replay=replay and diffusion.variance != "learned_range",
     )
     for t, (x, pred_x0) in zip(reversed(diffusion.timestep_map), steps, strict=True):
-        before[:] = [pred_x0]
+        last[:] = [pred_x0]
         yield Step(x, pred_x0, int(t))
 
 
@@ -101,6 +102,14 @@ class _Prediction:
         t = np.full(len(self.v), self.diffusion.T - 1 - i)
         log_variance = self.diffusion.learned_log_variance(self.v, t)
         return backend.xp.exp(log_variance / 2) * noise(i)
+
+
+def _sum(last: list[Array], before: list[float], sigma: list[float], noise: Noise, i: int) -> Array:
+    """before last + sigma z of step i, without what is multiplied by 0."""
+    if not sigma[i]:
+        return before[i] * last[0]
+    z = sigma[i] * noise(i)
+    return z + before[i] * last[0] if before[i] else z
 
 
 def _given(noise: Noise, shape: tuple[int, ...], i: int) -> Array:

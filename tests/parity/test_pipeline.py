@@ -57,7 +57,7 @@ def their_walk(unet, scheduler, steps, x_T, **options):
     scheduler.set_timesteps(steps)
     x, walk = nchw(x_T), []
     for i, t in enumerate(scheduler.timesteps):
-        noise = {"variance_noise": nchw(options["noise"][i])} if options.get("eta") else {}
+        noise = {"variance_noise": nchw(options["noise"][i])} if "noise" in options else {}
         extra = {key: value for key, value in options.items() if key != "noise"}
         x = scheduler.step(unet(x, t).sample, t, x, **extra, **noise).prev_sample
         walk.append(nhwc(x))
@@ -252,6 +252,29 @@ def test_whether_eps_is_clipped_matters(model_pair):
         for flag in (False, True)
     )
     assert np.abs(own - clipped).max() > 0.1
+
+
+# --- DPM-Solver++ --------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+@every_prediction
+@pytest.mark.parametrize(
+    ("order", "algorithm"), [("2M", "dpmsolver++"), ("SDE", "sde-dpmsolver++")]
+)
+def test_dpm_solver(any_backend, model_pair, order, algorithm, prediction):
+    """Unclipped and with trailing steps: diffusers' solver never clips, and counts its own way."""
+    pair, (x_T, *z) = model_pair(**TINY), draw(1 + T)
+    d = GaussianDiffusion(cosine(T), prediction, clip_x0=False)
+    scheduler = their_scheduler(
+        diffusers.DPMSolverMultistepScheduler, d, algorithm_type=algorithm,
+        timestep_spacing="trailing",
+    )  # fmt: skip
+    theirs = their_walk(pair.theirs, scheduler, 10, x_T, noise=z)
+    walk = samplers.dpm_solver(
+        d, pair.ours, SHAPE, 10, order=order, x_T=x_T, noise=device(z), spacing="trailing"
+    )
+    check_close(our_walk(walk), theirs)
 
 
 # --- T = 1000 ------------------------------------------------------------------------------------
