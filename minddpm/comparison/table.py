@@ -85,5 +85,7 @@ def verdict(results: Results) -> str:
         best, second = order[0], order[1] if len(order) > 1 else order[0]
         apart = min(sign * x for x in scored[best]) > max(sign * x for x in scored[second])
         how = "with every seed" if apart else "on average, not with every seed"
+        if len(scored[best]) == 1:
+            how = "with one seed, which proves little"
         sentences.append(f"By {name} the {best} is ahead of the {second}, {how}.")
     return " ".join(sentences)
