@@ -9,12 +9,12 @@ report.md.
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
 from minddpm import cli, random
+from minddpm.checkpoint import read_json, write_json
 from minddpm.comparison import runs
 from minddpm.comparison.page import page
 from minddpm.comparison.runs import Plan
@@ -73,7 +73,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     }  # fmt: skip
     file = args.out / PLAN
     if file.is_file():
-        before = json.loads(file.read_text())
+        before = read_json(file)
         if before != kept:
             raise InputError(
                 f"{args.out} holds a comparison with {before}, and this is one with {kept}: give "
@@ -81,8 +81,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
             )
     elif args.out.exists() and any(args.out.iterdir()):
         raise InputError(f"{args.out} exists and is no comparison: choose another --out.")
-    with atomic_write(file) as opened:
-        opened.write((json.dumps(kept, indent=2) + "\n").encode())
+    write_json(file, kept)
     return plan
 
 

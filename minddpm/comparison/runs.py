@@ -11,16 +11,17 @@ from minddpm import backend, checkpoint
 from minddpm.checkpoint import read_json, write_json
 from minddpm.comparison.systems import DDPM, SLIDES, SYSTEMS, Sampler, System
 from minddpm.data import ImageDataset, to_float, to_uint8
+from minddpm.files import atomic_write
 from minddpm.generate import generate
 from minddpm.loop import Loop
-from minddpm.metrics.likelihood import bits_per_dim, vae_bits_per_dim
+from minddpm.metrics.likelihood import bits_per_dim
 from minddpm.metrics.report import Reference, evaluate
 from minddpm.models import UNet2D
 from minddpm.models.vae import VAE, active_units
 from minddpm.rundir import RUN, STATE, RunDirectory
 from minddpm.trainers.pictures import bound, load_maker
 
-RESULT, PICTURES, FRAMES = "result.json", "pictures.npz", "frames.npz"
+RESULT, PICTURES = "result.json", "pictures.npz"
 SHOWN = 64
 
 
@@ -116,8 +117,8 @@ def judge(
     started = time.perf_counter()
     pictures = to_uint8(system.pictures(path, plan.count, seed, plan.sampler))
     sampling = time.perf_counter() - started
-    if not (path / PICTURES).is_file():
-        np.savez_compressed(path / PICTURES, images=pictures[:SHOWN])
+    with atomic_write(path / PICTURES) as file:
+        np.savez_compressed(file, images=pictures[:SHOWN])
     about = {"weights": "EMA", "seed": seed, **system.how(plan.sampler), "labels": "the judge's"}
     numbers = evaluate(reference, pictures, None, about, plan.classification_steps)
     result = {
@@ -151,10 +152,8 @@ def _likelihood(plan: Plan, path: Path, test: ImageDataset, seed: int) -> dict[s
     part = ImageDataset(test.images[:n], None, test.source)
     reconstruction, kl, codes = bound(maker, part, seed=seed)
     return {
-        "bound": vae_bits_per_dim(maker, test, n, 1, seed),
         "elbo_nats": float((reconstruction + kl.sum(axis=1)).mean()),
         "active_units": active_units(codes),
-        "latent": maker.latent,
     }
 
 

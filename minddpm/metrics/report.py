@@ -1,5 +1,6 @@
 """All metrics of a set of pictures, each beside what real digits and noise get."""
 
+import functools
 import time
 from typing import Any, NamedTuple
 
@@ -94,12 +95,7 @@ def evaluate(
     """
     test = reference.test
     floor_n = min(len(images), len(test))
-    real = test.images[:floor_n]
-    found = {
-        "value": reference.measure(images),
-        "floor": reference.measure(real),
-        "ceiling": reference.measure(shuffled_pixels(real)),
-    }
+    found = {"value": reference.measure(images), **_floor_and_ceiling(reference, floor_n)}
     if classification_steps is not None:
         found = _with_classification(found, reference, images, labels, classification_steps)
     common = {
@@ -122,6 +118,22 @@ def evaluate(
     }
 
 
+# The same for every set of so many pictures: whoever judges several of them waits once.
+@functools.lru_cache(maxsize=1)
+def _floor_and_ceiling(reference: Reference, n: int) -> dict[str, dict[str, Value]]:
+    real = reference.test.images[:n]
+    return {
+        "floor": reference.measure(real),
+        "ceiling": reference.measure(shuffled_pixels(real)),
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _classification_floor(reference: Reference, n: int, steps: int) -> float:
+    train = reference.train
+    return classification_score(train.images[:n], train.labels[:n], reference.test, steps)
+
+
 def _with_classification(
     found: dict[str, dict[str, Value]],
     reference: Reference,
@@ -129,17 +141,15 @@ def _with_classification(
     labels: np.ndarray | None,
     steps: int,
 ) -> dict[str, dict[str, Value]]:
-    train, test = reference.train, reference.test
-    n = min(len(images), len(train))
+    test = reference.test
     if labels is None:
         labels = reference.judge.look(images).log_p.argmax(axis=1)
-    sets = {
-        "value": (images, labels),
-        "floor": (train.images[:n], train.labels[:n]),
+    scores = {
+        "value": classification_score(images, labels, test, steps),
+        "floor": _classification_floor(reference, min(len(images), len(reference.train)), steps),
+        # who learned nothing names the commonest digit
+        "ceiling": float(np.bincount(test.labels).max() / len(test)),
     }
-    scores = {name: classification_score(*sets[name], test, steps) for name in sets}
-    # who learned nothing names the commonest digit
-    scores["ceiling"] = float(np.bincount(test.labels).max() / len(test))
     return {
         name: {**values, "classification_score": Value(scores[name])}
         for name, values in found.items()
