@@ -204,6 +204,12 @@ def test_the_classification_score_needs_right_labels(monkeypatch):
     assert wrong < 0.1
 
 
+def test_a_classifier_that_ctrl_c_stopped_has_no_score(monkeypatch):
+    monkeypatch.setattr(classification.ClassifierLoop, "train", lambda self: False)
+    with pytest.raises(KeyboardInterrupt):
+        classification.classification_score(PIXELS[..., None], np.arange(3), bars(3), steps=2)
+
+
 # --- pictures from a file ------------------------------------------------------------------------
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 4, 5), dtype=np.uint8)

@@ -29,6 +29,7 @@ def classification_score(
     classifier = Classifier(in_channels=images.shape[3])
     with tempfile.TemporaryDirectory() as folder:
         loop = ClassifierLoop(classifier, data, RunDirectory(Path(folder)), options)
-        loop.train()
+        if not loop.train():
+            raise KeyboardInterrupt  # a classifier of fewer steps would be another number
         with loop.ema.applied():
             return accuracy(classifier, test.images, test.labels)
