@@ -123,7 +123,7 @@ def judge(
     """Every metric of the pictures, after saying what it will cost."""
     train, test = load_mnist(args.data_dir), load_mnist(args.data_dir, "test")
     reference = Reference(network, train, test)
-    reference.check(images, str(args.samples or args.model))
+    reference.check(images, labels, str(args.samples or args.model))
     steps = args.classification_steps or None
     seconds = reference.seconds(len(images), steps)
     print(f"metrics of {len(images)} pictures: about {seconds / 60:.1f} min", flush=True)
@@ -152,6 +152,24 @@ def table(numbers: dict[str, Any]) -> list[list[str]]:
     ]
 
 
+def protocol(numbers: dict[str, Any]) -> str:
+    """What the metrics are of, and what stands beside them: a line for each kind of metric."""
+    judged = {name: row for name, row in numbers.items() if "extractor" in row}
+    if not judged:
+        return ""
+    about = next(iter(judged.values()))
+    said = [
+        f"{about['n']:,} pictures; extractor: {about['extractor']}; reference: "
+        f"{about['reference']}; test pictures: {about['test']}"
+    ]
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for name, row in judged.items():
+        kinds.setdefault((row["floor_is"], row["ceiling_is"]), []).append(NAMES[name])
+    for (real, none), names in kinds.items():
+        said.append(f"{', '.join(names)}:\n  real digits: {real}; no digits: {none}")
+    return "\n".join(said)
+
+
 def main() -> None:
     args = parse()
     random.check_seed(args.seed)
@@ -173,14 +191,8 @@ def main() -> None:
         )
     else:
         numbers = evaluate_model(args)
-    about = next(iter(numbers.values()))
-    print(
-        "\n"
-        + cli.markdown(["", "value", "standard error", "real digits", "shuffled"], table(numbers))
-    )
-    if "extractor" in about:
-        print(f"\n{about['n']:,} pictures; extractor: {about['extractor']};")
-        print(f"against {about['reference']}; real digits: {about['floor_n']:,} of {about['test']}")
+    head = ["", "value", "standard error", "real digits", "no digits"]
+    print(f"\n{cli.markdown(head, table(numbers))}\n\n{protocol(numbers)}")
     if args.json is not None:
         write_json(args.json, numbers)
         print(f"wrote {args.json}")

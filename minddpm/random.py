@@ -19,7 +19,7 @@ from minddpm.kernels import reference
 
 # Purposes keep streams apart that share a seed and a step; the upper 24 bits number sub-streams.
 INIT, SHUFFLE, TIMESTEP, NOISE, X_T, SAMPLE, DROPOUT, CHECK, BOUND, LABEL = range(10)
-AUGMENT, LATENT, METRIC = range(10, 13)
+AUGMENT, LATENT, METRIC, BOOTSTRAP, PIXELS = range(10, 15)
 
 _MAX_SEED = 2**32 - 1
 

@@ -38,7 +38,9 @@ def test_judging_a_model_by_its_pictures(command, request, run, digits, tmp_path
     assert {"fid", "kid", "inception_score", "precision", "recall", "bits_per_dim"} < set(numbers)
     assert "classification_score" not in numbers
     fid = numbers["fid"]
-    assert (fid["n"], fid["floor_n"], fid["steps"], fid["sampler"]) == (70, 30, 2, "dpm_solver")
+    assert (fid["n"], fid["steps"], fid["sampler"]) == (70, 2, "dpm_solver")
+    assert fid["floor_is"] == "30 test pictures"
+    assert fid["floor_is"] in stdout
     assert fid["weights"] == "EMA"
     assert fid["labels"] == ("the judge's" if run == "trained" else "the model was told them")
     assert f"{fid['value']:.5g}" in stdout
@@ -62,7 +64,13 @@ def test_judging_pictures_from_a_file(command, digits, tmp_path):
     numbers = json.loads((tmp_path / "e.json").read_text())
     assert numbers["classification_score"]["n"] == 70
     assert 0 <= numbers["classification_score"]["value"] <= 1
+    assert "training pictures with their own labels" in numbers["classification_score"]["floor_is"]
+    assert "training pictures with their own labels" in stdout
     assert "bits_per_dim" not in numbers
+    for name, labels in (("far", 10), ("below", -1)):
+        file = tmp_path / f"{name}.npz"
+        np.savez(file, images=images, labels=np.full(70, labels))
+        refused(command("evaluate", "--samples", file, *data), f"{name}.npz", str(labels), "0 .. 9")
     for name, content in (("small", images[:, :14]), ("few", images[:3]), ("nan", images * np.nan)):
         np.savez(tmp_path / f"{name}.npz", images=content)
         refused(command("evaluate", "--samples", tmp_path / f"{name}.npz", *data), name)

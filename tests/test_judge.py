@@ -58,7 +58,6 @@ def test_two_halves_are_the_whole_bit_for_bit(tmp_path):
     whole = loop(tmp_path / "whole")
     whole.train(progress=False)
     half = loop(tmp_path / "half")
-    half.options = ClassifierOptions(**{**vars(half.options), "steps": 4})
     for _ in range(2):
         half.train_step()
     half.save()
@@ -157,7 +156,8 @@ def test_every_metric_tells_good_pictures_from_bad_ones(reference):
         if name in ("fid", "kid", "nearest_training_distance"):
             assert row["value"] < numbers["bad"][name]["value"], name
             assert row["floor"] < row["ceiling"], name
-        assert row["n"] == row["floor_n"] == 80
+        assert row["n"] == 80
+        assert row["floor_is"] == "80 test pictures"
         assert row["who"] == "good"
         assert "99.31%" in row["extractor"]
         json.dumps(row, allow_nan=False)
@@ -168,15 +168,39 @@ def test_every_metric_tells_good_pictures_from_bad_ones(reference):
 
 def test_the_floor_has_as_many_pictures_as_there_are(reference):
     row = evaluate(reference, bars(150, seed=3).images, None, {}, None)["fid"]
-    assert (row["n"], row["floor_n"]) == (150, 100)
+    assert (row["n"], row["floor_is"]) == (150, "100 test pictures")
 
 
 def test_pictures_that_cannot_be_compared(reference):
     with refused("(14, 14, 1)", "(28, 28, 1)"):
-        reference.check(np.zeros((100, 14, 14, 1), np.uint8), "them")
+        reference.check(np.zeros((100, 14, 14, 1), np.uint8), None, "them")
     with refused("64 pictures", "65"):
-        reference.check(np.zeros((64, 28, 28, 1), np.uint8), "them")
-    reference.check(np.zeros((65, 28, 28, 1), np.uint8), "them")
+        reference.check(np.zeros((64, 28, 28, 1), np.uint8), None, "them")
+    fine = np.zeros((65, 28, 28, 1), np.uint8)
+    reference.check(fine, None, "them")
+    reference.check(fine, np.arange(65) % 10, "them")
+    for wrong in (np.arange(65) % 11, np.arange(65) % 10 - 1):
+        with refused("them", "labels", "0 .. 9"):
+            reference.check(fine, wrong, "them")
+
+
+def test_the_order_of_the_pictures_makes_no_difference_beyond_chance(reference):
+    # Sorted by class, each split of the Inception Score would see one class, and score 1.
+    pictures = bars(80, seed=2)
+    mixed, ordered = pictures.images, pictures.images[np.argsort(pictures.labels, kind="stable")]
+    one, other = (reference.measure(x)["inception_score"] for x in (mixed, ordered))
+    assert other.value == pytest.approx(one.value, abs=3 * (one.error + other.error))
+    assert other.value > 1 + 0.5 * (one.value - 1)
+
+
+def test_the_floor_of_a_sorted_test_set_is_of_all_its_classes():
+    test = bars(100, seed=1)
+    order = np.argsort(test.labels, kind="stable")
+    ordered = ImageDataset(test.images[order], test.labels[order], "sorted")
+    real = Reference(load_judge(), bars(300), ordered).real(50)
+    which = (real[:, None] == ordered.images[None]).all(axis=(2, 3, 4)).argmax(axis=1)
+    assert len(np.unique(which)) == 50
+    assert set(ordered.labels[which]) == set(test.labels)
 
 
 def test_shuffling_keeps_the_pixels_of_each_picture():
@@ -268,6 +292,12 @@ def test_files_that_are_none(tmp_path):
         (tmp_path / f"{name}.npz").write_bytes(content)
         with refused(name):
             read_pictures(tmp_path / f"{name}.npz")
+    np.savez_compressed(tmp_path / "packed.npz", images=np.zeros((9, 50, 50), np.uint8))
+    packed = bytearray((tmp_path / "packed.npz").read_bytes())
+    packed[60:80] = b"\xff" * 20  # no block of a deflated stream begins like this
+    (tmp_path / "packed.npz").write_bytes(packed)
+    with refused("packed.npz", "np.savez"):
+        read_pictures(tmp_path / "packed.npz")
     np.savez(tmp_path / "pickle.npz", images=np.array([{}], object))
     with refused("pickle.npz"):
         read_pictures(tmp_path / "pickle.npz")

@@ -178,7 +178,8 @@ def test_inception_score_against_the_definition():
         scores.append(math.exp(np.mean([stats.entropy(p, marginal) for p in part])))
     value, error = inception_score(log_p)
     assert value == pytest.approx(np.mean(scores), rel=1e-12)
-    assert error == pytest.approx(np.std(scores), rel=1e-12)
+    assert error == pytest.approx(stats.sem(scores), rel=1e-12)
+    assert math.isnan(inception_score(log_p, 1)[1])
 
 
 def test_inception_score_of_the_extremes():

@@ -51,6 +51,6 @@ def bootstrapped_error(
     n = len(features)
     values = []
     for i in range(rounds):
-        chosen = random.integers(n, n, seed, random.METRIC, i)
+        chosen = random.integers(n, n, seed, random.BOOTSTRAP, i)
         values.append(frechet_distance(real, FeatureStatistics(features[chosen])))
     return float(np.std(values, ddof=1))

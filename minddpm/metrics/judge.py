@@ -37,6 +37,11 @@ class Judge:
         """F, the number of features."""
         return self.classifier.linear.weight.shape[0]
 
+    @property
+    def classes(self) -> int:
+        """K, the number of classes."""
+        return self.classifier.linear.weight.shape[1]
+
     def check_count(self, n: int, name: str) -> None:
         """Raise InputError if the features of n pictures span no covariance."""
         if n <= self.width:

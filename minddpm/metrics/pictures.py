@@ -1,6 +1,7 @@
 """Pictures from a file, checked before anything is computed from them."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             if isinstance(file, np.ndarray):
                 raise InputError(f"{path} is a single array: save it with np.savez as 'images'.")
             return {name: file[name] for name in file.files}
-    except (EOFError, ValueError, zipfile.BadZipFile) as error:
+    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"{path} is no whole .npz file ({error}): write it with np.savez."
         ) from error

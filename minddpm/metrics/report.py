@@ -31,26 +31,37 @@ class Reference:
     """The real pictures that others are compared with, as the judge sees them.
 
     train: what a model may have learned from; its features are the real side of every distance.
-    test: what no model has seen; its first n pictures show what a perfect model would get.
+    test: what no model has seen; n of its pictures show what a perfect model would get.
     """
 
     def __init__(self, judge: Judge, train: ImageDataset, test: ImageDataset):
         self.judge, self.train, self.test = judge, train, test
-        # in an order that has nothing to do with the file's
-        order = random.permutation(len(train), 0, random.METRIC)
+        # Whoever takes the first n of these takes a random n: a file may be sorted.
+        self.shuffled_train = random.permutation(len(train), 0, random.METRIC, 0)
+        self.shuffled_test = random.permutation(len(test), 0, random.METRIC, 1)
         started = time.perf_counter()
-        self.features = judge.look(train.images[order]).features
+        self.features = judge.look(train.images[self.shuffled_train]).features
         self.seconds_per_look = (time.perf_counter() - started) / len(train)
         self.statistics = FeatureStatistics(self.features)
 
-    def check(self, images: np.ndarray, name: str) -> None:
+    def check(self, images: np.ndarray, labels: np.ndarray | None, name: str) -> None:
         """Raise InputError unless the images [n, H, W, C] can be compared with these."""
+        K = self.judge.classes
+        if labels is not None and not ((labels >= 0) & (labels < K)).all():
+            raise InputError(
+                f"{name} has the labels {labels.min()} .. {labels.max()}: give 0 .. {K - 1}, or "
+                "leave them out."
+            )
         if images.shape[1:] != self.train.images.shape[1:]:
             raise InputError(
                 f"{name} holds pictures of {images.shape[1:]}, and the real ones are "
                 f"{self.train.images.shape[1:]}: give pictures of that size."
             )
         self.judge.check_count(len(images), name)
+
+    def real(self, n: int) -> np.ndarray:
+        """n test pictures, or all if there are fewer: what a perfect model would draw."""
+        return self.test.images[self.shuffled_test[:n]]
 
     def seconds(self, n: int, classification_steps: int | None) -> float:
         """About how long evaluate() of n pictures will take."""
@@ -62,6 +73,8 @@ class Reference:
 
     def measure(self, images: np.ndarray, seed: int = 0) -> dict[str, Value]:
         """Every metric of uint8 images [n, H, W, C] that needs no training."""
+        # Splits and blocks are of neighbours, and a file may be sorted by class.
+        images = images[random.permutation(len(images), seed, random.METRIC, 2)]
         seen = self.judge.look(images)
         n = min(len(images), len(self.features))
         precision, recall = precision_recall(self.features[:n], seen.features[:n])
@@ -90,76 +103,74 @@ def evaluate(
 
     labels: int [n], or None to let the judge name the digits for the classification score, which
     is left out where classification_steps is None. about: what made the pictures.
-    floor: what as many real test pictures get (or all there are: "floor_n"); ceiling: the same
-    ones with the pixels of each in a random order.
+    floor: what real pictures get, as many or all there are; ceiling: what pictures get that show
+    nothing. Which ones these are, "floor_is" and "ceiling_is" say.
     """
-    test = reference.test
-    floor_n = min(len(images), len(test))
-    found = {"value": reference.measure(images), **_floor_and_ceiling(reference, floor_n)}
+    rows = _without_training(reference, images)
     if classification_steps is not None:
-        found = _with_classification(found, reference, images, labels, classification_steps)
+        rows["classification_score"] = _classification(
+            reference, images, labels, classification_steps
+        )
     common = {
         "n": len(images),
-        "floor_n": floor_n,
         "extractor": reference.judge.name,
         "reference": reference.train.source,
-        "test": test.source,
+        "test": reference.test.source,
         **about,
     }
+    return {name: {**row, **common} for name, row in rows.items()}
+
+
+def _without_training(reference: Reference, images: np.ndarray) -> dict[str, dict[str, Any]]:
+    n = min(len(images), len(reference.test))
+    floor, ceiling = _floor_and_ceiling(reference, n)
     return {
         name: {
-            "value": value.value,
-            "standard_error": None if np.isnan(value.error) else value.error,
-            "floor": found["floor"][name].value,
-            "ceiling": found["ceiling"][name].value,
-            **common,
+            "value": value,
+            "standard_error": None if np.isnan(error) else error,
+            "floor": floor[name].value,
+            "floor_is": f"{n:,} test pictures",
+            "ceiling": ceiling[name].value,
+            "ceiling_is": "the same with the pixels of each in a random order",
         }
-        for name, value in found["value"].items()
+        for name, (value, error) in reference.measure(images).items()
     }
 
 
 # The same for every set of so many pictures: whoever judges several of them waits once.
 @functools.lru_cache(maxsize=1)
-def _floor_and_ceiling(reference: Reference, n: int) -> dict[str, dict[str, Value]]:
-    real = reference.test.images[:n]
-    return {
-        "floor": reference.measure(real),
-        "ceiling": reference.measure(shuffled_pixels(real)),
-    }
+def _floor_and_ceiling(reference: Reference, n: int) -> tuple[dict[str, Value], dict[str, Value]]:
+    real = reference.real(n)
+    return reference.measure(real), reference.measure(shuffled_pixels(real))
 
 
 @functools.lru_cache(maxsize=1)
 def _classification_floor(reference: Reference, n: int, steps: int) -> float:
-    train = reference.train
-    return classification_score(train.images[:n], train.labels[:n], reference.test, steps)
+    chosen, train = reference.shuffled_train[:n], reference.train
+    return classification_score(train.images[chosen], train.labels[chosen], reference.test, steps)
 
 
-def _with_classification(
-    found: dict[str, dict[str, Value]],
-    reference: Reference,
-    images: np.ndarray,
-    labels: np.ndarray | None,
-    steps: int,
-) -> dict[str, dict[str, Value]]:
-    test = reference.test
+def _classification(
+    reference: Reference, images: np.ndarray, labels: np.ndarray | None, steps: int
+) -> dict[str, Any]:
+    test, n = reference.test, min(len(images), len(reference.train))
     if labels is None:
         labels = reference.judge.look(images).log_p.argmax(axis=1)
-    scores = {
-        "value": classification_score(images, labels, test, steps),
-        "floor": _classification_floor(reference, min(len(images), len(reference.train)), steps),
-        # who learned nothing names the commonest digit
-        "ceiling": float(np.bincount(test.labels).max() / len(test)),
-    }
     return {
-        name: {**values, "classification_score": Value(scores[name])}
-        for name, values in found.items()
+        "value": classification_score(images, labels, test, steps),
+        "standard_error": None,
+        # Test pictures are what it is tested on: it cannot learn from them, too.
+        "floor": _classification_floor(reference, n, steps),
+        "floor_is": f"{n:,} training pictures with their own labels",
+        "ceiling": float(np.bincount(test.labels).max() / len(test)),
+        "ceiling_is": "naming the commonest class of the test pictures",
     }
 
 
 def shuffled_pixels(images: np.ndarray, seed: int = 0) -> np.ndarray:
     """uint8 images [n, H, W, C] with the pixels of each in a random order of its own."""
     n, P = len(images), images[0].size
-    order = np.stack([random.permutation(P, seed, random.METRIC, i) for i in range(n)])
+    order = np.stack([random.permutation(P, seed, random.PIXELS, i) for i in range(n)])
     return np.take_along_axis(images.reshape(n, P), order, axis=1).reshape(images.shape)
 
 
