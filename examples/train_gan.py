@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import minddpm
-from minddpm import backend, cli, command
+from minddpm import cli, command
 from minddpm.data import load_mnist
 from minddpm.models.gan import Discriminator, Generator
 from minddpm.report import draw_log
@@ -44,7 +44,7 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
         return cli.INTERRUPTED
     with loop.ema.applied():
         pictures = from_generator(loop.generator, 64, training.seed)
-    save_png(grid(backend.to_numpy(pictures)), run.path / "samples.png")
+    save_png(grid(pictures), run.path / "samples.png")
     losses = {"generator": "loss_generator", "discriminator": "loss_discriminator"}
     draw_log(run, {**losses, "D(real)": "d_real", "D(made)": "d_fake"}, "loss, verdict")
     minutes = (time.perf_counter() - started) / 60

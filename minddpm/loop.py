@@ -158,6 +158,17 @@ def to_table(rows: Sequence[Sequence[Array]]) -> np.ndarray:
     return backend.to_numpy(xp.concatenate(flat)).reshape(len(rows), -1).astype(np.float64)
 
 
+def check_finite(table: np.ndarray, first_step: int, loop: Loop) -> None:
+    """Raise TrainingDivergedError if a row of to_table, from first_step on, is not finite."""
+    good = np.isfinite(table).all(axis=1)
+    if not good.all():
+        raise TrainingDivergedError(
+            f"training diverged at step {first_step + int(np.argmin(good))}: a loss or a gradient "
+            f"is not finite. What {loop.run.path} held before is whole; begin a new run with a "
+            f"smaller --lr than {loop.options.lr:g}."
+        )
+
+
 @contextmanager
 def _interrupt_flag() -> Iterator[Event]:
     """An event that Ctrl-C (or a polite kill) sets, so that the step in progress is finished.

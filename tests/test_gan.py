@@ -172,6 +172,38 @@ def test_divergence_is_told(tmp_path):
         run.train(progress=False)
 
 
+def test_a_gradient_that_is_not_finite_is_told(tmp_path, monkeypatch):
+    # Adam leaves such a step out, so that the loss alone would never tell.
+    for name in ("_discriminate", "_generate"):
+        run = loop(tmp_path / name)
+        optimizer = run.optimizer_d if name == "_discriminate" else run.optimizer_g
+        whole = getattr(run, name)
+
+        def broken(step, whole=whole, optimizer=optimizer):
+            made = whole(step)
+            optimizer.flat.grad[0] = np.inf
+            return made
+
+        monkeypatch.setattr(run, name, broken)
+        with pytest.raises(TrainingDivergedError, match="step 0: a loss or a gradient"):
+            run.train(progress=False)
+
+
+def test_warm_up_and_weight_decay_are_of_both(tmp_path):
+    run = loop(tmp_path / "a", warmup_steps=4, lr=1e-3, lr_discriminator=2e-3)
+    run.train_step()
+    assert (run.optimizer_g.lr, run.optimizer_d.lr) == (1e-3 / 4, 2e-3 / 4)
+    light, heavy = (loop(tmp_path / f"{decay}", weight_decay=decay) for decay in (0.0, 10.0))
+    for one in (light, heavy):
+        one.train_step()
+    for network in ("generator", "discriminator"):
+        lengths = [
+            sum(float(np.square(host(p)).sum()) for p in getattr(one, network).parameters())
+            for one in (light, heavy)
+        ]
+        assert lengths[1] < lengths[0], network
+
+
 # --- pictures and files --------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from minddpm.autodiff.losses import sigmoid
 from minddpm.backend import Array
 from minddpm.data import ImageDataset, batch_indices, to_float
 from minddpm.errors import InputError
-from minddpm.loop import Loop, State, TrainingDivergedError, optimizer_state, to_table
+from minddpm.loop import Loop, State, check_finite, optimizer_state, to_table
 from minddpm.modelfile import save_model
 from minddpm.models.gan import Discriminator, Generator, discriminator_loss, generator_loss
 from minddpm.options import LoopOptions
@@ -45,10 +45,11 @@ class GANOptions(LoopOptions):
 
 
 class Record(NamedTuple):
-    """What a step leaves for the log: its number, and means as arrays of the backend."""
+    """What a step leaves for the log, as arrays of the backend: means and squared gradients."""
 
     step: int
     means: list[Array]
+    squared_norms: tuple[Array, Array]  # of the generator and of the discriminator
 
 
 class GANLoop(Loop):
@@ -57,7 +58,10 @@ class GANLoop(Loop):
     D(x) and D(G(z)) in the log are the mean verdicts: about 1/2 where the two are in balance.
     """
 
-    columns = ("loss_generator", "loss_discriminator", "d_real", "d_fake", "lr")
+    columns = (
+        "loss_generator", "loss_discriminator", "d_real", "d_fake",
+        "grad_norm_generator", "grad_norm_discriminator", "lr",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -69,25 +73,30 @@ class GANLoop(Loop):
     ):
         super().__init__(dataset, run, options)
         self.generator, self.discriminator = generator, discriminator
-        betas = options.beta1, 0.999
-        self.optimizer_g = nn.Adam(generator.parameters(), options.lr, betas)
-        self.optimizer_d = nn.Adam(discriminator.parameters(), options.lr_discriminator, betas)
+        self.optimizer_g, self.optimizer_d = (
+            nn.Adam(
+                network.parameters(), lr, (options.beta1, 0.999), weight_decay=options.weight_decay
+            )
+            for network, lr in ((generator, options.lr), (discriminator, options.lr_discriminator))
+        )
         self.ema = nn.EMA(self.optimizer_g.flat, options.ema_decay)
 
     def train_step(self) -> Record:
         """One step of each. Nothing is waited for: what it returns lies on the device."""
         step, options = self.step, self.options
+        self.optimizer_g.lr = nn.warmup_lr(options.lr, step, options.warmup_steps)
+        self.optimizer_d.lr = nn.warmup_lr(options.lr_discriminator, step, options.warmup_steps)
         loss_d, real, fake = self._discriminate(step)
-        self.optimizer_d.step(options.clip_norm)
+        norm_d = self.optimizer_d.step(options.clip_norm)
         self.optimizer_d.zero_grad()
         self.discriminator.improve_singular()
         loss_g = self._generate(step)
-        self.optimizer_g.lr = nn.warmup_lr(options.lr, step, options.warmup_steps)
-        self.optimizer_g.step(options.clip_norm, self.ema)
+        norm_g = self.optimizer_g.step(options.clip_norm, self.ema)
         self._forget()
         self.step += 1
         probabilities = [sigmoid(x.data).mean() for x in (real, fake)]
-        return Record(step, [loss_g.data.mean(), loss_d.data.mean(), *probabilities])
+        means = [loss_g.data.mean(), loss_d.data.mean(), *probabilities]
+        return Record(step, means, (norm_g, norm_d))
 
     def _noise(self, step: int, which: int) -> Tensor:
         shape = self.options.batch_size, self.generator.latent
@@ -124,14 +133,10 @@ class GANLoop(Loop):
 
     def row(self, records: list[Record]) -> dict[str, float]:
         """Averages since the last row. Raises TrainingDivergedError if one is not finite."""
-        table = to_table([r.means for r in records])
-        good = np.isfinite(table).all(axis=1)
-        if not good.all():
-            raise TrainingDivergedError(
-                f"training diverged at step {records[int(np.argmin(good))].step}: a loss is not "
-                f"finite. What {self.run.path} held before is whole; begin a new run with a "
-                f"smaller --lr than {self.options.lr:g}."
-            )
+        table = to_table([(*r.means, *r.squared_norms) for r in records])
+        check_finite(table, records[0].step, self)
+        norms = slice(-2, None)
+        table[:, norms] = np.sqrt(table[:, norms])
         numbers = (*table.mean(axis=0).tolist(), self.optimizer_g.lr)
         return dict(zip(self.columns, numbers, strict=True))
 

@@ -9,7 +9,7 @@ from minddpm import backend, nn
 from minddpm.autodiff import Tensor
 from minddpm.backend import Array
 from minddpm.data import ImageDataset, batch_indices
-from minddpm.loop import Loop, State, TrainingDivergedError, optimizer_state, to_table
+from minddpm.loop import Loop, State, check_finite, optimizer_state, to_table
 from minddpm.options import LoopOptions
 from minddpm.rundir import RunDirectory
 
@@ -76,14 +76,7 @@ class ModelLoop(Loop):
     def row(self, records: list[Record]) -> dict[str, float]:
         """Averages since the last row. Raises TrainingDivergedError if one is not finite."""
         table = to_table([(*r.means, r.squared_norm) for r in records])
-        good = np.isfinite(table).all(axis=1)
-        if not good.all():
-            step = records[int(np.argmin(good))].step
-            raise TrainingDivergedError(
-                f"training diverged at step {step}: the loss or its gradient is not finite. "
-                f"What {self.run.path} held before is whole; begin a new run with a smaller --lr "
-                f"than {self.options.lr:g}."
-            )
+        check_finite(table, records[0].step, self)
         table[:, -1] = np.sqrt(table[:, -1])
         numbers = (*table.mean(axis=0).tolist(), self.optimizer.lr)
         return dict(zip(self.columns, numbers, strict=True))
