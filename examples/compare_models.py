@@ -21,6 +21,7 @@ from minddpm.comparison.runs import Plan
 from minddpm.comparison.systems import DDPM, Sampler
 from minddpm.comparison.table import Results, as_markdown, verdict
 from minddpm.data import load_mnist
+from minddpm.diffusion.schedules import timesteps
 from minddpm.errors import InputError
 from minddpm.files import atomic_write
 from minddpm.generate import SAMPLERS
@@ -58,8 +59,9 @@ def parse() -> argparse.Namespace:
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
-    """The plan of the flags. Raises InputError if another one was begun in --out."""
-    plan = Plan(
+    """The plan of the flags."""
+    timesteps(DDPM.T, args.sampler_steps)  # refuses a wrong number before any work
+    return Plan(
         args.out,
         tuple(range(args.seeds)),
         None if args.slides else args.budget,
@@ -67,9 +69,17 @@ def make_plan(args: argparse.Namespace) -> Plan:
         Sampler(args.sampler, args.sampler_steps),
         args.classification_steps or None,
     )
+
+
+def begin(plan: Plan, args: argparse.Namespace, reference: Reference) -> None:
+    """Note what is compared, and how; the seeds may become more.
+
+    Raises InputError if another comparison was begun in --out.
+    """
     kept = {
         "minutes": plan.minutes, "count": plan.count, "sampler": vars(plan.sampler),
-        "classification_steps": plan.classification_steps,
+        "classification_steps": plan.classification_steps, "judge": reference.judge.name,
+        "train": reference.train.identity(), "test": reference.test.identity(),
     }  # fmt: skip
     file = args.out / PLAN
     if file.is_file():
@@ -82,7 +92,6 @@ def make_plan(args: argparse.Namespace) -> Plan:
     elif args.out.exists() and any(args.out.iterdir()):
         raise InputError(f"{args.out} exists and is no comparison: choose another --out.")
     write_json(file, kept)
-    return plan
 
 
 def announce(plan: Plan) -> None:
@@ -98,15 +107,12 @@ def announce(plan: Plan) -> None:
     )
 
 
-def compare(args: argparse.Namespace, plan: Plan) -> Results | None:
+def compare(plan: Plan, reference: Reference) -> Results | None:
     """Every result, made or found; None if Ctrl-C stopped a training."""
-    train, test = load_mnist(args.data_dir), load_mnist(args.data_dir, "test")
-    reference = Reference(load_judge(), train, test)
-    reference.judge.check_count(plan.count, "--count")
     results: Results = {system.name: [] for system in plan.systems}
     for seed in plan.seeds:  # seed by seed, so that a first comparison is there early
         for system in plan.systems:
-            training = runs.train(plan, system, seed, train)
+            training = runs.train(plan, system, seed, reference.train)
             if training is None:
                 return None
             results[system.name].append(runs.judge(plan, system, seed, training, reference))
@@ -117,14 +123,20 @@ def compare(args: argparse.Namespace, plan: Plan) -> Results | None:
 
 def protocol(plan: Plan, reference: Reference) -> list[str]:
     """What the numbers of the table mean."""
+    real, taught = (min(plan.count, len(d)) for d in (reference.test, reference.train))
+    bounded = min(plan.bound_images, len(reference.test))
     return [
         f"{plan.count:,} pictures of each training, averaged weights;",
         f"features and classes by {reference.judge.name};",
-        f"distances to {reference.train.source}; real digits are as many of",
-        f"{reference.test.source}.",
+        f"distances to {reference.train.source}; real digits are {real:,} of",
+        f"{reference.test.source}, of the classification score {taught:,} training digits with",
+        "their own labels.",
         f"The DDPM draws by {plan.sampler.steps} steps of {plan.sampler.name}.",
         "The classification score: the judge labels the pictures, a new classifier learns from",
         "them alone and is tested on real digits.",
+        f"The bound and the -ELBO are of {bounded:,} test digits. The VAE's likelihood is a",
+        "Bernoulli, which is none of grey pixels, and so it has no bits/dim; its pictures are the",
+        "means of p(x|z).",
         "Means and standard deviations over the seeds.",
     ]
 
@@ -149,10 +161,13 @@ def main() -> int:
     args = parse()
     random.check_seed(args.seeds)
     cli.start(args)
-    plan = make_plan(args)
     started = time.perf_counter()
+    plan, network = make_plan(args), load_judge()
+    network.check_count(plan.count, "--count")
+    reference = Reference(network, load_mnist(args.data_dir), load_mnist(args.data_dir, "test"))
+    begin(plan, args, reference)
     announce(plan)
-    results = compare(args, plan)
+    results = compare(plan, reference)
     if results is None:
         print(f"\nstopped, saved; the same command with --out {plan.out} goes on")
         return cli.INTERRUPTED

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,6 +62,7 @@ def choose_options(
     run: RunDirectory,
     defaults: dict[str, Any],
     choices: dict[str, Any],
+    may_change: Sequence[str] = MAY_CHANGE,
 ) -> dict[str, Any]:
     """The defaults, or the resumed run's options, with the given flags on top.
 
@@ -70,6 +71,23 @@ def choose_options(
     given = {name: value for name in defaults if (value := getattr(args, name)) is not None}
     if not args.resume:
         return {**defaults, **given}
+    kept = kept_options(run, defaults, choices)
+    for name, value in given.items():
+        if name not in may_change and value != kept[name]:
+            raise InputError(
+                f"the run in {run.path} has {name}={kept[name]}, not {value}: leave "
+                f"--{name.replace('_', '-')} out to go on, or begin a new run with another --out."
+            )
+    return {**kept, **given}
+
+
+def kept_options(
+    run: RunDirectory, defaults: dict[str, Any], choices: dict[str, Any]
+) -> dict[str, Any]:
+    """What run.json says, the defaults where it is silent. Raises InputError if it makes no sense.
+
+    choices: what an option may be, where that is a list.
+    """
     kept = {**defaults, **run.read_info()[0]}
     for name, right in defaults.items():
         if not _same_kind(name, kept[name], right) or kept[name] not in choices.get(
@@ -78,13 +96,7 @@ def choose_options(
             raise InputError(
                 f"{run.path / RUN} has {name}={kept[name]!r}: put back what was there."
             )
-    for name, value in given.items():
-        if name not in MAY_CHANGE and value != kept[name]:
-            raise InputError(
-                f"the run in {run.path} has {name}={kept[name]}, not {value}: leave "
-                f"--{name.replace('_', '-')} out to go on, or begin a new run with another --out."
-            )
-    return {**kept, **given}
+    return kept
 
 
 def _same_kind(name: str, value: Any, right: Any) -> bool:

@@ -1,7 +1,9 @@
 """The comparison of DDPM, GAN and VAE: trained, judged, gone on with, and told in one page."""
 
+import dataclasses
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,11 +14,12 @@ from PIL import Image
 from minddpm.checkpoint import read_tensors
 from minddpm.comparison import runs
 from minddpm.comparison.runs import Plan, grey_pixels
-from minddpm.comparison.systems import SLIDES, SYSTEMS
+from minddpm.comparison.systems import SLIDES, SYSTEMS, Sampler
 from minddpm.comparison.table import as_markdown, rows, verdict
 from minddpm.data import load_mnist
 from minddpm.rundir import RunDirectory
 from minddpm.trainers.vae import VAEOptions
+from saying import refused as needs
 
 TINY = ["--backend", "numba", "--budget", 0.0001, "--count", 70, "--sampler-steps", 2]
 TINY += ["--classification-steps", 1, "--out", "both"]
@@ -44,7 +47,7 @@ def test_from_training_to_the_report(command, digits, tmp_path):
     assert "3 trainings of 0.0001 minutes" in stdout
     out = tmp_path / "both"
     table = (out / "report.md").read_text()
-    for label in ("parameters", "FID", "classification score", "recall", "-ELBO, nats"):
+    for label in ("parameters", "FID", "classification score", "recall", "-ELBO (Bernoulli), nats"):
         assert f"| {label} |" in table
     assert table.split("\n\n")[0] in stdout
     with Image.open(out / "samples.png") as picture:
@@ -52,14 +55,14 @@ def test_from_training_to_the_report(command, digits, tmp_path):
 
     page = Page((out / "report.html").read_text())
     pictures = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
-    assert len(pictures) == 3 + 40 + 3  # grids, the slider's steps, curves
+    assert len(pictures) == 3 + 2 + 3  # grids, the slider's steps, curves
     assert all(src.startswith("data:image/png;base64,") for src in pictures)
     assert not {"link", "iframe", "object"} & {tag for tag, _ in page.tags}
     assert not re.search(
         r"https?:|src=\"(?!data:)|@import|url\(", (out / "report.html").read_text()
     )
     (slider,) = [a for tag, a in page.tags if tag == "input"]
-    assert (slider["min"], slider["max"]) == ("0", "39")
+    assert (slider["min"], slider["max"]) == ("0", "1")
     assert sum("frame" in a.get("class", "") and "hidden" not in a for _, a in page.tags) == 1
 
     # The same again does nothing twice; a second seed is added beside the first one.
@@ -76,6 +79,25 @@ def test_from_training_to_the_report(command, digits, tmp_path):
     assert steps[0] == steps[1]
     refused(command(*compare, "--count", 71), "both", "71", "--out")
 
+    # The slider ends with the pictures of the grid, whichever steps it shows on the way.
+    plan = Plan(out, (0,), 0.0001, 70, Sampler("ddpm", 2))
+    seen = runs.frames(plan, 0)
+    assert list(seen) == [1, 2]
+    drawn = runs.first_pictures(plan, SYSTEMS[0], 0)[:8]
+    np.testing.assert_allclose(seen[2], drawn, atol=1.5 / 127.5)
+    longer = dataclasses.replace(plan, sampler=Sampler("ddpm", 7))
+    assert list(runs.frames(longer, 0, most=3)) == [2, 4, 7]
+
+    # Other digits would be another comparison, and so would a run of other digits.
+    other = tmp_path / "other"
+    shutil.copytree(digits, other)
+    file = other / "train-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    refused(command("compare_models", "--data-dir", other, *TINY), "both", "--out")
+    (out / "vae-0" / "training.json").unlink()
+    with needs("trained on"):
+        runs.train(plan, SYSTEMS[2], 0, load_mnist(other))
+
 
 def test_what_is_refused(command, digits, tmp_path):
     (tmp_path / "other").mkdir()
@@ -85,7 +107,9 @@ def test_what_is_refused(command, digits, tmp_path):
     assert (tmp_path / "other" / "mine.txt").read_text() == "kept"
     assert len(list((tmp_path / "other").iterdir())) == 1
     refused(command(*data, "--budget", 0), "--budget")
-    refused(command(*data, "--count", 64), "64", "65")
+    refused(command(*data, "--count", 64, "--out", "new"), "64", "65")
+    refused(command(*data, "--sampler-steps", 1001, "--out", "new"), "1001", "1000")
+    assert not (tmp_path / "new").exists()  # the corrected command finds nothing in its way
     refused(command(*data, "--budget", 1, "--slides"), "--slides")
 
 
@@ -113,6 +137,29 @@ def test_a_training_goes_on_where_it_stopped(digits, tmp_path, monkeypatch):
         assert tensors.keys() == others.keys()
         for key, tensor in tensors.items():
             np.testing.assert_array_equal(tensor, others[key])
+
+
+def test_a_training_that_ended_untold_is_timed_anew(digits, tmp_path, monkeypatch):
+    vae, plan, data = SYSTEMS[2], Plan(tmp_path, (0,), None), load_mnist(digits)
+    monkeypatch.setattr(type(vae), "options", lambda self, steps, seed: _small(2, seed))
+    runs.train(plan, vae, 0, data)
+    timing = runs.directory(plan, vae, 0) / "training.json"
+    timing.unlink()  # as if killed before it was written
+    again = runs.train(plan, vae, 0, data)
+    loop = vae.loop(data, RunDirectory(tmp_path / "x"), _small(2, 0))
+    assert again["steps"] == 2
+    assert again["ms_per_step"] > 100 * loop.seconds_per_step()[1]
+    assert again["minutes"] == pytest.approx(2 * again["ms_per_step"] / 60_000)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": "many"}, {"lr": None}])
+def test_options_of_a_run_that_make_no_sense(digits, tmp_path, wrong):
+    vae, plan, data = SYSTEMS[2], Plan(tmp_path, (0,), None), load_mnist(digits)
+    run = RunDirectory(runs.directory(plan, vae, 0))
+    run.check_new(0)
+    run.write_info({**vars(_small(2, 0)), "older": 1, **wrong}, data.identity())
+    with needs("run.json", next(iter(wrong)), "put back"):
+        runs.train(plan, vae, 0, data)
 
 
 def _small(steps, seed):

@@ -30,8 +30,8 @@ SCRIPT = """
 const slider = document.getElementById("step"), frames = [...document.querySelectorAll(".frame")];
 function show() {
   frames.forEach((frame, i) => { frame.hidden = i !== Number(slider.value); });
-  document.getElementById("at").textContent =
-    `after ${Number(slider.value) + 1} of ${frames.length} steps`;
+  const [now, last] = [frames[slider.value], frames[frames.length - 1]].map(f => f.dataset.step);
+  document.getElementById("at").textContent = `after ${now} of ${last} steps`;
 }
 slider.addEventListener("input", show);
 show();
@@ -43,13 +43,14 @@ def page(
     protocol: Sequence[str],
     pictures: dict[str, np.ndarray],
     curves: dict[str, bytes],
-    frames: Sequence[np.ndarray],
+    frames: dict[int, np.ndarray],
 ) -> str:
     """The report. protocol: sentences. pictures: of each system, float32 [n, H, W, C].
 
-    curves: PNG files by system. frames: batches [n, H, W, C] of the DDPM, from noise to digits.
+    curves: PNG files by system. frames: what the DDPM's batch [n, H, W, C] was after which step.
     """
     head, body = rows(results)
+    last = max(frames)
     said = html.escape(" ".join(protocol))
     grids = "".join(
         f"<figure><figcaption>{html.escape(name)}</figcaption>{_picture(grid(images), name)}"
@@ -57,9 +58,9 @@ def page(
         for name, images in pictures.items()
     )
     steps = "".join(
-        f'<div class="frame"{" hidden" if i + 1 < len(frames) else ""}>'
-        f"{_picture(grid(frame, columns=len(frame), scale=3), f'step {i + 1}')}</div>"
-        for i, frame in enumerate(frames)
+        f'<div class="frame" data-step="{step}"{" hidden" if step < last else ""}>'
+        f"{_picture(grid(frame, columns=len(frame), scale=3), f'step {step}')}</div>"
+        for step, frame in frames.items()
     )
     drawn = "".join(
         f'<figure class="curve"><figcaption>{html.escape(name)}</figcaption>'

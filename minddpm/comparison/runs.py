@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minddpm import backend, checkpoint
+from minddpm import backend, checkpoint, command
 from minddpm.checkpoint import read_json, write_json
 from minddpm.comparison.systems import DDPM, SLIDES, SYSTEMS, Sampler, System
 from minddpm.data import ImageDataset, to_float, to_uint8
@@ -60,8 +60,10 @@ def train(plan: Plan, system: System, seed: int, dataset: ImageDataset) -> dict[
         return read_json(timing)
     run = RunDirectory(path)
     if (path / RUN).is_file():
-        kept, _ = run.read_info()
-        loop = system.loop(dataset, run, type(system.options(1, seed))(**kept))
+        command.check_same_data(run, dataset)
+        begun = system.options(1, seed)
+        kept = command.kept_options(run, dataclasses.asdict(begun), {})
+        loop = system.loop(dataset, run, command.pick(type(begun), kept))
         if (path / STATE).is_file():
             loop.resume()
     else:
@@ -74,7 +76,8 @@ def train(plan: Plan, system: System, seed: int, dataset: ImageDataset) -> dict[
     if not loop.train():
         return None
     done = loop.step - before
-    seconds = (time.perf_counter() - started) / max(done, 1)
+    # Killed between its last checkpoint and training.json, it has no steps left to be timed.
+    seconds = (time.perf_counter() - started) / done if done else _seconds(loop, minutes=0)
     told = {
         "steps": loop.step,
         "batch_size": loop.options.batch_size,
@@ -126,7 +129,7 @@ def judge(
         "sampling_seconds_per_1000": 1000 * sampling / plan.count,
         "grey_pixels": {
             "value": grey_pixels(pictures),
-            "floor": grey_pixels(reference.test.images),
+            "floor": grey_pixels(reference.real(plan.count)),
         },
         "metrics": numbers,
         **_likelihood(plan, path, reference.test, seed),
@@ -157,16 +160,21 @@ def _likelihood(plan: Plan, path: Path, test: ImageDataset, seed: int) -> dict[s
     }
 
 
-def frames(plan: Plan, seed: int, columns: int = 8) -> list[np.ndarray]:
-    """The DDPM's first pictures on the way from noise, for the slider: [columns, H, W, C] each."""
+def frames(plan: Plan, seed: int, columns: int = 8, most: int = 50) -> dict[int, np.ndarray]:
+    """How the DDPM's first pictures came from noise, for the slider: {step: [columns, H, W, C]}.
+
+    At most `most` steps of those that drew them, the last one among them.
+    """
     path = directory(plan, DDPM(), seed)
     unet, diffusion = UNet2D.from_pretrained(path), checkpoint.load_diffusion(path)
     kept: list[np.ndarray] = []
     generate(
-        unet, diffusion, columns, "ddim", 40, seed,
+        unet, diffusion, columns, plan.sampler.name, plan.sampler.steps, seed,
         watch=lambda _, step: kept.append(backend.to_numpy(step.x)),
     )  # fmt: skip
-    return kept
+    n = len(kept)
+    shown = [n * (i + 1) // min(n, most) for i in range(min(n, most))]
+    return {step: kept[step - 1] for step in shown}
 
 
 def first_pictures(plan: Plan, system: System, seed: int) -> np.ndarray:

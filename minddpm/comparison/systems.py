@@ -57,7 +57,7 @@ class System:
 
 
 class DDPM(System):
-    name = "DDPM"
+    name, T = "DDPM", 1000
     slides_steps, slides_ms = 10 * 1000, "300"
     curves = {"all t": "loss", "t in quarter 1": "loss_q1", "t in quarter 4": "loss_q4"}  # noqa: RUF012
 
@@ -68,7 +68,7 @@ class DDPM(System):
         minddpm.manual_seed(options.seed)
         _, H, _, C = dataset.images.shape
         unet = minddpm.UNet2D(**{**SMALL, "sample_size": H, "in_channels": C, "out_channels": C})
-        diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(1000))
+        diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(self.T))
         return Trainer(unet, diffusion, dataset, run, options)
 
     def pictures(self, run: Path, count: int, seed: int, sampler: Sampler) -> np.ndarray:
