@@ -97,7 +97,7 @@ class RunDirectory:
         path = self.path / STATE
         self._remove_leftovers()
         if not path.exists():
-            if (self.path / "model_index.json").exists() or read_loss(self.path / LOSS):
+            if (self.path / "model_index.json").exists() or read_loss(self.path / LOSS, ("step",)):
                 raise InputError(
                     f"{path} is missing, without which the run would begin anew and overwrite its "
                     "model: put it back, or choose another --out."

@@ -18,7 +18,8 @@ def test_training_the_judge(command, digits, tmp_path):
     refused(command("train_classifier", *run), "--resume")
     more = ["--data-dir", digits, "--out", tmp_path / "judge", "--resume"]
     refused(command("train_classifier", *more, "--lr", 1), "lr=0.004")
-    code, stdout, _ = command("train_classifier", *more, "--steps", 2)
+    refused(command("train_classifier", *more, "--steps", 2), "steps=1")  # another learning rate
+    code, stdout, _ = command("train_classifier", *more)
     assert code == 0
     assert "resuming" in stdout
     judge = ["--judge", tmp_path / "judge" / "classifier.safetensors"]
@@ -52,6 +53,8 @@ def test_training_the_others(command, digits, tmp_path, name, left):
     assert code == 0
     assert "resuming" in stdout
     refused(command(name, *run), "--resume")
+    (tmp_path / "run" / "training_state.safetensors").unlink()
+    refused(command(name, *more), "training_state.safetensors is missing")
     refused(command(name, *run[:-4], "--out", tmp_path / "new", "--lr", -1), "lr=-1")
 
 

@@ -73,6 +73,17 @@ def test_the_loss_is_made_of_its_parts():
         assert host(kl).shape == (5, 3)
 
 
+def test_the_code_is_drawn_from_the_encoders_gaussian():
+    vae, x, noise = tiny(), to_float(digits(5).images), noise_for(5)
+    # far from log variance 0, where e^(l/2), e^l and 1 are all alike
+    vae.linear_log_variance.bias.data += np.array([-3.0, 1.5, 0.5], np.float32)
+    mean, log_variance = (host(a).astype(float) for a in vae.encode(Tensor(x)))
+    z = mean + np.sqrt(np.exp(log_variance)) * noise
+    decoded = vae.decode(Tensor(z.astype(np.float32)))
+    expected = host(vae.negative_log_likelihood(x, decoded)).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(host(vae.elbo(x, noise).reconstruction), expected, rtol=1e-5)
+
+
 def test_bernoulli_is_the_log_probability_of_ink():
     vae, x = tiny(), to_float(digits(3).images)
     minddpm.set_backend("numpy")
