@@ -32,6 +32,7 @@ class Loop:
     """
 
     columns: Sequence[str]  # of the log, after "step"; the first stands beside the progress bar
+    optional: Sequence[str] = ()  # groups of state() that some precisions have, and others not
 
     def __init__(self, dataset: ImageDataset, run: RunDirectory, options: LoopOptions):
         self.dataset, self.run, self.options = dataset, run, options
@@ -131,7 +132,7 @@ class Loop:
 
     def resume(self) -> int:
         """Go on from the run's checkpoint, or from the start if it has none; returns the step."""
-        self.step = self.run.load_state(self.state()) or 0
+        self.step = self.run.load_state(self.state(), self.optional) or 0
         self.resumed()
         return self.step
 

@@ -89,8 +89,12 @@ class RunDirectory:
         }
         write_tensors(self.path / STATE, tensors, {"step": str(step)})
 
-    def load_state(self, like: dict[str, dict[str, np.ndarray]]) -> int | None:
+    def load_state(
+        self, like: dict[str, dict[str, np.ndarray]], optional: Sequence[str] = ()
+    ) -> int | None:
         """Fill the arrays of `like` from the checkpoint and return its step; None if there is none.
+
+        optional: groups that may be in one of the two alone; they are left as they are.
 
         Raises InputError if it is the checkpoint of another architecture, or not whole.
         """
@@ -107,6 +111,10 @@ class RunDirectory:
         expected = {
             f"{group}/{name}": a for group, named in like.items() for name, a in named.items()
         }
+        for one, other in ((expected, tensors), (tensors, expected)):
+            for name in [name for name in one if name not in other]:
+                if name.split("/")[0] in optional:
+                    del one[name]
         check_same_names(expected, tensors, path)
         if not info.get("step", "").isdecimal():
             raise InputError(f"{path} does not say its step: it is not a checkpoint of minddpm.")

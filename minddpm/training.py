@@ -15,6 +15,7 @@ from minddpm.diffusion.importance import ImportanceSampler
 from minddpm.diffusion.process import Model
 from minddpm.errors import InputError
 from minddpm.loop import Loop, State, TrainingDivergedError, optimizer_state, to_table
+from minddpm.loss_scale import LossScale
 from minddpm.models import UNet2D
 from minddpm.options import TrainingOptions as TrainingOptions
 from minddpm.rundir import LOSS_COLUMNS, RunDirectory
@@ -31,17 +32,6 @@ class StepRecord(NamedTuple):
     losses: backend.Array
     t: np.ndarray
     squared_norm: backend.Array
-
-
-def loss_scale(numbers: int) -> float:
-    """What the loss, a mean over so many numbers, is multiplied by before its backward.
-
-    Its gradients are about 1 / numbers, and for half what is below 6e-5 loses digits. About
-    `numbers` times the loss has gradients of about 1, far from both ends of the range; a power of
-    two, so that nothing is rounded on the way (Micikevicius et al. 2018, section 3.2). As all
-    arrays are float32, and half only what is multiplied, no search for a scale is needed.
-    """
-    return 2.0 ** math.floor(math.log2(numbers)) if backend.precision() == "fp16" else 1.0
 
 
 def check_classes(unet: UNet2D, dataset: ImageDataset) -> None:
@@ -69,6 +59,7 @@ class Trainer(Loop):
     """
 
     columns = LOSS_COLUMNS[1:]
+    optional = ("loss_scale",)
 
     def __init__(
         self,
@@ -92,6 +83,7 @@ class Trainer(Loop):
         )
         self.ema = nn.EMA(self.optimizer.flat, options.ema_decay)
         self.importance = ImportanceSampler(diffusion.T) if options.importance_sampling else None
+        self.loss_scale = LossScale(options.batch_size * dataset.images[0].size)
 
     # --- one step --------------------------------------------------------------------------------
 
@@ -99,14 +91,16 @@ class Trainer(Loop):
         """One step of algorithm 1. Nothing is waited for: what it gives lies on the device.
 
         Where the gradient is not finite, the weights stay as they were; train() finds it in the
-        record when it writes the next row of the log. (Importance sampling waits: it looks at the
-        losses before it draws the next t.)
+        record when it writes the next row of the log, and ends there, unless it was half that
+        overflowed: then the steps after it have a smaller scale of the loss. (Importance sampling
+        waits: it looks at the losses before it draws the next t.)
         """
         options, step = self.options, self.step
         losses, t, weights = self._backward(step)
         self.optimizer.lr = nn.warmup_lr(options.lr, step, options.warmup_steps)
         squared_norm = self.optimizer.step(options.clip_norm, self.ema)
         self.optimizer.zero_grad()
+        self.loss_scale.update(squared_norm)
         if self.importance is not None:
             self.importance.update(t, backend.to_numpy(losses) / weights)
         self.step += 1
@@ -125,12 +119,7 @@ class Trainer(Loop):
         losses = self.diffusion.training_losses(model, x0, t, noise, options.loss, x_t)
         if weights is not None:
             losses = losses * backend.xp.asarray(weights)
-        scale = loss_scale(x0.size)
-        if scale == 1:
-            losses.mean().backward()
-        else:
-            (losses.mean() * scale).backward()
-            self.optimizer.flat.grad *= 1 / scale
+        self.loss_scale.backward(losses.mean(), self.optimizer.flat.grad)
         return losses.data, t, weights
 
     def _model(self, chosen: np.ndarray, step: int) -> Model:
@@ -200,7 +189,8 @@ class Trainer(Loop):
         """
         table = to_table([(r.losses, r.squared_norm) for r in records])
         losses, norms = table[:, :-1].astype(np.float32), np.sqrt(table[:, -1])
-        good = np.isfinite(table).all(axis=1)
+        decisive = losses if self.loss_scale.mends_overflow() else table
+        good = np.isfinite(decisive).all(axis=1)
         if not good.all():
             first = int(np.argmin(good))
             raise TrainingDivergedError(
@@ -211,16 +201,18 @@ class Trainer(Loop):
         for q in range(4):
             mine = losses[quartiles == q]
             row[f"loss_q{q + 1}"] = float(mine.mean()) if len(mine) else math.nan
-        return row | {"grad_norm": float(norms.mean()), "lr": self.optimizer.lr}
+        norms = norms[np.isfinite(norms)]
+        norm = float(norms.mean()) if len(norms) else math.nan
+        return row | {"grad_norm": norm, "lr": self.optimizer.lr}
 
     # --- checkpoints -----------------------------------------------------------------------------
 
     def state(self) -> State:
-        """Weights, averages, moments, and what importance sampling remembers."""
+        """Weights, averages, moments, what importance sampling remembers, the loss scale."""
         state = optimizer_state(self.unet, self.optimizer, self.ema)
         if self.importance is not None:
             state["importance"] = {"losses": self.importance.losses}
-        return state
+        return state | self.loss_scale.state()
 
     def resumed(self) -> None:
         """Adam's bias correction goes on where it was."""

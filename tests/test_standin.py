@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import minddpm
-from minddpm import backend, cli, training
+from minddpm import backend, cli
 from minddpm.data import ImageDataset
 from minddpm.gpucheck import checks
 from minddpm.kernels.cuda import convolution
@@ -472,21 +472,34 @@ def test_tensor_cores_that_a_gpu_has_not(xp, monkeypatch, has, fitting):
 
 
 @needs_compiler
-def test_training_with_half_needs_a_scale_and_has_one(xp, tmp_path, monkeypatch):
+def test_training_with_half_needs_a_scale_and_has_one(xp, tmp_path):
     """Weights whose gradients differ by less than half's rounding, and none at all without it."""
     grads = {}
-    for precision, scaled in (("float32", True), ("fp16", True), ("fp16", False)):
+    for precision, scale in (("float32", None), ("fp16", None), ("fp16", 2.0**-20)):
         model = trainer("cupy", tmp_path)
         model.optimizer.flat.data += 0.02  # zeros before the output would let nothing through
         backend.set_precision(precision)
-        if not scaled:
-            monkeypatch.setattr(training, "loss_scale", lambda numbers: 2.0**-20)
+        if scale is not None:
+            model.loss_scale.scale[...] = scale
         model._backward(0)
-        grads[precision, scaled] = backend.to_numpy(model.optimizer.flat.grad)
+        grads[precision, scale] = backend.to_numpy(model.optimizer.flat.grad)
     exact, half, without = grads.values()
     assert 1e-5 < np.abs(half - exact).max() / np.abs(exact).max() < 1e-3
     assert np.abs(without - exact).max() / np.abs(exact).max() > 0.01
-    assert training.loss_scale(1000) == 2.0**-20
+
+
+@needs_compiler
+def test_a_gradient_beyond_half_halves_the_scale(xp, tmp_path):
+    model = trainer("cupy", tmp_path)
+    model.optimizer.flat.data += 0.02
+    backend.set_precision("fp16")
+    before = backend.to_numpy(model.optimizer.flat.data).copy()
+    model.loss_scale.scale[...] = 2.0**40
+    record = model.train_step()
+    assert not np.isfinite(backend.to_numpy(record.squared_norm))
+    assert float(backend.to_numpy(model.loss_scale.scale)) == 2.0**39
+    np.testing.assert_array_equal(backend.to_numpy(model.optimizer.flat.data), before)
+    assert np.isfinite(model.row([record])["loss"])
 
 
 @needs_compiler
