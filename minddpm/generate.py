@@ -27,6 +27,7 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
     "probability_flow": samplers.probability_flow,
     "probability_flow_adaptive": samplers.probability_flow_adaptive,
 }
+IN_LAMBDA = tuple(name for name in SAMPLERS if name.startswith("dpm_solver"))
 REPLAYED = ("ddpm", "ddim")  # whose steps are all alike
 ADAPTIVE = ("probability_flow_adaptive",)  # whose number of steps nobody knows before
 
@@ -85,7 +86,7 @@ def generate(
                 model,
                 shape,
                 steps,
-                spacing="linspace",
+                spacing="log_snr" if sampler in IN_LAMBDA else "linspace",
                 seed=seed,
                 first=start * H * W * C,
                 **options,

@@ -358,7 +358,7 @@ def test_a_shortened_walk_visits_the_kept_steps_under_their_own_t(sampler, spaci
 
 
 @BOTH
-@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing", "log_snr"])
 def test_all_steps_asked_for_by_number_or_not_at_all(sampler, spacing):
     walks = [
         list(sampler(process(), rough_model, SHAPE, steps, seed=5, spacing=spacing))

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minddpm.diffusion.schedules import BY_NAME, check_betas, cosine, linear, quadratic, timesteps
+from minddpm.diffusion.schedules import (
+    BY_NAME,
+    check_betas,
+    cosine,
+    linear,
+    log_snr_timesteps,
+    quadratic,
+    timesteps,
+)
 from minddpm.errors import InputError
 from saying import refused
 
@@ -186,6 +194,53 @@ def test_as_many_steps_as_t_keeps_every_one(T, spacing):
     assert timesteps(T, T, spacing).tolist() == list(range(T))
 
 
+@many
+@given(T_AND_STEPS, st.sampled_from(["linear", "cosine", "quadratic"]))
+def test_log_snr_timesteps_are_that_many_rising_and_in_range(T_and_steps, name):
+    T, steps = T_and_steps
+    kept = log_snr_timesteps(np.cumprod(1 - BY_NAME[name](max(T, 21))), steps)
+    assert kept.dtype == np.int64
+    assert kept.shape == (steps,)
+    assert (np.diff(kept) > 0).all()
+    assert kept[0] >= 0
+    assert kept[-1] == max(T, 21) - 1
+    assert kept[0] == 0 or steps == 1
+
+
+@pytest.mark.parametrize("T", [21, 1000])
+def test_as_many_log_snr_steps_as_t_keep_every_one(T):
+    assert log_snr_timesteps(np.cumprod(1 - cosine(T)), T).tolist() == list(range(T))
+
+
+def test_log_snr_timesteps_are_even_in_lambda():
+    """As near as whole t allow, where an even step holds several of them."""
+    ac = np.cumprod(1 - linear(1000))
+    lambda_ = np.log(np.sqrt(ac) / np.sqrt(1 - ac))
+    kept = log_snr_timesteps(ac, 20)
+    even = np.linspace(lambda_[0], lambda_[-1], 20)
+    here = np.interp(even[::-1], lambda_[::-1], np.arange(1000.0)[::-1])[::-1]
+    assert (abs(kept - here) <= 1).all()
+    assert np.diff(lambda_[kept]).min() > 1.5 * np.diff(even)[0]  # both are negative
+    # of 20 steps evenly in t, one is 30% of the way
+    far = np.diff(lambda_[timesteps(1000, 20, "linspace")]).min() / (lambda_[-1] - lambda_[0])
+    assert far == pytest.approx(0.3, abs=0.01)
+
+
+def test_log_snr_timesteps_waste_none_on_nothing_but_noise():
+    for last in (2.4e-9, 0.0):  # as cosine ends, and without any signal
+        ac = np.append(np.cumprod(1 - cosine(1000))[:-1], last)
+        kept = log_snr_timesteps(ac, 20)
+        lambda_ = 0.5 * np.log(ac[kept[:-1]] / (1 - ac[kept[:-1]]))
+        assert lambda_.min() > -5.2
+        assert kept[-1] == 999
+
+
+@pytest.mark.parametrize("steps", [0, 11])
+def test_a_count_of_log_snr_steps_out_of_range_is_refused(steps):
+    with refused(f"{steps} sampling steps", "choose 1 .. 10"):
+        log_snr_timesteps(np.linspace(0.9, 0.1, 10), steps)
+
+
 @pytest.mark.parametrize("steps", [0, -1, 11])
 def test_a_count_of_steps_out_of_range_is_refused(steps):
     with refused(f"{steps} sampling steps", "choose 1 .. 10"):
@@ -198,7 +253,7 @@ def test_timesteps_of_no_steps_at_all_are_refused():
 
 
 def test_an_unknown_spacing_is_refused():
-    with refused("'even'", *SPACINGS):
+    with refused("'even'", *SPACINGS, "log_snr"):
         timesteps(10, 5, "even")
 
 

@@ -79,6 +79,19 @@ def test_the_error_falls_with_the_order(name, order):
     assert errors[-1] < (0.03 if order == 1 else 0.0015)
 
 
+@pytest.mark.parametrize(("name", "share"), [("2M", 0.5), ("2S", 0.75)])
+def test_steps_even_in_lambda_are_better_than_steps_even_in_t(name, share):
+    d = GaussianDiffusion(linear(1000), clip_x0=False)
+    x_T = noises(1)[0].astype(float)
+    exact = flown(x_T, d.alphas_cumprod[-1], 1.0)
+    wrong = {}
+    for spacing in ("linspace", "log_snr"):
+        walk = EVERY[name](d, perfect_model(d), SHAPE, 20, x_T=x_T, spacing=spacing)
+        *_, step = walk
+        wrong[spacing] = float(abs(step.x - exact).max())
+    assert wrong["log_snr"] < share * wrong["linspace"], wrong
+
+
 def test_the_adaptive_solver_keeps_its_tolerance():
     d, x_T = even(1000), noises(1)[0]
     exact = flown(x_T, d.alphas_cumprod[-1], d.alphas_cumprod[0])

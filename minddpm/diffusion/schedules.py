@@ -77,7 +77,35 @@ def timesteps(T: int, steps: int, spacing: str = "leading") -> np.ndarray:
         return np.linspace(0, T - 1, steps).round().astype(np.int64)
     if spacing == "trailing":
         return np.round(np.arange(T, 0, -T / steps)).astype(np.int64)[:steps][::-1] - 1
-    raise InputError(f"unknown spacing {spacing!r}: choose leading, linspace or trailing.")
+    raise InputError(
+        f"unknown spacing {spacing!r}: choose leading, linspace, trailing, or log_snr of a sampler."
+    )
+
+
+NOTHING_BUT_NOISE = -5.1  # lambda below which x_t tells nothing: DPM-Solver's, for cosine schedules
+
+
+def log_snr_timesteps(alphas_cumprod: np.ndarray, steps: int) -> np.ndarray:
+    """`steps` of the T timesteps, rising int64 [steps], evenly apart in lambda.
+
+    lambda_t = log(alpha_t / sigma_t) = log(ac / (1 - ac)) / 2, half the logarithm of the
+    signal-to-noise ratio. In it DPM-Solver's steps are equally long; of 20 steps evenly in t, one
+    alone would be 30% of the way. From lambda_0 down to NOTHING_BUT_NOISE or lambda_{T-1}, each
+    time the nearest t that is free; T - 1, where all noise begins, is the last.
+    Raises InputError unless 1 <= steps <= T.
+    Source: Lu et al. 2022, "DPM-Solver", where it is called uniform logSNR.
+    """
+    T = len(alphas_cumprod)
+    timesteps(T, steps)  # refuses a wrong number
+    ac = np.asarray(alphas_cumprod, np.float64)
+    with np.errstate(divide="ignore"):  # of a schedule that ends without any signal
+        lambda_ = 0.5 * (np.log(ac) - np.log1p(-ac))
+    wanted = np.linspace(max(lambda_[-1], NOTHING_BUT_NOISE), lambda_[0], steps)[::-1]
+    kept = np.abs(lambda_ - wanted[:, None]).argmin(axis=1)
+    kept[-1] = T - 1
+    for i in range(1, steps):  # upwards no t twice, then downwards none beyond its end
+        kept[i] = max(kept[i], kept[i - 1] + 1)
+    return np.minimum(kept, np.arange(T - steps, T)).astype(np.int64)
 
 
 def _check_steps(T: int) -> int:

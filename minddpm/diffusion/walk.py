@@ -10,7 +10,7 @@ from minddpm import backend, random
 from minddpm.backend import Array
 from minddpm.diffusion.gaussian import GaussianDiffusion
 from minddpm.diffusion.process import Model
-from minddpm.diffusion.schedules import timesteps
+from minddpm.diffusion.schedules import log_snr_timesteps, timesteps
 from minddpm.errors import InputError
 
 Noise = Callable[[int], Array]  # index of the step, 0 first -> standard normal [N, H, W, C]
@@ -25,9 +25,14 @@ class Step(NamedTuple):
 
 
 def shorten(diffusion: GaussianDiffusion, steps: int | None, spacing: str) -> GaussianDiffusion:
-    """The process as seen by a sampler of so many steps; None: all of them."""
+    """The process as seen by a sampler of so many steps; None: all of them.
+
+    spacing: of timesteps(), or log_snr, which depends on the schedule, too.
+    """
     if steps is None:
         return diffusion
+    if spacing == "log_snr":
+        return diffusion.respaced(log_snr_timesteps(diffusion.alphas_cumprod, steps))
     return diffusion.respaced(timesteps(diffusion.T, steps, spacing))
 
 
