@@ -20,12 +20,12 @@ from minddpm.comparison.page import page
 from minddpm.comparison.runs import Plan
 from minddpm.comparison.systems import DDPM, Sampler
 from minddpm.comparison.table import Results, as_markdown, verdict
-from minddpm.data import load_mnist
+from minddpm.data import ImageDataset, load_mnist
 from minddpm.diffusion.schedules import timesteps
 from minddpm.errors import InputError
 from minddpm.files import atomic_write
 from minddpm.generate import SAMPLERS
-from minddpm.metrics.judge import load_judge
+from minddpm.metrics.judge import Judge, load_judge
 from minddpm.metrics.report import Reference
 from minddpm.report import draw_log
 from minddpm.rundir import RunDirectory
@@ -71,26 +71,28 @@ def make_plan(args: argparse.Namespace) -> Plan:
     )
 
 
-def begin(plan: Plan, args: argparse.Namespace, reference: Reference) -> None:
+def begin(plan: Plan, judge: Judge, data: dict[str, ImageDataset]) -> None:
     """Note what is compared, and how; the seeds may become more.
 
     Raises InputError if another comparison was begun in --out.
     """
     kept = {
         "minutes": plan.minutes, "count": plan.count, "sampler": vars(plan.sampler),
-        "classification_steps": plan.classification_steps, "judge": reference.judge.name,
-        "train": reference.train.identity(), "test": reference.test.identity(),
+        "classification_steps": plan.classification_steps, "judge": judge.name,
+        **{part: dataset.identity()["checksum"] for part, dataset in data.items()},
     }  # fmt: skip
-    file = args.out / PLAN
+    file = plan.out / PLAN
     if file.is_file():
         before = read_json(file)
-        if before != kept:
+        others = [name for name in {**before, **kept} if before.get(name) != kept.get(name)]
+        if others:
+            had, has = ({name: it.get(name) for name in others} for it in (before, kept))
             raise InputError(
-                f"{args.out} holds a comparison with {before}, and this is one with {kept}: give "
-                "the same options to go on, or another --out."
+                f"{plan.out} holds a comparison with {had}, and this is one with {has}: give the "
+                "same options and digits to go on, or another --out."
             )
-    elif args.out.exists() and any(args.out.iterdir()):
-        raise InputError(f"{args.out} exists and is no comparison: choose another --out.")
+    elif plan.out.exists() and any(plan.out.iterdir()):
+        raise InputError(f"{plan.out} exists and is no comparison: choose another --out.")
     write_json(file, kept)
 
 
@@ -125,20 +127,23 @@ def protocol(plan: Plan, reference: Reference) -> list[str]:
     """What the numbers of the table mean."""
     real, taught = (min(plan.count, len(d)) for d in (reference.test, reference.train))
     bounded = min(plan.bound_images, len(reference.test))
-    return [
+    said = [
         f"{plan.count:,} pictures of each training, averaged weights;",
         f"features and classes by {reference.judge.name};",
         f"distances to {reference.train.source}; real digits are {real:,} of",
-        f"{reference.test.source}, of the classification score {taught:,} training digits with",
-        "their own labels.",
+        f"{reference.test.source}.",
         f"The DDPM draws by {plan.sampler.steps} steps of {plan.sampler.name}.",
-        "The classification score: the judge labels the pictures, a new classifier learns from",
-        "them alone and is tested on real digits.",
         f"The bound and the -ELBO are of {bounded:,} test digits. The VAE's likelihood is a",
         "Bernoulli, which is none of grey pixels, and so it has no bits/dim; its pictures are the",
         "means of p(x|z).",
-        "Means and standard deviations over the seeds.",
     ]
+    if plan.classification_steps is not None:
+        said += [
+            "The classification score: the judge labels the pictures, a new classifier learns from",
+            f"them alone and is tested on real digits; beside it {taught:,} training digits with",
+            "their own labels.",
+        ]
+    return [*said, "Means and standard deviations over the seeds."]
 
 
 def write_report(plan: Plan, results: Results, said: list[str]) -> None:
@@ -164,10 +169,10 @@ def main() -> int:
     started = time.perf_counter()
     plan, network = make_plan(args), load_judge()
     network.check_count(plan.count, "--count")
-    reference = Reference(network, load_mnist(args.data_dir), load_mnist(args.data_dir, "test"))
-    begin(plan, args, reference)
+    data = {part: load_mnist(args.data_dir, part) for part in ("train", "test")}
+    begin(plan, network, data)
     announce(plan)
-    results = compare(plan, reference)
+    results = compare(plan, Reference(network, **data))
     if results is None:
         print(f"\nstopped, saved; the same command with --out {plan.out} goes on")
         return cli.INTERRUPTED

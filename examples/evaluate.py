@@ -5,9 +5,10 @@
     python examples/evaluate.py --model runs/vae
     python examples/evaluate.py --samples digits.npz --json digits.json
 
-Every number stands beside what as many real test digits get, and what they get when the pixels of
-each are shuffled. Of a model, also the bound on the likelihood of MNIST's test digits: L_T, the
-terms between and L_0 apart, from a few t for each digit, or from every t with --exact.
+Every metric of pictures stands beside what real digits get, and what pictures get that show none;
+which ones these are is said below the table. Of a model, also the bound on the likelihood of
+MNIST's test digits: L_T, the terms between and L_0 apart, from a few t for each digit, or from
+every t with --exact.
 """
 
 import argparse
@@ -25,12 +26,12 @@ from minddpm.diffusion import GaussianDiffusion
 from minddpm.diffusion.guidance import classes
 from minddpm.diffusion.schedules import timesteps
 from minddpm.errors import InputError
-from minddpm.generate import ADAPTIVE, SAMPLERS, generate, seconds_per_run
+from minddpm.generate import ADAPTIVE, SAMPLERS, generate, seconds_per_run, spacing
 from minddpm.metrics.judge import SHIPPED, Judge, load_judge
 from minddpm.metrics.likelihood import bits_per_dim, vae_bits_per_dim
 from minddpm.metrics.nearest import nearest
 from minddpm.metrics.pictures import read_pictures
-from minddpm.metrics.report import Reference, evaluate
+from minddpm.metrics.report import Reference, check_pictures, evaluate
 from minddpm.models import UNet2D
 from minddpm.models.gan import Generator
 from minddpm.models.vae import VAE
@@ -98,8 +99,9 @@ def draw(
         labels=labels,
     )  # fmt: skip
     about = {
-        "model": str(args.model), "sampler": args.sampler, "steps": args.steps, "weights": "EMA",
-        "seed": args.seed, "labels": "the judge's" if labels is None else "the model was told them",
+        "model": str(args.model), "sampler": args.sampler, "steps": args.steps,
+        "spacing": spacing(args.sampler), "weights": "EMA", "seed": args.seed,
+        "labels": "the judge's" if labels is None else "the model was told them",
     }  # fmt: skip
     return to_uint8(pictures), labels, about
 
@@ -122,9 +124,10 @@ def judge(
 ) -> dict[str, Any]:
     """Every metric of the pictures, after saying what it will cost."""
     train, test = load_mnist(args.data_dir), load_mnist(args.data_dir, "test")
-    reference = Reference(network, train, test)
-    reference.check(images, labels, str(args.samples or args.model))
     steps = args.classification_steps or None
+    used = labels if steps is not None else None
+    check_pictures(network, train, images, used, str(args.samples or args.model))
+    reference = Reference(network, train, test)
     seconds = reference.seconds(len(images), steps)
     print(f"metrics of {len(images)} pictures: about {seconds / 60:.1f} min", flush=True)
     numbers = evaluate(reference, images, labels, about, steps)
@@ -167,7 +170,7 @@ def protocol(numbers: dict[str, Any]) -> str:
         kinds.setdefault((row["floor_is"], row["ceiling_is"]), []).append(NAMES[name])
     for (real, none), names in kinds.items():
         said.append(f"{', '.join(names)}:\n  real digits: {real}; no digits: {none}")
-    return "\n".join(said)
+    return "\n" + "\n".join(said) + "\n"
 
 
 def main() -> None:
@@ -192,7 +195,7 @@ def main() -> None:
     else:
         numbers = evaluate_model(args)
     head = ["", "value", "standard error", "real digits", "no digits"]
-    print(f"\n{cli.markdown(head, table(numbers))}\n\n{protocol(numbers)}")
+    print(f"\n{cli.markdown(head, table(numbers))}\n{protocol(numbers)}")
     if args.json is not None:
         write_json(args.json, numbers)
         print(f"wrote {args.json}")

@@ -27,7 +27,6 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
     "probability_flow": samplers.probability_flow,
     "probability_flow_adaptive": samplers.probability_flow_adaptive,
 }
-IN_LAMBDA = tuple(name for name in SAMPLERS if name.startswith("dpm_solver"))
 REPLAYED = ("ddpm", "ddim")  # whose steps are all alike
 ADAPTIVE = ("probability_flow_adaptive",)  # whose number of steps nobody knows before
 
@@ -86,7 +85,7 @@ def generate(
                 model,
                 shape,
                 steps,
-                spacing="log_snr" if sampler in IN_LAMBDA else "linspace",
+                spacing=spacing(sampler),
                 seed=seed,
                 first=start * H * W * C,
                 **options,
@@ -97,6 +96,11 @@ def generate(
                     watch(start, step)
             pictures[start : start + len(step.x)] = backend.to_numpy(step.x)
     return pictures
+
+
+def spacing(sampler: str) -> str:
+    """Which of the model's T steps a sampler of fewer takes: even in t, or in log SNR."""
+    return "log_snr" if sampler.startswith("dpm_solver") else "linspace"
 
 
 @contextmanager

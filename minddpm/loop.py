@@ -1,5 +1,6 @@
 """Steps, a log and checkpoints, until Ctrl-C: what every training has in common."""
 
+import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -160,14 +161,24 @@ def to_table(rows: Sequence[Sequence[Array]]) -> np.ndarray:
 
 
 def check_finite(table: np.ndarray, first_step: int, loop: Loop) -> None:
-    """Raise TrainingDivergedError if a row of to_table, from first_step on, is not finite."""
-    good = np.isfinite(table).all(axis=1)
-    if not good.all():
+    """Raise TrainingDivergedError unless to_table's rows, from first_step on, are finite.
+
+    Its columns are the first ones of the log.
+    """
+    step, column = np.unravel_index(np.argmin(np.isfinite(table)), table.shape)
+    if not np.isfinite(table[step, column]):
         raise TrainingDivergedError(
-            f"training diverged at step {first_step + int(np.argmin(good))}: a loss or a gradient "
-            f"is not finite. What {loop.run.path} held before is whole; begin a new run with a "
-            f"smaller --lr than {loop.options.lr:g}."
+            f"training diverged at step {first_step + step}: {loop.columns[column]} is not finite. "
+            f"What {loop.run.path} held before is whole; begin a new run with a smaller --lr than "
+            f"{loop.options.lr:g}."
         )
+
+
+def mean_norms(squared_norms: np.ndarray) -> list[float]:
+    """Of each column the mean of the roots that are finite, nan where none is."""
+    norms = np.sqrt(squared_norms)
+    finite = [column[np.isfinite(column)] for column in norms.T]
+    return [float(column.mean()) if len(column) else math.nan for column in finite]
 
 
 @contextmanager

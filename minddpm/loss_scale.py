@@ -6,7 +6,8 @@ from minddpm import backend
 from minddpm.autodiff import Tensor
 from minddpm.backend import Array
 
-LARGEST = 2.0**40  # above it nothing is gained, and float32's own end would come near
+# Beyond these nothing is gained, and float32's own ends would come near.
+SMALLEST, LARGEST = 2.0**-24, 2.0**40
 
 
 class LossScale:
@@ -22,8 +23,8 @@ class LossScale:
     Source: Micikevicius et al. 2018, "Mixed Precision Training", section 3.2.
     """
 
-    def __init__(self, numbers: int, patience: int = 1000):
-        self.patience = patience
+    def __init__(self, numbers: int, patience: int = 1000, prefix: str = ""):
+        self.patience, self.prefix = patience, prefix
         self.scale = backend.xp.asarray(2.0 ** math.floor(math.log2(numbers)), dtype="float32")
         self.good = backend.xp.zeros((), "float32")  # good steps since it last changed
 
@@ -49,20 +50,21 @@ class LossScale:
         self.good[...] = xp.where(finite, self.good + 1, 0)
         grown = self.good >= self.patience
         factor = xp.where(finite, xp.where(grown, 2, 1), 0.5)
-        self.scale[...] = xp.minimum(self.scale * factor, LARGEST)
+        self.scale[...] = xp.clip(self.scale * factor, SMALLEST, LARGEST)
         self.good[...] = xp.where(grown, 0, self.good)
 
     def mends_overflow(self) -> bool:
         """Whether a gradient that is not finite may be one of the next step; waits for the device.
 
-        Not where nothing is in half, and not where the scale has been halved down to nothing: then
-        the gradients are broken, not too large.
+        Not where nothing is in half, and not where the scale is as small as it gets: then the
+        gradients are broken, not too large.
         """
-        return self.needed() and float(backend.to_numpy(self.scale)) >= 1
+        return self.needed() and float(backend.to_numpy(self.scale)) > SMALLEST
 
     def state(self) -> dict[str, dict[str, Array]]:
         """Its part of a checkpoint."""
         if not self.needed():
             return {}
         # views: a file keeps arrays with at least one axis
-        return {"loss_scale": {"scale": self.scale.reshape(1), "good": self.good.reshape(1)}}
+        arrays = {"scale": self.scale.reshape(1), "good": self.good.reshape(1)}
+        return {f"{self.prefix}loss_scale": arrays}

@@ -145,21 +145,23 @@ def test_a_training_that_ended_untold_is_timed_anew(digits, tmp_path, monkeypatc
     runs.train(plan, vae, 0, data)
     timing = runs.directory(plan, vae, 0) / "training.json"
     timing.unlink()  # as if killed before it was written
+    monkeypatch.setattr(runs, "_seconds", lambda loop, minutes: 6.0)
     again = runs.train(plan, vae, 0, data)
-    loop = vae.loop(data, RunDirectory(tmp_path / "x"), _small(2, 0))
-    assert again["steps"] == 2
-    assert again["ms_per_step"] > 100 * loop.seconds_per_step()[1]
-    assert again["minutes"] == pytest.approx(2 * again["ms_per_step"] / 60_000)
+    assert (again["steps"], again["ms_per_step"]) == (2, 6000)
+    assert again["minutes"] == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": "many"}, {"lr": None}])
+@pytest.mark.parametrize("wrong", [{"steps": "many"}, {"lr": None}, {"steps": 0}])
 def test_options_of_a_run_that_make_no_sense(digits, tmp_path, wrong):
     vae, plan, data = SYSTEMS[2], Plan(tmp_path, (0,), None), load_mnist(digits)
     run = RunDirectory(runs.directory(plan, vae, 0))
     run.check_new(0)
     run.write_info({**vars(_small(2, 0)), "older": 1, **wrong}, data.identity())
-    with needs("run.json", next(iter(wrong)), "put back"):
+    with needs(next(iter(wrong))):
         runs.train(plan, vae, 0, data)
+    # and where another seed asks for this one's number of steps
+    with needs(next(iter(wrong))):
+        runs.train(dataclasses.replace(plan, minutes=1), vae, 1, data)
 
 
 def _small(steps, seed):

@@ -9,8 +9,12 @@ import minddpm
 from minddpm import Tensor, backend
 from minddpm.data import ImageDataset
 from minddpm.loop import TrainingDivergedError
-from minddpm.loss_scale import LARGEST, LossScale
+from minddpm.loss_scale import LARGEST, SMALLEST, LossScale
+from minddpm.models.gan import Discriminator, Generator
+from minddpm.models.vae import VAE
 from minddpm.rundir import LOSS, RunDirectory, read_loss
+from minddpm.trainers.gan import GANLoop, GANOptions
+from minddpm.trainers.vae import VAELoop, VAEOptions
 from minddpm.training import Trainer, TrainingOptions
 
 CONFIG = {
@@ -27,27 +31,58 @@ def half(monkeypatch):
     monkeypatch.setattr(LossScale, "needed", staticmethod(lambda: True))
 
 
+def few(steps):
+    return {"steps": steps, "batch_size": 4, "log_every": 2, "checkpoint_every": 2}
+
+
+def noise():
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), dtype=np.uint8)
+    return ImageDataset(images, None, "noise")
+
+
 def trainer(path, steps=4):
     minddpm.set_backend("numpy")
     minddpm.manual_seed(0)
-    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), dtype=np.uint8)
-    options = TrainingOptions(steps=steps, batch_size=4, log_every=2, checkpoint_every=2)
     diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(40))
-    data = ImageDataset(images, None, "noise")
-    return Trainer(minddpm.UNet2D(**CONFIG), diffusion, data, RunDirectory(path), options)
+    options = TrainingOptions(**few(steps))
+    return Trainer(minddpm.UNet2D(**CONFIG), diffusion, noise(), RunDirectory(path), options)
 
 
-def overflowing(run, limit):
+def vae(path, steps=4):
+    minddpm.set_backend("numpy")
+    minddpm.manual_seed(0)
+    return VAELoop(VAE(8, latent=2, width=4), noise(), RunDirectory(path), VAEOptions(**few(steps)))
+
+
+def gan(path, steps=4):
+    minddpm.set_backend("numpy")
+    minddpm.manual_seed(0)
+    networks = Generator(8, width=8, latent=2, groups=2), Discriminator(8, width=8)
+    return GANLoop(*networks, noise(), RunDirectory(path), GANOptions(**few(steps)))
+
+
+LOOPS = [trainer, vae, gan]
+
+
+def scales(run):
+    return [run.scale_g, run.scale_d] if isinstance(run, GANLoop) else [run.loss_scale]
+
+
+def weights(run):
+    optimizer = run.optimizer_g if isinstance(run, GANLoop) else run.optimizer
+    return optimizer.flat.data.copy()
+
+
+def overflowing(monkeypatch, limit):
     """Let every gradient be infinite while the scale is above the limit, as half's would be."""
-    whole = run._backward
+    whole = LossScale.backward
 
-    def backward(step):
-        made = whole(step)
-        if float(run.loss_scale.scale) > limit:
-            run.optimizer.flat.grad[0] = np.inf
-        return made
+    def backward(self, loss, gradients):
+        whole(self, loss, gradients)
+        if self.scale > limit:
+            gradients[0] = np.inf
 
-    run._backward = backward
+    monkeypatch.setattr(LossScale, "backward", backward)
 
 
 def norm(value):
@@ -90,57 +125,69 @@ def test_gradients_are_those_without_it_bit_for_bit(half):
 
 
 @pytest.mark.usefixtures("half")
-def test_training_goes_on_after_an_overflow(tmp_path):
-    run = trainer(tmp_path, steps=6)
-    start = float(run.loss_scale.scale)
-    overflowing(run, start / 8)
-    before = run.optimizer.flat.data.copy()
+@pytest.mark.parametrize("make", LOOPS)
+def test_training_goes_on_after_an_overflow(make, tmp_path, monkeypatch):
+    run = make(tmp_path / "a", steps=6)
+    limit = scales(run)[0].scale / 8
+    overflowing(monkeypatch, limit)
+    before = weights(run)
     for _ in range(3):
         run.train_step()
-    np.testing.assert_array_equal(run.optimizer.flat.data, before)
+    np.testing.assert_array_equal(weights(run), before)
     run.train_step()
-    assert (run.optimizer.flat.data != before).any()
-    again = trainer(tmp_path / "again", steps=6)
-    overflowing(again, start / 8)
+    assert (weights(run) != before).any()
+    again = make(tmp_path / "b", steps=6)
     assert again.train(progress=False)
-    rows = read_loss(tmp_path / "again" / LOSS)
-    assert all(math.isfinite(row["loss"]) for row in rows)
-    assert [math.isfinite(row["grad_norm"]) for row in rows] == [False, True, True]
+    rows = read_loss(tmp_path / "b" / LOSS, ("step", *again.columns))
+    for name in again.columns:
+        told = [math.isfinite(row[name]) for row in rows]
+        if name.startswith("grad_norm"):
+            assert told == [False, True, True]
+        elif not name.startswith("loss_q"):  # which are nan where no t was in that quarter
+            assert all(told), name
 
 
 @pytest.mark.usefixtures("half")
-def test_gradients_that_no_scale_mends_end_the_training(tmp_path):
-    run = trainer(tmp_path, steps=100)
-    overflowing(run, 0.0)
+@pytest.mark.parametrize("make", LOOPS)
+def test_gradients_that_no_scale_mends_end_the_training(make, tmp_path, monkeypatch):
+    run = make(tmp_path, steps=100)
+    overflowing(monkeypatch, 0.0)
     with pytest.raises(TrainingDivergedError, match="not finite"):
         run.train(progress=False)
-    assert run.step < 20
+    assert run.step <= 40  # from 2^8, or less, down to 2^-24
+    assert not any(scale.scale < SMALLEST for scale in scales(run))
 
 
-def test_without_half_an_infinite_gradient_ends_the_training(tmp_path):
-    run = trainer(tmp_path)
-    overflowing(run, 0.0)
+@pytest.mark.parametrize("make", LOOPS)
+def test_without_half_an_infinite_gradient_ends_the_training(make, tmp_path, monkeypatch):
+    run = make(tmp_path)
+    overflowing(monkeypatch, 0.0)
     with pytest.raises(TrainingDivergedError):
         run.train(progress=False)
-    assert "loss_scale" not in run.state()
+    assert run.step <= 2
+    assert not any("loss_scale" in group for group in run.state())
 
 
-def test_a_run_goes_on_with_the_scale_that_it_had(tmp_path, monkeypatch):
+@pytest.mark.parametrize("make", LOOPS)
+def test_a_run_goes_on_with_the_scale_that_it_had(make, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(LossScale, "needed", staticmethod(lambda: True))
-        run = trainer(tmp_path)
-        run.loss_scale.scale[...] = 2.0
+        run = make(tmp_path)
+        begun = [float(scale.scale) for scale in scales(run)]
+        for scale in scales(run):
+            scale.scale[...] = 2.0
         run.train_step()
         run.save()
-        again = trainer(tmp_path)
+        again = make(tmp_path)
         assert again.resume() == 1
-        assert (float(again.loss_scale.scale), float(again.loss_scale.good)) == (2.0, 1.0)
+        for scale in scales(again):
+            assert (float(scale.scale), float(scale.good)) == (2.0, 1.0)
     # and in another precision, there and back
-    single = trainer(tmp_path)
+    single = make(tmp_path)
     assert single.resume() == 1
     single.train_step()
     single.save()
     monkeypatch.setattr(LossScale, "needed", staticmethod(lambda: True))
-    half = trainer(tmp_path)
+    half = make(tmp_path)
     assert half.resume() == 2
-    assert float(half.loss_scale.scale) == 2.0**8
+    assert [float(scale.scale) for scale in scales(half)] == begun

@@ -18,6 +18,7 @@ from minddpm.metrics.likelihood import bits_per_dim
 from minddpm.metrics.report import Reference, evaluate
 from minddpm.models import UNet2D
 from minddpm.models.vae import VAE, active_units
+from minddpm.options import LoopOptions
 from minddpm.rundir import RUN, STATE, RunDirectory
 from minddpm.trainers.pictures import bound, load_maker
 
@@ -61,9 +62,7 @@ def train(plan: Plan, system: System, seed: int, dataset: ImageDataset) -> dict[
     run = RunDirectory(path)
     if (path / RUN).is_file():
         command.check_same_data(run, dataset)
-        begun = system.options(1, seed)
-        kept = command.kept_options(run, dataclasses.asdict(begun), {})
-        loop = system.loop(dataset, run, command.pick(type(begun), kept))
+        loop = system.loop(dataset, run, _kept_options(system, seed, run))
         if (path / STATE).is_file():
             loop.resume()
     else:
@@ -89,13 +88,20 @@ def train(plan: Plan, system: System, seed: int, dataset: ImageDataset) -> dict[
     return told
 
 
+def _kept_options(system: System, seed: int, run: RunDirectory) -> LoopOptions:
+    """What run.json says. Raises InputError if it makes no sense."""
+    begun = system.options(1, seed)
+    defaults = {**dataclasses.asdict(begun), "steps": 0}  # no number of steps would be a guess
+    return command.pick(type(begun), command.kept_options(run, defaults, {}))
+
+
 def _steps(plan: Plan, system: System, dataset: ImageDataset, run: RunDirectory) -> int:
     """How many steps plan.minutes are: timed for the first seed, and the same for all of them."""
     if plan.minutes is None:
         return system.slides_steps
     first = directory(plan, system, plan.seeds[0])
     if (first / RUN).is_file():
-        return RunDirectory(first).read_info()[0]["steps"]
+        return _kept_options(system, plan.seeds[0], RunDirectory(first)).steps
     seconds = _seconds(system.loop(dataset, run, system.options(1, plan.seeds[0])), plan.minutes)
     return max(1, round(60 * plan.minutes / seconds))
 

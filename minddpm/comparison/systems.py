@@ -9,7 +9,7 @@ import numpy as np
 import minddpm
 from minddpm.checkpoint import load_diffusion
 from minddpm.data import ImageDataset
-from minddpm.generate import generate
+from minddpm.generate import generate, spacing
 from minddpm.loop import Loop
 from minddpm.models import SMALL
 from minddpm.models.gan import Discriminator, Generator
@@ -76,7 +76,9 @@ class DDPM(System):
         return generate(unet, diffusion, count, sampler.name, sampler.steps, seed, batch_size=125)
 
     def how(self, sampler: Sampler) -> dict[str, Any]:
-        return {"sampler": sampler.name, "steps": sampler.steps}
+        return {
+            "sampler": sampler.name, "steps": sampler.steps, "spacing": spacing(sampler.name)
+        }  # fmt: skip
 
 
 class GAN(System):

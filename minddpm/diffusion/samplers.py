@@ -141,7 +141,7 @@ def dpm_solver(
 
     order: a key of ORDERS. steps: runs of the model, so that 2S makes half as many steps; the
     last one, to where there is no noise and lambda is infinite, is always DDIM's. But for SDE, no
-    noise is drawn: the same x_T always gives the same picture.
+    noise is drawn: the same x_T always gives the same picture. spacing: log_snr makes all h alike.
     Raises InputError for another order.
     """
     if order not in ORDERS:

@@ -27,6 +27,24 @@ class Value(NamedTuple):
     error: float = float("nan")
 
 
+def check_pictures(
+    judge: Judge, train: ImageDataset, images: np.ndarray, labels: np.ndarray | None, name: str
+) -> None:
+    """Raise InputError unless the images [n, H, W, C] can be compared with those of train."""
+    K = judge.classes
+    if labels is not None and not ((labels >= 0) & (labels < K)).all():
+        raise InputError(
+            f"{name} has the labels {labels.min()} .. {labels.max()}: give 0 .. {K - 1}, or choose "
+            "--classification-steps 0."
+        )
+    if images.shape[1:] != train.images.shape[1:]:
+        raise InputError(
+            f"{name} holds pictures of {images.shape[1:]}, and the real ones are "
+            f"{train.images.shape[1:]}: give pictures of that size."
+        )
+    judge.check_count(len(images), name)
+
+
 class Reference:
     """The real pictures that others are compared with, as the judge sees them.
 
@@ -43,21 +61,6 @@ class Reference:
         self.features = judge.look(train.images[self.shuffled_train]).features
         self.seconds_per_look = (time.perf_counter() - started) / len(train)
         self.statistics = FeatureStatistics(self.features)
-
-    def check(self, images: np.ndarray, labels: np.ndarray | None, name: str) -> None:
-        """Raise InputError unless the images [n, H, W, C] can be compared with these."""
-        K = self.judge.classes
-        if labels is not None and not ((labels >= 0) & (labels < K)).all():
-            raise InputError(
-                f"{name} has the labels {labels.min()} .. {labels.max()}: give 0 .. {K - 1}, or "
-                "leave them out."
-            )
-        if images.shape[1:] != self.train.images.shape[1:]:
-            raise InputError(
-                f"{name} holds pictures of {images.shape[1:]}, and the real ones are "
-                f"{self.train.images.shape[1:]}: give pictures of that size."
-            )
-        self.judge.check_count(len(images), name)
 
     def real(self, n: int) -> np.ndarray:
         """n test pictures, or all if there are fewer: what a perfect model would draw."""

@@ -3,21 +3,21 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
-
 from minddpm import backend, nn, random
 from minddpm.autodiff import Tensor, no_grad
 from minddpm.autodiff.losses import sigmoid
 from minddpm.backend import Array
 from minddpm.data import ImageDataset, batch_indices, to_float
 from minddpm.errors import InputError
-from minddpm.loop import Loop, State, check_finite, optimizer_state, to_table
+from minddpm.loop import Loop, State, check_finite, mean_norms, optimizer_state, to_table
+from minddpm.loss_scale import LossScale
 from minddpm.modelfile import save_model
 from minddpm.models.gan import Discriminator, Generator, discriminator_loss, generator_loss
 from minddpm.options import LoopOptions
 from minddpm.rundir import RunDirectory
 
 FILE = "generator.safetensors"
+PREFIXES = "generator_", "discriminator_"  # of the two networks' groups in a checkpoint
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class GANLoop(Loop):
         "loss_generator", "loss_discriminator", "d_real", "d_fake",
         "grad_norm_generator", "grad_norm_discriminator", "lr",
     )  # fmt: skip
+    optional = tuple(f"{prefix}loss_scale" for prefix in PREFIXES)
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class GANLoop(Loop):
             for network, lr in ((generator, options.lr), (discriminator, options.lr_discriminator))
         )
         self.ema = nn.EMA(self.optimizer_g.flat, options.ema_decay)
+        self.scale_g, self.scale_d = (LossScale(options.batch_size, prefix=p) for p in PREFIXES)
 
     def train_step(self) -> Record:
         """One step of each. Nothing is waited for: what it returns lies on the device."""
@@ -88,10 +90,12 @@ class GANLoop(Loop):
         self.optimizer_d.lr = nn.warmup_lr(options.lr_discriminator, step, options.warmup_steps)
         loss_d, real, fake = self._discriminate(step)
         norm_d = self.optimizer_d.step(options.clip_norm)
+        self.scale_d.update(norm_d)
         self.optimizer_d.zero_grad()
         self.discriminator.improve_singular()
         loss_g = self._generate(step)
         norm_g = self.optimizer_g.step(options.clip_norm, self.ema)
+        self.scale_g.update(norm_g)
         self._forget()
         self.step += 1
         probabilities = [sigmoid(x.data).mean() for x in (real, fake)]
@@ -111,13 +115,13 @@ class GANLoop(Loop):
             made = self.generator(self._noise(step, 0))
         real, fake = self.discriminator(x), self.discriminator(made)
         loss = discriminator_loss(real, fake)
-        loss.mean().backward()
+        self.scale_d.backward(loss.mean(), self.optimizer_d.flat.grad)
         return loss, real, fake
 
     def _generate(self, step: int) -> Tensor:
         """The gradients of the generator, by way of the discriminator (whose own are forgotten)."""
         loss = generator_loss(self.discriminator(self.generator(self._noise(step, 1))))
-        loss.mean().backward()
+        self.scale_g.backward(loss.mean(), self.optimizer_g.flat.grad)
         return loss
 
     def _forget(self) -> None:
@@ -134,17 +138,19 @@ class GANLoop(Loop):
     def row(self, records: list[Record]) -> dict[str, float]:
         """Averages since the last row. Raises TrainingDivergedError if one is not finite."""
         table = to_table([(*r.means, *r.squared_norms) for r in records])
-        check_finite(table, records[0].step, self)
-        norms = slice(-2, None)
-        table[:, norms] = np.sqrt(table[:, norms])
-        numbers = (*table.mean(axis=0).tolist(), self.optimizer_g.lr)
+        means, squared_norms = table[:, :-2], table[:, -2:]
+        mended = self.scale_g.mends_overflow() and self.scale_d.mends_overflow()
+        check_finite(means if mended else table, records[0].step, self)
+        numbers = (*means.mean(axis=0).tolist(), *mean_norms(squared_norms), self.optimizer_g.lr)
         return dict(zip(self.columns, numbers, strict=True))
 
     def state(self) -> State:
-        """Weights, averages and moments of both, and the discriminator's singular vectors."""
+        """Weights, averages, moments and loss scales of both, and the singular vectors."""
         return {
-            **optimizer_state(self.generator, self.optimizer_g, self.ema, "generator_"),
-            **optimizer_state(self.discriminator, self.optimizer_d, None, "discriminator_"),
+            **optimizer_state(self.generator, self.optimizer_g, self.ema, PREFIXES[0]),
+            **optimizer_state(self.discriminator, self.optimizer_d, None, PREFIXES[1]),
+            **self.scale_g.state(),
+            **self.scale_d.state(),
             "singular": self.discriminator.singular,
         }
 

@@ -9,7 +9,8 @@ from minddpm import backend, nn
 from minddpm.autodiff import Tensor
 from minddpm.backend import Array
 from minddpm.data import ImageDataset, batch_indices
-from minddpm.loop import Loop, State, check_finite, optimizer_state, to_table
+from minddpm.loop import Loop, State, check_finite, mean_norms, optimizer_state, to_table
+from minddpm.loss_scale import LossScale
 from minddpm.options import LoopOptions
 from minddpm.rundir import RunDirectory
 
@@ -29,6 +30,7 @@ class ModelLoop(Loop):
     """
 
     quantity_names: Sequence[str] = ("loss",)
+    optional = ("loss_scale",)
 
     def __init__(
         self, module: nn.Module, dataset: ImageDataset, run: RunDirectory, options: LoopOptions
@@ -39,6 +41,7 @@ class ModelLoop(Loop):
             module.parameters(), lr=options.lr, weight_decay=options.weight_decay
         )
         self.ema = nn.EMA(self.optimizer.flat, options.ema_decay)
+        self.loss_scale = LossScale(options.batch_size)
         self.columns = (*self.quantity_names, "grad_norm", "lr")
 
     def quantities(self, chosen: np.ndarray, step: int) -> tuple[Tensor | Array, ...]:
@@ -56,6 +59,7 @@ class ModelLoop(Loop):
         self.optimizer.lr = self.learning_rate(step)
         squared_norm = self.optimizer.step(options.clip_norm, self.ema)
         self.optimizer.zero_grad()
+        self.loss_scale.update(squared_norm)
         self.step += 1
         return Record(step, [loss.data.mean(), *(x.mean() for x in others)], squared_norm)
 
@@ -64,7 +68,7 @@ class ModelLoop(Loop):
         options = self.options
         chosen = batch_indices(len(self.dataset), options.batch_size, step, options.seed)
         loss, *others = self.quantities(chosen, step)
-        loss.mean().backward()
+        self.loss_scale.backward(loss.mean(), self.optimizer.flat.grad)
         return loss, *others
 
     def gradients(self) -> None:
@@ -76,14 +80,14 @@ class ModelLoop(Loop):
     def row(self, records: list[Record]) -> dict[str, float]:
         """Averages since the last row. Raises TrainingDivergedError if one is not finite."""
         table = to_table([(*r.means, r.squared_norm) for r in records])
-        check_finite(table, records[0].step, self)
-        table[:, -1] = np.sqrt(table[:, -1])
-        numbers = (*table.mean(axis=0).tolist(), self.optimizer.lr)
+        means, squared_norms = table[:, :-1], table[:, -1:]
+        check_finite(means if self.loss_scale.mends_overflow() else table, records[0].step, self)
+        numbers = (*means.mean(axis=0).tolist(), *mean_norms(squared_norms), self.optimizer.lr)
         return dict(zip(self.columns, numbers, strict=True))
 
     def state(self) -> State:
-        """Weights, averages and moments."""
-        return optimizer_state(self.module, self.optimizer, self.ema)
+        """Weights, averages and moments, and the loss scale."""
+        return optimizer_state(self.module, self.optimizer, self.ema) | self.loss_scale.state()
 
     def resumed(self) -> None:
         """Adam's bias correction goes on where it was."""
