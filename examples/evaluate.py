@@ -63,6 +63,13 @@ def parse() -> argparse.Namespace:
     group.add_argument("--count", type=int, default=1000, help="pictures to make (1000; 0: none)")
     group.add_argument("--sampler", default="dpm_solver", choices=SAMPLERS, help="(dpm_solver)")
     group.add_argument("--steps", type=cli.positive, default=20, help="of the sampler (20)")
+    group.add_argument(
+        "--guidance", type=float, default=1.0, help="of a class-conditional model (1: none)"
+    )
+    group.add_argument(
+        "--judge-labels", action="store_true",
+        help="let the judge name its pictures for the classification score, not what it was told",
+    )  # fmt: skip
     group.add_argument("--images", type=int, default=1000, help="for bits/dim (1000; 0: none)")
     group.add_argument("--draws", type=cli.positive, default=20, help="of t for each image (20)")
     group.add_argument("--exact", action="store_true", help="every t, instead of draws")
@@ -88,22 +95,24 @@ def likelihood(
 def draw(
     args: argparse.Namespace, unet: UNet2D, diffusion: GaussianDiffusion
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
-    """Pictures from the model, their labels if it was told any, and how they were made."""
+    """Pictures from the model, their labels unless the judge is to name them, and how made."""
     labels = np.arange(args.count) % classes(unet) if classes(unet) else None
     runs = args.steps * (2 if args.sampler == "probability_flow" else 1)
-    seconds = seconds_per_run(unet, args.batch_size) * runs * args.count / args.batch_size
+    batches = args.count / args.batch_size
+    seconds = seconds_per_run(unet, args.batch_size, args.guidance) * runs * batches
     cost = "" if args.sampler in ADAPTIVE else f": about {seconds / 60:.1f} min"
     print(f"{args.count} pictures by {args.steps} {args.sampler} steps{cost}", flush=True)
     pictures = generate(
         unet, diffusion, args.count, args.sampler, args.steps, args.seed, args.batch_size,
-        labels=labels,
+        labels=labels, guidance=args.guidance,
     )  # fmt: skip
+    kept = None if args.judge_labels else labels
     about = {
         "model": str(args.model), "sampler": args.sampler, "steps": args.steps,
-        "spacing": spacing(args.sampler), "weights": "EMA", "seed": args.seed,
-        "labels": "the judge's" if labels is None else "the model was told them",
+        "spacing": spacing(args.sampler), "guidance": args.guidance, "weights": "EMA",
+        "seed": args.seed, "labels": "the judge's" if kept is None else "the model was told them",
     }  # fmt: skip
-    return to_uint8(pictures), labels, about
+    return to_uint8(pictures), kept, about
 
 
 def draw_nearest(path: Path, images: np.ndarray, train: np.ndarray) -> None:

@@ -47,6 +47,15 @@ def test_judging_a_model_by_its_pictures(command, request, run, digits, tmp_path
     assert "99.31%" in stdout
     with Image.open(tmp_path / "near.png") as picture:
         assert picture.size[0] > 300
+    guided = [*how[:4], "--images", 0, "--guidance", 2, "--judge-labels"]
+    guided += ["--classification-steps", 1, "--json", tmp_path / "g.json"]
+    result = command("evaluate", *model, *guided)
+    if run == "trained":
+        refused(result, "guidance")
+    else:
+        assert result[0] == 0, result
+        score = json.loads((tmp_path / "g.json").read_text())["classification_score"]
+        assert (score["labels"], score["guidance"]) == ("the judge's", 2)
     wrong = [*model, "--images", 2, "--draws", 2]
     refused(command("evaluate", *wrong, "--count", 64), "64 pictures", "65")
     refused(command("evaluate", *model, "--count", 0, "--images", 0), "nothing to measure")
