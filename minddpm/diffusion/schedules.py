@@ -66,7 +66,7 @@ def timesteps(T: int, steps: int, spacing: str = "leading") -> np.ndarray:
     leading   0, s, 2s, ... with s = T // steps: diffusers' default. It may begin far below T-1,
               where x_T is not yet pure noise: at t = 500 for 501 steps of 1000
     linspace  rounded even steps from 0 to T-1: improved-diffusion's choice, and our commands'
-              but for DPM-Solver, which has log_snr_timesteps
+              but for DPM-Solver 2M and SDE, which have log_snr_timesteps
     trailing  even steps back from T-1: starts where x_T really is pure noise (Lin et al. 2024)
     Raises InputError unless 1 <= steps <= T.
     """
