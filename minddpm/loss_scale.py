@@ -23,8 +23,8 @@ class LossScale:
     Source: Micikevicius et al. 2018, "Mixed Precision Training", section 3.2.
     """
 
-    def __init__(self, numbers: int, patience: int = 1000, prefix: str = ""):
-        self.patience, self.prefix = patience, prefix
+    def __init__(self, numbers: int, patience: int = 1000):
+        self.patience = patience
         self.scale = backend.xp.asarray(2.0 ** math.floor(math.log2(numbers)), dtype="float32")
         self.good = backend.xp.zeros((), "float32")  # good steps since it last changed
 
@@ -61,10 +61,10 @@ class LossScale:
         """
         return self.needed() and float(backend.to_numpy(self.scale)) > SMALLEST
 
-    def state(self) -> dict[str, dict[str, Array]]:
-        """Its part of a checkpoint."""
+    def state(self, prefix: str = "") -> dict[str, dict[str, Array]]:
+        """Its part of a checkpoint, the name of the group after the prefix."""
         if not self.needed():
             return {}
         # views: a file keeps arrays with at least one axis
         arrays = {"scale": self.scale.reshape(1), "good": self.good.reshape(1)}
-        return {f"{self.prefix}loss_scale": arrays}
+        return {f"{prefix}loss_scale": arrays}

@@ -12,8 +12,8 @@ def inception_score(log_p: np.ndarray, splits: int = 10) -> tuple[float, float]:
 
     log_p: a classifier's ln p(y|x), [n, K], as log_softmax gives them. p(y) is the mean of p(y|x)
     over a split; the error is nan where there is only one. Between 1 (all pictures alike, or none
-    clear) and K (all clear, classes equally often). It sees nothing of the
-    real pictures: one perfect picture of each class gets K.
+    clear) and K (all clear, classes equally often). It sees nothing of the real
+    pictures: one perfect picture of each class gets K.
     Raises InputError for more splits than pictures, or what is no logarithm of a distribution.
     Source: Salimans et al. 2016, section 4; Barratt and Sharma 2018 on its weaknesses.
     """

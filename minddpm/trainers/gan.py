@@ -81,7 +81,7 @@ class GANLoop(Loop):
             for network, lr in ((generator, options.lr), (discriminator, options.lr_discriminator))
         )
         self.ema = nn.EMA(self.optimizer_g.flat, options.ema_decay)
-        self.scale_g, self.scale_d = (LossScale(options.batch_size, prefix=p) for p in PREFIXES)
+        self.scale_g, self.scale_d = (LossScale(options.batch_size) for _ in PREFIXES)
 
     def train_step(self) -> Record:
         """One step of each. Nothing is waited for: what it returns lies on the device."""
@@ -149,8 +149,8 @@ class GANLoop(Loop):
         return {
             **optimizer_state(self.generator, self.optimizer_g, self.ema, PREFIXES[0]),
             **optimizer_state(self.discriminator, self.optimizer_d, None, PREFIXES[1]),
-            **self.scale_g.state(),
-            **self.scale_d.state(),
+            **self.scale_g.state(PREFIXES[0]),
+            **self.scale_d.state(PREFIXES[1]),
             "singular": self.discriminator.singular,
         }
 
