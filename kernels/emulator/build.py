@@ -39,9 +39,12 @@ COMPILED = {
 }
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
-_INCLUDE = re.compile(r'^[ \t]*#include "([^"]+)"[^\n]*$', re.M)
+# An included file, and where lines may come to an end that were left out, with what told of them.
+_TURN = re.compile(r'^[ \t]*#(?:include "([^"]+)"|else|elif|endif)[^\n]*$', re.M)
 # Ours for CUDA's own headers: what is in them is unknown without them, as it is to NVRTC.
-_HEADERS = {"cuda_fp16.h": HERE / "half.h", "mma.h": HERE / "wmma.h"}
+_HEADERS = {
+    "cuda_fp16.h": HERE / "half.h", "cuda_bf16.h": HERE / "bfloat16.h", "mma.h": HERE / "wmma.h"
+}  # fmt: skip
 _CUDAS = re.compile(rf"^[ \t]*#include <({'|'.join(_HEADERS)})>", re.M)
 _ALIGN = r"(?:__align__\((\d+)\)\s+)?"
 _DYNAMIC = re.compile(rf"extern\s+__shared__\s+{_ALIGN}((?:[\w:]+\s+)+)(\w+)\s*\[\s*\]\s*;")
@@ -58,14 +61,16 @@ def expand(source: str, path: str, includes: Path) -> str:
     Every line of every file stays in its place: #line tells the compiler where it is.
     """
 
-    def included(found: re.Match[str]) -> str:
-        file = includes / found[1]
+    def turned(found: re.Match[str]) -> str:
         here = found.string.count("\n", 0, found.start()) + 1
-        inner = expand(file.read_text(), str(file), includes)
-        return f'{inner}\n#line {here + 1} "{path}"'
+        line = found[0]
+        if found[1]:
+            file = includes / found[1]
+            line = expand(file.read_text(), str(file), includes)
+        return f'{line}\n#line {here + 1} "{path}"'
 
     text = _COMMENT.sub(lambda found: "\n" * found[0].count("\n"), source)
-    text = f'#line 1 "{path}"\n{_INCLUDE.sub(included, text)}'
+    text = f'#line 1 "{path}"\n{_TURN.sub(turned, text)}'
     return _CUDAS.sub(lambda found: f'#include "{_HEADERS[found[1]]}"', text)
 
 
