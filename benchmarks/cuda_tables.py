@@ -104,13 +104,13 @@ def floors() -> Table:
                     "memory" if plain.memory > plain.arithmetic else "arithmetic",
                     _microseconds(winograd_seconds(card, layer)),
                     *(
-                        _microseconds(direct(card, layer, peak).seconds) if peak else "-"
-                        for peak in (card.tf32, card.fp16)
+                        _microseconds(direct(card, layer, peak, stored).seconds) if peak else "-"
+                        for peak, stored in ((card.tf32, 4), (card.fp16, 4), (card.fp16, 2))
                     ),
                 ]
             )
     head = ["floor, microseconds", "definition, FP32", "set by", "F(4x4), FP32"]
-    return [*head, "definition, TF32", "definition, FP16"], rows
+    return [*head, "definition, TF32", "definition, FP16", "x stored in FP16"], rows
 
 
 def _microseconds(seconds: float) -> str:

@@ -6,6 +6,7 @@ definition, and for the fast sets what they do with shapes that their fused kern
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
+from inspect import signature
 from types import ModuleType
 from typing import Any
 
@@ -24,8 +25,10 @@ def float32_only(
     """`function` of contiguous float32 arrays; of other types the specification.
 
     contiguous(x): an array with its rows one behind the other, anything else as it is. Raises
-    OtherTypeError for an array that is not float32.
+    OtherTypeError for an array that is not float32. What `function` has kept from its forward
+    (the parameter `kept`) is its own, of whatever type.
     """
+    names = list(signature(function).parameters)
 
     def each(x: Any) -> Any:
         return tuple(map(each, x)) if isinstance(x, tuple) else contiguous(x)
@@ -33,7 +36,11 @@ def float32_only(
     @wraps(function)
     def chosen(*args, **kwargs):
         try:
-            return function(*map(each, args), **kwargs)
+            arrays = (
+                x if name == "kept" else each(x)
+                for name, x in zip(names, args, strict=False)  # the last ones may have defaults
+            )
+            return function(*arrays, **kwargs)
         except OtherTypeError:
             return specification(*args, **kwargs)
 

@@ -53,7 +53,7 @@ class Backend:
 _active: Backend | None = None
 
 # What the tensor cores of a GPU round their inputs to, and from which architecture on they can.
-PRECISIONS = {"float32": 0, "tf32": 80, "fp16": 75}
+PRECISIONS = {"float32": 0, "tf32": 80, "fp16": 75, "bf16": 80}
 _precision = "float32"
 
 
@@ -104,10 +104,11 @@ def set_threads(n: int | None) -> int | None:
 
 
 def set_precision(name: str) -> str:
-    """Let convolutions round what they multiply, to be faster; all arrays stay float32.
+    """Let convolutions round what they multiply, to be faster; sums and norms stay float32.
 
-    name: "float32" (nothing is rounded), "tf32" (11 binary digits, the range of float32) or "fp16"
-    (11 digits, no number above 65504 or below 6e-8). Returns it.
+    name: "float32" (nothing is rounded), "tf32" (11 binary digits, the range of float32), "fp16"
+    (11 digits, no number above 65504 or below 6e-8) or "bf16" (8 digits, the range of float32).
+    With the last two, what nothing but a convolution reads is kept in 16 bits. Returns it.
     Raises InputError for an unknown name, and where the backend or the GPU has no such cores.
     """
     global _precision

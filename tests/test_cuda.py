@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minddpm.gpucheck.cases import denoised
+from minddpm.gpucheck.cases import denoised, rounded
 from minddpm.kernels import cuda, reference
 from minddpm.kernels.cuda import convolution, winograd
 from minddpm.kernels.emulator import cupy_on_cpu
@@ -296,11 +296,6 @@ def drawn_convolution(draw_number, seed=0):
     N, C, K = one_of(1, 2), one_of(1, 3, 8, 17, 20), one_of(1, 5, 8, 66)
     x, w, b = draw(seed, (N, H, W, C), (KH, KW, C, K), K)
     return x, w, b, one_of(1, 2, 3), (tuple(pad[:2]), tuple(pad[2:]))
-
-
-def rounded(x):
-    """To half: exact in TF32 as well, unless they are very small."""
-    return x.astype(np.float16).astype(np.float32)
 
 
 @pytest.mark.parametrize("rung", convolution.RUNGS)

@@ -253,7 +253,7 @@ def test_everybody_is_verified_before_it_is_timed(emulated_cupy, monkeypatch):
     monkeypatch.setattr(timings, "QUICK_BATCH", 2)
     times = [task() for task in timings.tasks(quick=True)]
     assert [t.problem for t in times if t.problem] == []
-    assert len(times) == len(runs) == 2 * (len(convolution.RUNGS) + 3) + 7
+    assert len(times) == len(runs) == 2 * (len(convolution.RUNGS) + 3) + 8
     flops = 2 * 2 * 49 * 9 * 12 * 8
     assert times[0].gflops == flops / 2e-3 / 1e9
     assert {t.flops for t in times} == {flops, 2 * flops, None}
@@ -266,12 +266,12 @@ def test_everybody_is_verified_before_it_is_timed(emulated_cupy, monkeypatch):
     runs.clear()
     wrong = [(t.what, t.who) for t in (task() for task in timings.tasks(quick=True)) if t.problem]
     forward = "conv 7x7 12->8, 2 images"
-    assert wrong[:-5] == [(forward, f"rung {name}") for name in convolution.RUNGS] + [
+    assert wrong[:-6] == [(forward, f"rung {name}") for name in convolution.RUNGS] + [
         (forward, "chosen (cupy)")
     ]
-    sampling = "sampling step, 2 images"
-    assert wrong[-5:] == [
-        *(("training step, 2 images", who) for who in ("cupy", "cupy, fp16", "cupy, tf32")),
+    sampling, training = "sampling step, 2 images", "training step, 2 images"
+    assert wrong[-6:] == [
+        *((training, who) for who in ("cupy", "cupy, fp16", "cupy, bf16", "cupy, tf32")),
         *((sampling, who) for who in ("cupy, graph", "cupy")),
     ]
     assert len(runs) == len(times) - len(wrong)

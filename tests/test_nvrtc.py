@@ -94,17 +94,19 @@ CONV6 = cuda.FOLDER / "conv6_tensor.cu"
 VARIANTS = {  # what else kernels/cuda/convolution.py compiles
     "conv4_registers.cu": [("COLUMNS=32",)],
     "linears.cu": [("COLUMNS=32",)],
-    "conv6_tensor.cu": [("TF32",)],
+    "conv6_tensor.cu": [("TF32",), ("STORED",), ("BF16",), ("BF16", "STORED")],
+    "norm.cu": [("STORED",), ("STORED", "BF16")],
 }
+SINCE_80 = {"TF32", "BF16"}
 
 
 def compilations():
     for file in cuda.files():
         for defines in [(), *VARIANTS.get(file.name, ())]:
             for architecture in nvrtc.ARCHITECTURES:
-                if architecture >= 80 or defines != ("TF32",):
+                if architecture >= 80 or not SINCE_80 & set(defines):
                     name = "-".join((file.name, *defines, str(architecture)))
-                    marks = [headers] if file == CONV6 else []
+                    marks = [headers] if file == CONV6 or "STORED" in defines else []
                     yield pytest.param(file, architecture, defines, id=name, marks=marks)
 
 
@@ -118,9 +120,10 @@ def test_every_kernel_compiles_without_spills(file, architecture, defines):
 
 
 @headers
-def test_tf32_is_refused_where_there_is_none():
-    with pytest.raises(RuntimeError, match=r"TF32 needs a GPU of compute capability 8\.0"):
-        nvrtc.compile(CONV6, 75, ("TF32",))
+@pytest.mark.parametrize("define", sorted(SINCE_80))
+def test_what_a_t4_does_not_have(define):
+    with pytest.raises(RuntimeError, match=rf"{define} needs a GPU of compute capability 8\.0"):
+        nvrtc.compile(CONV6, 75, (define,))
 
 
 @pytest.fixture

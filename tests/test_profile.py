@@ -31,12 +31,12 @@ def forward(stand_in, monkeypatch):
     """Profiles the forward pass of a rung: 3 x 3, 2 images of 14 x 14, from 32 to 32 channels."""
     monkeypatch.setattr(emulation, "mode", "profile")
 
-    def run(rung: convolution.Rung) -> list[Line]:
+    def run(rung: convolution.Rung, stored: str = "float32") -> list[Line]:
         monkeypatch.setattr(emulation, "profile", [])
         monkeypatch.setattr(emulation, "flops", Counter())
         x, w, b, y = map(cupy_on_cpu.asarray, draw(0, PICTURES, (3, 3, 32, 32), 32, PICTURES))
         sizes = convolution.Sizes.of((x,), w.shape, 1, ((1, 1), (1, 1)))
-        convolution.forward(sizes, (x,), w, b, y, rung=rung)
+        convolution.forward(sizes, (x.astype(stored),), w, b, y, rung=rung)
         return emulation.profile
 
     return run
@@ -65,6 +65,13 @@ def test_each_rung_reads_less_than_the_one_before(forward):
     read = [global_bytes(forward(rung))["conv2d"][0] for rung in ladder]
     assert read == sorted(read, reverse=True)
     assert read[0] > 100 * read[-1]
+
+
+def test_half_reads_half_of_the_picture(forward):
+    half = convolution.RUNGS["6 tensor cores, half"]
+    read = [global_bytes(forward(half, dtype))["conv2d"][0] for dtype in ("float32", "float16")]
+    pixels = 2 * (3 * 14 - 2) ** 2  # of all windows, without what is beyond the edges
+    assert read[0] - read[1] == pixels * 32 * 2  # of 4 bytes each
 
 
 # --- what is counted -----------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import test_cuda
 from test_emulator import CUDA, ORDERS, line_of, norm_backward, planted, silu
 from test_standin import trainer
 
+from minddpm import backend
 from minddpm.errors import InputError
 from minddpm.kernels.cuda import convolution
 from minddpm.kernels.emulator import (
@@ -102,10 +103,13 @@ def test_every_kernel_passes(in_race_mode, monkeypatch):
     assert in_race_mode == every, "a kernel needs a line in BODIES"
 
 
-def test_a_training_step_passes(emulated_cupy, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["float32", "fp16", "bf16"])
+def test_a_training_step_passes(emulated_cupy, tmp_path, monkeypatch, precision):
     monkeypatch.setattr(emulation, "mode", "race")
     monkeypatch.setattr(emulation, "order", 2)
-    record = trainer("cupy", tmp_path).train_step()
+    model = trainer("cupy", tmp_path)
+    backend.set_precision(precision)
+    record = model.train_step()
     assert np.isfinite(record.losses.get()).all()
 
 

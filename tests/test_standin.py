@@ -419,7 +419,9 @@ def test_a_sampling_step_is_one_graph(xp):
 
 
 @needs_compiler
-@pytest.mark.parametrize(("precision", "launches"), [("tf32", 6), ("fp16", 6), ("float32", 0)])
+@pytest.mark.parametrize(
+    ("precision", "launches"), [("tf32", 6), ("fp16", 6), ("bf16", 6), ("float32", 0)]
+)
 def test_convolutions_use_the_tensor_cores(xp, monkeypatch, precision, launches):
     """All three products of those with enough channels, Winograd's included, and nothing else."""
     backend.set_precision(precision)
@@ -439,7 +441,7 @@ def test_convolutions_use_the_tensor_cores(xp, monkeypatch, precision, launches)
     k.linear_backward(k.linear((x,), w, None), (x,), w)
     assert [file for file, _ in used].count("conv6_tensor.cu") == launches
     if launches:
-        options = ("-DTF32",) if precision == "tf32" else ()
+        options = {"tf32": ("-DTF32",), "fp16": (), "bf16": ("-DBF16",)}[precision]
         assert ("conv6_tensor.cu", options) in used
     minddpm.set_backend("cupy")
     assert backend.precision() == "float32"
@@ -457,11 +459,11 @@ def test_the_headers_of_tensor_cores_may_lie_in_a_wheel(xp, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("has", "fitting"), [("70", []), ("75", ["fp16"]), ("80", ["tf32", "fp16"])]
+    ("has", "fitting"), [("70", []), ("75", ["fp16"]), ("80", ["tf32", "fp16", "bf16"])]
 )
 def test_tensor_cores_that_a_gpu_has_not(xp, monkeypatch, has, fitting):
     monkeypatch.setattr(xp.cuda.Device, "compute_capability", has)
-    for name in ("tf32", "fp16"):
+    for name in ("tf32", "fp16", "bf16"):
         found = convolution.TENSOR_CORES[name] in convolution.rungs()
         assert found == (name in fitting)
         if found:
@@ -469,6 +471,60 @@ def test_tensor_cores_that_a_gpu_has_not(xp, monkeypatch, has, fitting):
         else:
             with refused(name, f"sm_{has}", "--precision"):
                 backend.set_precision(name)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("fp16", "float16"), ("bf16", "uint16"), ("tf32", "float32"), ("float32", "float32")],
+)
+@pytest.mark.parametrize("parts", [(32,), (16, 24), (8, 8, 16)])
+def test_what_only_a_convolution_reads_is_kept_as_it_reads_it(
+    xp, monkeypatch, precision, dtype, parts
+):
+    """In 16 bits, and no bit of any result is another one."""
+    backend.set_precision(precision)
+    rng, C, K = np.random.default_rng(0), sum(parts), 20
+
+    def draw(*shape):
+        return xp.asarray(rng.standard_normal(shape, np.float32))
+
+    xs = tuple(draw(2, 5, 7, part) for part in parts)
+    weight, bias, w, b, gy = draw(C), draw(C), draw(3, 3, C, K), draw(K), draw(2, 5, 7, K)
+    results, k = [], backend.kernels
+    for wide in (False, True):
+        if wide:
+            monkeypatch.setattr(convolution, "stored_as", lambda s: "float32")
+        y, kept = k.norm_silu_conv2d(xs, weight, bias, 8, 1e-5, w, b, None, None)
+        gxs, *others = k.norm_silu_conv2d_backward(gy, xs, weight, bias, kept, 8, w)
+        assert kept[2].dtype == ("float32" if wide else dtype)
+        results.append([backend.to_numpy(x) for x in (y, *gxs, *others)])
+    for stored, whole in zip(*results, strict=True):
+        np.testing.assert_array_equal(stored, whole)
+
+
+@needs_compiler
+def test_half_takes_less_memory_until_the_backward(xp, monkeypatch):
+    """By half of what each half block hands to a convolution on tensor cores."""
+    x, t, pool = xp.ones((2, 8, 8, 1), "float32"), xp.zeros(2, "int64"), xp.get_default_memory_pool()
+    right, kept, numbers = convolution.stored_as, {}, []
+
+    def stored_as(s):
+        numbers.append(s.N * s.H * s.W * s.C if (stored := right(s)) == "float16" else 0)
+        return stored
+
+    monkeypatch.setattr(convolution, "stored_as", stored_as)
+    unet = checks.random_unet(checks.TINY)
+    unet(x, t)  # which leaves tables for good
+    for precision in ("float32", "fp16", "bf16"):
+        backend.set_precision(precision)
+        before = pool.used_bytes()
+        y = unet(x, t)
+        kept[precision] = pool.used_bytes() - before
+        del y
+    assert sum(numbers) > 0
+    assert kept["float32"] - kept["fp16"] == 2 * sum(numbers)
+    assert kept["bf16"] == kept["fp16"]
 
 
 @needs_compiler

@@ -28,6 +28,12 @@ def to_tf32(x):
     return ((x.view(np.uint32) + np.uint32(1 << 12)) & ~np.uint32((1 << 13) - 1)).view(np.float32)
 
 
+def to_bfloat16(x):
+    """To 8 binary digits, ties to even: of finite numbers."""
+    bits = x.view(np.uint32)
+    return (bits + 0x7FFF + (bits >> 16 & 1) & ~np.uint32(0xFFFF)).view(np.float32)
+
+
 def cut_to_tf32(x):
     return (x.view(np.uint32) & ~np.uint32((1 << 13) - 1)).view(np.float32)
 
@@ -138,6 +144,45 @@ def test_half_is_unknown_without_its_header():
         Library('extern "C" __global__ void f(half* x) {}')
 
 
+# --- bfloat16 ------------------------------------------------------------------------------------
+
+BFLOAT16 = """#include <cuda_bf16.h>
+extern "C" __global__ void widen(const __nv_bfloat16* x, float* y, int n) {
+    for (int i = threadIdx.x; i < n; i += blockDim.x) y[i] = __bfloat162float(x[i]);
+}
+extern "C" __global__ void narrow(const float* x, __nv_bfloat16* y, int n) {
+    for (int i = threadIdx.x; i < n; i += blockDim.x) y[i] = __float2bfloat16(x[i]);
+}
+"""
+
+
+def test_bfloat16():
+    """Every one as a float; and rounded where it must change between each and the next."""
+    library, bits = Library(BFLOAT16), np.arange(1 << 16).astype(np.uint16)
+    widened = device_empty(bits.size)
+    library.launch("widen", (1,), (32,), (device_array(bits), widened, np.int32(bits.size)))
+    np.testing.assert_array_equal(widened.view(np.uint32), bits.astype(np.uint32) << 16)
+
+    finite = np.array(widened[:0x7F80]).astype(float)  # what comes before infinity
+    ties = (finite[1:] + finite[:-1]) / 2
+    even = np.where(bits[: ties.size] % 2, finite[1:], finite[:-1])
+    tied = ties.astype(np.float32)
+    assert (tied == ties).all()
+    below, above = (np.nextafter(tied, np.float32(to)) for to in (0, 9e37))
+    x = np.concatenate([tied, below, above])
+    nearer = np.where(tied < 9e37, finite[1:], finite[:-1])
+    expected = np.concatenate([even, finite[:-1], nearer]).astype(np.float32)
+    special = np.array([np.finfo(np.float32).max, np.inf, np.nan], np.float32)
+    x, expected = (np.concatenate([y, -y]) for y in (
+        np.concatenate([x, special]), np.concatenate([expected, [np.inf, np.inf, np.nan]])
+    ))  # fmt: skip
+    rounded = device_empty(x.shape, np.uint16)
+    library.launch("narrow", (1,), (32,), (device_array(x), rounded, np.int32(x.size)))
+    back = (np.array(rounded).astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_array_equal(back, expected)
+    np.testing.assert_array_equal(np.signbit(back)[x == x], np.signbit(x)[x == x])
+
+
 # --- fragments -----------------------------------------------------------------------------------
 
 # c [16, 20] = a b + 2 c; rows of a and b, or columns, lie 24 apart.
@@ -160,7 +205,15 @@ extern "C" __global__ void NAME(const NUMBER* a, const NUMBER* b, float* c, int 
 """
 HEAD = "#include <mma.h>\nusing namespace nvcuda::wmma;\n"
 LAYOUTS = ["row row row", "row row col", "row col row", "col row row", "col col col"]
-DEPTHS = {"half": 16, "tf32": 8}
+DEPTHS = {"half": 16, "bf16": 16, "tf32": 8}
+NUMBERS = {"half": "half", "bf16": "__nv_bfloat16", "tf32": "float"}
+
+
+def bits_of_bfloat16(x):
+    return (to_bfloat16(x).view(np.uint32) >> 16).astype(np.uint16)
+
+
+NARROW = {"half": lambda x: x.astype(np.float16), "bf16": bits_of_bfloat16}
 
 
 @cache
@@ -171,8 +224,8 @@ def products():
             a, b, c = layout.split()
             words = {
                 "NAME": f"{kind}_{a}_{b}_{c}", "DEPTH": str(depth), "A_": f"{a}_", "B_": f"{b}_",
-                "C_": f"{c}_", "NUMBER": {"half": "half", "tf32": "float"}[kind],
-                "KIND": {"half": "half", "tf32": "precision::tf32"}[kind],
+                "C_": f"{c}_", "NUMBER": NUMBERS[kind],
+                "KIND": "precision::tf32" if kind == "tf32" else NUMBERS[kind],
             }  # fmt: skip
             kernel = PRODUCT
             for word, meaning in words.items():
@@ -184,7 +237,8 @@ def products():
 def stored(matrix, layout, step):
     """As it lies in memory, rows or columns `step` apart, nothing between them."""
     rows = matrix if layout == "row" else matrix.T
-    memory = np.full((len(rows), step), np.nan, matrix.dtype)
+    nan = 0x7FFF if matrix.dtype == np.uint16 else np.nan  # of bfloat16
+    memory = np.full((len(rows), step), nan, matrix.dtype)
     memory[:, : rows.shape[1]] = rows
     return memory
 
@@ -193,14 +247,17 @@ def stored(matrix, layout, step):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     ("kind", "rounded", "seen"),
-    [("half", 0, to_half), ("tf32", 1, to_tf32), ("tf32", 0, cut_to_tf32)],
-)
+    [
+        ("half", 0, to_half), ("bf16", 0, to_bfloat16),
+        ("tf32", 1, to_tf32), ("tf32", 0, cut_to_tf32),
+    ],
+)  # fmt: skip
 def test_products_of_matrices(kind, rounded, seen, layout, order):
     depth = DEPTHS[kind]
     a, b, c = draw(order, (16, depth), (depth, 16), (16, 16))
     exact = seen(a).astype(float) @ seen(b) + 2 * c
-    if kind == "half":
-        a, b = a.astype(np.float16), b.astype(np.float16)
+    if kind in NARROW:
+        a, b = NARROW[kind](a), NARROW[kind](b)
     how = layout.split()
     result = device_array(stored(c, how[2], 20))
     arrays = (device_array(stored(x, how, 24)) for x, how in zip((a, b), how, strict=False))
@@ -400,14 +457,14 @@ def test_a_stored_matrix_that_is_read_too_early():
 
 # --- conv6_tensor.cu -----------------------------------------------------------------------------
 
-ROUNDING = {"half": to_half, "TF32": to_tf32}
+ROUNDING = {"half": to_half, "BF16": to_bfloat16, "TF32": to_tf32}
 
 
 @cache
-def conv6(precision):
+def conv6(*defines):
     file = FOLDER / "conv6_tensor.cu"
-    define = "#define TF32\n#line 1\n" if precision == "TF32" else ""
-    return Library(define + file.read_text(), file)
+    defines = "".join(f"#define {name}\n" for name in defines)
+    return Library(f"{defines}#line 1\n{file.read_text()}", file)
 
 
 def launch(precision, name, sizes, rows, columns, *arguments, order=0):
@@ -415,7 +472,8 @@ def launch(precision, name, sizes, rows, columns, *arguments, order=0):
     grid = (-(-rows // 64), -(-columns // 64))
     vector = int(sizes.C % 4 == sizes.K % 4 == 0)
     arguments = (*arguments, *map(np.int32, (*sizes, vector)))
-    conv6(precision).launch(name, grid, (128,), arguments, order=order)
+    defines = [define for define in precision.split() if define != "half"]
+    conv6(*defines).launch(name, grid, (128,), arguments, order=order)
 
 
 @pytest.mark.parametrize("precision", ROUNDING)
@@ -460,3 +518,25 @@ def test_the_range_of_the_inputs(precision):
     whole = (image, NULL, np.int32(1), np.int32(0))
     launch(precision, "conv2d", s, 4, 1, *whole, one, NULL, NULL, NULL, y)
     np.testing.assert_array_equal(y, ROUNDING[precision](x))
+
+
+@pytest.mark.parametrize(
+    ("precision", "narrow"), [("half", NARROW["half"]), ("BF16", NARROW["bf16"])]
+)
+@pytest.mark.parametrize("C", [20, 17])  # by fours, and one by one
+@pytest.mark.parametrize("parts", [1, 2])
+def test_x_may_come_as_the_cores_read_it(precision, narrow, C, parts):
+    """No bit changes, and half the bytes are read."""
+    K, C1 = 12, C if parts == 1 else 8
+    x, w, gy = draw(0, (2, 7, 5, C), (3, 3, C, K), (2, 7, 5, K))
+    s = Sizes.of((x,), w.shape, 1, ((1, 1), (1, 1)))
+    weights, gradient, results = device_array(w), device_array(gy), []
+    for how, stored in ((precision, lambda x: x), (f"{precision} STORED", narrow)):
+        pair = [device_array(stored(np.ascontiguousarray(x))) for x in np.split(x, [C1], axis=3)]
+        whole = (pair[0], pair[1] if parts == 2 else NULL, np.int32(C1), np.int32(0))
+        y, gw = device_empty(gy.shape), device_empty(w.shape)
+        launch(how, "conv2d", s, s.pixels, K, *whole, weights, NULL, NULL, NULL, y)
+        launch(how, "conv2d_gradient_w", s, s.window, K, gradient, *whole, gw)
+        results.append((y, gw))
+    for float32, stored in zip(*results, strict=True):
+        np.testing.assert_array_equal(stored, float32)

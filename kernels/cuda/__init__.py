@@ -4,7 +4,8 @@ The .cu files are the kernels; launch.py compiles and launches them; convolution
 know the convolution's sizes and rungs. They need an array library called cupy, which may be the
 stand-in that runs them on the CPU (kernels/emulator).
 
-float32 only: other types (gradient checks use float64) go to the reference.
+float32 only: other types (gradient checks use float64) go to the reference. Inside, what only
+tensor cores will read is kept as they read it (convolution.stored_as).
 """
 
 import sys
@@ -18,7 +19,7 @@ from minddpm.kernels import compose, reference
 from minddpm.kernels.compose import SAME, Padding
 from minddpm.kernels.cuda import convolution, graph, winograd
 from minddpm.kernels.cuda import linears as _linears
-from minddpm.kernels.cuda.convolution import Sizes, two
+from minddpm.kernels.cuda.convolution import BFLOAT16, Sizes, two
 from minddpm.kernels.cuda.launch import FOLDER, blocks, counters, cupy, each, is_array, launch
 from minddpm.kernels.reference import constant_weights, philox4x32
 
@@ -36,6 +37,7 @@ __all__ = [
     "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
 ]  # fmt: skip
 
+STORED = {"float32": (), "float16": ("-DSTORED",), BFLOAT16: ("-DSTORED", "-DBF16")}  # narrow.cuh
 WIDEST_HEAD = 256  # channels of an attention head (attention.cu)
 
 
@@ -155,7 +157,8 @@ def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, 
     if len(xs) > 2:
         xs = (compose.joined(xs),)
     # On a GPU memory is less scarce than time: h is kept, not made again.
-    h, mean, rstd = _norm(xs, norm_weight, norm_bias, groups, eps, True)
+    stored = convolution.stored_as(Sizes.of(xs, w.shape, 1, SAME))
+    h, mean, rstd = _norm(xs, norm_weight, norm_bias, groups, eps, True, stored)
     return _convolved((h,), w, b, 1, SAME, shift=shift, extra=extra), (mean, rstd, h)
 
 
@@ -176,13 +179,14 @@ def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, kept, groups: int,
 # --- normalisation, activation, attention, upsampling --------------------------------------------
 
 
-def _norm(xs, weight, bias, groups, eps, with_silu):
+def _norm(xs, weight, bias, groups, eps, with_silu, stored="float32"):
     N, C = xs[0].shape[0], len(weight)
     P, C1 = xs[0].size // (N * xs[0].shape[-1]), xs[0].shape[-1]
-    y, mean, rstd = _empty((*xs[0].shape[:-1], C), (N, groups), (N, groups))
+    y = cupy().empty((*xs[0].shape[:-1], C), stored)
+    mean, rstd = _empty((N, groups), (N, groups))
     launch(
         "norm.cu", "group_norm", (groups, N), (256,), *two(xs), C1, weight, bias, y, mean, rstd,
-        P, C, C // groups, eps, with_silu,
+        P, C, C // groups, eps, with_silu, options=STORED[stored],
     )  # fmt: skip
     return y, mean, rstd
 

@@ -4,7 +4,7 @@
 #endif
 
 extern "C" __global__ void __launch_bounds__(BOUNDS)
-conv2d(const float* x1, const float* x2, int C1, int up, const float* w, const float* bias,
+conv2d(const Stored* x1, const Stored* x2, int C1, int up, const float* w, const float* bias,
        const float* shift, const float* extra, float* y, SIZES) {
     product(Forward{{x1, x2, C1, up}, w, bias, shift, extra, y, GIVEN});
 }
@@ -16,7 +16,7 @@ conv2d_gradient_x(const float* gy, const float* w, const float* plus1, const flo
 }
 
 extern "C" __global__ void __launch_bounds__(BOUNDS)
-conv2d_gradient_w(const float* gy, const float* x1, const float* x2, int C1, int up, float* gw,
+conv2d_gradient_w(const float* gy, const Stored* x1, const Stored* x2, int C1, int up, float* gw,
                   SIZES) {
     product(GradientW{gy, {x1, x2, C1, up}, gw, GIVEN});
 }

@@ -6,10 +6,10 @@
 // Grid (tiles of gx, or 0, + tiles of gw * slices + N * ceil(K / 32)), block (THREADS).
 // counters [tiles of gw + ceil(K / 32)]: zero, and zero again afterwards.
 extern "C" __global__ void __launch_bounds__(BOUNDS)
-conv2d_gradients(const float* gy, const float* x1, const float* x2, int C1, int up, const float* w,
-                 const float* plus1, const float* plus2, float* gx1, float* gx2, float* gw,
-                 float* gshift, float* gbias, float* parts, unsigned* counters, int tiles_x,
-                 int tiles_w, int slices, SIZES) {
+conv2d_gradients(const float* gy, const Stored* x1, const Stored* x2, int C1, int up,
+                 const float* w, const float* plus1, const float* plus2, float* gx1, float* gx2,
+                 float* gw, float* gshift, float* gbias, float* parts, unsigned* counters,
+                 int tiles_x, int tiles_w, int slices, SIZES) {
     __shared__ __align__(32) float memory[MEMORY];
     Sizes sizes = GIVEN;
     int block = blockIdx.x;

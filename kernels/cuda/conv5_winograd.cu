@@ -190,6 +190,7 @@ weights_from_points(const float* du, float* gw, int C, int K) {
 }
 
 struct Plain {  // rows x depth times depth x columns
+    typedef float4 A;
     const float *left, *right;
     float* result;
     int rows_, depth_, columns_, vector_;

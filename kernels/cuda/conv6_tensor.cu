@@ -7,21 +7,24 @@
 // which it reads two of a and two of b. The next tile is on its way meanwhile, as in rung 4.
 //
 // The cores read less than a float32 has. As compiled by default, half: 11 binary digits, and no
-// numbers beyond 65504 or below 6e-8; from sm_75 on. With -DTF32, as many digits and the range of
-// float32, 16 x 8 times 8 x 16; from sm_80 on. Both add in float32, and all arrays stay float32.
+// numbers beyond 65504 or below 6e-8; from sm_75 on. With -DBF16, bfloat16: 8 digits and the range
+// of float32; from sm_80 on. With -DTF32, 11 digits and the range of float32, 16 x 8 times 8 x 16;
+// from sm_80 on. All add in float32.
+//
+// Arrays are float32. But with -DSTORED x comes as what the cores read: whoever made it for this
+// convolution alone (norm.cu) has rounded it already, so that no bit of a result changes. The
+// window over a picture reads every number nine times, and the backward needs it again: half the
+// bytes come nine times, and half of them are kept.
 //
 // Nothing is scaled here. Gradients that are small for half lose digits below 6e-5 and are zero
-// below 3e-8: minddpm/training.py multiplies the loss by a power of two and divides the gradients.
+// below 3e-8: minddpm/loss_scale.py multiplies the loss by a power of two, divides the gradients.
 #include <mma.h>
-
-#include "convolution.cuh"
 
 #define TILE 64
 #define COLUMNS 64
 #define DEPTH 16
 #define THREADS 128
 #define BOUNDS THREADS, 4  // blocks on a multiprocessor: for more of them registers would spill
-#include "fetch.cuh"
 
 using namespace nvcuda::wmma;
 
@@ -35,14 +38,22 @@ typedef precision::tf32 Precision;
 __device__ inline float as_input(float x) { return __float_to_tf32(x); }
 #else
 #define STEP 16
-typedef half Input;
-typedef half Precision;
-__device__ inline half as_input(float x) { return __float2half(x); }
+#include "narrow.cuh"
+typedef Narrow Input;
+typedef Narrow Precision;
+__device__ inline Narrow as_input(float x) { return narrow(x); }
 #endif
 
 struct __align__(4 * sizeof(Input)) Four {
     Input numbers[4];
 };
+#ifdef STORED
+typedef Input Stored;
+typedef Four Stored4;
+#endif
+#include "convolution.cuh"
+#include "fetch.cuh"
+
 typedef fragment<accumulator, 16, 16, STEP, float> Sums;
 
 // How 64 rows of a, or columns of b, lie in shared memory: in lines along what lies together in
@@ -67,11 +78,12 @@ template <> struct Lines<false> {
 __device__ inline void put(Input* to, float4 v) {
     *(Four*)to = {as_input(v.x), as_input(v.y), as_input(v.z), as_input(v.w)};
 }
+__device__ inline void put(Input* to, Four v) { *(Four*)to = v; }
 
 template <class P>
 __device__ void to_shared(const Fetch<P>& fetched, Input* a, Input* b) {
     const int line_a = Lines<P::a_along_depth>::length, line_b = Lines<!P::b_along_columns>::length;
-    fetched.store([=](int fast, int slow, float4 v) { put(a + slow * line_a + fast, v); },
+    fetched.store([=](int fast, int slow, typename P::A v) { put(a + slow * line_a + fast, v); },
                   [=](int fast, int slow, float4 v) { put(b + slow * line_b + fast, v); });
 }
 

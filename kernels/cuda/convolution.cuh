@@ -19,6 +19,13 @@
 // a4 and b4 fetch four numbers at once, where `vector` says that all sizes and addresses are
 // multiples of four numbers. a lies together along the depth, or along the rows; b along the
 // columns, or along the depth.
+//
+// x is stored as the including file's Stored, and four of them as its Stored4: float32, unless it
+// says otherwise. A is what comes of a4.
+#ifndef STORED
+typedef float Stored;
+typedef float4 Stored4;
+#endif
 
 #define SIZES                                                                                     \
     int N, int H, int W, int C, int OH, int OW, int K, int KH, int KW, int stride, int top,       \
@@ -29,22 +36,23 @@ struct Sizes {
     int N, H, W, C, OH, OW, K, KH, KW, stride, top, left, vector;
 };
 
-__device__ inline float4 at4(const float* x, bool inside) {
-    return inside ? *(const float4*)x : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+template <class Four, class Number> __device__ inline Four at4(const Number* x, bool inside) {
+    return inside ? *(const Four*)x : Four{};
 }
 
 struct Picture {
-    const float *x1, *x2;
+    const Stored *x1, *x2;
     int C1, up;
 
     // Where channel c of a pixel lies, whose number in the picture as it counts is (n, h, w).
-    __device__ const float* place(const Sizes& s, int n, int h, int w, int c) const {
+    __device__ const Stored* place(const Sizes& s, int n, int h, int w, int c) const {
         long long pixel = ((long long)n * (s.H >> up) + (h >> up)) * (s.W >> up) + (w >> up);
         return c < C1 ? x1 + pixel * C1 + c : x2 + pixel * (s.C - C1) + (c - C1);
     }
 };
 
 struct Forward {
+    typedef Stored4 A;
     Picture x;
     const float *w, *bias, *shift, *extra;
     float* y;
@@ -56,7 +64,7 @@ struct Forward {
     __device__ int depth() const { return s.KH * s.KW * s.C; }
     __device__ int columns() const { return s.K; }
     // Of the window over pixel `row` of y the number d, or null beyond the picture.
-    __device__ const float* window(int row, int d) const {
+    __device__ const Stored* window(int row, int d) const {
         int c = d % s.C, kw = d / s.C % s.KW, kh = d / s.C / s.KW;
         int ow = row % s.OW, oh = row / s.OW % s.OH, n = row / s.OW / s.OH;
         int h = oh * s.stride + kh - s.top, w = ow * s.stride + kw - s.left;
@@ -64,15 +72,17 @@ struct Forward {
         return inside ? x.place(s, n, h, w, c) : nullptr;
     }
     __device__ float a(int row, int d) const {
-        const float* from = window(row, d);
-        return from ? *from : 0.0f;
+        const Stored* from = window(row, d);
+        return from ? float(*from) : 0.0f;
     }
     __device__ float b(int d, int k) const { return w[(long long)d * s.K + k]; }
-    __device__ float4 a4(int row, int d) const {
-        const float* from = window(row, d);
-        return at4(from, from);
+    __device__ A a4(int row, int d) const {
+        const Stored* from = window(row, d);
+        return at4<A>(from, from);
     }
-    __device__ float4 b4(int d, int k) const { return at4(w + (long long)d * s.K + k, true); }
+    __device__ float4 b4(int d, int k) const {
+        return at4<float4>(w + (long long)d * s.K + k, true);
+    }
     __device__ void store(int row, int k, float value) const {
         if (bias) value += bias[k];
         if (shift) value += shift[(long long)(row / (s.OH * s.OW)) * s.K + k];
@@ -82,9 +92,9 @@ struct Forward {
 };
 
 // gx goes to the two parts of x, and plus and bias (or null) are added to it: with a bias it is the
-// result of a transposed convolution. With up a pixel of x counts as four, each with a window of its
-// own.
+// result of a transposed convolution. With up a pixel of x counts as four, each with a window.
 struct GradientX {
+    typedef float4 A;
     const float *gy, *w, *plus1, *plus2;
     float *gx1, *gx2;
     int C1, up;
@@ -117,11 +127,11 @@ struct GradientX {
         return w + ((long long)tap * s.C + c) * s.K + d % s.K;
     }
     __device__ float b(int d, int c) const { return *weight(d, c); }
-    __device__ float4 a4(int row, int d) const {
+    __device__ A a4(int row, int d) const {
         const float* from = window(row, d);
-        return at4(from, from);
+        return at4<A>(from, from);
     }
-    __device__ float4 b4(int d, int c) const { return at4(weight(d, c), true); }
+    __device__ float4 b4(int d, int c) const { return at4<float4>(weight(d, c), true); }
     __device__ void store(int row, int c, float value) const {
         if (bias) value += bias[c];
         bool first = c < C1;
@@ -132,6 +142,7 @@ struct GradientX {
 };
 
 struct GradientW {
+    typedef Stored4 A;
     const float* gy;
     Picture x;
     float* gw;
@@ -147,9 +158,9 @@ struct GradientW {
     }
     __device__ float a(int d, int pixel) const { return forward().a(pixel, d); }
     __device__ float b(int pixel, int k) const { return gy[(long long)pixel * s.K + k]; }
-    __device__ float4 a4(int d, int pixel) const { return forward().a4(pixel, d); }
+    __device__ A a4(int d, int pixel) const { return forward().a4(pixel, d); }
     __device__ float4 b4(int pixel, int k) const {
-        return at4(gy + (long long)pixel * s.K + k, true);
+        return at4<float4>(gy + (long long)pixel * s.K + k, true);
     }
     __device__ void store(int d, int k, float value) const { gw[(long long)d * s.K + k] = value; }
 };

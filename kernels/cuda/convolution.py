@@ -11,15 +11,21 @@ from minddpm.backend import Array, precision, precisions
 from minddpm.kernels.compose import Padding, Parts
 from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, launch
 
+BFLOAT16 = "uint16"  # what CuPy, which has no bfloat16, takes its bits for
+
 
 class Rung(NamedTuple):
-    """A file of the ladder whose kernels share a block, and the rows and columns of its tile."""
+    """A file of the ladder whose kernels share a block, and the rows and columns of its tile.
+
+    stored: the type that it rounds to, if arrays may have it: x may come in it.
+    """
 
     file: str
     block: tuple[int, ...]
     rows: int
     columns: int
     options: tuple[str, ...] = ()
+    stored: str = "float32"
 
 
 RUNGS = {
@@ -30,10 +36,14 @@ RUNGS = {
     "4 register tile, 32 columns": Rung(
         "conv4_registers.cu", (128,), 64, 32, ("-DCOLUMNS=32",)
     ),
-    "6 tensor cores, half": Rung("conv6_tensor.cu", (128,), 64, 64),
+    "6 tensor cores, half": Rung("conv6_tensor.cu", (128,), 64, 64, (), "float16"),
+    "6 tensor cores, bfloat16": Rung("conv6_tensor.cu", (128,), 64, 64, ("-DBF16",), BFLOAT16),
     "6 tensor cores, TF32": Rung("conv6_tensor.cu", (128,), 64, 64, ("-DTF32",)),
 }  # fmt: skip
-TENSOR_CORES = {"fp16": "6 tensor cores, half", "tf32": "6 tensor cores, TF32"}
+TENSOR_CORES = {
+    "fp16": "6 tensor cores, half", "bf16": "6 tensor cores, bfloat16",
+    "tf32": "6 tensor cores, TF32",
+}  # fmt: skip
 FEWEST_CHANNELS = 16  # for them: below, most of a fragment would be zeros
 WHOLE_BACKWARD = "conv4_registers.cu", "conv6_tensor.cu"  # in one launch
 ENOUGH_BLOCKS = 256  # of gw: two for each multiprocessor of a large GPU
@@ -107,6 +117,16 @@ def chosen(s: Sizes, columns: int) -> Rung:
     return register_tile(columns)
 
 
+def stored_as(s: Sizes) -> str:
+    """The type in which x is kept if this convolution alone reads it: what it would round x to."""
+    return chosen(s, s.K).stored
+
+
+def _options(rung: Rung, xs: Parts) -> tuple[str, ...]:
+    """Of the compiler, for an x of this type."""
+    return rung.options if xs[0].dtype == "float32" else (*rung.options, "-DSTORED")
+
+
 def forward(
     s: Sizes, xs: Parts, w: Array, bias: Array | None, y: Array, *, up: int = 0,
     shift: Array | None = None, extra: Array | None = None, rung: Rung | None = None,
@@ -117,7 +137,7 @@ def forward(
     grid = blocks(s.pixels, rung.rows), blocks(s.K, rung.columns)
     launch(
         rung.file, "conv2d", grid, rung.block, *parts, xs[0].shape[-1], up, w, bias, shift, extra,
-        y, *s, _vector(s, xs, *parts, w), options=rung.options,
+        y, *s, _vector(s, xs, *parts, w), options=_options(rung, xs),
     )  # fmt: skip
 
 
@@ -158,7 +178,7 @@ def backward(
         rung.file, "conv2d_gradients", (tiles_x + tiles_w * slices + s.N * groups,), rung.block,
         gy, *two(xs), xs[0].shape[-1], up, w, *two(plus), *two(gxs or ()), gw, gshift, gbias,
         parts, counters(tiles_w + groups), tiles_x, tiles_w, slices, *s,
-        _vector(s, xs, gy, *xs, w), options=rung.options,
+        _vector(s, xs, gy, *xs, w), options=_options(rung, xs),
     )  # fmt: skip
     return Gradients(gxs, gw, gshift, gbias)
 
@@ -200,7 +220,7 @@ def gradients_apart(
     ):
         grid = blocks(rows, rung.rows), blocks(columns, rung.columns)
         vector = _vector(s, xs, gy, *xs, w)
-        launch(rung.file, name, grid, rung.block, *arrays, *s, vector, options=rung.options)
+        launch(rung.file, name, grid, rung.block, *arrays, *s, vector, options=_options(rung, xs))
     return gxs, gw
 
 

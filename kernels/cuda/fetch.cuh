@@ -5,19 +5,21 @@
 #define FETCH_B (COLUMNS * DEPTH / 4 / THREADS)  // and of b
 
 // Four numbers from one number on, one by one where they may not come together.
-#define FOUR(result, together, one, inside)                                          \
-    float4 result = make_float4(0.0f, 0.0f, 0.0f, 0.0f);                             \
+#define FOUR(Four, result, together, one, inside)                                    \
+    Four result = {};                                                                \
     if (p.vector()) {                                                                \
         const int j = 0;                                                             \
         if (inside) result = together;                                               \
     } else {                                                                         \
         float numbers[4] = {};                                                       \
         _Pragma("unroll") for (int j = 0; j < 4; j++) if (inside) numbers[j] = one;  \
-        result = make_float4(numbers[0], numbers[1], numbers[2], numbers[3]);        \
+        result = {numbers[0], numbers[1], numbers[2], numbers[3]};                   \
     }
 
 template <class P> struct Fetch {
-    float4 a[FETCH_A], b[FETCH_B];
+    typedef typename P::A A;
+    A a[FETCH_A];
+    float4 b[FETCH_B];
 
     // Which vector of a tile is the thread's i-th: `fast` runs along what lies together.
     __device__ static void place(int i, int length, int& fast, int& slow) {
@@ -32,12 +34,12 @@ template <class P> struct Fetch {
             if (P::a_along_depth) {
                 place(i, DEPTH, d, row);
                 row += row0, d += start;
-                FOUR(four, p.a4(row, d), p.a(row, d + j), row < p.rows() && d + j < end);
+                FOUR(A, four, p.a4(row, d), p.a(row, d + j), row < p.rows() && d + j < end);
                 a[i] = four;
             } else {
                 place(i, TILE, row, d);
                 row += row0, d += start;
-                FOUR(four, p.a4(row, d), p.a(row + j, d), row + j < p.rows() && d < end);
+                FOUR(A, four, p.a4(row, d), p.a(row + j, d), row + j < p.rows() && d < end);
                 a[i] = four;
             }
         }
@@ -47,20 +49,20 @@ template <class P> struct Fetch {
             if (P::b_along_columns) {
                 place(i, COLUMNS, column, d);
                 column += column0, d += start;
-                FOUR(four, p.b4(d, column), p.b(d, column + j),
+                FOUR(float4, four, p.b4(d, column), p.b(d, column + j),
                      column + j < p.columns() && d < end);
                 b[i] = four;
             } else {
                 place(i, DEPTH, d, column);
                 column += column0, d += start;
-                FOUR(four, p.b4(d, column), p.b(d + j, column),
+                FOUR(float4, four, p.b4(d, column), p.b(d + j, column),
                      column < p.columns() && d + j < end);
                 b[i] = four;
             }
         }
     }
     // To shared memory: to_a and to_b put four numbers that lie together, from number `fast` on.
-    template <class A, class B> __device__ void store(A to_a, B to_b) const {
+    template <class ToA, class ToB> __device__ void store(ToA to_a, ToB to_b) const {
         int fast, slow;
 #pragma unroll
         for (int i = 0; i < FETCH_A; i++) {

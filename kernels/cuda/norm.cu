@@ -5,7 +5,18 @@
 // to thread by shuffles within a warp, and from warp to warp by way of shared memory.
 //
 // x may come in two parts that stand side by side: C1 channels are of the first.
+//
+// With -DSTORED y is of 16 bits (narrow.cuh), for a convolution on tensor cores, which would round
+// it. All sums and the statistics are float32.
 #include "last_block.cuh"
+#ifdef STORED
+#include "narrow.cuh"
+typedef Narrow Stored;
+__device__ inline Stored stored(float x) { return narrow(x); }
+#else
+typedef float Stored;
+__device__ inline Stored stored(float x) { return x; }
+#endif
 
 #define WARPS 8
 #define THREADS (32 * WARPS)
@@ -31,7 +42,7 @@ __device__ inline T* place(T* part1, T* part2, int C1, int C, long long pixel, i
 // grid (G, N). y [N, P, C] = f((x - mean) rstd w + b); f is SiLU if with_silu, else nothing.
 extern "C" __global__ void __launch_bounds__(THREADS)
 group_norm(const float* x1, const float* x2, int C1, const float* weight, const float* bias,
-           float* y, float* mean_out, float* rstd_out, int P, int C, int size, float eps,
+           Stored* y, float* mean_out, float* rstd_out, int P, int C, int size, float eps,
            int with_silu) {
     int group = blockIdx.x, image = blockIdx.y, count = P * size, first = group * size;
     long long start = (long long)image * P;
@@ -55,7 +66,7 @@ group_norm(const float* x1, const float* x2, int C1, const float* weight, const 
         int c = first + i % size;
         float x = *place(x1, x2, C1, C, start + i / size, c);
         float z = (x - mean) * rstd * weight[c] + bias[c];
-        y[(start + i / size) * C + c] = with_silu ? z / (1.0f + expf(-z)) : z;
+        y[(start + i / size) * C + c] = stored(with_silu ? z / (1.0f + expf(-z)) : z);
     }
 }
 

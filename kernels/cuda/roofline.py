@@ -9,7 +9,7 @@ a sequence of kernels on small arrays can be faster than the sum of its floors.
 
 from typing import NamedTuple
 
-WORD = 4  # bytes: arrays are float32 in memory whatever the tensor cores multiply
+WORD = 4  # bytes of a float32
 
 
 class Card(NamedTuple):
@@ -83,10 +83,14 @@ def floor(card: Card, flops: float, words: float, peak: float) -> Floor:
     return Floor(flops / peak / 1e12, words * WORD / card.bandwidth / 1e9)
 
 
-def direct(card: Card, layer: Layer, peak: float) -> Floor:
-    """The definition in one kernel (implicit GEMM): x, w and y pass once. peak: TFLOP/s."""
+def direct(card: Card, layer: Layer, peak: float, stored: int = WORD) -> Floor:
+    """The definition in one kernel (implicit GEMM): x, w and y pass once.
+
+    peak: TFLOP/s. stored: bytes of a number of x; w and y are float32 whatever is multiplied.
+    """
     N, H, C, K = layer
-    return floor(card, layer.flops, N * H**2 * (C + K) + 9 * C * K, peak)
+    words = N * H**2 * (C * stored / WORD + K) + 9 * C * K
+    return floor(card, layer.flops, words, peak)
 
 
 def winograd(card: Card, layer: Layer) -> list[Floor]:

@@ -2,12 +2,13 @@
 //
 // A fragment is a warp's piece of a matrix; which lane has which elements CUDA does not tell. Here
 // it is deliberately no order at all, and another one for each kind of fragment: what works here
-// relies on none. As on a GPU, every element of a matrix of half is in two lanes.
+// relies on none. As on a GPU, every element of a matrix of 16 bits is in two lanes.
 //
-// Inputs are half, or TF32: float32 of which the tensor cores read 10 digits of 23. Without
-// __float_to_tf32, which rounds, the others are cut off. Products are added in float32.
+// Inputs are half, bfloat16, or TF32: float32 of which the tensor cores read 10 digits of 23.
+// Without __float_to_tf32, which rounds, the others are cut off. Products are added in float32.
 #pragma once
 
+#include "bfloat16.h"
 #include "half.h"
 
 namespace emulator {
@@ -87,17 +88,19 @@ struct tf32;
 }
 
 template <class Use, int m, int n, int k, class T, class Order = void> struct fragment {
-    static constexpr bool is_a = std::is_same_v<Use, matrix_a>, is_half = std::is_same_v<T, half>;
+    static constexpr bool is_a = std::is_same_v<Use, matrix_a>;
+    static constexpr bool is_16 = std::is_same_v<T, half> || std::is_same_v<T, __nv_bfloat16>;
     static constexpr bool is_sum = std::is_same_v<Use, accumulator>;
     static constexpr bool is_tf32 = std::is_same_v<T, precision::tf32>;
     static_assert(m == 16 && n == 16 && (k == 16 || k == 8) &&
-                      (is_sum ? std::is_same_v<T, float> : k == 16 ? is_half : is_tf32),
-                  "the emulator multiplies half (16, 16, 16) and tf32 (16, 16, 8) to float");
+                      (is_sum ? std::is_same_v<T, float> : k == 16 ? is_16 : is_tf32),
+                  "the emulator multiplies half and bfloat16 (16, 16, 16) and tf32 (16, 16, 8) to "
+                  "float");
     static constexpr int rows = is_a || is_sum ? m : k, columns = is_a ? k : n;
     static constexpr int elements = rows * columns;
-    static constexpr int num_elements = (is_half ? 2 : 1) * elements / 32;  // of each lane
+    static constexpr int num_elements = (is_16 ? 2 : 1) * elements / 32;  // of each lane
 
-    std::conditional_t<is_half, half, float> x[num_elements];
+    std::conditional_t<is_16, T, float> x[num_elements];
     fragment() { std::memset(x, 0xff, sizeof x); }  // NaN until something is put there
 
     // The number that the tensor cores see in x[i].
@@ -108,7 +111,7 @@ template <class Use, int m, int n, int k, class T, class Order = void> struct fr
     }
 
     // Which element, counted row by row, a lane has in x[i]. Each step can be undone, so that every
-    // element comes once, of half once in the first and once in the second half of x.
+    // element comes once, of 16 bits once in the first and once in the second half of x.
     static constexpr int element(int lane, int i) {
         unsigned kind = std::is_same_v<Order, col_major> + 2 * is_a + 4 * is_sum;
         unsigned seat = 32 * i + lane, second = seat / elements;
@@ -123,8 +126,8 @@ void fill_fragment(fragment<Use, m, n, k, T, Order>& f, Value value) {
     for (auto& x : f.x) x = value;
 }
 
-template <class Use, int m, int n, int k, class Order>
-__forceinline__ void load_matrix_sync(fragment<Use, m, n, k, half, Order>& f, const half* from,
+template <class Use, int m, int n, int k, class T, class Order>
+__forceinline__ void load_matrix_sync(fragment<Use, m, n, k, T, Order>& f, const T* from,
                                       unsigned ldm, HERE) {
     emulator::load(f, from, ldm, std::is_same_v<Order, row_major>, line);
 }
