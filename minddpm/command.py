@@ -32,8 +32,9 @@ LOOP_HELP = {
     "log_every": "steps for one row of loss.csv",
     "checkpoint_every": "steps between checkpoints",
 }
-# Another backend, precision or number of threads rounds differently; the others change nothing.
-MAY_CHANGE = ("steps", "log_every", "checkpoint_every", *MACHINE)
+# Another backend, precision or number of threads rounds differently; the others change nothing of
+# the steps that are done (check_cooldown sees to that).
+MAY_CHANGE = ("steps", "cooldown_steps", "log_every", "checkpoint_every", *MACHINE)
 
 
 def add_run(parser: argparse.ArgumentParser, default_out: Path) -> None:
@@ -127,6 +128,22 @@ def check_same_data(run: RunDirectory, dataset: ImageDataset) -> None:
         raise InputError(
             f"the run in {run.path} was trained on {before.get('source')}, and this is "
             f"{now['source']}: name the same data, or begin a new run with another --out."
+        )
+
+
+def check_cooldown(run: RunDirectory, step: int, options: dict[str, Any]) -> None:
+    """Raise InputError if the learning rate of a resumed run would have been another one before.
+
+    A run that ends elsewhere cools down elsewhere: neither plan may have begun to at this step.
+    """
+    before = {**options, **run.read_info()[0]}
+    plans = [(plan["steps"], plan["cooldown_steps"]) for plan in (before, options)]
+    if plans[0] != plans[1] and step > min(steps - last for steps, last in plans):
+        raise InputError(
+            f"the run in {run.path} is at step {step} of {plans[0][0]}, of which the last "
+            f"{plans[0][1]} cool down, and {plans[1][0]} with {plans[1][1]} would have been "
+            "another run by now: leave --steps and --cooldown-steps out to go on, or begin a new "
+            "run with another --out."
         )
 
 

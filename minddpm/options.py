@@ -43,6 +43,7 @@ class LoopOptions:
 class TrainingOptions(LoopOptions):
     """Of a DDPM."""
 
+    cooldown_steps: int = 0
     loss: str = "simple"
     importance_sampling: bool = False
     class_conditional: bool = False
@@ -51,6 +52,11 @@ class TrainingOptions(LoopOptions):
     def __post_init__(self) -> None:
         """Raise InputError for a value with which nothing could be learned."""
         super().__post_init__()
+        if not 0 <= self.cooldown_steps <= self.steps:
+            raise InputError(
+                f"cooldown_steps={self.cooldown_steps}: choose 0 (a constant rate) .. {self.steps}, "
+                "the steps in all."
+            )
         if self.loss not in LOSSES:
             raise InputError(f"unknown loss {self.loss!r}: choose {', '.join(LOSSES)}.")
         if not 0 <= self.label_dropout <= 1:

@@ -6,7 +6,7 @@ Read module.py (the tree), layers.py, flat.py (one buffer for all parameters), o
 from minddpm.nn.flat import FlatParameters
 from minddpm.nn.layers import Conv2d, ConvTranspose2d, Dropout, Embedding, GroupNorm, Linear
 from minddpm.nn.module import Module, ModuleList, Parameter
-from minddpm.nn.optim import EMA, Adam, warmup_lr
+from minddpm.nn.optim import EMA, Adam, cooldown, warmup_lr
 
 __all__ = [
     "EMA",
@@ -21,5 +21,6 @@ __all__ = [
     "Module",
     "ModuleList",
     "Parameter",
+    "cooldown",
     "warmup_lr",
 ]

@@ -48,7 +48,7 @@ class ClassifierLoop(ModelLoop):
     def learning_rate(self, step: int) -> float:
         """Of step 0, 1, ...: a warm-up, and down to zero at the end."""
         options = self.options
-        left = 1 - step / options.steps
+        left = nn.cooldown(step, options.steps, options.steps)
         return nn.warmup_lr(options.lr, step, options.warmup_steps) * left
 
 
