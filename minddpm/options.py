@@ -54,8 +54,8 @@ class TrainingOptions(LoopOptions):
         super().__post_init__()
         if not 0 <= self.cooldown_steps <= self.steps:
             raise InputError(
-                f"cooldown_steps={self.cooldown_steps}: choose 0 (a constant rate) .. {self.steps}, "
-                "the steps in all."
+                f"cooldown_steps={self.cooldown_steps}: choose 0 (a constant rate) .. "
+                f"{self.steps}, the steps in all."
             )
         if self.loss not in LOSSES:
             raise InputError(f"unknown loss {self.loss!r}: choose {', '.join(LOSSES)}.")

@@ -506,7 +506,8 @@ def test_what_only_a_convolution_reads_is_kept_as_it_reads_it(
 @needs_compiler
 def test_half_takes_less_memory_until_the_backward(xp, monkeypatch):
     """By half of what each half block hands to a convolution on tensor cores."""
-    x, t, pool = xp.ones((2, 8, 8, 1), "float32"), xp.zeros(2, "int64"), xp.get_default_memory_pool()
+    x, t = xp.ones((2, 8, 8, 1), "float32"), xp.zeros(2, "int64")
+    pool = xp.get_default_memory_pool()
     right, kept, numbers = convolution.stored_as, {}, []
 
     def stored_as(s):
