@@ -18,7 +18,7 @@ from minddpm.checkpoint import read_json, write_json
 from minddpm.comparison import runs
 from minddpm.comparison.page import page
 from minddpm.comparison.runs import Plan
-from minddpm.comparison.systems import DDPM, Sampler
+from minddpm.comparison.systems import COOLDOWN, DDPM, Sampler
 from minddpm.comparison.table import Results, as_markdown, verdict
 from minddpm.data import ImageDataset, load_mnist
 from minddpm.diffusion.schedules import timesteps
@@ -132,6 +132,7 @@ def protocol(plan: Plan, reference: Reference) -> list[str]:
         f"features and classes by {reference.judge.name};",
         f"distances to {reference.train.source}; real digits are {real:,} of",
         f"{reference.test.source}.",
+        f"In the last {COOLDOWN:.0%} of each training's steps the learning rate falls to zero.",
         f"The DDPM draws by {plan.sampler.steps} steps of {plan.sampler.name}.",
         f"The bound and the -ELBO are of {bounded:,} test digits. The VAE's likelihood is a",
         "Bernoulli, which is none of grey pixels, and so it has no bits/dim; its pictures are the",

@@ -73,9 +73,7 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
 def main() -> int:
     args = parse()
     run = command.choose_run(args, DEFAULT_OUT)
-    # The learning rate falls to zero at the last step: another last step is another training.
-    may_change = [name for name in command.MAY_CHANGE if name != "steps"]
-    options = command.choose_options(args, run, RUN_OPTIONS, {}, may_change)
+    options = command.choose_options(args, run, RUN_OPTIONS, {})
     command.start(options)
     return command.interruptible(run, lambda: train(args, run, options))
 

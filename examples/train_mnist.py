@@ -73,7 +73,7 @@ def parse() -> argparse.Namespace:
     add("seed", int, "decides the initial weights, batches and noise")
     add("lr", float, "learning rate of Adam")
     add("warmup_steps", int, "steps of linear warm-up of the learning rate")
-    add("cooldown_steps", int, "last steps, in which the learning rate falls to zero")
+    add("cooldown", float, "share of the steps, the last ones, in which it falls to zero")
     add("clip_norm", float, "longest gradient")
     add("weight_decay", float, "decoupled weight decay (AdamW)")
     add("ema_decay", float, "of the averaged weights, with which samples are made")
@@ -130,8 +130,6 @@ def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]
     unet.check_image_size(H, W)
     trainer = Trainer(unet, diffusion, dataset, run, training)
     command.open_run(args, trainer)
-    if args.resume:
-        command.check_cooldown(run, trainer.step, options)
     return trainer
 
 

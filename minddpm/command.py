@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ LOOP_HELP = {
     "seed": "decides the initial weights, batches and noise",
     "lr": "learning rate of Adam",
     "warmup_steps": "steps of linear warm-up of the learning rate",
+    "cooldown": "share of the steps, the last ones, in which the learning rate falls to zero",
     "clip_norm": "longest gradient",
     "weight_decay": "decoupled weight decay (AdamW)",
     "ema_decay": "of the averaged weights",
@@ -34,7 +35,7 @@ LOOP_HELP = {
 }
 # Another backend, precision or number of threads rounds differently; the others change nothing of
 # the steps that are done (check_cooldown sees to that).
-MAY_CHANGE = ("steps", "cooldown_steps", "log_every", "checkpoint_every", *MACHINE)
+MAY_CHANGE = ("steps", "cooldown", "log_every", "checkpoint_every", *MACHINE)
 
 
 def add_run(parser: argparse.ArgumentParser, default_out: Path) -> None:
@@ -63,7 +64,6 @@ def choose_options(
     run: RunDirectory,
     defaults: dict[str, Any],
     choices: dict[str, Any],
-    may_change: Sequence[str] = MAY_CHANGE,
 ) -> dict[str, Any]:
     """The defaults, or the resumed run's options, with the given flags on top.
 
@@ -74,7 +74,7 @@ def choose_options(
         return {**defaults, **given}
     kept = kept_options(run, defaults, choices)
     for name, value in given.items():
-        if name not in may_change and value != kept[name]:
+        if name not in MAY_CHANGE and value != kept[name]:
             raise InputError(
                 f"the run in {run.path} has {name}={kept[name]}, not {value}: leave "
                 f"--{name.replace('_', '-')} out to go on, or begin a new run with another --out."
@@ -131,19 +131,20 @@ def check_same_data(run: RunDirectory, dataset: ImageDataset) -> None:
         )
 
 
-def check_cooldown(run: RunDirectory, step: int, options: dict[str, Any]) -> None:
+def check_cooldown(loop: Loop) -> None:
     """Raise InputError if the learning rate of a resumed run would have been another one before.
 
-    A run that ends elsewhere cools down elsewhere: neither plan may have begun to at this step.
+    A run that ends elsewhere cools down elsewhere: neither plan may have begun to.
     """
-    before = {**options, **run.read_info()[0]}
-    plans = [(plan["steps"], plan["cooldown_steps"]) for plan in (before, options)]
-    if plans[0] != plans[1] and step > min(steps - last for steps, last in plans):
+    kind, now = type(loop.options), loop.options
+    before = pick(kind, {**dataclasses.asdict(kind()), **loop.run.read_info()[0]})
+    same = (before.steps, before.cooldown) == (now.steps, now.cooldown)
+    if not same and loop.step > min(before.cooldown_begins, now.cooldown_begins):
         raise InputError(
-            f"the run in {run.path} is at step {step} of {plans[0][0]}, of which the last "
-            f"{plans[0][1]} cool down, and {plans[1][0]} with {plans[1][1]} would have been "
-            "another run by now: leave --steps and --cooldown-steps out to go on, or begin a new "
-            "run with another --out."
+            f"{loop.run.path} is at step {loop.step} of a run with steps={before.steps} and "
+            f"cooldown={before.cooldown}, whose learning rate would have been another one with "
+            f"steps={now.steps} and cooldown={now.cooldown}: leave --steps and --cooldown out to "
+            "go on, or begin a new run with another --out."
         )
 
 
@@ -208,6 +209,7 @@ def open_run(args: argparse.Namespace, loop: Loop) -> None:
     run.check_writable(loop.bytes_needed())
     if loop.resume() > loop.options.steps:
         raise InputError(f"{run.path} is at step {loop.step} already: choose --steps above it.")
+    check_cooldown(loop)
     print(f"resuming {run.path} at step {loop.step}")
 
 

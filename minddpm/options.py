@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from minddpm import random
+from minddpm import nn, random
 from minddpm.diffusion.gaussian import LOSSES
 from minddpm.errors import InputError
 
@@ -16,6 +16,7 @@ class LoopOptions:
     batch_size: int = 32
     lr: float = 1e-3
     warmup_steps: int = 100
+    cooldown: float = 0.0
     clip_norm: float = 1.0
     weight_decay: float = 0.0
     ema_decay: float = 0.999
@@ -37,13 +38,24 @@ class LoopOptions:
                 raise InputError(f"{name}={getattr(self, name)}: choose 0 or a number above 0.")
         if not 0 <= self.ema_decay <= 1:
             raise InputError(f"ema_decay={self.ema_decay}: choose 0 (no average) .. 1.")
+        if not 0 <= self.cooldown <= 1:
+            raise InputError(f"cooldown={self.cooldown}: choose 0 (a constant rate) .. 1.")
+
+    @property
+    def cooldown_begins(self) -> int:
+        """The step from which on the learning rate falls."""
+        return self.steps - round(self.cooldown * self.steps)
+
+    def learning_rate(self, lr: float, step: int) -> float:
+        """What becomes of lr at step 0, 1, ...: less at first, and in the end."""
+        left = nn.cooldown(step, self.steps, self.cooldown_begins)
+        return nn.warmup_lr(lr, step, self.warmup_steps) * left
 
 
 @dataclass(frozen=True)
 class TrainingOptions(LoopOptions):
     """Of a DDPM."""
 
-    cooldown_steps: int = 0
     loss: str = "simple"
     importance_sampling: bool = False
     class_conditional: bool = False
@@ -52,11 +64,6 @@ class TrainingOptions(LoopOptions):
     def __post_init__(self) -> None:
         """Raise InputError for a value with which nothing could be learned."""
         super().__post_init__()
-        if not 0 <= self.cooldown_steps <= self.steps:
-            raise InputError(
-                f"cooldown_steps={self.cooldown_steps}: choose 0 (a constant rate) .. "
-                f"{self.steps}, the steps in all."
-            )
         if self.loss not in LOSSES:
             raise InputError(f"unknown loss {self.loss!r}: choose {', '.join(LOSSES)}.")
         if not 0 <= self.label_dropout <= 1:

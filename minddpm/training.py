@@ -104,8 +104,7 @@ class Trainer(Loop):
         """
         options, step = self.options, self.step
         losses, t, weights = self._backward(step)
-        left = nn.cooldown(step, options.steps, options.cooldown_steps)
-        self.optimizer.lr = nn.warmup_lr(options.lr, step, options.warmup_steps) * left
+        self.optimizer.lr = options.learning_rate(options.lr, step)
         squared_norm = self.optimizer.step(options.clip_norm, self.ema)
         self.optimizer.zero_grad()
         self.loss_scale.update(squared_norm)

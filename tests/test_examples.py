@@ -115,12 +115,12 @@ def test_a_rate_that_has_begun_to_fall_is_not_raised_again(command, digits, tmp_
     more = [*run, "--resume", "--sample-steps", 2, "--samples", 4]
     assert command("train_mnist", *run, *QUICK)[0] == 0  # 2 steps at a constant rate
     before = snapshot(tmp_path)
-    late = command("train_mnist", *more, "--steps", 4, "--cooldown-steps", 3)
-    refused(late, "step 2 of 2", "4 with 3", "--cooldown-steps")
+    late = command("train_mnist", *more, "--steps", 4, "--cooldown", 0.75)
+    refused(late, "step 2 of", "cooldown=0.0", "cooldown=0.75", "--out")
     assert snapshot(tmp_path) == before
-    assert command("train_mnist", *more, "--steps", 4, "--cooldown-steps", 2)[0] == 0
+    assert command("train_mnist", *more, "--steps", 4, "--cooldown", 0.5)[0] == 0
     assert command("train_mnist", *more)[0] == 0  # nothing is left to do
-    refused(command("train_mnist", *more, "--steps", 6), "step 4 of 4", "6 with 2", "--out")
+    refused(command("train_mnist", *more, "--steps", 6), "step 4 of", "steps=6", "--cooldown")
 
 
 def test_resuming_with_other_pictures_is_refused(command, digits, tmp_path):
@@ -210,7 +210,7 @@ def test_help_ends_by_itself(command, name):
         (["--lr", "0"], ["lr=", "above 0"]),
         (["--lr", "nan"], ["lr=", "above 0"]),
         (["--ema-decay", "1.5"], ["ema_decay=1.5", "1."]),
-        (["--steps", "3", "--cooldown-steps", "4"], ["cooldown_steps=4", "0", "3"]),
+        (["--cooldown", "1.5"], ["cooldown=1.5", "0", "1"]),
         (["--timesteps", "10"], ["choose T above 20"]),
         (["--sample-steps", "41"], ["41", "1 .. 40"]),
         (["--resume"], ["no run"]),

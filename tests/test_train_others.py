@@ -18,7 +18,8 @@ def test_training_the_judge(command, digits, tmp_path):
     refused(command("train_classifier", *run), "--resume")
     more = ["--data-dir", digits, "--out", tmp_path / "judge", "--resume"]
     refused(command("train_classifier", *more, "--lr", 1), "lr=0.004")
-    refused(command("train_classifier", *more, "--steps", 2), "steps=1")  # another learning rate
+    longer = command("train_classifier", *more, "--steps", 2)
+    refused(longer, "steps=1", "cooldown=1")  # the learning rate would have been another one
     code, stdout, _ = command("train_classifier", *more)
     assert code == 0
     assert "resuming" in stdout

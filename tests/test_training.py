@@ -140,13 +140,13 @@ def test_quartiles_average_to_the_whole(tmp_path):
 
 
 def test_the_rate_falls_at_the_end_also_of_a_run_that_went_on(tmp_path):
-    whole = trainer(tmp_path / "whole", steps=8, warmup_steps=2, cooldown_steps=4, log_every=1)
+    whole = trainer(tmp_path / "whole", steps=8, warmup_steps=2, cooldown=0.5, log_every=1)
     assert whole.train(progress=False)
     rates = [row["lr"] for row in read_loss(tmp_path / "whole" / LOSS)]
     np.testing.assert_allclose(rates, 1e-2 * np.array([0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25]))
 
     assert trainer(tmp_path / "parts", steps=4, warmup_steps=2, log_every=1).train(progress=False)
-    second = trainer(tmp_path / "parts", steps=8, warmup_steps=2, cooldown_steps=4, log_every=1)
+    second = trainer(tmp_path / "parts", steps=8, warmup_steps=2, cooldown=0.5, log_every=1)
     assert second.resume() == 4
     assert second.train(progress=False)
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
@@ -155,8 +155,8 @@ def test_the_rate_falls_at_the_end_also_of_a_run_that_went_on(tmp_path):
 def test_warmup_clipping_and_the_average():
     assert [nn.warmup_lr(1.0, s, 4) for s in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
     assert nn.warmup_lr(1.0, 0, 0) == 1
-    assert [nn.cooldown(s, 6, 4) for s in range(6)] == [1, 1, 1, 0.75, 0.5, 0.25]
-    assert [nn.cooldown(s, 6, 0) for s in range(6)] == [1] * 6
+    assert [nn.cooldown(s, 6, 2) for s in range(6)] == [1, 1, 1, 0.75, 0.5, 0.25]
+    assert [nn.cooldown(s, 6, 6) for s in range(6)] == [1] * 6
 
     p = nn.Parameter(np.zeros(3, np.float32))
     flat = nn.FlatParameters([p])

@@ -69,15 +69,15 @@ def warmup_lr(lr: float, step: int, warmup_steps: int) -> float:
     return lr * min(1.0, (step + 1) / max(1, warmup_steps))
 
 
-def cooldown(step: int, steps: int, cooldown_steps: int) -> float:
-    """What is left of the learning rate at step 0, 1, ...: 1, falling to 0 in the last steps.
+def cooldown(step: int, steps: int, begin: int) -> float:
+    """What is left of the learning rate at step 0, 1, ... of steps: from `begin` on less, then 0.
 
     At a constant rate the weights jitter around a good solution; a straight line down lets them
     come to rest, whenever it begins, so that how long to train need not be known before. Source:
     Haegele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training
     Durations", section 3.
     """
-    return min(1.0, (steps - step) / max(1, cooldown_steps))
+    return 1 - (step - begin) / (steps - begin) if step > begin else 1.0
 
 
 class EMA:

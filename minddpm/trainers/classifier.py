@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from minddpm import backend, nn, random
+from minddpm import backend, random
 from minddpm.autodiff import Tensor, cross_entropy, no_grad
 from minddpm.backend import Array
 from minddpm.data import to_float
@@ -23,6 +23,7 @@ class ClassifierOptions(LoopOptions):
     batch_size: int = 128
     lr: float = 4e-3
     ema_decay: float = 0.99
+    cooldown: float = 1.0
     shift: int = field(default=2, metadata={"help": "most pixels that a picture is moved by"})
 
     def __post_init__(self) -> None:
@@ -33,7 +34,7 @@ class ClassifierOptions(LoopOptions):
 
 
 class ClassifierLoop(ModelLoop):
-    """Trains a Classifier; the learning rate falls in a straight line to zero at the last step."""
+    """Trains a Classifier."""
 
     quantity_names = ("loss", "error")
 
@@ -44,12 +45,6 @@ class ClassifierLoop(ModelLoop):
         logits = self.module(backend.xp.asarray(to_float(images)))
         wrong = logits.data.argmax(axis=1) != backend.xp.asarray(labels)
         return cross_entropy(logits, labels), wrong
-
-    def learning_rate(self, step: int) -> float:
-        """Of step 0, 1, ...: a warm-up, and down to zero at the end."""
-        options = self.options
-        left = nn.cooldown(step, options.steps, options.steps)
-        return nn.warmup_lr(options.lr, step, options.warmup_steps) * left
 
 
 def shifted(images: np.ndarray, most: int, seed: int, step: int) -> np.ndarray:

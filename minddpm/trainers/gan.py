@@ -86,8 +86,8 @@ class GANLoop(Loop):
     def train_step(self) -> Record:
         """One step of each. Nothing is waited for: what it returns lies on the device."""
         step, options = self.step, self.options
-        self.optimizer_g.lr = nn.warmup_lr(options.lr, step, options.warmup_steps)
-        self.optimizer_d.lr = nn.warmup_lr(options.lr_discriminator, step, options.warmup_steps)
+        self.optimizer_g.lr = options.learning_rate(options.lr, step)
+        self.optimizer_d.lr = options.learning_rate(options.lr_discriminator, step)
         loss_d, real, fake = self._discriminate(step)
         norm_d = self.optimizer_d.step(options.clip_norm)
         self.scale_d.update(norm_d)

@@ -48,15 +48,11 @@ class ModelLoop(Loop):
         """The loss of the images with these indices, then what else the log is to tell."""
         raise NotImplementedError
 
-    def learning_rate(self, step: int) -> float:
-        """Of step 0, 1, ...: a warm-up, then options.lr."""
-        return nn.warmup_lr(self.options.lr, step, self.options.warmup_steps)
-
     def train_step(self) -> Record:
         """One step. Nothing is waited for: what it returns lies on the device."""
         options, step = self.options, self.step
         loss, *others = self._backward(step)
-        self.optimizer.lr = self.learning_rate(step)
+        self.optimizer.lr = options.learning_rate(options.lr, step)
         squared_norm = self.optimizer.step(options.clip_norm, self.ema)
         self.optimizer.zero_grad()
         self.loss_scale.update(squared_norm)
