@@ -79,6 +79,7 @@ def begin(plan: Plan, judge: Judge, data: dict[str, ImageDataset]) -> None:
     kept = {
         "minutes": plan.minutes, "count": plan.count, "sampler": vars(plan.sampler),
         "classification_steps": plan.classification_steps, "judge": judge.name,
+        "cooldown": COOLDOWN,
         **{part: dataset.identity()["checksum"] for part, dataset in data.items()},
     }  # fmt: skip
     file = plan.out / PLAN

@@ -73,7 +73,7 @@ def parse() -> argparse.Namespace:
     add("seed", int, "decides the initial weights, batches and noise")
     add("lr", float, "learning rate of Adam")
     add("warmup_steps", int, "steps of linear warm-up of the learning rate")
-    add("cooldown", float, "share of the steps, the last ones, in which it falls to zero")
+    add("cooldown", float, "share of the steps, the last ones, in which the rate falls to zero")
     add("clip_norm", float, "longest gradient")
     add("weight_decay", float, "decoupled weight decay (AdamW)")
     add("ema_decay", float, "of the averaged weights, with which samples are made")

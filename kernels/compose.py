@@ -29,6 +29,7 @@ def float32_only(
     (the parameter `kept`) is its own, of whatever type.
     """
     names = list(signature(function).parameters)
+    kept = names.index("kept") if "kept" in names else None
 
     def each(x: Any) -> Any:
         return tuple(map(each, x)) if isinstance(x, tuple) else contiguous(x)
@@ -36,11 +37,7 @@ def float32_only(
     @wraps(function)
     def chosen(*args, **kwargs):
         try:
-            arrays = (
-                x if name == "kept" else each(x)
-                for name, x in zip(names, args, strict=False)  # the last ones may have defaults
-            )
-            return function(*arrays, **kwargs)
+            return function(*(x if i == kept else each(x) for i, x in enumerate(args)), **kwargs)
         except OtherTypeError:
             return specification(*args, **kwargs)
 

@@ -104,11 +104,11 @@ def set_threads(n: int | None) -> int | None:
 
 
 def set_precision(name: str) -> str:
-    """Let convolutions round what they multiply, to be faster; sums and norms stay float32.
+    """Let convolutions round what they multiply, to be faster; sums and statistics stay float32.
 
     name: "float32" (nothing is rounded), "tf32" (11 binary digits, the range of float32), "fp16"
     (11 digits, no number above 65504 or below 6e-8) or "bf16" (8 digits, the range of float32).
-    With the last two, what nothing but a convolution reads is kept in 16 bits. Returns it.
+    With the last two, silu(norm(x)) before such a convolution is stored in 16 bits. Returns it.
     Raises InputError for an unknown name, and where the backend or the GPU has no such cores.
     """
     global _precision

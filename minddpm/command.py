@@ -143,8 +143,8 @@ def check_cooldown(loop: Loop) -> None:
         raise InputError(
             f"{loop.run.path} is at step {loop.step} of a run with steps={before.steps} and "
             f"cooldown={before.cooldown}, whose learning rate would have been another one with "
-            f"steps={now.steps} and cooldown={now.cooldown}: leave --steps and --cooldown out to "
-            "go on, or begin a new run with another --out."
+            f"steps={now.steps} and cooldown={now.cooldown}: leave --steps, --epochs and "
+            "--cooldown out, or begin a new run with another --out."
         )
 
 

@@ -43,7 +43,7 @@ class LoopOptions:
 
     @property
     def cooldown_begins(self) -> int:
-        """The step from which on the learning rate falls."""
+        """The last step of the full learning rate (of very few steps it may be that of all)."""
         return self.steps - round(self.cooldown * self.steps)
 
     def learning_rate(self, lr: float, step: int) -> float:

@@ -11,7 +11,7 @@ import pytest
 from commands import refused, snapshot
 from PIL import Image
 
-from minddpm.checkpoint import read_tensors
+from minddpm.checkpoint import read_json, read_tensors, write_json
 from minddpm.comparison import runs
 from minddpm.comparison.runs import Plan, grey_pixels
 from minddpm.comparison.systems import SLIDES, SYSTEMS, Sampler
@@ -78,6 +78,10 @@ def test_from_training_to_the_report(command, digits, tmp_path):
     steps = [RunDirectory(out / f"vae-{seed}").read_info()[0]["steps"] for seed in (0, 1)]
     assert steps[0] == steps[1]
     refused(command(*compare, "--count", 71), "both", "71", "--out")
+    begun = (out / "plan.json").read_bytes()
+    write_json(out / "plan.json", {**read_json(out / "plan.json"), "cooldown": 0.0})
+    refused(command(*compare), "both", "cooldown", "--out")
+    (out / "plan.json").write_bytes(begun)
 
     # The slider ends with the pictures of the grid, whichever steps it shows on the way.
     plan = Plan(out, (0,), 0.0001, 70, Sampler("ddpm", 2))

@@ -307,19 +307,19 @@ def test_a_rung(rung, data):
     Of numbers that the tensor cores need not round; test_tensor.py has others.
     """
     x, w, b, stride, padding = drawn_convolution(data.draw)
-    x, w = rounded(x), rounded(w)
+    how = convolution.RUNGS[rung]
+    x, w = rounded(x, how.stored), rounded(w, how.stored)
     C1, up = data.draw(st.integers(1, x.shape[3])), data.draw(st.integers(0, 1))
     xs = tuple(np.ascontiguousarray(part) for part in np.split(x, [C1], axis=3) if part.shape[3])
     s = convolution.Sizes.of(xs, w.shape, stride, padding, up)
     shift, extra, gy = draw(1, (s.N, s.K), *[(s.N, s.OH, s.OW, s.K)] * 2)
-    gy = rounded(gy)
+    gy = rounded(gy, how.stored)
     with_all = data.draw(st.booleans())
     more = (shift, extra) if with_all else (None, None)
     seen = reference.upsample_nearest(x.astype(float)) if up else x.astype(float)
     expected = reference.conv2d(seen, w, b if with_all else None, stride, padding)
     if with_all:
         expected += shift[:, None, None] + extra
-    how = convolution.RUNGS[rung]
 
     def run(xs, w, b, shift, extra):
         y = cupy_on_cpu.empty(gy.shape, "float32")
@@ -342,6 +342,11 @@ def test_a_rung(rung, data):
     exact = (*gxs, gw, *gxs, gw, gy.sum(axis=(1, 2)), gb)
     for result, wanted in zip(results, exact[: len(results)], strict=True):
         check(result, wanted, 5e-6)
+
+
+def test_an_argument_too_many_is_refused():
+    with pytest.raises(TypeError, match="positional"):
+        cuda.silu(np.ones(3, np.float32), 2)
 
 
 @few
@@ -465,7 +470,7 @@ def test_winograd(N, H, W, C, K, pad, full):
 
 
 def test_which_convolutions_winograd_takes():
-    x, w = np.empty((1, 8, 8, 256)), (3, 3, 256, 256)
+    x, w = np.zeros((1, 8, 8, 256), np.float32), (3, 3, 256, 256)
     same_size = ((1, 1), (1, 1))
 
     def takes(xs=(x,), w=w, stride=1, up=0):
@@ -473,6 +478,7 @@ def test_which_convolutions_winograd_takes():
         return winograd.pays(s, xs, up)
 
     assert takes()
+    assert not takes((x.astype(np.float16),))
     assert not takes(stride=2)
     assert not takes(up=1)
     assert not takes(w=(3, 3, 256, 64))

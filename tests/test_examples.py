@@ -210,7 +210,7 @@ def test_help_ends_by_itself(command, name):
         (["--lr", "0"], ["lr=", "above 0"]),
         (["--lr", "nan"], ["lr=", "above 0"]),
         (["--ema-decay", "1.5"], ["ema_decay=1.5", "1."]),
-        (["--cooldown", "1.5"], ["cooldown=1.5", "0", "1"]),
+        (["--cooldown", "1.5"], ["cooldown=1.5", "a constant rate"]),
         (["--timesteps", "10"], ["choose T above 20"]),
         (["--sample-steps", "41"], ["41", "1 .. 40"]),
         (["--resume"], ["no run"]),

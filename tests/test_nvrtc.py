@@ -91,7 +91,7 @@ int main() {
 
 
 CONV6 = cuda.FOLDER / "conv6_tensor.cu"
-VARIANTS = {  # what else kernels/cuda/convolution.py compiles
+VARIANTS = {  # what else kernels/cuda compiles
     "conv4_registers.cu": [("COLUMNS=32",)],
     "linears.cu": [("COLUMNS=32",)],
     "conv6_tensor.cu": [("TF32",), ("STORED",), ("BF16",), ("BF16", "STORED")],

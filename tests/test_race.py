@@ -109,8 +109,16 @@ def test_a_training_step_passes(emulated_cupy, tmp_path, monkeypatch, precision)
     monkeypatch.setattr(emulation, "order", 2)
     model = trainer("cupy", tmp_path)
     backend.set_precision(precision)
+    used, right = set(), convolution.launch
+
+    def launch(file, *arguments, **options):
+        used.add((file, "-DSTORED" in options.get("options", ())))
+        right(file, *arguments, **options)
+
+    monkeypatch.setattr(convolution, "launch", launch)
     record = model.train_step()
     assert np.isfinite(record.losses.get()).all()
+    assert (("conv6_tensor.cu", True) in used) == (precision != "float32")
 
 
 # --- what is wrong is reported -------------------------------------------------------------------

@@ -473,34 +473,63 @@ def test_tensor_cores_that_a_gpu_has_not(xp, monkeypatch, has, fitting):
                 backend.set_precision(name)
 
 
+def half_block(xp, parts, C, K=20):
+    """Forward and backward of norm_silu_conv2d: what it keeps, and what to call for the rest."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return xp.asarray(rng.standard_normal(shape, np.float32))
+
+    xs, k = tuple(draw(2, 5, 7, part) for part in parts), backend.kernels
+    weight, bias, w, b, gy = draw(C), draw(C), draw(3, 3, C, K), draw(K), draw(2, 5, 7, K)
+    y, kept = k.norm_silu_conv2d(xs, weight, bias, 8, 1e-5, w, b, None, None)
+
+    def gradients():
+        gxs, *others = k.norm_silu_conv2d_backward(gy, xs, weight, bias, kept, 8, w)
+        return [backend.to_numpy(x) for x in (y, *gxs, *others)]
+
+    return kept[2].dtype, gradients
+
+
 @needs_compiler
-@pytest.mark.parametrize(
-    ("precision", "dtype"),
-    [("fp16", "float16"), ("bf16", "uint16"), ("tf32", "float32"), ("float32", "float32")],
-)
+@pytest.mark.parametrize(("precision", "dtype"), [("fp16", "float16"), ("bf16", "uint16")])
 @pytest.mark.parametrize("parts", [(32,), (16, 24), (8, 8, 16)])
 def test_what_only_a_convolution_reads_is_kept_as_it_reads_it(
     xp, monkeypatch, precision, dtype, parts
 ):
     """In 16 bits, and no bit of any result is another one."""
     backend.set_precision(precision)
-    rng, C, K = np.random.default_rng(0), sum(parts), 20
+    found, stored = half_block(xp, parts, sum(parts))
+    assert found == dtype
+    stored = stored()
+    monkeypatch.setattr(convolution, "stored_as", lambda s: "float32")
+    found, whole = half_block(xp, parts, sum(parts))
+    assert found == "float32"
+    for one, other in zip(stored, whole(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
-    def draw(*shape):
-        return xp.asarray(rng.standard_normal(shape, np.float32))
 
-    xs = tuple(draw(2, 5, 7, part) for part in parts)
-    weight, bias, w, b, gy = draw(C), draw(C), draw(3, 3, C, K), draw(K), draw(2, 5, 7, K)
-    results, k = [], backend.kernels
-    for wide in (False, True):
-        if wide:
-            monkeypatch.setattr(convolution, "stored_as", lambda s: "float32")
-        y, kept = k.norm_silu_conv2d(xs, weight, bias, 8, 1e-5, w, b, None, None)
-        gxs, *others = k.norm_silu_conv2d_backward(gy, xs, weight, bias, kept, 8, w)
-        assert kept[2].dtype == ("float32" if wide else dtype)
-        results.append([backend.to_numpy(x) for x in (y, *gxs, *others)])
-    for stored, whole in zip(*results, strict=True):
-        np.testing.assert_array_equal(stored, whole)
+@needs_compiler
+@pytest.mark.parametrize("precision", ["float32", "tf32", "fp16"])
+def test_no_other_precision_keeps_bfloat16(xp, precision):
+    backend.set_precision(precision)
+    assert half_block(xp, (16,), 16)[0] == ("float16" if precision == "fp16" else "float32")
+    backend.set_precision("bf16")
+    assert half_block(xp, (8,), 8)[0] == "float32"  # too few channels for tensor cores
+
+
+@needs_compiler
+@pytest.mark.parametrize("K", [20, 256])  # of which Winograd would take the second
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_another_precision_before_the_backward_changes_nothing(xp, precision, K):
+    C = max(16, K)
+    backend.set_precision(precision)
+    _, gradients = half_block(xp, (C,), C, K)
+    expected = gradients()
+    for other in ("float32", "tf32", "bf16" if precision == "fp16" else "fp16"):
+        backend.set_precision(other)
+        for one, wanted in zip(gradients(), expected, strict=True):
+            np.testing.assert_array_equal(one, wanted)
 
 
 @needs_compiler

@@ -4,8 +4,8 @@ The .cu files are the kernels; launch.py compiles and launches them; convolution
 know the convolution's sizes and rungs. They need an array library called cupy, which may be the
 stand-in that runs them on the CPU (kernels/emulator).
 
-float32 only: other types (gradient checks use float64) go to the reference. Inside, what only
-tensor cores will read is kept as they read it (convolution.stored_as).
+float32 only: other types (gradient checks use float64) go to the reference. Inside, silu(norm(x))
+before a 3x3 convolution on tensor cores is stored as they read it (convolution.stored_as).
 """
 
 import sys
@@ -37,7 +37,11 @@ __all__ = [
     "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
 ]  # fmt: skip
 
-STORED = {"float32": (), "float16": ("-DSTORED",), BFLOAT16: ("-DSTORED", "-DBF16")}  # narrow.cuh
+NORM_OPTIONS = {
+    "float32": (),
+    "float16": ("-DSTORED",),
+    BFLOAT16: ("-DSTORED", "-DBF16"),
+}  # narrow.cuh
 WIDEST_HEAD = 256  # channels of an attention head (attention.cu)
 
 
@@ -186,7 +190,7 @@ def _norm(xs, weight, bias, groups, eps, with_silu, stored="float32"):
     mean, rstd = _empty((N, groups), (N, groups))
     launch(
         "norm.cu", "group_norm", (groups, N), (256,), *two(xs), C1, weight, bias, y, mean, rstd,
-        P, C, C // groups, eps, with_silu, options=STORED[stored],
+        P, C, C // groups, eps, with_silu, options=NORM_OPTIONS[stored],
     )  # fmt: skip
     return y, mean, rstd
 

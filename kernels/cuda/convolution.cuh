@@ -36,8 +36,8 @@ struct Sizes {
     int N, H, W, C, OH, OW, K, KH, KW, stride, top, left, vector;
 };
 
-template <class Four, class Number> __device__ inline Four at4(const Number* x, bool inside) {
-    return inside ? *(const Four*)x : Four{};
+template <class Vector, class Number> __device__ inline Vector at4(const Number* x, bool inside) {
+    return inside ? *(const Vector*)x : Vector{};
 }
 
 struct Picture {

@@ -11,7 +11,7 @@ from minddpm.backend import Array, precision, precisions
 from minddpm.kernels.compose import Padding, Parts
 from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, launch
 
-BFLOAT16 = "uint16"  # what CuPy, which has no bfloat16, takes its bits for
+BFLOAT16 = "uint16"  # NumPy has no bfloat16, and CuPy only with ml_dtypes: its bits
 
 
 class Rung(NamedTuple):
@@ -109,8 +109,13 @@ def register_tile(columns: int) -> Rung:
     return RUNGS["4 register tile, 32 columns" if columns <= 32 else "4 register tile"]
 
 
-def chosen(s: Sizes, columns: int) -> Rung:
-    """The rung for a convolution of these sizes whose widest result has so many columns."""
+def chosen(s: Sizes, columns: int, dtype: str = "float32") -> Rung:
+    """The rung for a convolution of these sizes whose widest result has so many columns.
+
+    dtype: of x; of 16 bits it can be read by one rung only, whatever the precision is by now.
+    """
+    if dtype != "float32":
+        return next(rung for rung in RUNGS.values() if rung.stored == dtype)
     tensor_cores = TENSOR_CORES.get(precision())
     if tensor_cores and min(s.C, s.K) >= FEWEST_CHANNELS:
         return RUNGS[tensor_cores]
@@ -132,7 +137,7 @@ def forward(
     shift: Array | None = None, extra: Array | None = None, rung: Rung | None = None,
 ) -> None:  # fmt: skip
     """y = conv(x) + bias [K] + shift [N, K] + extra (of y's shape)."""
-    rung = rung or chosen(s, s.K)
+    rung = rung or chosen(s, s.K, xs[0].dtype)
     parts = two(xs)
     grid = blocks(s.pixels, rung.rows), blocks(s.K, rung.columns)
     launch(
@@ -166,7 +171,7 @@ def backward(
 ) -> Gradients:  # fmt: skip
     """All gradients in one launch of rung 4 or 6; plus is added to gxs."""
     xp = cupy()
-    rung = rung or chosen(s, max(s.C, s.K))
+    rung = rung or chosen(s, max(s.C, s.K), xs[0].dtype)
     gxs = tuple(xp.empty(x.shape, "float32") for x in xs) if need_gx else None
     gw, gshift, gbias = (xp.empty(n, "float32") for n in (w.shape, (s.N, s.K), s.K))
     pixels = s.N * (s.H >> up) * (s.W >> up)

@@ -5,8 +5,8 @@
 #define FETCH_B (COLUMNS * DEPTH / 4 / THREADS)  // and of b
 
 // Four numbers from one number on, one by one where they may not come together.
-#define FOUR(Four, result, together, one, inside)                                    \
-    Four result = {};                                                                \
+#define FOUR(Vector, result, together, one, inside)                                  \
+    Vector result = {};                                                              \
     if (p.vector()) {                                                                \
         const int j = 0;                                                             \
         if (inside) result = together;                                               \

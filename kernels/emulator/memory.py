@@ -19,6 +19,7 @@ RED_ZONE = 64  # bytes in front of an array, at least
 # A quiet NaN stays the same number when something is added to it; of these a quiet one is made. The
 # halves of the first are NaNs in float16.
 POISON = np.array([0x7FA57DA5, 0x7FA57DA5], np.uint32).tobytes()
+POISON_16 = np.array([0x7FA57FA5, 0x7FA57FA5], np.uint32).tobytes()  # also in bfloat16
 POISON_64 = np.array([0x7FF4A5A5A5A5A5A5], np.uint64).tobytes()  # the other is no NaN in float64
 
 _mprotect = ctypes.CDLL(None).mprotect
@@ -45,7 +46,7 @@ def empty(shape: int | tuple[int, ...], dtype: str | np.dtype = "float32") -> np
     padded = max(32, -(-nbytes // 32) * 32)  # wmma's matrices begin at multiples of 32 bytes
     pages = -(-(padded + RED_ZONE) // PAGE) * PAGE
     memory = mmap.mmap(-1, GUARD + pages + GUARD, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    poison = POISON_64 if dtype == np.float64 else POISON
+    poison = {"float64": POISON_64, "uint16": POISON_16}.get(dtype.name, POISON)
     words = np.frombuffer(memory, np.uint64, pages // 8, GUARD)
     words[:] = np.frombuffer(poison, np.uint64)[0]
     front = words.ctypes.data

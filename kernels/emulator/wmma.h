@@ -129,6 +129,7 @@ void fill_fragment(fragment<Use, m, n, k, T, Order>& f, Value value) {
 template <class Use, int m, int n, int k, class T, class Order>
 __forceinline__ void load_matrix_sync(fragment<Use, m, n, k, T, Order>& f, const T* from,
                                       unsigned ldm, HERE) {
+    static_assert(f.is_16, "sums are loaded with their layout as the last argument");
     emulator::load(f, from, ldm, std::is_same_v<Order, row_major>, line);
 }
 template <class Use, int m, int n, int k, class Order>

@@ -21,7 +21,7 @@ from minddpm.trainers.pictures import load_maker, make
 from minddpm.trainers.vae import VAELoop, VAEOptions
 from minddpm.training import Trainer, TrainingOptions
 
-COOLDOWN = 0.25  # of all three trainings: no end of one is better than that of another by chance
+COOLDOWN = 0.25  # of all three trainings: at a constant rate the last weights are good by chance
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,23 @@ def draw(seed: int, *shapes: int | tuple[int, ...]) -> list[np.ndarray]:
     return [rng.standard_normal(shape, np.float32) for shape in shapes]
 
 
-def rounded(x: np.ndarray) -> np.ndarray:
-    """x cut to 8 binary digits, as bfloat16 has them: tensor cores then have nothing to round."""
-    return (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+def rounded(x: np.ndarray, stored: str = "float16") -> np.ndarray:
+    """x in float32 as the type that a rung stores has it: its tensor cores then round nothing."""
+    return widened(narrowed(x, "float16" if stored == "float32" else stored))
+
+
+def narrowed(x: np.ndarray, stored: str) -> np.ndarray:
+    """x as half ("float16"), or cut to bfloat16, of which NumPy knows the bits ("uint16")."""
+    if stored == "uint16":
+        return (x.view(np.uint32) >> 16).astype(np.uint16)
+    return x.astype(stored)
+
+
+def widened(x: np.ndarray) -> np.ndarray:
+    """The same numbers in float32."""
+    if x.dtype == np.uint16:
+        return (x.astype(np.uint32) << 16).view(np.float32)
+    return x.astype(np.float32)
 
 
 def every_case(quick: bool) -> list[Case]:

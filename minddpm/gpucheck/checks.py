@@ -22,6 +22,7 @@ from minddpm.gpucheck.cases import (
     convolutions,
     draw,
     every_case,
+    narrowed,
     rounded,
 )
 from minddpm.kernels import reference
@@ -108,23 +109,29 @@ def _double(x: np.ndarray) -> np.ndarray:
 
 
 def _rung(name: str, sizes: tuple[Convolution, ...]) -> Row:
+    rung = RUNGS[name]
     rows = [
-        row(f"conv2d, rung {name}", SUMS, partial(_rung_error, RUNGS[name], one, up))
+        row(f"conv2d, rung {name}", SUMS, partial(_rung_error, rung, one, up, dtype))
         for one in sizes
         for up in (0, 1)
+        for dtype in dict.fromkeys(("float32", rung.stored))
     ]
     return _worst(rows)
 
 
-def _rung_error(rung: Rung, c: Convolution, up: int) -> float:
-    """Forward and backward, with all that loader and store can do: two parts, doubled, sums."""
-    x, w, b = map(rounded, c.arrays()[:3])
+def _rung_error(rung: Rung, c: Convolution, up: int, dtype: str) -> float:
+    """Forward and backward, with all that loader and store can do: two parts, doubled, sums.
+
+    dtype: in which x is given.
+    """
+    x, w, b = (rounded(array, rung.stored) for array in c.arrays()[:3])
     cut = [(c.C + 1) // 2]
     xs = tuple(np.ascontiguousarray(p) for p in np.split(x, cut, axis=3) if p.size)
     s = Sizes.of(xs, w.shape, c.stride, c.padding, up)
     shift, extra, gy = draw(1, (s.N, s.K), *[(s.N, s.OH, s.OW, s.K)] * 2)
-    gy = rounded(gy)
+    gy = rounded(gy, rung.stored)
 
+    xs = tuple(narrowed(part, dtype) for part in xs)
     xs_there, *there = mapped(backend.xp.asarray, (xs, w, b, shift, extra, gy))
     y = backend.xp.empty(gy.shape, "float32")
     convolution.forward(

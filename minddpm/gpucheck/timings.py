@@ -139,7 +139,9 @@ def _convolutions(batch: int, rounds: int) -> list[Task]:
 def _convolution(name: str, c: Convolution, backward: bool, who: str, rounds: int) -> Timing:
     def prepare() -> Run:
         minddpm.set_backend("cupy")
-        x, w, b, gy = map(rounded, c.arrays()[:4])
+        rung = RUNGS.get(who.removeprefix("rung "))
+        stored = "float32" if rung is None else rung.stored
+        x, w, b, gy = (rounded(array, stored) for array in c.arrays()[:4])
         make = _pytorch if who.startswith("PyTorch") else _ours
         run, result = make(who, c, backward, x, w, b, gy)
         if backward:

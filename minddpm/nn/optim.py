@@ -70,7 +70,9 @@ def warmup_lr(lr: float, step: int, warmup_steps: int) -> float:
 
 
 def cooldown(step: int, steps: int, begin: int) -> float:
-    """What is left of the learning rate at step 0, 1, ... of steps: from `begin` on less, then 0.
+    """What is left of the learning rate at step 0, 1, ...: 1 up to step `begin`, then ever less.
+
+    From there on it is a straight line that would be 0 at step `steps`, the first one too many.
 
     At a constant rate the weights jitter around a good solution; a straight line down lets them
     come to rest, whenever it begins, so that how long to train need not be known before. Source:

@@ -1,4 +1,4 @@
-"""Training one model on one loss: Adam, warm-up, clipping, the averaged weights."""
+"""Training one model on one loss: Adam, its rate over time, clipping, the averaged weights."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
