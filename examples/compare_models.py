@@ -132,7 +132,7 @@ def protocol(plan: Plan, reference: Reference) -> list[str]:
         f"{plan.count:,} pictures of each training, averaged weights;",
         f"features and classes by {reference.judge.name};",
         f"distances to {reference.train.source}; real digits are {real:,} of",
-        f"{reference.test.source}.",
+        f"{reference.test.source}, shuffled pixels are these with the pixels of each in disorder.",
         f"In the last {COOLDOWN:.0%} of each training's steps the learning rate falls to zero.",
         f"The DDPM draws by {plan.sampler.steps} steps of {plan.sampler.name}.",
         f"The bound and the -ELBO are of {bounded:,} test digits. The VAE's likelihood is a",
@@ -143,7 +143,7 @@ def protocol(plan: Plan, reference: Reference) -> list[str]:
         said += [
             "The classification score: the judge labels the pictures, a new classifier learns from",
             f"them alone and is tested on real digits; beside it {taught:,} training digits with",
-            "their own labels.",
+            "their own labels, and naming the commonest digit.",
         ]
     return [*said, "Means and standard deviations over the seeds."]
 

@@ -17,11 +17,14 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto
 h1, h2 { line-height: 1.2; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid #ddd; padding: .25rem .8rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
+th, td { white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; white-space: normal; }
+.wide { overflow-x: auto; }
 .side { display: flex; flex-wrap: wrap; gap: 1.5rem; }
 figure { margin: 0; }
 .side figure { flex: 1 1 18rem; max-width: 29rem; } figcaption { font-weight: 600; }
 img { max-width: 100%; image-rendering: pixelated; }
+.side .curve { flex-basis: 28rem; max-width: 34rem; }
 .curve img { image-rendering: auto; }
 input[type=range] { width: min(32rem, 100%); display: block; }
 """
@@ -81,10 +84,10 @@ def page(
 <h2>Pictures, none of them chosen</h2>
 <div class="side">{grids}</div>
 <h2>Numbers</h2>
-<table>
+<div class="wide"><table>
 <thead>{_row(head, "th")}</thead>
 <tbody>{"".join(_row(cells, "td") for cells in body)}</tbody>
-</table>
+</table></div>
 <p>{said}</p>
 <h2>From noise to digits</h2>
 <label>The DDPM, <span id="at"></span>

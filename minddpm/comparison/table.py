@@ -9,6 +9,7 @@ from minddpm.cli import markdown
 from minddpm.comparison.systems import SLIDES, SYSTEMS
 
 Results = dict[str, list[dict[str, Any]]]  # of a system, one for each seed
+BESIDE = {"floor": "real digits", "ceiling": "shuffled pixels"}  # what evaluate() measures, too
 
 ROWS: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("parameters", lambda r: r["parameters"], "{:,.0f}"),
@@ -34,16 +35,18 @@ ROWS: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
 def rows(results: Results) -> tuple[list[str], list[list[str]]]:
     """The head and the rows of the table, as text."""
     names = list(results)
-    head = ["", *names, "real digits"]
+    head = ["", *names, *BESIDE.values()]
     slides = {system.name: system.slides_ms for system in (*SYSTEMS, *SLIDES)}
     body = []
     for label, get, style in ROWS:
         found = [[get(r) for r in results[name]] for name in names]
         if all(x is None for column in found for x in column):
             continue
-        body.append([label, *(_cell(column, style) for column in found), _floor(found, style)])
+        beside = [_beside(found, key, style) for key in BESIDE]
+        body.append([label, *(_cell(column, style) for column in found), *beside])
         if label == "ms a step":
-            body.append(["ms a step in the slides, on a GPU", *(slides[n] for n in names), ""])
+            theirs = [slides[name] for name in names]
+            body.append(["ms a step in the slides, on a GPU", *theirs, *("" for _ in BESIDE)])
     return head, body
 
 
@@ -61,11 +64,9 @@ def _cell(column: Sequence[Any], style: str) -> str:
     return f"{mean} ± {style.format(spread)}" if spread > 0 else mean
 
 
-def _floor(found: Sequence[Sequence[Any]], style: str) -> str:
-    floors = [
-        x["floor"] for column in found for x in column if isinstance(x, dict) and "floor" in x
-    ]
-    return style.format(np.mean(floors)) if floors else ""
+def _beside(found: Sequence[Sequence[Any]], key: str, style: str) -> str:
+    values = [x[key] for column in found for x in column if isinstance(x, dict) and key in x]
+    return style.format(np.mean(values)) if values else ""
 
 
 def verdict(results: Results) -> str:
@@ -83,9 +84,15 @@ def verdict(results: Results) -> str:
             continue
         order = sorted(scored, key=lambda s: -sign * float(np.mean(scored[s])))
         best, second = order[0], order[1] if len(order) > 1 else order[0]
-        apart = min(sign * x for x in scored[best]) > max(sign * x for x in scored[second])
-        how = "with every seed" if apart else "on average, not with every seed"
-        if len(scored[best]) == 1:
-            how = "with one seed, which proves little"
+        how = _how(scored[best], scored[second], sign)
         sentences.append(f"By {name} the {best} is ahead of the {second}, {how}.")
     return " ".join(sentences)
+
+
+def _how(best: Sequence[float], second: Sequence[float], sign: int) -> str:
+    if len(best) == 1:
+        return "with one seed, which proves little"
+    if min(sign * x for x in best) > max(sign * x for x in second):
+        return "with every seed"
+    one, other = (f"{min(values):.3g} .. {max(values):.3g}" for values in (best, second))
+    return f"on average, not with every seed: {one} against {other}"
