@@ -1,6 +1,7 @@
 """The metrics against SciPy, closed forms, torchmetrics' formulas written anew, and plain loops."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -268,6 +269,19 @@ def test_precision_and_recall_against_plain_loops(k):
     expected = inside(generated, real), inside(real, generated)
     assert precision_recall(real, generated, k) == pytest.approx(expected)
     assert 0 < expected[0] != expected[1] < 1
+
+
+def test_never_all_distances_at_once():
+    n = 2000
+    x = features(n)
+    tracemalloc.start()
+    try:
+        precision_recall(x, x)
+        nearest(x, x)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * n * n / 2, peak  # bytes; all distances would be 8 n^2
 
 
 def test_precision_without_recall_and_the_reverse():

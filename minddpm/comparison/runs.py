@@ -1,6 +1,7 @@
 """Train, sample and judge one system with one seed; what is there already is not done again."""
 
 import dataclasses
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -109,11 +110,12 @@ def _steps(plan: Plan, system: System, dataset: ImageDataset, run: RunDirectory)
 def _seconds(loop: Loop, minutes: float) -> float:
     """Of a step, which takes about as long as its gradients; timed for 1/20 of the minutes."""
     loop.gradients()  # compiles the kernels
-    started, tries = time.perf_counter(), 0
-    while tries == 0 or time.perf_counter() - started < 60 * minutes / 20:
+    until, seconds = time.perf_counter() + 60 * minutes / 20, []
+    while not seconds or time.perf_counter() < until:
+        started = time.perf_counter()
         loop.gradients()
-        tries += 1
-    return (time.perf_counter() - started) / tries
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)  # what else the machine does for a while does not count
 
 
 def judge(

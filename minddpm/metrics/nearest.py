@@ -24,8 +24,8 @@ def nearest(queries: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np
 
 def kth_distance(features: np.ndarray, k: int) -> np.ndarray:
     """The distance of each vector of [n, F] to its k-th nearest other one, float64 [n]."""
-    # the nearest of all is the vector itself
-    parts = [np.partition(d, k, axis=1)[:, k] for d in squared_distances(features, features)]
+    # The nearest of all is the vector itself. A view of the block's column would keep the block.
+    parts = [np.partition(d, k, axis=1)[:, k].copy() for d in squared_distances(features, features)]
     return np.sqrt(np.concatenate(parts))
 
 
