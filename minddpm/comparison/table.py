@@ -70,7 +70,10 @@ def _beside(found: Sequence[Sequence[Any]], key: str, style: str) -> str:
 
 
 def verdict(results: Results) -> str:
-    """Who is best by FID and by the classification score, and whether the spread allows it."""
+    """Who is best by FID and by the classification score, whether the spread allows it, and why.
+
+    A picture costs a DDPM's training far more than a VAE's: of one budget it sees few.
+    """
     sentences = []
     for name, key, sign in (
         ("FID", "fid", -1),
@@ -86,7 +89,9 @@ def verdict(results: Results) -> str:
         best, second = order[0], order[1] if len(order) > 1 else order[0]
         how = _how(scored[best], scored[second], sign)
         sentences.append(f"By {name} the {best} is ahead of the {second}, {how}.")
-    return " ".join(sentences)
+    seen = {name: column[0]["steps"] * column[0]["batch_size"] for name, column in results.items()}
+    counts = ", ".join(f"{name} {n:,}" for name, n in seen.items())
+    return " ".join([*sentences, f"Pictures that each learned from, repeats counted: {counts}."])
 
 
 def _how(best: Sequence[float], second: Sequence[float], sign: int) -> str:
