@@ -37,11 +37,8 @@ __all__ = [
     "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
 ]  # fmt: skip
 
-NORM_OPTIONS = {
-    "float32": (),
-    "float16": ("-DSTORED",),
-    BFLOAT16: ("-DSTORED", "-DBF16"),
-}  # narrow.cuh
+# of norm.cu, by the type of what it writes (narrow.cuh)
+NORM_OPTIONS = {"float32": (), "float16": ("-DSTORED",), BFLOAT16: ("-DSTORED", "-DBF16")}
 WIDEST_HEAD = 256  # channels of an attention head (attention.cu)
 
 

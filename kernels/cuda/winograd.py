@@ -17,7 +17,7 @@ FEWEST_CHANNELS = 256
 def pays(s: Sizes, xs: Parts, up: int = 0) -> bool:
     """Whether this rung is the one to use: 3 x 3, stride 1, many channels, in float32."""
     return (
-        precision() == xs[0].dtype == "float32"
+        precision() == "float32" == xs[0].dtype
         and s.KH == s.KW == 3
         and s.stride == 1
         and min(s.C, s.K) >= FEWEST_CHANNELS

@@ -16,8 +16,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto
   color: #262626; background: #fff; }
 h1, h2 { line-height: 1.2; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid #ddd; padding: .25rem .8rem; text-align: right; }
-th, td { white-space: nowrap; }
+th, td { border-bottom: 1px solid #ddd; padding: .25rem .8rem; text-align: right;
+  white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal; }
 .wide { overflow-x: auto; }
 .side { display: flex; flex-wrap: wrap; gap: 1.5rem; }
