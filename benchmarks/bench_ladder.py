@@ -8,7 +8,7 @@ import pytest
 from cases import convolutions
 from contestants import GPU, clock, expected, fits, ours, rung, share_threads
 
-ladder = pytest.importorskip("minddpm.kernels.cpu.ladder", exc_type=ImportError)
+ladder = pytest.importorskip("minddpm.kernels.cpu.ladder.choose", exc_type=ImportError)
 
 N = 4
 CASES = convolutions(N)

@@ -90,8 +90,8 @@ def ours(operation: Operation, backward: bool, name: str, wanted: Any) -> Contes
     kernels, (function, arguments) = backend.kernels, operation.call(backward)
     kernel, arguments = getattr(kernels, function), mapped(backend.xp.asarray, arguments)
     if function == "norm_silu_conv2d_backward":  # each kernel set keeps what it likes
-        _, kept = kernels.norm_silu_conv2d(*mapped(backend.xp.asarray, operation.arguments))
-        arguments = (*arguments[:4], kept, *arguments[5:])
+        _, saved = kernels.norm_silu_conv2d(*mapped(backend.xp.asarray, operation.arguments))
+        arguments = (*arguments[:4], saved, *arguments[5:])
     result = called(kernel, arguments, operation.in_place)
     if function == "norm_silu_conv2d":
         result, wanted = result[0], wanted[0]
@@ -115,7 +115,7 @@ def theirs(operation: Operation, backward: bool, mode: str, wanted: Any) -> Cont
 
 def fits(name: str, operation: Operation) -> bool:
     """Whether this rung of the ladder is made for a convolution of this shape."""
-    from minddpm.kernels.cpu.ladder import LADDER
+    from minddpm.kernels.cpu.ladder.choose import LADDER
 
     x, w, _, stride, padding = operation.arguments
     return LADDER[name].fits(x.shape, w.shape, stride, padding)
@@ -123,7 +123,7 @@ def fits(name: str, operation: Operation) -> bool:
 
 def rung(operation: Operation, backward: bool, name: str, wanted: Any) -> Contestant:
     """A rung of the ladder of convolutions."""
-    from minddpm.kernels.cpu.ladder import LADDER
+    from minddpm.kernels.cpu.ladder.choose import LADDER
 
     function = LADDER[name].backward if backward else LADDER[name].forward
     _, arguments = operation.call(backward)

@@ -15,14 +15,22 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cases import CONVOLUTIONS
-from minddpm import cli, viz
+from minddpm import drawing as viz
+from minddpm.commands import cli
 from minddpm.errors import InputError
 from minddpm.kernels import cuda
-from minddpm.kernels.cuda.compile import ARCHITECTURES, Program, compile
-from minddpm.kernels.cuda.disassembly import Instructions, disassemble
-from minddpm.kernels.cuda.occupancy import occupancy
-from minddpm.kernels.cuda.roofline import CARDS, Layer, crossing, direct, winograd, winograd_seconds
-from report import CONV_BATCH, ROOT
+from minddpm.kernels.cuda.analysis.compile import ARCHITECTURES, Program, compile
+from minddpm.kernels.cuda.analysis.disassembly import Instructions, disassemble
+from minddpm.kernels.cuda.analysis.occupancy import occupancy
+from minddpm.kernels.cuda.analysis.roofline import (
+    CARDS,
+    Layer,
+    crossing,
+    direct,
+    winograd,
+    winograd_seconds,
+)
+from readme_tables import CONV_BATCH, ROOT
 from tables import markdown, write
 
 FILE = ROOT / "kernels" / "README.md"

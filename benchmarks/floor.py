@@ -15,9 +15,10 @@ import numpy as np
 
 from minddpm import backend
 from minddpm.kernels import cpu
-from minddpm.kernels.cpu import ladder, rows
-from minddpm.kernels.cpu.layer import Layer, tile_counts
-from minddpm.kernels.cpu.shape import Shape
+from minddpm.kernels.cpu import linear as rows
+from minddpm.kernels.cpu.ladder import choose as ladder
+from minddpm.kernels.cpu.ladder.layer import Layer, tile_counts
+from minddpm.kernels.cpu.ladder.shape import Shape
 
 
 def winograd_flops(s: Layer) -> int:

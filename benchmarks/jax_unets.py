@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 import minddpm
-from unets import CLIP, DECAY, LR, Problem, T, our_unet
+from unet_problem import CLIP, DECAY, LR, Problem, T, our_unet
 
 Array = jax.Array
 Parameters = dict[str, Array]
@@ -114,7 +114,7 @@ def build_jax(task: str, p: Problem) -> Callable[..., Any]:
 def sample(net: Any, parameters: Parameters, every: Array, p: Problem) -> Callable[..., Any]:
     """x_{t-1} = k0 pred_x0 + kx x_t + sigma z for the first step from T - 1."""
     d = minddpm.GaussianDiffusion(minddpm.schedules.linear(T))
-    px, po = (float(table[-1]) for table in d.x0_coefficients())
+    px, po = float(d.pred_x0_coef1[-1]), float(d.pred_x0_coef2[-1])
     k0, kx = float(d.posterior_mean_coef1[-1]), float(d.posterior_mean_coef2[-1])
     sigma = float(d.posterior_variance[-1]) ** 0.5
     last = jnp.repeat(every[-1:], p.batch, axis=0)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import numpy as np
 from llvmlite import ir
 
-from minddpm.kernels.cpu.gemm import panel_product
 from minddpm.kernels.cpu.memory import add, address, share, workspace
 from minddpm.kernels.cpu.task import integers, task
-from minddpm.kernels.cpu.vector import BYTES, I64, ROWS, Emitter, W, kernel
+from minddpm.kernels.cpu.vector.gemm import panel_product
+from minddpm.kernels.cpu.vector.instructions import BYTES, I64, ROWS, Emitter, W, kernel
 
 CHAINS = 12  # independent sums: enough to hide the latency of each
 BLOCKS = 4  # the micro-kernel is timed on 4 W channels, as a layer of 64 has with AVX-512

@@ -8,7 +8,7 @@
 import re
 from pathlib import Path
 
-from minddpm.cli import markdown as markdown
+from minddpm.commands.cli import markdown as markdown
 from minddpm.errors import InputError
 
 

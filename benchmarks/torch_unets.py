@@ -19,7 +19,7 @@ from diffusers import UNet2DModel
 
 import minddpm
 from torch_operations import images, nhwc
-from unets import CLIP, DECAY, LR, Problem, T, weights
+from unet_problem import CLIP, DECAY, LR, Problem, T, weights
 
 Tensor = torch.Tensor
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -133,7 +133,7 @@ def their_inference(task: str, mode: str, p: Problem) -> Callable[..., np.ndarra
 
     # x_{t-1} = k0 pred_x0 + kx x_t + sigma z for the first step from T - 1
     d = minddpm.GaussianDiffusion(minddpm.schedules.linear(T))
-    px, po = (float(table[-1]) for table in d.x0_coefficients())
+    px, po = float(d.pred_x0_coef1[-1]), float(d.pred_x0_coef2[-1])
     k0, kx = float(d.posterior_mean_coef1[-1]), float(d.posterior_mean_coef2[-1])
     sigma = float(d.posterior_variance[-1]) ** 0.5
     last = torch.full((p.batch,), T - 1)

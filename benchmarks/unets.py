@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import minddpm
-from cases import normal
 from contestants import has
 from measure import synchronised, verify
 from minddpm import backend, nn, samplers
+from unet_problem import CLIP, DECAY, DIFFERENT, LR, Problem, T, our_unet
+from unet_problem import problem as problem
 
-LR, CLIP, DECAY, T = 1e-4, 1.0, 0.999, 1000
-DIFFERENT = 8  # pictures in a batch
 TASKS = ("forward", "sample", "train")
 PYTORCH = {  # mode: the modules that it needs
     "PyTorch NCHW": ("torch", "diffusers"),
@@ -38,40 +37,6 @@ INFERENCE = {
 EXTRA = 'pip install -e ".[benchmark]"'
 
 
-class Problem(NamedTuple):
-    """A configuration of the UNet, and what it is fed with."""
-
-    config: dict[str, Any]
-    x0: np.ndarray  # [N, H, W, C]
-    t: np.ndarray  # [N]
-    noise: np.ndarray  # [N, H, W, C]
-
-    @property
-    def batch(self) -> int:
-        return len(self.x0)
-
-    @property
-    def tolerance(self) -> float:
-        """For losses: dropout draws other numbers in every library."""
-        return 0.05 if self.config.get("dropout") else 1e-3
-
-
-def problem(config: dict[str, Any], N: int, size: int | None = None) -> Problem:
-    """N random pictures for this configuration, of its own size unless another is given.
-
-    At most DIFFERENT of them differ. The loss and the gradient, averages over the batch, are then
-    those of the first few, so that the slow reference need not go through all of them.
-    """
-    rng = np.random.default_rng(0)
-    size = size or config["sample_size"]
-    few = min(N, DIFFERENT)
-    shape = (few, size, size, config["in_channels"])
-    arrays = normal(rng, *shape), rng.integers(0, T, few), normal(rng, *shape)
-    assert N % few == 0
-    x0, t, noise = (np.concatenate([a] * (N // few)) for a in arrays)
-    return Problem({**config, "sample_size": size}, x0, t, noise)
-
-
 def modes(task: str) -> list[str]:
     """Whom minddpm is compared with in this task, as far as installed."""
     known = {**PYTORCH, **XLA} if task == "train" else {**PYTORCH, **XLA, **INFERENCE}
@@ -82,25 +47,6 @@ def missing() -> list[str]:
     """Whom it is not compared with, as not installed."""
     known = {**PYTORCH, **XLA, **INFERENCE}
     return [mode for mode, needed in known.items() if not all(map(has, needed))]
-
-
-def our_unet(p: Problem) -> minddpm.UNet2D:
-    """Random weights, without the zeros that training begins with: they would hide any error."""
-    minddpm.manual_seed(0)
-    unet = minddpm.UNet2D(**p.config)
-    rng = np.random.default_rng(1)
-    for parameter in unet.parameters():
-        if parameter.ndim > 1 and not parameter.data.any():
-            parameter.data = normal(rng, *parameter.shape, scale=0.05)
-    return unet
-
-
-def weights(p: Problem) -> dict[str, np.ndarray]:
-    """our_unet's weights under diffusers' names and in PyTorch's layout."""
-    return {
-        name: np.ascontiguousarray(q.data.transpose(q.torch_axes) if q.torch_axes else q.data)
-        for name, q in our_unet(p).named_parameters()
-    }
 
 
 # --- minddpm -------------------------------------------------------------------------------------
@@ -127,10 +73,10 @@ def our_sample(p: Problem) -> Callable[..., np.ndarray]:
     walk = partial(samplers.ddpm, diffusion, unet, p.x0.shape, x_T=p.x0)
     endless = itertools.chain.from_iterable(walk() for _ in itertools.count())
 
-    kernels, kept = backend.kernels, {}
+    kernels, derived = backend.kernels, {}
 
     def sample(z: np.ndarray | None = None) -> np.ndarray:
-        with kernels.constant_weights(kept):
+        with kernels.constant_weights(derived):
             return next(endless if z is None else walk(noise=lambda i: z)).x
 
     return sample

@@ -13,23 +13,24 @@ import sys
 import time
 from pathlib import Path
 
-from minddpm import cli, random
-from minddpm.checkpoint import read_json, write_json
-from minddpm.comparison import runs
-from minddpm.comparison.page import page
-from minddpm.comparison.runs import Plan
-from minddpm.comparison.systems import COOLDOWN, DDPM, Sampler
-from minddpm.comparison.table import Results, as_markdown, verdict
+from minddpm import random
+from minddpm.commands import cli
+from minddpm.commands.run_figures import draw_log
 from minddpm.data import ImageDataset, load_mnist
-from minddpm.diffusion.schedules import timesteps
+from minddpm.diffusion.sampling.steps import timesteps
+from minddpm.drawing import grid, save_png
 from minddpm.errors import InputError
-from minddpm.files import atomic_write
+from minddpm.evaluation.comparison import runs
+from minddpm.evaluation.comparison.page import page
+from minddpm.evaluation.comparison.runs import Plan
+from minddpm.evaluation.comparison.systems import COOLDOWN, DDPM, Sampler
+from minddpm.evaluation.comparison.table import Results, as_markdown, verdict
+from minddpm.evaluation.metrics.judge import Judge, load_judge
+from minddpm.evaluation.report import Reference
 from minddpm.generate import SAMPLERS
-from minddpm.metrics.judge import Judge, load_judge
-from minddpm.metrics.report import Reference
-from minddpm.report import draw_log
-from minddpm.rundir import RunDirectory
-from minddpm.viz import grid, save_png
+from minddpm.storage.atomic import atomic_write
+from minddpm.storage.json_files import read_json, write_json
+from minddpm.training.run_directory import RunDirectory
 
 PLAN = "plan.json"
 

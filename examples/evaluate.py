@@ -19,24 +19,24 @@ from typing import Any
 
 import numpy as np
 
-from minddpm import cli, random
-from minddpm.checkpoint import write_json
+from minddpm import random
+from minddpm.baselines.gan.model import Generator
+from minddpm.baselines.sampling import load_maker, make
+from minddpm.baselines.vae.model import VAE
+from minddpm.commands import cli
 from minddpm.data import ImageDataset, load_mnist, to_float, to_uint8
 from minddpm.diffusion import GaussianDiffusion
-from minddpm.diffusion.guidance import classes
-from minddpm.diffusion.schedules import timesteps
+from minddpm.diffusion.sampling.steps import timesteps
+from minddpm.drawing import save_png, strip
 from minddpm.errors import InputError
+from minddpm.evaluation.image_archive import read_pictures
+from minddpm.evaluation.metrics.judge import SHIPPED, Judge, load_judge
+from minddpm.evaluation.metrics.likelihood import bits_per_dim, vae_bits_per_dim
+from minddpm.evaluation.metrics.nearest import nearest
+from minddpm.evaluation.report import Reference, check_pictures, evaluate
 from minddpm.generate import ADAPTIVE, SAMPLERS, generate, seconds_per_run, spacing
-from minddpm.metrics.judge import SHIPPED, Judge, load_judge
-from minddpm.metrics.likelihood import bits_per_dim, vae_bits_per_dim
-from minddpm.metrics.nearest import nearest
-from minddpm.metrics.pictures import read_pictures
-from minddpm.metrics.report import Reference, check_pictures, evaluate
 from minddpm.models import UNet2D
-from minddpm.models.gan import Generator
-from minddpm.models.vae import VAE
-from minddpm.trainers.pictures import load_maker, make
-from minddpm.viz import save_png, strip
+from minddpm.storage.json_files import write_json
 
 
 def parse() -> argparse.Namespace:
@@ -96,14 +96,14 @@ def draw(
     args: argparse.Namespace, unet: UNet2D, diffusion: GaussianDiffusion
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
     """Pictures from the model, their labels unless the judge is to name them, and how made."""
-    labels = np.arange(args.count) % classes(unet) if classes(unet) else None
+    labels = np.arange(args.count) % unet.num_classes if unet.num_classes else None
     runs = args.steps * (2 if args.sampler == "probability_flow" else 1)
     batches = args.count / args.batch_size
     seconds = seconds_per_run(unet, args.batch_size, args.guidance) * runs * batches
     cost = "" if args.sampler in ADAPTIVE else f": about {seconds / 60:.1f} min"
     print(f"{args.count} pictures by {args.steps} {args.sampler} steps{cost}", flush=True)
     pictures = generate(
-        unet, diffusion, args.count, args.sampler, args.steps, args.seed, args.batch_size,
+        (unet, diffusion), args.count, args.sampler, args.steps, args.seed, args.batch_size,
         labels=labels, guidance=args.guidance,
     )  # fmt: skip
     kept = None if args.judge_labels else labels

@@ -21,13 +21,13 @@ import numpy as np
 from tqdm import tqdm
 
 import minddpm
-from minddpm import GaussianDiffusion, backend, cli, random, samplers, schedules
+from minddpm import GaussianDiffusion, backend, random, samplers, schedules
 from minddpm.backend import Array
-from minddpm.checkpoint import load_diffusion
+from minddpm.commands import cli
 from minddpm.data import load_mnist, to_float
-from minddpm.diffusion import bound
+from minddpm.diffusion.scheduler_file import load_diffusion
+from minddpm.drawing import curve, save_png, strip
 from minddpm.errors import InputError
-from minddpm.viz import curve, save_png, strip
 
 T_SHOWN = (100, 300, 1000, 4000)
 STEPS_SHOWN = (2, 5, 10, 25, 100, 1000)
@@ -83,7 +83,7 @@ def draw_schedules(out: Path) -> None:
         share, ac = np.arange(1, d.T + 1) / d.T, d.alphas_cumprod
         left[name], ratio[name] = (share, ac), (share, ac / (1 - ac))
         # |x0| = 1 at every pixel: the prior's term is then the same for all digits
-        L_T = float(bound.prior(d, backend.xp.ones((1, 2, 2, 1), "float32"))[0])
+        L_T = float(d.prior_bpd(backend.xp.ones((1, 2, 2, 1), "float32"))[0])
         rows.append([name, *(f"{x:.2g}" for x in (ac[-1], ac[-1] / (1 - ac[-1]), L_T))])
     print(
         cli.markdown(

@@ -14,11 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 import minddpm
-from minddpm import backend, cli, random
+from minddpm import backend, random
+from minddpm.commands import cli
 from minddpm.data import to_float
-from minddpm.diffusion.editing import inpaint
+from minddpm.diffusion.sampling import inpaint
+from minddpm.drawing import save_png, strip
 from minddpm.generate import seconds_per_run
-from minddpm.viz import save_png, strip
 
 PARTS = ("top", "bottom", "left", "right", "centre")
 
@@ -56,14 +57,14 @@ def main() -> None:
     out = cli.new_file(args.out, "inpaint.png")
     cli.start(args)
     unet, diffusion, data = cli.load_model_and_data(args.model, args.data_dir, args.count)
-    minddpm.schedules.timesteps(diffusion.T, args.steps)  # refuses a wrong number
+    minddpm.samplers.timesteps(diffusion.T, args.steps)  # refuses a wrong number
     x0 = to_float(data.images[: args.count])
     mask = known(*x0.shape[1:3], args.missing)
     N = args.count * args.tries
     seconds = seconds_per_run(unet, N) * args.steps * args.resample
     print(f"{N} pictures by {args.steps} steps, each {args.resample} times: {seconds:.0f} s")
     many = backend.xp.asarray(np.repeat(x0, args.tries, axis=0))
-    model = cli.told_labels(unet, np.repeat(data.labels[: args.count], args.tries))
+    model = cli.conditioned_on(unet, np.repeat(data.labels[: args.count], args.tries))
     walk = inpaint(
         diffusion, model, many, backend.xp.asarray(mask), args.steps,
         resample=args.resample, seed=args.seed, spacing="linspace",

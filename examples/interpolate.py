@@ -14,12 +14,13 @@ import numpy as np
 from tqdm import tqdm
 
 import minddpm
-from minddpm import backend, cli
+from minddpm import backend
+from minddpm.commands import cli
 from minddpm.data import to_float
-from minddpm.diffusion import samplers
-from minddpm.diffusion.editing import slerp
+from minddpm.diffusion.sampling import dpm_solver as samplers
+from minddpm.diffusion.sampling import slerp
+from minddpm.drawing import save_png, strip
 from minddpm.generate import seconds_per_run
-from minddpm.viz import save_png, strip
 
 
 def parse() -> argparse.Namespace:
@@ -39,14 +40,14 @@ def main() -> None:
     out = cli.new_file(args.out, "interpolate.png")
     cli.start(args)
     unet, diffusion, data = cli.load_model_and_data(args.model, args.data_dir, 2 * args.pairs)
-    minddpm.schedules.timesteps(diffusion.T, args.steps)  # refuses a wrong number
+    minddpm.samplers.timesteps(diffusion.T, args.steps)  # refuses a wrong number
     x0 = to_float(data.images[: 2 * args.pairs])
     columns = args.between + 2
     runs = args.steps * (
         seconds_per_run(unet, len(x0)) + seconds_per_run(unet, args.pairs) * columns
     )
     print(f"{args.pairs} pairs by {args.steps} steps each way: {runs:.0f} s")
-    model = cli.told_labels(unet, data.labels[: len(x0)])
+    model = cli.conditioned_on(unet, data.labels[: len(x0)])
     walk = samplers.invert(diffusion, model, backend.xp.asarray(x0), args.steps, spacing="linspace")
     for step in tqdm(walk, total=args.steps, unit="step", desc="up"):
         noise = step.x
@@ -57,7 +58,7 @@ def main() -> None:
         # A class-conditional model is told the nearer digit.
         labels = data.labels[: len(x0)][int(share > 0.5) :: 2]
         x_T = slerp(first, second, float(share))
-        model = cli.told_labels(unet, labels)
+        model = cli.conditioned_on(unet, labels)
         *_, step = samplers.ddim(
             diffusion, model, x_T.shape, args.steps, x_T=x_T, spacing="linspace"
         )

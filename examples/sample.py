@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 
 import minddpm
-from minddpm import cli, random
-from minddpm.checkpoint import load_diffusion
+from minddpm import random
+from minddpm.commands import cli
+from minddpm.commands.run_figures import class_rows
 from minddpm.data import to_uint8
-from minddpm.diffusion.guidance import classes
+from minddpm.diffusion.scheduler_file import load_diffusion
+from minddpm.drawing import grid, save_png
 from minddpm.errors import InputError
-from minddpm.files import atomic_write, check_writable
 from minddpm.generate import ADAPTIVE, SAMPLERS, generate, seconds_per_run
-from minddpm.report import class_rows
-from minddpm.viz import grid, save_png
+from minddpm.storage.atomic import atomic_write, check_writable
 
 
 def parse() -> argparse.Namespace:
@@ -48,8 +48,10 @@ def choose_labels(
     labels, columns = class_rows(unet, args.count)
     if args.label is not None:
         labels, columns = np.full(args.count, args.label), None
-        if not classes(unet) or not 0 <= args.label < classes(unet):
-            known = f"0 .. {classes(unet) - 1}" if classes(unet) else "none: leave --label out"
+        if not unet.num_classes or not 0 <= args.label < unet.num_classes:
+            known = (
+                f"0 .. {unet.num_classes - 1}" if unet.num_classes else "none: leave --label out"
+            )
             raise InputError(f"label {args.label} of {args.model}: its classes are {known}.")
     if labels is None and args.guidance != 1:
         raise InputError(
@@ -84,7 +86,7 @@ def main() -> None:
         steps = diffusion.T if args.sampler == "ddpm" else min(50, diffusion.T)
 
     batch = min(args.batch_size, args.count)
-    minddpm.schedules.timesteps(diffusion.T, steps)  # refuses a wrong number before the timing
+    minddpm.samplers.timesteps(diffusion.T, steps)  # refuses a wrong number before the timing
     for path in filter(None, (out, args.npz)):
         check_writable(path)
     each_run = seconds_per_run(unet, batch, args.guidance) * args.count / batch
@@ -98,7 +100,7 @@ def main() -> None:
             f"{args.count} pictures by {steps} {args.sampler} steps: about {seconds / 60:.1f} min"
         )
     pictures = generate(
-        unet, diffusion, args.count, args.sampler, steps, args.seed, args.batch_size,
+        (unet, diffusion), args.count, args.sampler, steps, args.seed, args.batch_size,
         labels=labels, guidance=args.guidance,
     )  # fmt: skip
     save_png(grid(pictures, columns), out)

@@ -15,14 +15,20 @@ from typing import Any
 import numpy as np
 
 import minddpm
-from minddpm import cli, command
+from minddpm.baselines.classifier.model import Classifier
+from minddpm.baselines.classifier.training import (
+    ClassifierLoop,
+    ClassifierOptions,
+    accuracy,
+    in_batches,
+)
+from minddpm.commands import cli
+from minddpm.commands import training_run as command
+from minddpm.commands.run_figures import draw_log
 from minddpm.data import ImageDataset, load_mnist, to_float
-from minddpm.metrics.judge import save_classifier
-from minddpm.models.classifier import Classifier
-from minddpm.report import draw_log
-from minddpm.rundir import RunDirectory
-from minddpm.trainers.classifier import ClassifierLoop, ClassifierOptions, accuracy, in_batches
-from minddpm.viz import grid, save_png
+from minddpm.drawing import grid, save_png
+from minddpm.evaluation.metrics.judge import save_classifier
+from minddpm.training.run_directory import RunDirectory
 
 DEFAULT_OUT = Path("runs/classifier")
 FILE = "classifier.safetensors"
@@ -49,7 +55,7 @@ def draw_mistakes(run: RunDirectory, classifier: Classifier, test: ImageDataset)
 
 def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> int:
     started = time.perf_counter()
-    training = command.pick(ClassifierOptions, options)
+    training = command.training_options(ClassifierOptions, options)
     minddpm.manual_seed(training.seed)
     loop = ClassifierLoop(Classifier(), load_mnist(args.data_dir), run, training)
     command.begin(args, loop, options)

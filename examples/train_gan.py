@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import minddpm
-from minddpm import cli, command
+from minddpm.baselines.gan.model import Discriminator, Generator
+from minddpm.baselines.gan.training import FILE, GANLoop, GANOptions
+from minddpm.baselines.sampling import from_generator
+from minddpm.commands import cli
+from minddpm.commands import training_run as command
+from minddpm.commands.run_figures import draw_log
 from minddpm.data import load_mnist
-from minddpm.models.gan import Discriminator, Generator
-from minddpm.report import draw_log
-from minddpm.rundir import RunDirectory
-from minddpm.trainers.gan import FILE, GANLoop, GANOptions
-from minddpm.trainers.pictures import from_generator
-from minddpm.viz import grid, save_png
+from minddpm.drawing import grid, save_png
+from minddpm.training.run_directory import RunDirectory
 
 DEFAULT_OUT = Path("runs/gan")
 RUN_OPTIONS: dict[str, Any] = {**command.MACHINE, **dataclasses.asdict(GANOptions())}
@@ -36,7 +37,7 @@ def parse() -> argparse.Namespace:
 
 def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> int:
     started = time.perf_counter()
-    training = command.pick(GANOptions, options)
+    training = command.training_options(GANOptions, options)
     minddpm.manual_seed(training.seed)
     loop = GANLoop(Generator(), Discriminator(), load_mnist(args.data_dir), run, training)
     command.begin(args, loop, options)

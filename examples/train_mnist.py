@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import minddpm
-from minddpm import backend, cli, command, report
+from minddpm import backend
+from minddpm.commands import cli
+from minddpm.commands import run_figures as report
+from minddpm.commands import training_run as command
 from minddpm.data import ImageDataset, load_folder, load_mnist
-from minddpm.diffusion.gaussian import LOSSES, PREDICTIONS, VARIANCES
+from minddpm.diffusion.losses import LOSSES
+from minddpm.diffusion.reverse import PREDICTIONS, VARIANCES
 from minddpm.generate import seconds_per_run
-from minddpm.rundir import RunDirectory
-from minddpm.training import Trainer, TrainingOptions
+from minddpm.training.ddpm import Trainer, TrainingOptions
+from minddpm.training.run_directory import RunDirectory
 
 DEFAULT_OUT = Path("runs/mnist")
 MODELS = {"small": minddpm.SMALL, "paper": minddpm.PAPER}
@@ -118,7 +122,7 @@ def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]
         options["prediction"],
         options["variance"],
     )
-    training = command.pick(TrainingOptions, options)
+    training = command.training_options(TrainingOptions, options)
     minddpm.manual_seed(training.seed)
     _, H, W, C = dataset.images.shape
     config = {**MODELS[options["model"]], "sample_size": H, "in_channels": C, "out_channels": C}
@@ -137,7 +141,7 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
     started = time.perf_counter()
     T = options["timesteps"]
     sample_steps = min(250, T) if args.sample_steps is None else args.sample_steps
-    minddpm.schedules.timesteps(T, sample_steps)  # refuses a wrong number before the training
+    minddpm.samplers.timesteps(T, sample_steps)  # refuses a wrong number before the training
     trainer = prepare(args, run, options)
     seconds = seconds_per_run(trainer.unet, args.samples) * sample_steps
     command.announce(trainer, options, f", then {args.samples} samples", seconds)

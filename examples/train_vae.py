@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 
 import minddpm
-from minddpm import cli, command
+from minddpm.baselines.sampling import bound, from_vae, reconstructions
+from minddpm.baselines.vae.model import LIKELIHOODS, VAE, active_units
+from minddpm.baselines.vae.training import FILE, VAELoop, VAEOptions
+from minddpm.commands import cli
+from minddpm.commands import training_run as command
+from minddpm.commands.run_figures import draw_log
 from minddpm.data import ImageDataset, load_mnist, to_float
-from minddpm.models.vae import LIKELIHOODS, VAE, active_units
-from minddpm.report import draw_log
-from minddpm.rundir import RunDirectory
-from minddpm.trainers.pictures import bound, from_vae, reconstructions
-from minddpm.trainers.vae import FILE, VAELoop, VAEOptions
-from minddpm.viz import grid, save_png, strip
+from minddpm.drawing import grid, save_png, strip
+from minddpm.training.run_directory import RunDirectory
 
 DEFAULT_OUT = Path("runs/vae")
 RUN_OPTIONS: dict[str, Any] = {
@@ -61,7 +62,7 @@ def tell_bound(vae: VAE, test: ImageDataset) -> str:
 
 def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> int:
     started = time.perf_counter()
-    training = command.pick(VAEOptions, options)
+    training = command.training_options(VAEOptions, options)
     minddpm.manual_seed(training.seed)
     vae = VAE(latent=options["latent"], likelihood=options["likelihood"])
     loop = VAELoop(vae, load_mnist(args.data_dir), run, training)

@@ -10,13 +10,14 @@ from tqdm import tqdm
 
 from minddpm import backend, random
 from minddpm.autodiff import Tensor, no_grad
-from minddpm.diffusion import GaussianDiffusion, samplers
-from minddpm.diffusion.guidance import Guided, classes
-from minddpm.diffusion.process import Model
-from minddpm.diffusion.samplers import Step
-from minddpm.diffusion.schedules import timesteps
+from minddpm.diffusion import samplers
+from minddpm.diffusion.forward import Model
+from minddpm.diffusion.sampling import Guided, Step
+from minddpm.diffusion.sampling.steps import timesteps
 from minddpm.errors import InputError
 from minddpm.models import UNet2D
+from minddpm.pipeline import Pipeline
+from minddpm.replay import replayed
 
 SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
     "ddpm": samplers.ddpm,
@@ -29,13 +30,11 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
 }
 # By FID; 2S, whose steps are twice as long, gains nothing by 20 of them and loses by 10.
 IN_LOG_SNR = ("dpm_solver", "dpm_solver_sde")
-REPLAYED = ("ddpm", "ddim")  # whose steps are all alike
 ADAPTIVE = ("probability_flow_adaptive",)  # whose number of steps nobody knows before
 
 
 def generate(
-    unet: UNet2D,
-    diffusion: GaussianDiffusion,
+    model: Pipeline,
     count: int,
     sampler: str = "ddpm",
     steps: int | None = None,
@@ -45,59 +44,54 @@ def generate(
     labels: np.ndarray | None = None,
     guidance: float = 1.0,
 ) -> np.ndarray:
-    """`count` pictures, float32 [count, H, W, C] on the host, with a progress bar.
+    """Return `count` images, float32 [count, H, W, C] in about [-1, 1] on the host; show a bar.
 
-    sampler: a key of SAMPLERS; steps: None for all T. Picture i depends on (seed, i) alone: its
-    noise is drawn from its own part of the stream. The pictures are made with the weights that the
-    model has: those of a saved model are the averages (EMA). watch(number of pictures before, step)
-    sees every step of every batch. labels: int [count], for a class-conditional model; guidance
-    exaggerates what they add (diffusion/guidance.py).
-    Raises InputError for an unknown sampler, a count below 1, steps outside 1 .. T, labels that the
-    model does not know or lacks.
+    model: what minddpm.load returns, or (unet, diffusion). A saved model has averaged weights.
+    sampler: a key of SAMPLERS. steps: None for all T. seed: image i depends on (seed, i) alone, not
+    on the batch size. labels: int [count], for a class-conditional model; guidance exaggerates
+    their effect (diffusion/sampling/guidance.py). watch(number of images before this batch, step)
+    is called at every step.
+    Raises InputError for an unknown sampler, a count below 1, steps outside 1 .. T, and labels that
+    the model lacks or does not know.
     """
+    unet, diffusion = model
     if sampler not in SAMPLERS:
         raise InputError(f"unknown sampler {sampler!r}: choose {' or '.join(SAMPLERS)}.")
     if count < 1 or batch_size < 1:
-        raise InputError(f"{count} pictures in batches of {batch_size}: choose at least 1 of each.")
-    if classes(unet) and labels is None:
-        raise InputError("the model is class-conditional: give a label for each picture.")
+        raise InputError(f"{count} images in batches of {batch_size}: choose at least 1 of each.")
+    if unet.num_classes and labels is None:
+        raise InputError("the model is class-conditional: give a label for each image.")
     if labels is None and guidance != 1:
-        raise InputError("guidance needs a label for each picture: give labels, or leave it out.")
+        raise InputError("guidance needs a label for each image: give labels, or leave it out.")
     if labels is not None and len(labels) != count:
-        raise InputError(f"{len(labels)} labels for {count} pictures: give one for each.")
+        raise InputError(f"{len(labels)} labels for {count} images: give one for each.")
     if steps is not None:
         timesteps(diffusion.T, steps)  # refuses a wrong number, also where it means nothing
     H, W = image_size(unet)
     C = unet.config["in_channels"]
     starts = range(0, count, batch_size)
-    pictures = np.empty((count, H, W, C), np.float32)
+    images = np.empty((count, H, W, C), np.float32)
     total = None if sampler in ADAPTIVE else len(starts) * (steps or diffusion.T)
     with (
         _evaluating(unet),
         backend.kernels.constant_weights(),
         tqdm(total=total, unit="step", desc=sampler) as bar,
     ):
+        unconditional = replayed(unet)
         for start in starts:
             shape = (min(batch_size, count - start), H, W, C)
-            model = told(unet, None if labels is None else labels[start:][: shape[0]], guidance)
-            # A class is looked up in array code, which not every recorder knows.
-            options = {"replay": labels is None} if sampler in REPLAYED else {}
-            walk = SAMPLERS[sampler](
-                diffusion,
-                model,
-                shape,
-                steps,
-                spacing=spacing(sampler),
-                seed=seed,
+            batch_model = unconditional
+            if labels is not None:
+                batch_model = Guided(unet, labels[start:][: shape[0]], guidance)
+            for step in SAMPLERS[sampler](
+                diffusion, batch_model, shape, steps, spacing=spacing(sampler), seed=seed,
                 first=start * H * W * C,
-                **options,
-            )
-            for step in walk:
+            ):  # fmt: skip
                 bar.update()
                 if watch is not None:
                     watch(start, step)
-            pictures[start : start + len(step.x)] = backend.to_numpy(step.x)
-    return pictures
+            images[start : start + len(step.x)] = backend.to_numpy(step.x)
+    return images
 
 
 def spacing(sampler: str) -> str:
@@ -116,7 +110,7 @@ def _evaluating(unet: UNet2D) -> Iterator[None]:
         unet.train(before)
 
 
-def told(unet: UNet2D, labels: np.ndarray | None, guidance: float = 1.0) -> Model:
+def conditioned(unet: UNet2D, labels: np.ndarray | None, guidance: float = 1.0) -> Model:
     """The model, told these classes if there are any."""
     return unet if labels is None else Guided(unet, labels, guidance)
 
@@ -125,7 +119,7 @@ def seconds_per_run(unet: UNet2D, batch_size: int, guidance: float = 1.0) -> flo
     """How long a run of the model on a batch takes here, on noise (the second one of two)."""
     shape = (batch_size, *image_size(unet), unet.config["in_channels"])
     x, t = random.normal(shape, 0, random.CHECK), np.zeros(batch_size, np.int64)
-    model = told(unet, t if classes(unet) else None, guidance)
+    model = conditioned(unet, t if unet.num_classes else None, guidance)
     for _ in range(2):
         start = time.perf_counter()
         with no_grad():

@@ -9,6 +9,7 @@ Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3" (SC 20
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -52,6 +53,19 @@ def normal(shape: tuple[int, ...], seed: int, purpose: int, step: int = 0, first
     check_counter(purpose, step)
     flat = backend.kernels.random_normal(backend.xp, n, check_seed(seed), purpose, step, first)
     return flat.reshape(shape)
+
+
+class Stream(NamedTuple):
+    """Where to draw normal numbers from: a kernel that uses them may draw them itself."""
+
+    seed: int
+    purpose: int
+    step: int
+    first: int = 0
+
+    def normal(self, shape: tuple[int, ...]) -> Array:
+        """Draw them now."""
+        return normal(shape, self.seed, self.purpose, self.step, self.first)
 
 
 def uniform(shape: tuple[int, ...], seed: int, purpose: int, step: int = 0) -> Array:

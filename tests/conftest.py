@@ -14,7 +14,8 @@ import pytest
 from commands import EXAMPLES, QUICK, load
 
 import minddpm
-from minddpm import backend, cli
+from minddpm import backend
+from minddpm.commands import cli
 from minddpm.errors import InputError
 
 MISSING = {}

@@ -13,23 +13,26 @@ from types import ModuleType
 
 import numpy as np
 
-from minddpm.kernels import compose, reference
-from minddpm.kernels.compose import SAME, Padding
+from minddpm.kernels import reference
 from minddpm.kernels.cpu.cache import own_cache
-from minddpm.kernels.reference import clip_scale, philox4x32, timestep_features
+from minddpm.kernels.float32 import float32_only
+from minddpm.kernels.pixels import are_pixels, pixels_backward
+from minddpm.kernels.reference import clip_scale, philox4x32, replayed, timestep_features
+from minddpm.kernels.shapes import SAME, Padding
 
 with own_cache():
     from minddpm.kernels.cpu import attention as _attention
-    from minddpm.kernels.cpu import conv4_winograd as winograd
-    from minddpm.kernels.cpu import noise as _noise
-    from minddpm.kernels.cpu import norm, pointwise, rows, transposed
+    from minddpm.kernels.cpu import linear as rows
+    from minddpm.kernels.cpu import norm, pointwise, transposed
+    from minddpm.kernels.cpu import philox as _noise
     from minddpm.kernels.cpu import silu as _silu
     from minddpm.kernels.cpu import threads as _threads
-    from minddpm.kernels.cpu.kept import constant_weights
-    from minddpm.kernels.cpu.ladder import choose, fused_tile, is_wide_3x3
-    from minddpm.kernels.cpu.layer import Sources, layer
+    from minddpm.kernels.cpu.constant_weights import constant_weights
+    from minddpm.kernels.cpu.ladder import conv4_winograd as winograd
+    from minddpm.kernels.cpu.ladder.choose import choose, fused_tile, is_wide_3x3
+    from minddpm.kernels.cpu.ladder.layer import Sources, layer
     from minddpm.kernels.cpu.memory import keep_freed_memory
-    from minddpm.kernels.cpu.vector import W
+    from minddpm.kernels.cpu.vector.instructions import W
 
 _threads.start()
 keep_freed_memory()
@@ -39,27 +42,14 @@ THIS = sys.modules[__name__]
 __all__ = [
     "adam", "add", "add_all", "add_to", "attention", "attention_backward", "clip_scale",
     "constant_weights", "conv2d", "conv2d_backward", "conv_transpose2d",
-    "conv_transpose2d_backward", "denoise", "dropout", "ema", "group_norm", "group_norm_backward",
+    "conv_transpose2d_backward", "dropout", "ema", "group_norm", "group_norm_backward",
     "group_norm_silu", "group_norm_silu_backward", "linear", "linear_backward", "linears",
     "linears_backward", "norm_silu_conv2d",
     "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal", "random_bits",
-    "random_normal", "random_uniform", "sampler_step", "sampler_step_normal", "silu",
+    "random_normal", "random_uniform", "replayed", "sampler_step", "sampler_step_normal", "silu",
     "silu_backward", "squared_norm", "timestep_features", "upsample_conv2d",
     "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
 ]  # fmt: skip
-
-
-def float32_only(function: Callable) -> Callable:
-    """Contiguous float32 arrays for the function; where one has another type, the reference."""
-    return compose.float32_only(function, getattr(reference, function.__name__), _contiguous)
-
-
-def _contiguous(x):
-    if isinstance(x, np.ndarray):
-        if x.dtype != np.float32:
-            raise compose.OtherTypeError
-        return x if x.flags.c_contiguous else np.ascontiguousarray(x)
-    return x
 
 
 # --- convolution and linear layers ---------------------------------------------------------------
@@ -71,10 +61,10 @@ def conv2d(x, w, b, stride: int, padding: Padding):
 
 
 @float32_only
-def conv2d_backward(gy, x, w, stride: int, padding: Padding, need_gx: bool = True, plus=None):
+def conv2d_backward(gy, x, w, stride: int, padding: Padding, need_gx: bool = True, partial=None):
     rung = choose(x.shape, w.shape, stride, padding)
     gx, gw, gb = rung.backward(gy, x, w, stride, padding, need_gx)
-    return compose.added(THIS, gx, plus), gw, gb
+    return add_to(gx, partial), gw, gb
 
 
 @float32_only
@@ -84,35 +74,35 @@ def conv_transpose2d(x, w, b, stride: int, padding: Padding):
 
 @float32_only
 def conv_transpose2d_backward(
-    gy, x, w, stride: int, padding: Padding, need_gx: bool = True, plus=None
+    gy, x, w, stride: int, padding: Padding, need_gx: bool = True, partial=None
 ):
-    if compose.are_pixels(x.shape, padding):
-        return compose.compose_pixels_backward(THIS, gy, x, w, need_gx, plus)
+    if are_pixels(x.shape, padding):
+        return pixels_backward(THIS, gy, x, w, need_gx, partial)
     if transposed.is_of_the_ladder(gy.shape, w.shape, stride, padding):
-        return compose.compose_conv_transpose2d_backward(
-            THIS, gy, x, w, stride, padding, need_gx, plus
+        return reference.conv_transpose2d_backward(
+            gy, x, w, stride, padding, need_gx, partial, kernels=THIS
         )
     gx, gw, gb = transposed.backward(gy, x, w, stride, padding, need_gx)
-    return compose.added(THIS, gx, plus), gw, gb
+    return add_to(gx, partial), gw, gb
 
 
 @float32_only
 def linear(xs, w, b, extra=None):
-    return compose.added(THIS, rows.linear(xs, w, b), extra)
+    return add_to(rows.linear(xs, w, b), extra)
 
 
 @float32_only
-def linear_backward(gy, xs, w, plus=()):
+def linear_backward(gy, xs, w, partial=()):
     gxs, gw, gb = rows.linear_backward(gy, xs, w)
-    return compose.all_added(THIS, gxs, plus), gw, gb
+    return add_all(gxs, partial), gw, gb
 
 
 def linears(x, ws, bs):
-    return compose.compose_linears(THIS, x, ws, bs)
+    return reference.linears(x, ws, bs, kernels=THIS)
 
 
-def linears_backward(gys, x, ws, plus=None):
-    return compose.compose_linears_backward(THIS, gys, x, ws, plus)
+def linears_backward(gys, x, ws, partial=None):
+    return reference.linears_backward(gys, x, ws, partial, kernels=THIS)
 
 
 @float32_only
@@ -150,8 +140,8 @@ def _can_fuse(xs, w) -> bool:
 @float32_only
 def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, shift, extra):
     if not _can_fuse(xs, w):
-        return compose.compose_norm_silu_conv2d(
-            THIS, xs, norm_weight, norm_bias, groups, eps, w, b, shift, extra
+        return reference.norm_silu_conv2d(
+            xs, norm_weight, norm_bias, groups, eps, w, b, shift, extra, kernels=THIS
         )
     b = b if shift is None else b + shift
     s = layer(xs, w.shape, SAME, fused_tile(xs[0].shape, w.shape), groups=groups, eps=eps)
@@ -161,17 +151,17 @@ def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, 
 
 
 @float32_only
-def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, kept, groups: int, w, plus=()):
+def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, saved, groups: int, w, partial=()):
     if not _can_fuse(xs, w):
-        return compose.compose_norm_silu_conv2d_backward(
-            THIS, gy, xs, norm_weight, norm_bias, kept, groups, w, plus
+        return reference.norm_silu_conv2d_backward(
+            gy, xs, norm_weight, norm_bias, saved, groups, w, partial, kernels=THIS
         )
     M = fused_tile(xs[0].shape, w.shape)
     s = layer(xs, w.shape, SAME, M, groups=groups, backward=True)
-    source = Sources.of(xs, norm_weight, norm_bias, *kept)
+    source = Sources.of(xs, norm_weight, norm_bias, *saved)
     gxs = tuple(np.empty_like(x) for x in xs)
     gw, gshift, (gweight, gbias) = winograd.backward(s, source, gy, w, gxs)
-    return compose.all_added(THIS, gxs, plus), gweight, gbias, gw, gshift.sum(axis=0), gshift
+    return add_all(gxs, partial), gweight, gbias, gw, gshift.sum(axis=0), gshift
 
 
 # --- normalisation, activation, attention, upsampling --------------------------------------------
@@ -183,9 +173,9 @@ def group_norm(x, weight, bias, groups: int, eps: float):
 
 
 @float32_only
-def group_norm_backward(gy, x, weight, mean, rstd, groups: int, plus=None):
+def group_norm_backward(gy, x, weight, mean, rstd, groups: int, partial=None):
     gx, gw, gb = norm.backward(gy, x, weight, weight, mean, rstd, groups, False)
-    return compose.added(THIS, gx, plus), gw, gb
+    return add_to(gx, partial), gw, gb
 
 
 @float32_only
@@ -270,16 +260,19 @@ def add(a, b):
 
 
 def add_to(total, x):
-    whole = all(a.dtype == np.float32 and a.flags.c_contiguous for a in (total, x))
-    if total.size < FEW or not whole:
-        reference.add_to(total, x)
-    else:
-        pointwise.add(total.reshape(-1), x.reshape(-1), total.reshape(-1))
+    if x is None:
+        return total
+    contiguous = all(a.dtype == np.float32 and a.flags.c_contiguous for a in (total, x))
+    if total.size < FEW or not contiguous:
+        return reference.add_to(total, x)
+    pointwise.add(total.reshape(-1), x.reshape(-1), total.reshape(-1))
+    return total
 
 
 def add_all(totals, xs):
-    for total, x in zip(totals, xs, strict=True):
+    for total, x in zip(totals, xs or (None,) * len(totals), strict=True):
         add_to(total, x)
+    return totals
 
 
 # --- diffusion and optimiser ---------------------------------------------------------------------
@@ -320,10 +313,6 @@ def sampler_step_normal(
     results = x_prev.reshape(-1), pred_x0.reshape(-1)
     _noise.sampler_step(x_t.reshape(-1), output.reshape(-1), *numbers, clip, first, *key, *results)
     return x_prev, pred_x0
-
-
-def denoise(run, x, timesteps, coefficients, clip, stream, noise=None, replay: bool = False):
-    return compose.compose_denoise(THIS, run, x, timesteps, coefficients, clip, stream, noise)
 
 
 def adam(

@@ -1,8 +1,8 @@
 """python -m minddpm.kernels.cpu: which rung computes which convolution."""
 
-from minddpm.kernels.compose import SAME
-from minddpm.kernels.cpu.ladder import CHOICES, chosen
-from minddpm.kernels.cpu.vector import ROWS, W
+from minddpm.kernels.cpu.ladder.choose import CHOICES, chosen
+from minddpm.kernels.cpu.vector.instructions import ROWS, W
+from minddpm.kernels.shapes import SAME
 
 NONE = ((0, 0), (0, 0))
 # What a UNet consists of: name, images, their size, window, channels in and out, stride, padding.

@@ -27,10 +27,10 @@ import math
 
 from llvmlite import ir
 
-from minddpm.kernels.cpu.lanes import T, from_lanes, to_lanes, turn
 from minddpm.kernels.cpu.memory import address, floats, serial, share, workspace, zero
 from minddpm.kernels.cpu.task import integers, task
-from minddpm.kernels.cpu.vector import BYTES, I64, Emitter, W, kernel
+from minddpm.kernels.cpu.vector.instructions import BYTES, I64, Emitter, W, kernel
+from minddpm.kernels.cpu.vector.lanes import T, from_lanes, to_lanes, turn
 
 ROW = 2 * BYTES  # from key to key: s_j, then p_j, is followed by gp_j, then gs_j
 LOG2_E = math.log2(math.e)

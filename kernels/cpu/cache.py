@@ -17,14 +17,14 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 
-from minddpm.files import cache_directory
-from minddpm.kernels.cpu.vector import W
+from minddpm.kernels.cpu.vector.instructions import W
+from minddpm.storage.cache_folder import cache_directory
 
 
 @cache
 def directory() -> Path:
     """The cache of these sources on this machine, created where we may write."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
     digest.update(f"{llvm.get_host_cpu_name()} {numba.__version__}".encode())
     return cache_directory("numba", f"{digest.hexdigest()[:16]}-{W}")

@@ -6,7 +6,7 @@ import numpy as np
 from numba import carray, get_num_threads, njit, types
 from numba.extending import intrinsic, register_jitable
 
-from minddpm.kernels.cpu.vector import BYTES, Emitter, W, kernel
+from minddpm.kernels.cpu.vector.instructions import BYTES, Emitter, W, kernel
 
 # A function that is called from tasks (task.py), within one thread.
 serial = njit(nogil=True, cache=True)

@@ -25,8 +25,8 @@ from minddpm.kernels.cpu.memory import (
     workspace,
 )
 from minddpm.kernels.cpu.task import as_float, bits, integers, task
-from minddpm.kernels.cpu.tile import padded_bias
-from minddpm.kernels.cpu.vector import BYTES, Emitter, W, kernel
+from minddpm.kernels.cpu.vector.instructions import BYTES, Emitter, W, kernel
+from minddpm.kernels.cpu.vector.tile import padded_bias
 
 PAIR = 2 * W  # channels that a pass takes together: with AVX2 they are one cache line
 

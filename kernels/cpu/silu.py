@@ -4,7 +4,7 @@ from numba import get_num_threads
 
 from minddpm.kernels.cpu.memory import address, share
 from minddpm.kernels.cpu.task import integers, task
-from minddpm.kernels.cpu.vector import BYTES, Emitter, W, kernel
+from minddpm.kernels.cpu.vector.instructions import BYTES, Emitter, W, kernel
 
 
 @kernel

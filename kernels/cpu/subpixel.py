@@ -15,11 +15,11 @@ from itertools import product
 
 import numpy as np
 
-from minddpm.kernels.compose import SAME
 from minddpm.kernels.cpu import pointwise
-from minddpm.kernels.cpu.conv3_implicit import FEW
-from minddpm.kernels.cpu.kept import from_weights
-from minddpm.kernels.cpu.ladder import choose, has_few_tiles, is_wide_3x3
+from minddpm.kernels.cpu.constant_weights import from_weights
+from minddpm.kernels.cpu.ladder.choose import choose, has_few_tiles, is_wide_3x3
+from minddpm.kernels.cpu.ladder.conv3_implicit import FEW
+from minddpm.kernels.shapes import SAME
 
 TAPS = ((0, 0, 3), (1, 0, 1), (1, 1, 2), (2, 1, 0))  # (t, p, kh)
 

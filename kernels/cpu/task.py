@@ -26,7 +26,7 @@ from numba import cfunc, njit, prange, types
 from numba.extending import intrinsic
 
 from minddpm.kernels.cpu.cache import compiling, own_cache
-from minddpm.kernels.cpu.vector import I64
+from minddpm.kernels.cpu.vector.instructions import I64
 
 
 @intrinsic(prefer_literal=True)

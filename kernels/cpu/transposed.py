@@ -13,9 +13,11 @@ exchanged: here both read the one bordered picture of gy.
 
 import numpy as np
 
-from minddpm.kernels.compose import are_pixels, transposed_shape, window_columns
-from minddpm.kernels.cpu import rows, subpixel
-from minddpm.kernels.cpu.conv3_implicit import (
+from minddpm.kernels.cpu import linear as rows
+from minddpm.kernels.cpu import subpixel
+from minddpm.kernels.cpu.constant_weights import from_weights
+from minddpm.kernels.cpu.ladder.choose import choose, is_product, is_wide_3x3
+from minddpm.kernels.cpu.ladder.conv3_implicit import (
     FEW,
     bordered_floats,
     convolve,
@@ -30,8 +32,7 @@ from minddpm.kernels.cpu.conv3_implicit import (
     summed,
     transposed,
 )
-from minddpm.kernels.cpu.kept import from_weights
-from minddpm.kernels.cpu.ladder import choose, is_product, is_wide_3x3
+from minddpm.kernels.cpu.ladder.shape import SHAPE, Shape
 from minddpm.kernels.cpu.memory import (
     add_columns,
     address,
@@ -40,10 +41,11 @@ from minddpm.kernels.cpu.memory import (
     share,
     workspace,
 )
-from minddpm.kernels.cpu.shape import SHAPE, Shape
 from minddpm.kernels.cpu.task import integers, task
-from minddpm.kernels.cpu.tile import TILE_SPACE, pack, padded_bias
-from minddpm.kernels.cpu.vector import W
+from minddpm.kernels.cpu.vector.instructions import W
+from minddpm.kernels.cpu.vector.tile import TILE_SPACE, pack, padded_bias
+from minddpm.kernels.pixels import are_pixels, window_columns
+from minddpm.kernels.shapes import transposed_shape
 
 
 def is_of_the_ladder(y_shape, w_shape, stride, padding) -> bool:

@@ -9,30 +9,33 @@ before a 3x3 convolution on tensor cores is stored as they read it (convolution.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-from minddpm.kernels import compose, reference
-from minddpm.kernels.compose import SAME, Padding
-from minddpm.kernels.cuda import convolution, graph, winograd
-from minddpm.kernels.cuda import linears as _linears
+from minddpm.kernels import reference
+from minddpm.kernels.cuda import convolution, winograd
+from minddpm.kernels.cuda import linear as _linears
 from minddpm.kernels.cuda.convolution import BFLOAT16, Sizes, two
 from minddpm.kernels.cuda.launch import FOLDER, blocks, counters, cupy, each, is_array, launch
+from minddpm.kernels.cuda.replay import replayed
+from minddpm.kernels.float32 import float32_only
+from minddpm.kernels.pixels import are_pixels, pixels_backward, window_columns
 from minddpm.kernels.reference import constant_weights, philox4x32
+from minddpm.kernels.shapes import SAME, Padding, cut, joined, transposed_shape
 
 THIS = sys.modules[__name__]
 
 __all__ = [
     "adam", "add", "add_all", "add_to", "attention", "attention_backward", "clip_scale",
     "constant_weights", "conv2d", "conv2d_backward", "conv_transpose2d",
-    "conv_transpose2d_backward", "denoise", "dropout", "ema", "group_norm", "group_norm_backward",
+    "conv_transpose2d_backward", "dropout", "ema", "group_norm", "group_norm_backward",
     "group_norm_silu", "group_norm_silu_backward", "linear", "linear_backward", "linears",
     "linears_backward", "norm_silu_conv2d",
     "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal", "random_bits",
-    "random_normal", "random_uniform", "sampler_step", "sampler_step_normal", "silu",
+    "random_normal", "random_uniform", "replayed", "sampler_step", "sampler_step_normal", "silu",
     "silu_backward", "squared_norm", "timestep_features", "upsample_conv2d",
     "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
 ]  # fmt: skip
@@ -45,19 +48,6 @@ WIDEST_HEAD = 256  # channels of an attention head (attention.cu)
 def files() -> list[Path]:
     """The .cu files, rungs of a ladder in their order."""
     return sorted(FOLDER.glob("*.cu"))
-
-
-def float32_only(function: Callable) -> Callable:
-    """Contiguous float32 arrays for the function; where one has another type, the reference."""
-    return compose.float32_only(function, getattr(reference, function.__name__), _contiguous)
-
-
-def _contiguous(x):
-    if is_array(x):
-        if x.dtype != np.float32:
-            raise compose.OtherTypeError
-        return x if x.flags.c_contiguous else cupy().ascontiguousarray(x)
-    return x
 
 
 def _empty(*shapes):
@@ -75,10 +65,10 @@ def _convolved(xs, w, b, stride, padding, up=0, shift=None, extra=None):
     return y
 
 
-def _gradients(gy, xs, w, stride, padding, up=0, need_gx=True, plus=()):
+def _gradients(gy, xs, w, stride, padding, up=0, need_gx=True, partial=()):
     s = Sizes.of(xs, w.shape, stride, padding, up)
     backward = winograd.backward if winograd.pays(s, xs, up) else convolution.backward
-    return backward(s, gy, xs, w, up=up, need_gx=need_gx, plus=plus)
+    return backward(s, gy, xs, w, up=up, need_gx=need_gx, partial=partial)
 
 
 @float32_only
@@ -87,17 +77,17 @@ def conv2d(x, w, b, stride: int, padding: Padding):
 
 
 @float32_only
-def conv2d_backward(gy, x, w, stride: int, padding: Padding, need_gx: bool = True, plus=None):
-    g = _gradients(gy, (x,), w, stride, padding, need_gx=need_gx, plus=(plus,))
+def conv2d_backward(gy, x, w, stride: int, padding: Padding, need_gx: bool = True, partial=None):
+    g = _gradients(gy, (x,), w, stride, padding, need_gx=need_gx, partial=(partial,))
     return g.gxs[0] if need_gx else None, g.w, g.bias
 
 
 @float32_only
 def conv_transpose2d(x, w, b, stride: int, padding: Padding):
-    shape = compose.transposed_shape(x.shape, w.shape, stride, padding)
-    if compose.are_pixels(x.shape, padding):
+    shape = transposed_shape(x.shape, w.shape, stride, padding)
+    if are_pixels(x.shape, padding):
         bias = cupy().tile(b, shape[1] * shape[2])
-        return linear((x[:, 0, 0],), compose.window_columns(w), bias).reshape(shape)
+        return linear((x[:, 0, 0],), window_columns(w), bias).reshape(shape)
     (y,) = _empty(shape)
     convolution.transposed(Sizes.of((y,), w.shape, stride, padding), x, w, b, y)
     return y
@@ -105,11 +95,11 @@ def conv_transpose2d(x, w, b, stride: int, padding: Padding):
 
 @float32_only
 def conv_transpose2d_backward(
-    gy, x, w, stride: int, padding: Padding, need_gx: bool = True, plus=None
+    gy, x, w, stride: int, padding: Padding, need_gx: bool = True, partial=None
 ):
-    if compose.are_pixels(x.shape, padding):
-        return compose.compose_pixels_backward(THIS, gy, x, w, need_gx, plus)
-    gx = _convolved((gy,), w, None, stride, padding, extra=plus) if need_gx else None
+    if are_pixels(x.shape, padding):
+        return pixels_backward(THIS, gy, x, w, need_gx, partial)
+    gx = _convolved((gy,), w, None, stride, padding, extra=partial) if need_gx else None
     gw = _gradients(x, (gy,), w, stride, padding, need_gx=False).w
     return gx, gw, convolution.sum_pixels(gy)[1]
 
@@ -118,17 +108,17 @@ def conv_transpose2d_backward(
 def linear(xs, w, b, extra=None):
     (y,) = _empty((*xs[0].shape[:-1], w.shape[1]))
     if len(xs) > 2:
-        xs = (compose.joined(xs),)
+        xs = (joined(xs),)
     convolution.forward(Sizes.linear(xs, w.shape), xs, w, b, y, extra=extra)
     return y
 
 
 @float32_only
-def linear_backward(gy, xs, w, plus=()):
+def linear_backward(gy, xs, w, partial=()):
     if len(xs) > 2:
-        gxs, gw, gb = linear_backward(gy, (compose.joined(xs),), w)
-        return compose.all_added(THIS, compose.cut(gxs[0], xs), plus), gw, gb
-    g = convolution.backward(Sizes.linear(xs, w.shape), gy, xs, w, plus=plus)
+        gxs, gw, gb = linear_backward(gy, (joined(xs),), w)
+        return add_all(cut(gxs[0], xs), partial), gw, gb
+    g = convolution.backward(Sizes.linear(xs, w.shape), gy, xs, w, partial=partial)
     return g.gxs, g.w, g.bias
 
 
@@ -138,8 +128,8 @@ def linears(x, ws, bs):
 
 
 @float32_only
-def linears_backward(gys, x, ws, plus=None):
-    return _linears.backward(gys, x, ws, plus)
+def linears_backward(gys, x, ws, partial=None):
+    return _linears.backward(gys, x, ws, partial)
 
 
 @float32_only
@@ -156,23 +146,23 @@ def upsample_conv2d_backward(gy, x, w):
 @float32_only
 def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, shift, extra):
     if len(xs) > 2:
-        xs = (compose.joined(xs),)
-    # On a GPU memory is less scarce than time: h is kept, not made again.
+        xs = (joined(xs),)
+    # On a GPU memory is less scarce than time: h is saved, not made again.
     stored = convolution.stored_as(Sizes.of(xs, w.shape, 1, SAME))
     h, mean, rstd = _norm(xs, norm_weight, norm_bias, groups, eps, True, stored)
     return _convolved((h,), w, b, 1, SAME, shift=shift, extra=extra), (mean, rstd, h)
 
 
 @float32_only
-def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, kept, groups: int, w, plus=()):
+def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, saved, groups: int, w, partial=()):
     if len(xs) > 2:
-        one = (compose.joined(xs),)
-        gxs, *others = norm_silu_conv2d_backward(gy, one, norm_weight, norm_bias, kept, groups, w)
-        return compose.all_added(THIS, compose.cut(gxs[0], xs), plus), *others
-    mean, rstd, h = kept
+        one = (joined(xs),)
+        gxs, *others = norm_silu_conv2d_backward(gy, one, norm_weight, norm_bias, saved, groups, w)
+        return add_all(cut(gxs[0], xs), partial), *others
+    mean, rstd, h = saved
     g = _gradients(gy, (h,), w, 1, SAME)
     gxs, gweight, gbias = _norm_backward(
-        g.gxs[0], xs, norm_weight, norm_bias, mean, rstd, groups, True, plus
+        g.gxs[0], xs, norm_weight, norm_bias, mean, rstd, groups, True, partial
     )
     return gxs, gweight, gbias, g.w, g.bias, g.shift
 
@@ -192,14 +182,14 @@ def _norm(xs, weight, bias, groups, eps, with_silu, stored="float32"):
     return y, mean, rstd
 
 
-def _norm_backward(gy, xs, weight, bias, mean, rstd, groups, with_silu, plus=()):
+def _norm_backward(gy, xs, weight, bias, mean, rstd, groups, with_silu, partial=()):
     N, C = xs[0].shape[0], len(weight)
     P, C1 = xs[0].size // (N * xs[0].shape[-1]), xs[0].shape[-1]
     gxs = _empty(*(x.shape for x in xs))
     gweight, gbias, sums = _empty(C, C, (2, N, C))
     launch(
         "norm.cu", "group_norm_backward", (groups, N), (256,), gy, *two(xs), C1, weight, bias,
-        mean, rstd, *two(plus), *two(gxs), gweight, gbias, sums, counters(groups), P, C,
+        mean, rstd, *two(partial), *two(gxs), gweight, gbias, sums, counters(groups), P, C,
         C // groups, with_silu,
     )  # fmt: skip
     return gxs, gweight, gbias
@@ -211,9 +201,9 @@ def group_norm(x, weight, bias, groups: int, eps: float):
 
 
 @float32_only
-def group_norm_backward(gy, x, weight, mean, rstd, groups: int, plus=None):
+def group_norm_backward(gy, x, weight, mean, rstd, groups: int, partial=None):
     arrays = gy, (x,), weight, weight, mean, rstd
-    (gx,), gweight, gbias = _norm_backward(*arrays, groups, False, (plus,))
+    (gx,), gweight, gbias = _norm_backward(*arrays, groups, False, (partial,))
     return gx, gweight, gbias
 
 
@@ -315,20 +305,25 @@ def add(a, b):
 
 
 def add_to(total, x):
-    if all(a.dtype == np.float32 and a.flags.c_contiguous for a in (total, x)):
-        each("pointwise.cu", "add", x.size, total, x, total, x.size)
-    else:
-        reference.add_to(total, x)
+    if x is None:
+        return total
+    if not all(a.dtype == np.float32 and a.flags.c_contiguous for a in (total, x)):
+        return reference.add_to(total, x)
+    each("pointwise.cu", "add", x.size, total, x, total, x.size)
+    return total
 
 
 def add_all(totals, xs):
-    arrays = totals + xs
-    if not all(a.dtype == np.float32 and a.flags.c_contiguous for a in arrays):
-        reference.add_all(totals, xs)
-        return
-    pairs = [(t.data.ptr, x.data.ptr, x.size) for t, x in zip(totals, xs, strict=True)]
-    table = cupy().asarray(np.array(pairs, np.uint64))
-    launch("pointwise.cu", "add_all", (32, len(pairs)), (256,), table)
+    pairs = [
+        (t, x) for t, x in zip(totals, xs or (None,) * len(totals), strict=True) if x is not None
+    ]
+    if not all(a.dtype == np.float32 and a.flags.c_contiguous for pair in pairs for a in pair):
+        return reference.add_all(totals, xs)
+    if pairs:
+        rows = [(t.data.ptr, x.data.ptr, x.size) for t, x in pairs]
+        table = cupy().asarray(np.array(rows, np.uint64))
+        launch("pointwise.cu", "add_all", (32, len(pairs)), (256,), table)
+    return totals
 
 
 # --- diffusion and optimiser ---------------------------------------------------------------------
@@ -370,12 +365,6 @@ def sampler_step_normal(
     where = np.uint64(first), *key, x_t.size
     _each_four("sampler_step_normal", x_t.size + first % 4, *arrays, *numbers, clip, *where)
     return x_prev, pred_x0
-
-
-def denoise(run, x, timesteps, coefficients, clip, stream, noise=None, replay: bool = False):
-    if replay and noise is None and x.dtype == np.float32:
-        return graph.denoise(run, x, timesteps, coefficients, clip, stream)
-    return compose.compose_denoise(THIS, run, x, timesteps, coefficients, clip, stream, noise)
 
 
 def adam(

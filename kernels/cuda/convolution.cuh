@@ -91,7 +91,7 @@ struct Forward {
     }
 };
 
-// gx goes to the two parts of x, and plus and bias (or null) are added to it: with a bias it is the
+// gx goes to the two parts of x, and partial and bias (or null) are added to it: with a bias it is the
 // result of a transposed convolution. With up a pixel of x counts as four, each with a window.
 struct GradientX {
     typedef float4 A;
@@ -136,8 +136,8 @@ struct GradientX {
         if (bias) value += bias[c];
         bool first = c < C1;
         long long at = first ? (long long)row * C1 + c : (long long)row * (s.C - C1) + (c - C1);
-        const float* plus = first ? plus1 : plus2;
-        (first ? gx1 : gx2)[at] = plus ? value + plus[at] : value;
+        const float* partial = first ? plus1 : plus2;
+        (first ? gx1 : gx2)[at] = partial ? value + partial[at] : value;
     }
 };
 

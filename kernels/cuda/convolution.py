@@ -7,9 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from minddpm.backend import Array, precision, precisions
-from minddpm.kernels.compose import Padding, Parts
+from minddpm.kernels.arrays import Array
 from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, launch
+from minddpm.kernels.precision import available_precisions, precision
+from minddpm.kernels.shapes import Padding, Parts
 
 BFLOAT16 = "uint16"  # NumPy has no bfloat16, and CuPy only with ml_dtypes: its bits
 
@@ -100,7 +101,8 @@ class Sizes(NamedTuple):
 
 def rungs() -> dict[str, Rung]:
     """Those of RUNGS that the GPU at hand can run."""
-    lacking = [rung for name, rung in TENSOR_CORES.items() if name not in precisions()]
+    available = available_precisions(cupy().cuda)
+    lacking = [rung for name, rung in TENSOR_CORES.items() if name not in available]
     return {name: rung for name, rung in RUNGS.items() if name not in lacking}
 
 
@@ -167,9 +169,9 @@ class Gradients(NamedTuple):
 
 def backward(
     s: Sizes, gy: Array, xs: Parts, w: Array, *, up: int = 0, need_gx: bool = True,
-    plus: Sequence[Array | None] = (), rung: Rung | None = None,
+    partial: Sequence[Array | None] = (), rung: Rung | None = None,
 ) -> Gradients:  # fmt: skip
-    """All gradients in one launch of rung 4 or 6; plus is added to gxs."""
+    """All gradients in one launch of rung 4 or 6; partial is added to gxs."""
     xp = cupy()
     rung = rung or chosen(s, max(s.C, s.K), xs[0].dtype)
     gxs = tuple(xp.empty(x.shape, "float32") for x in xs) if need_gx else None
@@ -181,7 +183,7 @@ def backward(
     groups = blocks(s.K, 32)
     launch(
         rung.file, "conv2d_gradients", (tiles_x + tiles_w * slices + s.N * groups,), rung.block,
-        gy, *two(xs), xs[0].shape[-1], up, w, *two(plus), *two(gxs or ()), gw, gshift, gbias,
+        gy, *two(xs), xs[0].shape[-1], up, w, *two(partial), *two(gxs or ()), gw, gshift, gbias,
         parts, counters(tiles_w + groups), tiles_x, tiles_w, slices, *s,
         _vector(s, xs, gy, *xs, w), options=_options(rung, xs),
     )  # fmt: skip

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from minddpm.backend import Array
-from minddpm.kernels.cuda.compile import in_wheels
+from minddpm.kernels.arrays import Array
+from minddpm.kernels.cuda.analysis.compile import in_wheels
 
 FOLDER = Path(__file__).parent
 BLOCK = 256  # threads of a block that works element by element

@@ -39,7 +39,7 @@ struct LayerBackward {
 // Grid: tiles of gx; of each layer its tiles of gw * slices; of each layer N * ceil(K / 32).
 // counters: one for each tile of gw, and one for each 32 columns.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)  // at 4 blocks registers would spill
-linears_backward(const float* x, const unsigned long long* table, const float* plus, float* gx,
+linears_backward(const float* x, const unsigned long long* table, const float* partial, float* gx,
                  float* parts, unsigned* counters, int layers, int slices, int N, int P, int C,
                  int vector) {
     __shared__ __align__(32) float memory[MEMORY];
@@ -49,7 +49,7 @@ linears_backward(const float* x, const unsigned long long* table, const float* p
         int row0 = block % down * TILE, column0 = block / down * COLUMNS;
         Tile sums;
         sums.clear();
-        GradientX p = {nullptr, nullptr, plus, nullptr, gx, nullptr, C, 0, LINEAR(0)};
+        GradientX p = {nullptr, nullptr, partial, nullptr, gx, nullptr, C, 0, LINEAR(0)};
         for (int i = 0; i < layers; i++) {
             p.gy = (const float*)layer[i].gy, p.w = (const float*)layer[i].w;
             p.s.K = layer[i].K;

@@ -79,7 +79,7 @@ __device__ inline float slope(float gy, float n, float weight, float bias, int w
 
 // grid (G, N). With averages over the group:
 //     gx = rstd (w dz - avg(w dz) - n avg(w dz n));  gweight = sum dz n;  gbias = sum dz
-// plus, where it is not null, is added to gx.
+// partial, where it is not null, is added to gx.
 // sums [2, N, C]: of dz and of dz n over the pixels of each image, which the last block of each
 // group adds up. counters [G]: zero, and zero again afterwards.
 extern "C" __global__ void __launch_bounds__(THREADS)

@@ -83,11 +83,14 @@ extern "C" __global__ void dropout(const float* x, float* y, unsigned limit, flo
 }
 
 // sampler_step (pointwise.cu) with its noise drawn here: elements first, first + 1, ... of the
-// stream. x_prev may be x_t.
-__device__ inline void reverse_step(Step step, float sigma, const float* x_t, const float* output,
-                                    float* x_prev, float* pred_x0, unsigned long long first,
-                                    unsigned step_low, unsigned step_high, unsigned seed,
-                                    unsigned purpose, int n) {
+// stream.
+extern "C" __global__ void sampler_step_normal(const float* x_t, const float* output,
+                                               float* x_prev, float* pred_x0, float px, float po,
+                                               float k0, float kx, float ko, float sigma, int clip,
+                                               unsigned long long first, unsigned step_low,
+                                               unsigned step_high, unsigned seed, unsigned purpose,
+                                               int n) {
+    Step step = {px, po, k0, kx, ko, clip};
     int lead = first % 4;  // elements of the first block that are not ours
     for (EACH(block, (lead + n + 3) / 4)) {
         float z[4] = {};
@@ -103,36 +106,4 @@ __device__ inline void reverse_step(Step step, float sigma, const float* x_t, co
             x_prev[i] = step.x_prev(x0, x_t[i], output[i]) + sigma * z[j];
         }
     }
-}
-
-extern "C" __global__ void sampler_step_normal(const float* x_t, const float* output,
-                                               float* x_prev, float* pred_x0, float px, float po,
-                                               float k0, float kx, float ko, float sigma, int clip,
-                                               unsigned long long first, unsigned step_low,
-                                               unsigned step_high, unsigned seed, unsigned purpose,
-                                               int n) {
-    reverse_step({px, po, k0, kx, ko, clip}, sigma, x_t, output, x_prev, pred_x0, first, step_low,
-                 step_high, seed, purpose, n);
-}
-
-// A step that can be repeated as it was recorded (graph.py): which one it is lies on the device.
-// This comes first, in one block: the model's t [N] for step `number`, which then counts up.
-extern "C" __global__ void begin_step(const long long* timesteps, int* number, long long* t,
-                                      int N) {
-    long long now = timesteps[*number];
-    __syncthreads();  // all have read the number
-    for (int i = threadIdx.x; i < N; i += blockDim.x) t[i] = now;
-    if (threadIdx.x == 0) *number += 1;
-}
-
-// sampler_step_normal in place, with the coefficients px, po, k0, kx, ko, sigma of the step that
-// has begun: table [S, 6].
-extern "C" __global__ void sampler_step_at(const float* table, const int* number, float* x,
-                                           const float* output, float* pred_x0, int clip,
-                                           unsigned long long first, unsigned seed,
-                                           unsigned purpose, int n) {
-    int now = *number - 1;
-    const float* row = table + 6 * now;
-    reverse_step({row[0], row[1], row[2], row[3], row[4], clip}, row[5], x, output, x, pred_x0,
-                 first, now, 0, seed, purpose, n);
 }

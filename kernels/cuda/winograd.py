@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from minddpm.backend import Array, precision
-from minddpm.kernels.compose import Parts
+from minddpm.kernels.arrays import Array
 from minddpm.kernels.cuda.convolution import Gradients, Sizes, sum_pixels
 from minddpm.kernels.cuda.launch import blocks, cupy, launch
+from minddpm.kernels.precision import precision
+from minddpm.kernels.shapes import Parts
 
 FILE = "conv5_winograd.cu"
 BLOCK = (32, 8)
@@ -67,7 +68,7 @@ def forward(
 
 def backward(
     s: Sizes, gy: Array, xs: Parts, w: Array, *, up: int = 0, need_gx: bool = True,
-    plus: Sequence[Array | None] = (),
+    partial: Sequence[Array | None] = (),
 ) -> Gradients:  # fmt: skip
     """convolution.backward for one part that is not doubled."""
     xp, (x,) = cupy(), xs
@@ -75,7 +76,7 @@ def backward(
     if need_gx:
         # x(h) meets gy(h + top - kh): a convolution of gy, padded by 2 - top, with w turned.
         gx = xp.empty(x.shape, "float32")
-        extra = plus[0] if plus else None
+        extra = partial[0] if partial else None
         _convolved(gy, w, gx, 2 - s.top, 2 - s.left, True, extra=extra)
     tiles = _tiles(s.N, s.OH, s.OW)
     v = _to_points(x, tiles, s.top, s.left)

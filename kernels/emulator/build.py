@@ -16,9 +16,9 @@ from functools import cache
 from pathlib import Path
 
 from minddpm.errors import InputError
-from minddpm.files import cache_directory
+from minddpm.storage.cache_folder import cache_directory
 
-HERE = Path(__file__).parent
+MACHINE_FOLDER = Path(__file__).parent / "machine"
 # For each mode, the parts of the machine beyond those that every mode has.
 MODES = {
     "plain": (),
@@ -43,7 +43,9 @@ _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 _TURN = re.compile(r'^[ \t]*#(?:include "([^"]+)"|else|elif|endif)[^\n]*$', re.M)
 # Ours for CUDA's own headers: what is in them is unknown without them, as it is to NVRTC.
 _HEADERS = {
-    "cuda_fp16.h": HERE / "half.h", "cuda_bf16.h": HERE / "bfloat16.h", "mma.h": HERE / "wmma.h"
+    "cuda_fp16.h": MACHINE_FOLDER / "half.h",
+    "cuda_bf16.h": MACHINE_FOLDER / "bfloat16.h",
+    "mma.h": MACHINE_FOLDER / "wmma.h",
 }  # fmt: skip
 _CUDAS = re.compile(rf"^[ \t]*#include <({'|'.join(_HEADERS)})>", re.M)
 _ALIGN = r"(?:__align__\((\d+)\)\s+)?"
@@ -114,7 +116,7 @@ def build(source: str, path: str, includes: Path, mode: str = "plain") -> Path:
     def make(made: Path) -> None:
         work = made.parent
         (work / "kernel.cc").write_text(text)
-        how = ("-c", *COMPILED[mode], "-include", str(HERE / "shim.h"))
+        how = ("-c", *COMPILED[mode], "-include", str(MACHINE_FOLDER / "shim.h"))
         _compile(path, *how, str(work / "kernel.cc"), "-o", str(work / "kernel.o"))
         objects = str(work / "kernel.o"), str(_machine(mode))
         _compile(path, "-shared", "-Wl,-Bsymbolic", *objects, "-o", str(made))
@@ -124,7 +126,7 @@ def build(source: str, path: str, includes: Path, mode: str = "plain") -> Path:
 
 def _machine(mode: str) -> Path:
     """What kernels of this mode are linked with, in one object file."""
-    parts = [str(HERE / name) for name in (*MACHINE, *MODES[mode])]
+    parts = [str(MACHINE_FOLDER / name) for name in (*MACHINE, *MODES[mode])]
 
     def make(made: Path) -> None:
         _compile("the emulator", "-O2", "-r", "-nostdlib", *parts, "-o", str(made))
@@ -134,9 +136,9 @@ def _machine(mode: str) -> Path:
 
 def _cached(what: str, ending: str, make: Callable[[Path], None]) -> Path:
     """The file that `make` makes, in a folder of its own, unless the cache has it."""
-    # HERE, as debuggers and `source_lines` read in the library where the emulator's files lie.
-    digest = hashlib.sha256(f"{what}\0{_compiler()}\0{FLAGS}{COMPILED}{HERE}".encode())
-    for file in sorted((*HERE.glob("*.h"), *HERE.glob("*.cc"))):
+    # The folder, too: debuggers and `source_lines` read in the library where its files lie.
+    digest = hashlib.sha256(f"{what}\0{_compiler()}\0{FLAGS}{COMPILED}{MACHINE_FOLDER}".encode())
+    for file in sorted((*MACHINE_FOLDER.glob("*.h"), *MACHINE_FOLDER.glob("*.cc"))):
         digest.update(file.read_bytes())
     kept = cache_directory("emulator") / f"{digest.hexdigest()[:24]}{ending}"
     if not kept.exists():
@@ -183,7 +185,7 @@ def source_lines(library: Path, offsets: Iterable[int]) -> dict[int, str]:
     for offset, answer in zip(offsets, answers, strict=True):
         # What was inlined comes first: of that, what the emulator has is not the kernel's own.
         frames = [line.partition(" (")[0] for line in answer.splitlines()]  # no discriminator
-        own = [frame for frame in frames if not frame.startswith(f"{HERE}/")]
+        own = [frame for frame in frames if not frame.startswith(f"{MACHINE_FOLDER}/")]
         lines[offset] = Path((own or frames)[0]).name
     return lines
 

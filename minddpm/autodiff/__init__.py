@@ -5,9 +5,8 @@ elementwise.py, shape.py, layers.py, losses.py (the operations) and gradcheck.py
 they are right).
 """
 
-from minddpm.autodiff.elementwise import exp, log, silu, tanh
-from minddpm.autodiff.function import Function
 from minddpm.autodiff.gradcheck import GradientError, gradcheck
+from minddpm.autodiff.graph import Function, Tensor, no_grad
 from minddpm.autodiff.layers import (
     attention,
     conv2d,
@@ -27,8 +26,8 @@ from minddpm.autodiff.losses import (
     log_softmax,
     softplus,
 )
+from minddpm.autodiff.pointwise import exp, log, silu, tanh
 from minddpm.autodiff.shape import concat, mean, reshape, sum, take_rows
-from minddpm.autodiff.tensor import Tensor, no_grad
 
 __all__ = [
     "Function",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minddpm import backend, random
-from minddpm.autodiff.tensor import Tensor
+from minddpm.autodiff.graph import Tensor
 
 
 class GradientError(AssertionError):

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from minddpm import backend
-from minddpm.autodiff.function import Function, as_tensor
-from minddpm.autodiff.tensor import Tensor
+from minddpm.autodiff.graph import Function, Tensor, as_tensor
 from minddpm.backend import Array
-from minddpm.kernels.compose import transposed_shape
+from minddpm.kernels.shapes import transposed_shape
 
 
 class Conv2d(Function):
@@ -24,8 +23,10 @@ class Conv2d(Function):
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
         x, w = self.saved
-        need_gx, so_far = self.needs_grad(0), self.gradient_so_far(0)
-        return backend.kernels.conv2d_backward(gy, x, w, self.stride, self.padding, need_gx, so_far)
+        need_gx, partial = self.needs_grad(0), self.partial_gradient(0)
+        return backend.kernels.conv2d_backward(
+            gy, x, w, self.stride, self.padding, need_gx, partial
+        )
 
 
 class ConvTranspose2d(Function):
@@ -38,9 +39,9 @@ class ConvTranspose2d(Function):
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
         x, w = self.saved
-        need_gx, so_far = self.needs_grad(0), self.gradient_so_far(0)
+        need_gx, partial = self.needs_grad(0), self.partial_gradient(0)
         return backend.kernels.conv_transpose2d_backward(
-            gy, x, w, self.stride, self.padding, need_gx, so_far
+            gy, x, w, self.stride, self.padding, need_gx, partial
         )
 
 
@@ -53,8 +54,8 @@ class Linear(Function):
 
     def backward(self, gy: Array) -> tuple[Array, ...]:
         w, *xs = self.saved
-        so_far = tuple(self.gradient_so_far(3 + i) for i in range(len(xs)))
-        gxs, gw, gb = backend.kernels.linear_backward(gy, tuple(xs), w, so_far)
+        partial = tuple(self.partial_gradient(3 + i) for i in range(len(xs)))
+        gxs, gw, gb = backend.kernels.linear_backward(gy, tuple(xs), w, partial)
         return gw, gb, gy, *gxs
 
 
@@ -68,8 +69,8 @@ class Linears(Function):
 
     def backward(self, *gys: Array) -> tuple[Array, ...]:
         x, *ws = self.saved
-        so_far = self.gradient_so_far(0)
-        gx, gws, gbs = backend.kernels.linears_backward(gys, x, tuple(ws), so_far)
+        partial = self.partial_gradient(0)
+        gx, gws, gbs = backend.kernels.linears_backward(gys, x, tuple(ws), partial)
         return gx, *gws, *gbs
 
 
@@ -98,19 +99,19 @@ class NormSiLUConv2d(Function):
         extra: Array | None,
         *xs: Array,
     ) -> Array:
-        y, kept = backend.kernels.norm_silu_conv2d(
+        y, saved = backend.kernels.norm_silu_conv2d(
             xs, norm_weight, norm_bias, self.groups, self.eps, w, b, shift, extra
         )
         self.parts = len(xs)
-        self.save(norm_weight, norm_bias, w, *xs, *kept)
+        self.save(norm_weight, norm_bias, w, *xs, *saved)
         return y
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
         norm_weight, norm_bias, w, *more = self.saved
-        xs, kept = tuple(more[: self.parts]), tuple(more[self.parts :])
-        so_far = tuple(self.gradient_so_far(6 + i) for i in range(len(xs)))
+        xs, saved = tuple(more[: self.parts]), tuple(more[self.parts :])
+        partial = tuple(self.partial_gradient(6 + i) for i in range(len(xs)))
         gxs, *gradients = backend.kernels.norm_silu_conv2d_backward(
-            gy, xs, norm_weight, norm_bias, kept, self.groups, w, so_far
+            gy, xs, norm_weight, norm_bias, saved, self.groups, w, partial
         )
         return *gradients, gy, *gxs
 
@@ -126,8 +127,8 @@ class GroupNorm(Function):
 
     def backward(self, gy: Array) -> tuple[Array, Array, Array]:
         x, weight, mean, rstd = self.saved
-        so_far = self.gradient_so_far(0)
-        return backend.kernels.group_norm_backward(gy, x, weight, mean, rstd, self.groups, so_far)
+        partial = self.partial_gradient(0)
+        return backend.kernels.group_norm_backward(gy, x, weight, mean, rstd, self.groups, partial)
 
 
 class GroupNormSiLU(Function):

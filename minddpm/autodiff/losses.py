@@ -9,9 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from minddpm import backend
-from minddpm.autodiff.function import Function
+from minddpm.autodiff.graph import Function, Tensor
 from minddpm.autodiff.shape import sum as sum_over
-from minddpm.autodiff.tensor import Tensor
 from minddpm.backend import Array
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from minddpm import backend
-from minddpm.autodiff.function import Function
-from minddpm.autodiff.tensor import Tensor
+from minddpm.autodiff.graph import Function, Tensor
 from minddpm.backend import Array
 
 Axes = int | tuple[int, ...] | None

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from minddpm.data.idx import decompress
 from minddpm.errors import InputError
-from minddpm.files import atomic_write
+from minddpm.storage.atomic import atomic_write
 
 MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",

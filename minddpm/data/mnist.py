@@ -15,7 +15,7 @@ from minddpm.data.dataset import ImageDataset
 from minddpm.data.download import SHA256, DownloadError, download_all
 from minddpm.data.idx import read_idx
 from minddpm.errors import InputError
-from minddpm.files import cache_home
+from minddpm.storage.cache_folder import cache_home
 
 # split -> (images, labels); the test set is called t10k in the files' names
 STEMS = {

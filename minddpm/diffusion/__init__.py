@@ -1,10 +1,12 @@
 """The mathematics of diffusion.
 
-Read schedules.py, process.py (q), gaussian.py (p and the losses), walk.py and samplers.py; then
-bound.py with decoder.py, importance.py, guidance.py, ode.py and editing.py in any order.
+Read algorithms.py (all of it on one screen), schedules.py, forward.py (q), reverse.py (p),
+bound.py with decoder.py, losses.py, and sampling/.
 """
 
-from minddpm.diffusion import samplers, schedules
-from minddpm.diffusion.gaussian import GaussianDiffusion
+from minddpm.diffusion import sampling, schedules
+from minddpm.diffusion.losses import GaussianDiffusion
 
-__all__ = ["GaussianDiffusion", "samplers", "schedules"]
+samplers = sampling  # the name under which users know it
+
+__all__ = ["GaussianDiffusion", "samplers", "sampling", "schedules"]

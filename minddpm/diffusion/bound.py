@@ -6,13 +6,13 @@
     L_{t-1}  KL( q(x_{t-1} | x_t, x0) || p(x_{t-1} | x_t) ), t = T-1 .. 1 here, where t is 0-based
     L_0      -log p(x0 | x_1), by the decoder of decoder.py, at t = 0
 
-Each is a mean over the H W C dimensions of an image, divided by log 2. All of it is computed in
-float64: means that are compared are near 1, what they differ by counts in units of sigma, and
-sigma^2 begins at 1e-4 and less.
+Each is a mean over the H W C dimensions of an image, divided by log 2. Everything is computed in
+float64: the means that are compared are near 1, their differences count in units of sigma, and
+sigma^2 starts at 1e-4 and less.
 """
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -21,15 +21,13 @@ from minddpm import backend, random
 from minddpm.autodiff import Function
 from minddpm.backend import Array, array_module
 from minddpm.diffusion import decoder
-from minddpm.diffusion.process import Model, floating
+from minddpm.diffusion.forward import Model, floating
+from minddpm.diffusion.reverse import ReverseProcess
 from minddpm.errors import InputError
-
-if TYPE_CHECKING:
-    from minddpm.diffusion.gaussian import GaussianDiffusion
 
 
 class BoundTerms(NamedTuple):
-    """L_{t-1} (L_0 where t = 0) in bits/dim, float64 [N], and the picture behind x_t."""
+    """L_{t-1} (L_0 where t = 0) in bits/dim, float64 [N], and the predicted image behind x_t."""
 
     terms: Array
     pred_x0: Array
@@ -92,29 +90,29 @@ def bits(nats: Array) -> Array:
 
 
 class _Step:
-    """What a step of the bound compares: the posterior with p, or x0 with p where t = 0.
+    """One term of the bound: the posterior against p, or x0 against p where t = 0.
 
-    p is made of the model's output; all arrays become float64.
+    p comes from the model's output; all arrays become float64.
     """
 
     def __init__(
-        self, diffusion: "GaussianDiffusion", output: Array, x0: Array, x_t: Array, t: np.ndarray,
+        self, diffusion: ReverseProcess, output: Array, x0: Array, x_t: Array, t: np.ndarray,
         clip: bool,
     ):  # fmt: skip
         output, x0, x_t = (a.astype("float64") for a in (output, x0, x_t))
         self.x0, self.t = x0, t
-        self.p = diffusion.reverse_step(output, x_t, t, clip)
+        self.p = diffusion.p_from_output(output, x_t, t, clip)
         self.q = diffusion.q_posterior_mean_variance(x0, x_t, t)
 
     def nats(self) -> Array:
-        """Of each pixel."""
+        """Return the term of each pixel."""
         nats = normal_kl(self.q.mean, self.q.log_variance, self.p.mean, self.p.log_variance)
         if len(rows := self._rows()):
             nats[rows] = -decoder.log_likelihood(*self._decoded(rows))
         return nats
 
     def gradients(self) -> tuple[Array, Array]:
-        """By the mean and the log-variance of p."""
+        """Return the gradients with respect to the mean and the log variance of p."""
         by_mean, by_log_variance = normal_kl_gradients(
             self.q.mean, self.q.log_variance, self.p.mean, self.p.log_variance
         )
@@ -124,7 +122,7 @@ class _Step:
         return by_mean, by_log_variance
 
     def _rows(self) -> Array:
-        """The images whose step is the last one."""
+        """Return the indices of the images with t = 0."""
         return array_module(self.x0).asarray(np.flatnonzero(self.t == 0))
 
     def _decoded(self, rows: Array) -> tuple[Array, Array, Array]:
@@ -133,14 +131,14 @@ class _Step:
 
 
 class BoundTerm(Function):
-    """The model's output to L_{t-1}, or L_0 where t = 0: [N, H, W, C or 2 C] -> bits/dim [N].
+    """Map the model's output to L_{t-1}, or L_0 where t = 0: [N, H, W, C or 2 C] -> bits/dim [N].
 
-    The predicted picture is not clipped: where it is, nothing could be learned. fixed_mean: no
-    gradient by way of the mean (Nichol and Dhariwal 2021, L_hybrid), only of the variance.
+    The predicted image is not clipped: clipped pixels would have no gradient. fixed_mean: the
+    gradient flows through the variance only (Nichol and Dhariwal 2021, L_hybrid).
     """
 
     def __init__(
-        self, diffusion: "GaussianDiffusion", x0: Array, x_t: Array, t: np.ndarray, fixed_mean: bool
+        self, diffusion: ReverseProcess, x0: Array, x_t: Array, t: np.ndarray, fixed_mean: bool
     ):
         self.diffusion, self.t, self.fixed_mean = diffusion, t, fixed_mean
         self.x0, self.x_t = x0, x_t
@@ -159,8 +157,8 @@ class BoundTerm(Function):
         gy = gy / (dimensions * math.log(2))
         gx = xp.zeros(self.shape, "float64")
         if not self.fixed_mean:
-            # mean = coef1 x0 + coef2 x_t, x0 = px x_t + po output
-            by_output = d.posterior_mean_coef1 * d.x0_coefficients()[1]
+            # mean = posterior_coef1 pred_x0 + ..., pred_x0 = ... + pred_x0_coef2 output
+            by_output = d.posterior_mean_coef1 * d.pred_x0_coef2
             gx[..., :C] = gy * by_mean * d.table(by_output, self.t, x0)
         if self.shape[-1] > C:
             # log variance = (v + 1) / 2 largest + (1 - v) / 2 smallest
@@ -170,73 +168,82 @@ class BoundTerm(Function):
         return (gx.astype(self.dtype),)
 
 
-def compared(
-    diffusion: "GaussianDiffusion", output: Array, x0: Array, x_t: Array, t: np.ndarray
-) -> BoundTerms:
-    """The terms of images x0 by the model's output for x_t, all arrays of the backend."""
-    step = _Step(diffusion, output, x0, x_t, t, diffusion.clip_x0)
-    return BoundTerms(bits(step.nats()), step.p.pred_x0)
-
-
-def prior(diffusion: "GaussianDiffusion", x0: Array) -> Array:
-    """L_T in bits/dim, float64 [N]."""
-    x0 = x0.astype("float64")
-    q = diffusion.q_mean_variance(x0, np.full(len(x0), diffusion.T - 1))
-    zero = array_module(x0).zeros_like(x0)
-    return bits(normal_kl(q.mean, q.log_variance, zero, zero))
-
-
 def draw_chances(T: int) -> np.ndarray:
-    """p_t with which t = 1 .. T - 1 are drawn for an estimate, float64 [T - 1].
+    """Return p_t with which t = 1 .. T - 1 are drawn for an estimate, float64 [T - 1].
 
-    Half of it evenly, half as 1 / t: the first terms are the largest by far, and differ most from
-    image to image. Any p is unbiased; this one needs far fewer draws than an even one.
+    Half of the probability is uniform, half falls as 1 / t: the first terms are by far the largest,
+    and vary most between images. Any p is unbiased; this one needs far fewer draws than uniform.
     """
     falling = 1 / np.arange(1, T)
     return (1 / (T - 1) + falling / falling.sum()) / 2
 
 
 def strata(T: int, k: int, count: int, seed: int, first: int) -> np.ndarray:
-    """k of the t = 1 .. T - 1 for each image, int64 [count, k]: one of each k-th of the chances."""
+    """Draw k of t = 1 .. T - 1 for each image, int64 [count, k], one from each k-th of p_t."""
     draws = random.bits((first + count) * k, seed, random.BOUND)[first * k :].reshape(count, k)
     below = np.cumsum(draw_chances(T))
     return 1 + np.searchsorted(below[:-1], (np.arange(k) + draws * 2.0**-32) / k, side="right")
 
 
-def whole(
-    diffusion: "GaussianDiffusion", model: Model, x0: Array, seed: int, first: int, progress: bool
-) -> Bound:
-    """GaussianDiffusion.bits_per_dim."""
-    x0, T = floating(x0), diffusion.T
-    terms = np.empty((len(x0), T))
-    for t in tqdm(reversed(range(T)), total=T, unit="step", disable=not progress):
-        terms[:, t] = _at(diffusion, model, x0, np.full(len(x0), t), seed, t, first)
-    L_T = backend.to_numpy(prior(diffusion, x0))
-    return Bound(L_T + terms.sum(axis=1), L_T, terms)
+class VariationalBound(ReverseProcess):
+    """The bound as methods of the process: its terms, the exact sum, and an unbiased estimate."""
 
+    def vb_terms_bpd(self, model: Model, x0: Array, x_t: Array, t: Any) -> BoundTerms:
+        """Return L_{t-1} of each image, or L_0 where t = 0, in bits/dim (equation 5).
 
-def estimated(
-    diffusion: "GaussianDiffusion", model: Model, x0: Array, k: int, seed: int, first: int
-) -> BoundEstimate:
-    """GaussianDiffusion.estimate_bits_per_dim."""
-    T = diffusion.T
-    if not 1 <= k < T:
-        raise InputError(f"{k} steps for an estimate: choose 1 .. {T - 1}.")
-    x0 = floating(x0)
-    t = strata(T, k, len(x0), random.check_seed(seed), first)
-    drawn = [_at(diffusion, model, x0, t[:, j], seed, 1 + j, first) for j in range(k)]
-    terms, L_T = np.stack(drawn, axis=1), backend.to_numpy(prior(diffusion, x0))
-    L_0 = _at(diffusion, model, x0, np.zeros(len(x0), np.int64), seed, 0, first)
-    total = L_T + L_0 + (terms / draw_chances(T)[t - 1]).mean(axis=1)
-    error = total.std(ddof=1) / math.sqrt(len(x0)) if len(x0) > 1 else math.inf
-    return BoundEstimate(total, L_T, L_0, terms, t, float(error))
+        x0 in [-1, 1], of 256 levels; x_t of q(x_t | x0) [N, H, W, C]; t int [N].
+        """
+        x0, x_t = floating(x0), floating(x_t)
+        t = self.check_t(t, len(x0))
+        step = _Step(self, self.model_output(model, x_t, t), x0, x_t, t, self.clip_x0)
+        return BoundTerms(bits(step.nats()), step.p.pred_x0)
 
+    def bits_per_dim(
+        self, model: Model, x0: Array, seed: int = 0, first: int = 0, progress: bool = False
+    ) -> Bound:
+        """Return the whole bound on -log p(x0) of each image, in bits/dim: T runs of the model.
 
-def _at(
-    diffusion: "GaussianDiffusion", model: Model, x0: Array, t: np.ndarray, seed: int, draw: int,
-    first: int,
-) -> np.ndarray:  # fmt: skip
-    """The terms at t of one draw of x_t, float64 [N] on the host."""
-    noise = random.normal(x0.shape, seed, random.BOUND, draw, first * math.prod(x0.shape[1:]))
-    x_t = diffusion.q_sample(x0, t, noise.astype(x0.dtype))
-    return backend.to_numpy(diffusion.vb_terms_bpd(model, x0, x_t, t).terms)
+        x0 [N, H, W, C] in [-1, 1], of 256 levels. The noise of image i depends on (seed, first + i)
+        alone, so that many images can be processed in parts. progress: show a bar.
+        """
+        x0, T = floating(x0), self.T
+        terms = np.empty((len(x0), T))
+        for t in tqdm(reversed(range(T)), total=T, unit="step", disable=not progress):
+            terms[:, t] = self._drawn_terms(model, x0, np.full(len(x0), t), seed, t, first)
+        L_T = self.prior_bpd(x0)
+        return Bound(L_T + terms.sum(axis=1), L_T, terms)
+
+    def estimate_bits_per_dim(
+        self, model: Model, x0: Array, k: int, seed: int = 0, first: int = 0
+    ) -> BoundEstimate:
+        """Return an unbiased estimate of bits_per_dim from L_0 and k of the other T - 1 terms.
+
+        This takes k + 1 runs of the model; the timesteps are drawn for each image separately.
+        Raises InputError for k outside 1 .. T - 1.
+        """
+        if not 1 <= k < self.T:
+            raise InputError(f"{k} steps for an estimate: choose 1 .. {self.T - 1}.")
+        x0 = floating(x0)
+        N, seed = len(x0), random.check_seed(seed)
+        t = strata(self.T, k, N, seed, first)
+        drawn = [self._drawn_terms(model, x0, t[:, j], seed, 1 + j, first) for j in range(k)]
+        terms, L_T = np.stack(drawn, axis=1), self.prior_bpd(x0)
+        L_0 = self._drawn_terms(model, x0, np.zeros(N, np.int64), seed, 0, first)
+        total = L_T + L_0 + (terms / draw_chances(self.T)[t - 1]).mean(axis=1)
+        error = total.std(ddof=1) / math.sqrt(N) if N > 1 else math.inf
+        return BoundEstimate(total, L_T, L_0, terms, t, float(error))
+
+    def prior_bpd(self, x0: Array) -> np.ndarray:
+        """Return L_T in bits/dim, float64 [N] on the host."""
+        x0 = x0.astype("float64")
+        q = self.q_mean_variance(x0, np.full(len(x0), self.T - 1))
+        zero = array_module(x0).zeros_like(x0)
+        return backend.to_numpy(bits(normal_kl(q.mean, q.log_variance, zero, zero)))
+
+    def _drawn_terms(
+        self, model: Model, x0: Array, t: np.ndarray, seed: int, draw: int, first: int
+    ) -> np.ndarray:
+        """Return the terms at t for one draw of x_t, float64 [N] on the host."""
+        noise = random.normal(x0.shape, seed, random.BOUND, draw, first * math.prod(x0.shape[1:]))
+        x_t = self.q_sample(x0, t, noise.astype(x0.dtype))
+        return backend.to_numpy(self.vb_terms_bpd(model, x0, x_t, t).terms)

@@ -22,10 +22,10 @@ from typing import Any
 from tqdm import tqdm
 
 import minddpm
-from minddpm import cli
-from minddpm.checkpoint import write_json
+from minddpm.commands import cli
 from minddpm.errors import InputError
 from minddpm.gpucheck import machine
+from minddpm.storage.json_files import write_json
 
 DEFAULT = Path("gpucheck.json")
 

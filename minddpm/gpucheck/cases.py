@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minddpm.kernels import reference
-from minddpm.kernels.compose import SAME, Padding, transposed_shape
+from minddpm.kernels.arrays import array_module
+from minddpm.kernels.shapes import SAME, Padding, transposed_shape
 
 # Of float32 sums in another order; of Winograd's transforms, whose numbers nearly cancel.
 SUMS, WINOGRAD = 1e-5, 3e-5
@@ -170,11 +171,11 @@ def _linears(quick: bool) -> list[Case]:
         ]
     several = (((3, 49), 8, (8, 8, 8)), ((130,), 66, (3, 70)))
     for shape, C, Ks in several + _unless(quick, ((16, 49), 64, (64, 64, 64))):
-        x, plus, *ws = draw(0, (*shape, C), (*shape, C), *[(C, K) for K in Ks])
+        x, partial, *ws = draw(0, (*shape, C), (*shape, C), *[(C, K) for K in Ks])
         bs, gys = draw(1, *Ks), draw(2, *[(*shape, K) for K in Ks])
         cases += [
             Case("linears", (x, tuple(ws), tuple(bs)), SUMS),
-            Case("linears_backward", (tuple(gys), x, tuple(ws), plus), SUMS),
+            Case("linears_backward", (tuple(gys), x, tuple(ws), partial), SUMS),
         ]
     return cases
 
@@ -184,13 +185,13 @@ def _norms(quick: bool) -> list[Case]:
     sizes = ((3, 7, 2, 3), (2, 100, 3, 32), (1, 49, 1, 260), *_unless(quick, (16, 784, 8, 4)))
     for N, P, groups, size in sizes:
         C = groups * size
-        x, gy, weight, bias, plus = draw(0, (N, P, C), (N, P, C), C, C, (N, P, C))
+        x, gy, weight, bias, partial = draw(0, (N, P, C), (N, P, C), C, C, (N, P, C))
         _, mean, rstd = reference.group_norm(x, weight, bias, groups, EPS)
         arrays = (x, weight, bias)
         cases += [
             Case("group_norm", (*arrays, groups, EPS), SUMS),
             Case("group_norm_silu", (*arrays, groups, EPS), SUMS),
-            Case("group_norm_backward", (gy, x, weight, mean, rstd, groups, plus), 2e-5),
+            Case("group_norm_backward", (gy, x, weight, mean, rstd, groups, partial), 2e-5),
             Case("group_norm_silu_backward", (gy, *arrays, mean, rstd, groups), 2e-5),
         ]
     return cases
@@ -210,15 +211,15 @@ def _attention(quick: bool) -> list[Case]:
 
 
 def _blocks(quick: bool) -> list[Case]:
-    """Half a residual block: its backward wants what the forward of the same kernel set kept."""
+    """Half a residual block: its backward wants what the forward of the same kernel set saved."""
 
     def forward(kernels: ModuleType, _: ModuleType, *arguments: Any) -> Any:
         return kernels.norm_silu_conv2d(*arguments)[0]
 
-    def backward(kernels: ModuleType, _: ModuleType, gy: Any, plus: Any, *arguments: Any) -> Any:
+    def backward(kernels: ModuleType, _: ModuleType, gy: Any, partial: Any, *arguments: Any) -> Any:
         xs, weight, bias, groups, eps, w, *rest = arguments
-        _, kept = kernels.norm_silu_conv2d(xs, weight, bias, groups, eps, w, *rest)
-        return kernels.norm_silu_conv2d_backward(gy, xs, weight, bias, kept, groups, w, plus)
+        _, saved = kernels.norm_silu_conv2d(xs, weight, bias, groups, eps, w, *rest)
+        return kernels.norm_silu_conv2d_backward(gy, xs, weight, bias, saved, groups, w, partial)
 
     sizes = ((2, 5, 7, (3, 5), 8), (1, 14, 3, (4, 8), 1), (1, 3, 3, (1, 2, 3), 8))
     cases = []
@@ -227,11 +228,11 @@ def _blocks(quick: bool) -> list[Case]:
         weight, bias, w, b, shift, extra, gy, *xs = draw(
             0, C, C, (3, 3, C, K), K, (N, K), *[(N, H, W, K)] * 2, *[(N, H, W, c) for c in parts]
         )
-        plus = (None, *draw(1, *[(N, H, W, c) for c in parts[1:]]))
+        partial = (None, *draw(1, *[(N, H, W, c) for c in parts[1:]]))
         arguments = (tuple(xs), weight, bias, 2, EPS, w, b, shift, extra)
         cases += [
             Case("norm_silu_conv2d", arguments, SUMS, forward),
-            Case("norm_silu_conv2d_backward", (gy, plus, *arguments), 2e-5, backward),
+            Case("norm_silu_conv2d_backward", (gy, partial, *arguments), 2e-5, backward),
         ]
     return cases
 
@@ -285,20 +286,23 @@ def _diffusion() -> list[Case]:
             for first in (0, 1, (1 << 34) + 3)
         ]
     x = draw(1, (3, 67))[0]
-    return [*cases, Case("denoise", (x,), NORMAL, lambda kernels, _, x: denoised(kernels, x))]
+    return [*cases, Case("replayed", (x,), NORMAL, lambda kernels, _, x: four_calls(kernels, x))]
 
 
-def denoised(kernels: ModuleType, x_T: Any, first: int = 5, replay: bool = True) -> Any:
-    """Four steps of a model that looks at x and t: x and pred_x0 after each."""
-    N = len(x_T)
+def four_calls(kernels: ModuleType, x: Any, replay: bool = True) -> tuple[Any, ...]:
+    """The results of four calls of a small model of x and t, each of the result before it."""
+    xp, N = array_module(x), len(x)
 
-    def run(x: Any, t: Any) -> Any:
+    def model(x: Any, t: Any) -> Any:
         features = kernels.timestep_features(t, 2, 0.0, True, str(x.dtype)).reshape(2 * N)
         return kernels.q_sample(x, kernels.silu(x), features[:N], features[N:])
 
-    coefficients = np.array([[1.2, -0.6, 0.1, 0.9, 0.2, sigma] for sigma in (0.3, 0.2, 0.1, 0)])
-    stream = (*STREAM[:2], first)
-    return tuple(kernels.denoise(run, x_T, [9, 7, 2, 0], coefficients, True, stream, None, replay))
+    call = kernels.replayed(model) if replay else model
+    results = []
+    for t in (9, 7, 2, 0):
+        x = call(x, xp.full(N, t, "int64"))
+        results.append(x)
+    return tuple(results)
 
 
 def _optimiser() -> list[Case]:

@@ -11,7 +11,7 @@ import numpy as np
 import minddpm
 from minddpm import backend, samplers
 from minddpm.data import ImageDataset
-from minddpm.diffusion.samplers import Step
+from minddpm.diffusion.sampling import Step
 from minddpm.generate import image_size
 from minddpm.gpucheck.arrays import largest_error, mapped
 from minddpm.gpucheck.cases import (
@@ -28,8 +28,8 @@ from minddpm.gpucheck.cases import (
 from minddpm.kernels import reference
 from minddpm.kernels.cuda import convolution, winograd
 from minddpm.kernels.cuda.convolution import RUNGS, WHOLE_BACKWARD, Rung, Sizes, rungs
-from minddpm.rundir import RunDirectory
-from minddpm.training import Trainer, TrainingOptions
+from minddpm.training.ddpm import Trainer, TrainingOptions
+from minddpm.training.run_directory import RunDirectory
 
 TINY = {
     **minddpm.SMALL, "sample_size": 8, "block_out_channels": (8, 16), "layers_per_block": 1,
@@ -220,12 +220,13 @@ def random_unet(config: dict) -> minddpm.UNet2D:
     return unet
 
 
-def walk(unet: minddpm.UNet2D, batch: int, steps: int, replay: bool) -> Iterator[Step]:
+def sampling(unet: minddpm.UNet2D, batch: int, steps: int, replay: bool) -> Iterator[Step]:
     """Ancestral steps of a model."""
     H, W = image_size(unet)
     diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(1000))
     shape = batch, H, W, unet.config["in_channels"]
-    return samplers.ddpm(diffusion, unet, shape, steps, seed=0, replay=replay)
+    model = minddpm.replayed(unet) if replay else unet
+    return samplers.ddpm(diffusion, model, shape, steps, seed=0)
 
 
 def graph_check(quick: bool) -> Row:
@@ -234,7 +235,7 @@ def graph_check(quick: bool) -> Row:
 
     def error() -> float:
         unet = random_unet(config)
-        eager, graph = (list(walk(unet, batch, steps, replay)) for replay in (False, True))
+        eager, graph = (list(sampling(unet, batch, steps, replay)) for replay in (False, True))
         return max(
             largest_error(got[:2], mapped(backend.to_numpy, wanted[:2]))
             for got, wanted in zip(graph, eager, strict=True)

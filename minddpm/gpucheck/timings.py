@@ -14,7 +14,7 @@ import numpy as np
 
 import minddpm
 from minddpm import backend
-from minddpm.diffusion.samplers import Step
+from minddpm.diffusion.sampling import Step
 from minddpm.gpucheck.arrays import mapped, verify
 from minddpm.gpucheck.cases import Convolution, rounded
 from minddpm.gpucheck.checks import (
@@ -22,8 +22,8 @@ from minddpm.gpucheck.checks import (
     first_line,
     losses,
     random_unet,
+    sampling,
     small_trainer,
-    walk,
 )
 from minddpm.kernels import cuda, reference
 from minddpm.kernels.cuda import convolution, winograd
@@ -230,8 +230,8 @@ def _sampling_step(name: str, replay: bool, config: dict, batch: int, rounds: in
     """The network, fresh noise and the step itself, as Python launches them or as one graph."""
 
     def prepare() -> Run:
-        wanted = _second(_walk("numpy", config, batch, False))
-        steps = _walk(name, config, batch, replay)
+        wanted = _second(_sampling("numpy", config, batch, False))
+        steps = _sampling(name, config, batch, replay)
         verify(_second(steps), wanted, 10 * TOLERANCE)
         return lambda: next(steps)
 
@@ -239,9 +239,9 @@ def _sampling_step(name: str, replay: bool, config: dict, batch: int, rounds: in
     return _timed(f"sampling step, {batch} images", who, prepare, rounds, calls=1)
 
 
-def _walk(name: str, config: dict, batch: int, replay: bool) -> Iterator[Step]:
+def _sampling(name: str, config: dict, batch: int, replay: bool) -> Iterator[Step]:
     minddpm.set_backend(name)
-    return walk(random_unet(config), batch, 1000, replay)
+    return sampling(random_unet(config), batch, 1000, replay)
 
 
 def _second(steps: Iterator[Step]) -> Any:

@@ -12,9 +12,9 @@ import numpy as np
 from minddpm import autodiff as F
 from minddpm import backend
 from minddpm.autodiff import Tensor
-from minddpm.autodiff.function import as_tensor
+from minddpm.autodiff.graph import as_tensor
 from minddpm.backend import Array
-from minddpm.errors import InputError
+from minddpm.errors import InputError, naming
 from minddpm.models.blocks import (
     DownBlock2D,
     ResnetBlock2D,
@@ -23,7 +23,16 @@ from minddpm.models.blocks import (
     UpBlock2D,
 )
 from minddpm.models.config import complete_config
+from minddpm.models.pretrained import (
+    CONFIG,
+    WEIGHTS,
+    model_folder,
+    read_config,
+    read_weights,
+    write_pretrained,
+)
 from minddpm.nn import Conv2d, Embedding, GroupNorm, Linear, Module, ModuleList
+from minddpm.nn.torch_layout import load_torch_tensors
 
 
 class UNet2D(Module):
@@ -91,6 +100,14 @@ class UNet2D(Module):
             x = block(x, skips, shifts)
         return self.conv_out(self.conv_norm_out.silu(x))
 
+    @property
+    def num_classes(self) -> int:
+        """The number of classes of a class-conditional model; 0 of any other.
+
+        One embedding more than classes means no class (diffusion/sampling/guidance.py).
+        """
+        return (self.config["num_class_embeds"] or 1) - 1
+
     def timestep_features(self, t: Array, dtype: str = "float64") -> Array:
         """Sines and cosines of t, int [N] -> [N, C] (kernels/reference.py).
 
@@ -149,16 +166,21 @@ class UNet2D(Module):
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> "UNet2D":
-        """The model in a run directory, or in a directory that diffusers' save_pretrained wrote."""
-        from minddpm.checkpoint import load_unet
+        """Return the model in a run directory, or in one that diffusers' save_pretrained wrote.
 
-        return load_unet(directory)
+        A run's model has the averaged (EMA) weights; the raw ones are in the training state.
+        Raises InputError, naming the file and the remedy, for a missing or truncated file, a
+        pickle, an unsupported configuration, and weights of another architecture.
+        """
+        folder = model_folder(Path(directory))
+        with naming(folder / CONFIG):
+            unet = cls(**read_config(folder))
+        load_torch_tensors(unet, read_weights(folder), folder / WEIGHTS)
+        return unet.eval()
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and diffusion_pytorch_model.safetensors, which diffusers opens."""
-        from minddpm.checkpoint import save_unet
-
-        save_unet(self, directory)
+        write_pretrained(self, self.config, Path(directory))
 
 
 class TimestepEmbedding(Module):

@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from minddpm import Tensor, backend, nn  # noqa: E402
-from minddpm.checkpoint import load_torch_tensors, torch_tensors  # noqa: E402
+from minddpm.nn.torch_layout import load_torch_tensors, torch_tensors  # noqa: E402
 
 # C_in, C_out, K, stride, padding, size of the picture
 LAYERS = {

@@ -13,8 +13,9 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 from minddpm import GaussianDiffusion, UNet2D, backend, samplers  # noqa: E402
-from minddpm.checkpoint import load_diffusion, save_pipeline, scheduler_config  # noqa: E402
+from minddpm.diffusion.scheduler_file import load_diffusion, scheduler_config  # noqa: E402
 from minddpm.diffusion.schedules import BY_NAME, cosine, linear, timesteps  # noqa: E402
+from minddpm.pipeline import save_pipeline  # noqa: E402
 
 TINY = {
     "sample_size": 8,

@@ -13,12 +13,12 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 from minddpm import GaussianDiffusion, backend, nn, random  # noqa: E402
-from minddpm.checkpoint import scheduler_config  # noqa: E402
 from minddpm.data import ImageDataset, batch_indices  # noqa: E402
+from minddpm.diffusion.scheduler_file import scheduler_config  # noqa: E402
 from minddpm.diffusion.schedules import linear  # noqa: E402
 from minddpm.nn import Parameter  # noqa: E402
-from minddpm.rundir import RunDirectory  # noqa: E402
-from minddpm.training import Trainer, TrainingOptions  # noqa: E402
+from minddpm.training.ddpm import Trainer, TrainingOptions  # noqa: E402
+from minddpm.training.run_directory import RunDirectory  # noqa: E402
 
 TINY = {
     "sample_size": 8,

@@ -1,0 +1,151 @@
+"""Rung 6: what stands before and after a convolution, done while the picture is in the cache.
+
+Winograd (rungs 4 and 5) copies each picture into a bordered buffer first, and writes each result
+tile once. So whatever touches every pixel just before or just after costs no pass over memory of
+its own if it happens there:
+
+    on the way in    joining two pictures, doubling every pixel, GroupNorm with SiLU
+    on the way out   the bias (which may differ from image to image: the time embedding), and the
+                     sum with the residual path
+
+Gained: norm, SiLU, convolution, bias and residual together take about 2 to 3 times less than
+PyTorch's best layout (the "half block" of kernels/README.md), and the memory between them.
+
+Nothing between x and y is kept for the backward: it normalises x again on the way in, and takes the
+gradient back through the normalisation on the way out of its own buffers.
+"""
+
+from minddpm.kernels.cpu.ladder.layer import bordered_size, tile_counts
+from minddpm.kernels.cpu.memory import (
+    add_columns,
+    add_floats,
+    clear,
+    copy_floats,
+    copy_picture,
+    copy_pixels,
+    pairs,
+    serial,
+)
+from minddpm.kernels.cpu.norm import (
+    gradient,
+    gradient_sums,
+    group_moments,
+    group_slopes,
+    moments,
+    normalise,
+    spread_groups,
+)
+from minddpm.kernels.cpu.task import as_float
+from minddpm.kernels.cpu.vector.instructions import W
+
+
+@serial
+def load_part(s, x, C, start, to, PW, Cp, source, at):
+    """One part of a picture to channels start .. start + C - 1 of the bordered one at `to`."""
+    inner = to + (s.top * PW + s.left) * Cp * 4 + start * 4
+    if s.groups:
+        shift = 4 * start
+        for i in range(s.H):
+            normalise(
+                x + i * s.W * C * 4, inner + i * PW * Cp * 4, s.W, C, 4 * C, 4 * Cp, True,
+                at.mean + shift, at.scale + shift, source.bias + shift,
+            )  # fmt: skip
+    elif s.up == 2:
+        for i in range(s.H):
+            for j in range(s.W):
+                pixel = x + ((i // 2) * (s.W // 2) + j // 2) * C * 4
+                copy_floats(pixel, inner + (i * PW + j) * Cp * 4, C)
+    else:
+        copy_picture(x, s.H, s.W, C, to + start * 4, s.top, s.left, s.top + s.H, PW, Cp)
+
+
+@serial
+def load_picture(s, n, source, at, to, measure):
+    """Picture n into the bordered one at `to`; its mean and rstd are measured, or read if not."""
+    _, PW, Cp = bordered_size(s)
+    pixels, C = s.H * s.W, s.C1 + s.C2
+    size = pixels // (s.up * s.up) * 4  # of one channel
+    x1, x2 = source.x1 + n * size * s.C1, source.x2 + n * size * s.C2
+    if s.groups:
+        mean, rstd = source.mean + n * s.groups * 4, source.rstd + n * s.groups * 4
+        if measure:
+            moments(x1, pixels, s.C1, at.first, at.second, at.mean)
+            if s.C2:
+                shift = 4 * s.C1
+                moments(x2, pixels, s.C2, at.first + shift, at.second + shift, at.mean + shift)
+            group_moments(at, C, s.groups, pixels, as_float(s.eps), source.weight, mean, rstd)
+        else:
+            spread_groups(at, C, s.groups, source.weight, mean, rstd)
+    load_part(s, x1, s.C1, 0, to, PW, Cp, source, at)
+    if s.C2:
+        load_part(s, x2, s.C2, s.C1, to, PW, Cp, source, at)
+
+
+@serial
+def load_gradient(s, n, b, to, with_sums):
+    """gy of picture n into whole tiles of whole pairs of blocks at `to`, and its sums into gb."""
+    (TH, TW), Kp = tile_counts(s), pairs(s.K) * W
+    from_gy, sums = b.gy + n * s.OH * s.OW * s.K * 4, b.gb + n * Kp * 4
+    copy_picture(from_gy, s.OH, s.OW, s.K, to, 0, 0, TH * s.M, TW * s.M, Kp)
+    if with_sums:
+        clear(sums, Kp)
+        add_columns(to, TH * TW * s.M * s.M, Kp, sums)
+
+
+@serial
+def sums_of_part(s, x, C, start, inner, PW, Cp, source, at):
+    """dz in place of the gradient, and the channels' sums, for one part of a picture."""
+    shift = 4 * start
+    for i in range(s.H):
+        line = inner + i * PW * Cp * 4 + shift
+        gradient_sums(
+            x + i * s.W * C * 4, line, line, s.W, C, 4 * C, 4 * Cp, True, at.mean + shift,
+            at.scale + shift, source.bias + shift, at.first + shift, at.second + shift,
+        )  # fmt: skip
+
+
+@serial
+def unload_part(s, x, gx, C, start, inner, PW, Cp, at):
+    """gx of one part of a picture from the gradient of the bordered one."""
+    shift = 4 * start
+    if s.groups:
+        for i in range(s.H):
+            line = i * s.W * C * 4
+            gradient(
+                x + line, inner + i * PW * Cp * 4 + shift, gx + line, s.W, C, 4 * C, 4 * Cp,
+                at.mean + shift, at.scale + shift, at.slope + shift, at.shift + shift,
+            )  # fmt: skip
+    elif s.up == 2:
+        for i in range(0, s.H, 2):
+            for j in range(0, s.W, 2):
+                pixel = gx + ((i // 2) * (s.W // 2) + j // 2) * C * 4
+                a = inner + (i * PW + j) * Cp * 4 + shift
+                b = a + PW * Cp * 4
+                add_floats(a, a + Cp * 4, pixel, C)
+                add_floats(pixel, b, pixel, C)
+                add_floats(pixel, b + Cp * 4, pixel, C)
+    else:
+        for i in range(s.H):
+            line = inner + i * PW * Cp * 4 + shift
+            copy_pixels(line, gx + i * s.W * C * 4, s.W, C, 4 * Cp, 4 * C)
+
+
+@serial
+def unload_gradient(s, n, source, at, q_at, b, gnorm):
+    """The gradient of picture n from that of its bordered copy, at q_at; gnorm [2, C'] grows."""
+    _, PW, Cp = bordered_size(s)
+    inner = q_at + (s.top * PW + s.left) * Cp * 4
+    pixels, C = s.H * s.W, s.C1 + s.C2
+    size = pixels // (s.up * s.up) * 4
+    x1, x2 = source.x1 + n * size * s.C1, source.x2 + n * size * s.C2
+    if s.groups:
+        mean, rstd = source.mean + n * s.groups * 4, source.rstd + n * s.groups * 4
+        spread_groups(at, C, s.groups, source.weight, mean, rstd)
+        clear(at.first, 2 * C)  # and second, behind it
+        sums_of_part(s, x1, s.C1, 0, inner, PW, Cp, source, at)
+        if s.C2:
+            sums_of_part(s, x2, s.C2, s.C1, inner, PW, Cp, source, at)
+        group_slopes(at, C, s.groups, pixels, source.weight, rstd, gnorm, gnorm + Cp * 4)
+    unload_part(s, x1, b.gx1 + n * size * s.C1, s.C1, 0, inner, PW, Cp, at)
+    if s.C2:
+        unload_part(s, x2, b.gx2 + n * size * s.C2, s.C2, s.C1, inner, PW, Cp, at)

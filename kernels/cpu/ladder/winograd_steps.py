@@ -1,0 +1,166 @@
+"""What a thread does with some tiles, step by step: the steps of Winograd's algorithm.
+
+V, D and M (here Y before A^T .. A) lie in blocks of W channels, [blocks, points, tiles, W]: in a
+register tile's product a row is one vector, and every address inside its loop is a constant.
+
+Forward: pictures -> V (to points), M = V U at each point, M -> result. Backward: gy -> D,
+dU += V^T D and dV = D U^T at each point, dV -> gradient. conv4_winograd.py says why.
+"""
+
+from minddpm.kernels.cpu.ladder.layer import block_size, bordered_size, tile_counts
+from minddpm.kernels.cpu.ladder.winograd_tiles import (
+    d_from_points_2,
+    d_from_points_4,
+    d_to_points_2,
+    d_to_points_4,
+    from_points_2,
+    from_points_4,
+    to_points_2,
+    to_points_4,
+)
+from minddpm.kernels.cpu.memory import add_floats, copy_floats, pairs, serial
+from minddpm.kernels.cpu.vector.gemm import (
+    HALF,
+    ROWS_T,
+    panel_product,
+    panel_product_half,
+    transposed_product,
+)
+from minddpm.kernels.cpu.vector.instructions import BYTES, ROWS, W
+
+
+@serial
+def pictures_to_points(s, p_at, v_at, start, count):
+    """Tiles start .. start + count - 1 of a group of bordered pictures, transformed into V."""
+    (TH, TW), (PH, PW, Cp) = tile_counts(s), bordered_size(s)
+    block, pixel = block_size(s), Cp * 4
+    for q in range(count):
+        n, r = divmod(start + q, TH * TW)
+        i, j = divmod(r, TW)
+        at = p_at + ((n * PH + i * s.M) * PW + j * s.M) * pixel
+        for c in range(Cp // W):
+            arguments = (
+                at + c * BYTES, v_at + c * block + q * BYTES, s.tiles * BYTES, PW * pixel, pixel,
+            )  # fmt: skip
+            if s.M == 4:
+                to_points_4(arguments)
+            else:
+                to_points_2(arguments)
+
+
+@serial
+def products(s, a_at, u, c_at, count, blocks_in, blocks_out, first, last):
+    """[count, C] times [C, 2 W] for pieces first .. last - 1.
+
+    A piece is a pair of blocks of the result at one point; all of one point come one after another.
+    """
+    points, block = (s.M + 2) * (s.M + 2), block_size(s)
+    for piece in range(first, last):
+        p, k = divmod(piece, blocks_out // 2)
+        b = u + (k * points + p) * blocks_in * W * 2 * BYTES
+        for m in range(0, count, ROWS):
+            at = (p * s.tiles + m) * BYTES
+            arguments = (a_at + at, b, c_at + 2 * k * block + at, blocks_in, block, block)
+            if count - m <= HALF:
+                panel_product_half(arguments)
+            else:
+                panel_product(arguments)
+
+
+@serial
+def points_to_result(s, m_at, first, start, count, f, spare):
+    """Tiles of a chunk, transformed back, with bias and extra, to y [N, OH, OW, K].
+
+    f: a layer.Forward. spare: a vector of zeros, and one tile of all channels for those that y does
+    not hold whole.
+    """
+    (TH, TW), block, Kp = tile_counts(s), block_size(s), pairs(s.K) * W
+    tile = spare + BYTES
+    for q in range(count):
+        n, r = divmod(start + q, TH * TW)
+        i, j = divmod(r, TW)
+        rows, columns = min(s.M, s.OH - i * s.M), min(s.M, s.OW - j * s.M)
+        whole = rows == s.M and columns == s.M and Kp == s.K
+        shift = (((first + n) * s.OH + i * s.M) * s.OW + j * s.M) * s.K * 4
+        pixel = s.K * 4 if whole else Kp * 4
+        line = s.OW * pixel if whole else s.M * pixel
+        to = f.y + shift if whole else tile
+        for k in range(Kp // W):
+            more, more_line, more_pixel = spare, 0, 0
+            if whole and f.extra:
+                more, more_line, more_pixel = f.extra + shift + k * BYTES, line, pixel
+            arguments = (
+                m_at + k * block + q * BYTES, s.tiles * BYTES, to + k * BYTES, line, pixel,
+                f.bias + (first + n) * f.bias_row + k * BYTES, more, more_line, more_pixel,
+            )  # fmt: skip
+            if s.M == 4:
+                from_points_4(arguments)
+            else:
+                from_points_2(arguments)
+        if not whole:
+            for a in range(rows):
+                for b in range(columns):
+                    source = tile + (a * s.M + b) * pixel
+                    out = shift + (a * s.OW + b) * s.K * 4
+                    if f.extra:
+                        add_floats(source, f.extra + out, f.y + out, s.K)
+                    else:
+                        copy_floats(source, f.y + out, s.K)
+
+
+@serial
+def result_to_points(s, g_at, d_at, start, count):
+    """Tiles of a chunk of gy, which lies in whole tiles at g_at, transformed into D."""
+    (TH, TW), block, pixel = tile_counts(s), block_size(s), pairs(s.K) * W * 4
+    line = TW * s.M * pixel
+    for q in range(count):
+        n, r = divmod(start + q, TH * TW)
+        i, j = divmod(r, TW)
+        at = g_at + (n * TH + i) * s.M * line + j * s.M * pixel
+        for k in range(pairs(s.K)):
+            arguments = (
+                at + k * BYTES, d_at + k * block + q * BYTES, s.tiles * BYTES, line, pixel,
+            )  # fmt: skip
+            if s.M == 4:
+                d_to_points_4(arguments)
+            else:
+                d_to_points_2(arguments)
+
+
+@serial
+def add_weight_gradient(s, v_at, d_at, du, count, zeros, first, last):
+    """dU_p += V_p^T D_p at points first .. last - 1: du [points, C', K'].
+
+    zeros: two vectors of them, which the first chunk begins with instead of du; else 0.
+    """
+    point = s.tiles * BYTES
+    (_, _, Cp), block, Kp = bordered_size(s), block_size(s), pairs(s.K) * W
+    for p in range(first, last):
+        for c in range(0, Cp, ROWS_T):
+            a = v_at + c // W * block + p * point + c % W * 4
+            for k in range(0, Kp, 2 * W):
+                b, to = d_at + k // W * block + p * point, du + ((p * Cp + c) * Kp + k) * 4
+                before, before_row = (zeros, 0) if zeros else (to, Kp * 4)
+                transposed_product(
+                    (
+                        a, 0, BYTES, b, 0, BYTES, block, 1, count, before, before_row, to, Kp * 4,
+                    )
+                )  # fmt: skip
+
+
+@serial
+def points_to_gradient(s, v_at, q_at, start, count):
+    """dx += B dV B^T for the tiles of a chunk, in the bordered pictures at q_at."""
+    (TH, TW), (PH, PW, Cp), block = tile_counts(s), bordered_size(s), block_size(s)
+    for q in range(count):
+        n, r = divmod(start + q, TH * TW)
+        i, j = divmod(r, TW)
+        at = q_at + ((n * PH + i * s.M) * PW + j * s.M) * Cp * 4
+        for c in range(Cp // W):
+            arguments = (
+                v_at + c * block + q * BYTES, s.tiles * BYTES, at + c * BYTES, PW * Cp * 4, Cp * 4,
+            )  # fmt: skip
+            if s.M == 4:
+                d_from_points_4(arguments)
+            else:
+                d_from_points_2(arguments)

@@ -1,0 +1,172 @@
+"""Philox and the normals made from it, also drawn right where they are used.
+
+See kernels.reference for the definitions. The loops are plain, and LLVM fills vectors with them:
+hence polynomials instead of calls of log, cos and sin, selections instead of branches, and NumPy's
+error model, as Numba's own checks each division for zero. The polynomials are in float64 and as
+long as float32 can tell: the results differ from the reference's in a last bit now and then.
+"""
+
+import math
+
+import numpy as np
+from numba import njit, prange
+
+from minddpm.kernels.cpu.pointwise import fast, mix, update
+from minddpm.kernels.reference.noise import PHILOX_M0, PHILOX_M1, PHILOX_W0, PHILOX_W1
+
+LOW = np.uint64(0xFFFFFFFF)
+M0, M1 = np.uint64(PHILOX_M0), np.uint64(PHILOX_M1)
+W0, W1 = np.uint64(PHILOX_W0), np.uint64(PHILOX_W1)
+B52, B32, B8 = np.uint64(52), np.uint64(32), np.uint64(8)
+
+# A float64 is 2^(E - 1023) (1 + fraction / 2^52), E in the 11 bits above the 52 of the fraction.
+FRACTION = np.uint64(2**52 - 1)
+ROOT_HALF = np.uint64(0x3FE6A09E667F3BCD)  # the bits of sqrt(1/2)
+UP_TO_ONE = np.uint64(0x3FF0000000000000) - ROOT_HALF  # from there to the bits of 1
+
+CHUNK = 1024  # numbers that a thread draws at a time: they stay in its cache; a multiple of 4
+
+
+@njit(inline="always")
+def philox(block, step, k0, k1):
+    """Four random words of one block; see kernels.reference.philox4x32."""
+    c0, c1 = block & LOW, block >> B32
+    c2, c3 = step & LOW, step >> B32
+    for _ in range(10):
+        p0, p1 = c0 * M0, c2 * M1
+        c0, c1, c2, c3 = (p1 >> B32) ^ c1 ^ k0, p1 & LOW, (p0 >> B32) ^ c3 ^ k1, p0 & LOW
+        k0, k1 = (k0 + W0) & LOW, (k1 + W1) & LOW
+    return c0, c1, c2, c3
+
+
+@njit(inline="always")
+def log(x):
+    """ln x = e ln 2 + ln m with x = 2^e m and m in [sqrt(1/2), sqrt(2)), for x in (0, 1].
+
+    With s = (m - 1) / (m + 1), ln m = 2 artanh s = 2 (s + s^3/3 + s^5/5 + ...), and |s| < 0.172.
+    """
+    bits = np.float64(x).view(np.uint64) + UP_TO_ONE
+    e = np.int32(bits >> B52) - np.int32(1023)
+    m = np.uint64((bits & FRACTION) + ROOT_HALF).view(np.float64)
+    s = (m - 1.0) / (m + 1.0)
+    q = s * s
+    series = 1.0 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11)))))
+    return np.float64(np.int32(e)) * math.log(2.0) + 2.0 * s * series
+
+
+@njit(inline="always")
+def cos_sin(n):
+    """cos and sin of 2 pi n / 2^24, int32 n in 0 .. 2^24 - 1: Taylor's series within pi / 4.
+
+    angle = quarter pi/2 + y: each quarter turn makes (cos, sin) from (-sin, cos) of the one before.
+    """
+    quarter = (n + np.int32(1 << 21)) >> np.int32(22)
+    y = np.float64(np.int32(n - (quarter << np.int32(22)))) * (math.pi / 2 * 2.0**-22)
+    q = y * y
+    s = 1.0 + q * (-1 / 6 + q * (1 / 120 + q * (-1 / 5040 + q * (1 / 362880 - q / 39916800))))
+    c = 1 / 24 + q * (-1 / 720 + q * (1 / 40320 + q * (-1 / 3628800 + q * (1 / 479001600))))
+    s, c = y * s, 1.0 + q * (-1 / 2 + q * c)
+    odd = (quarter & 1) != 0
+    cos, sin = s if odd else c, c if odd else s
+    cos = -cos if ((quarter + 1) & 2) != 0 else cos
+    sin = -sin if (quarter & 2) != 0 else sin
+    return cos, sin
+
+
+@njit(inline="always")
+def box_muller(w1, w2):
+    """Two normals from two words; see kernels.reference.random_normal."""
+    u1 = np.float64(np.int32(w1 >> B8)) * 2.0**-24 + 2.0**-24
+    r = math.sqrt(-2.0 * log(u1))
+    cos, sin = cos_sin(np.int32(w2 >> B8))
+    return r * cos, r * sin
+
+
+@njit(error_model="numpy")
+def draw(first_block, step, k0, k1, z):
+    """Whole blocks of standard normals: z float32 [4 blocks]."""
+    k0, k1 = k0 & LOW, k1 & LOW  # so that LLVM knows: their upper halves are zero
+    for i in range(z.size // 4):
+        a, b, c, d = philox(first_block + np.uint64(i), step, k0, k1)
+        z[4 * i], z[4 * i + 1] = box_muller(a, b)
+        z[4 * i + 2], z[4 * i + 3] = box_muller(c, d)
+
+
+@fast
+def bits(first_block, step, k0, k1, out):
+    """Whole blocks: out uint32 [4 blocks]."""
+    for i in prange(out.size // 4):
+        words = philox(first_block + np.uint64(i), step, k0, k1)
+        for j in range(4):
+            out[4 * i + j] = words[j]
+
+
+@fast
+def normals(first_block, step, k0, k1, out):
+    """Whole blocks of standard normals: out float32 [4 blocks]."""
+    for k in prange(-(-out.size // CHUNK)):
+        at = first_block + np.uint64(k * (CHUNK // 4))
+        draw(at, step, k0, k1, out[k * CHUNK : (k + 1) * CHUNK])
+
+
+@fast
+def q_sample(x0, a, b, P, step, k0, k1, x_t, noise):
+    """x_t[n] = a[n] x0[n] + b[n] noise[n] and the noise, flat: image n is elements nP .. nP+P-1."""
+    for k in prange(-(-x0.size // CHUNK)):
+        start = np.int64(k * CHUNK)
+        end = min(start + CHUNK, x0.size)
+        z = np.empty(CHUNK, np.float32)
+        draw(np.uint64(start // 4), step, k0, k1, z[: (end - start + 3) // 4 * 4])
+        noise[start:end] = z[: end - start]
+        for n in range(start // P, (end - 1) // P + 1):
+            mine = slice(max(start, n * P), min(end, (n + 1) * P))
+            mix(x0[mine], noise[mine], a[n], b[n], x_t[mine])
+
+
+@njit
+def drop(first_block, limit, factor, step, k0, k1, x, y):
+    """dropout() of whole blocks: x and y [4 blocks]."""
+    k0, k1 = k0 & LOW, k1 & LOW  # as in draw
+    zero = np.float32(0)
+    for i in range(x.size // 4):
+        a, b, c, d = philox(first_block + np.uint64(i), step, k0, k1)
+        y[4 * i] = x[4 * i] * factor if a >= limit else zero
+        y[4 * i + 1] = x[4 * i + 1] * factor if b >= limit else zero
+        y[4 * i + 2] = x[4 * i + 2] * factor if c >= limit else zero
+        y[4 * i + 3] = x[4 * i + 3] * factor if d >= limit else zero
+
+
+@fast
+def dropout(x, p, factor, step, k0, k1, y):
+    """y = factor x where the element's number of the stream is at least p, else 0; flat."""
+    # u = (word >> 8) / 2^24 >= p, said of the word
+    limit = np.uint64(math.ceil(p * 2.0**24)) << B8
+    for k in prange(-(-x.size // CHUNK)):
+        start = np.int64(k * CHUNK)
+        end = min(start + CHUNK, x.size)
+        whole = start + (end - start) // 4 * 4
+        drop(
+            np.uint64(start // 4), limit, factor, step, k0, k1, x[start:whole], y[start:whole]
+        )  # fmt: skip
+        if whole < end:
+            words = philox(np.uint64(whole // 4), step, k0, k1)
+            for j in range(end - whole):
+                stays = words[j] >= limit
+                y[whole + j] = x[whole + j] * factor if stays else np.float32(0)
+
+
+@fast
+def sampler_step(
+    x_t, output, px, po, kp, kx, ko, sigma, clip, first, step, k0, k1, x_prev, pred_x0
+):  # fmt: skip
+    """The update with the stream's elements first, first + 1, ... as its noise, flat."""
+    lead = first % 4  # elements of the first block that are not ours
+    for k in prange(-(-x_t.size // CHUNK)):
+        start = np.int64(k * CHUNK)
+        end = min(start + CHUNK, x_t.size)
+        z = np.empty(CHUNK + 4, np.float32)
+        draw(np.uint64((first + start) // 4), step, k0, k1, z[: (lead + end - start + 3) // 4 * 4])
+        update(
+            x_t[start:end], output[start:end], z[lead:], px, po, kp, kx, ko, sigma, clip,
+            x_prev[start:end], pred_x0[start:end],
+        )  # fmt: skip

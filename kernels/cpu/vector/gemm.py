@@ -1,0 +1,170 @@
+"""The register tiles: the innermost products, on which every convolution of this kernel set rests.
+
+A tile holds ROWS x 2 vectors of the result in registers. For each k it loads two vectors of B and
+meets them with one broadcast number of A per row: 2 ROWS multiply-adds on ROWS + 2 loads, so that
+the multiply-add units, not the loads, are the limit. B is packed in pairs of vectors:
+
+    B  [k, 2, W]           for each k two vectors of output channels
+
+There are three tiles, which differ in where A and C lie. All strides are in bytes.
+"""
+
+from llvmlite import ir
+
+from minddpm.kernels.cpu.vector.instructions import BYTES, I64, ROWS, Emitter, W, kernel
+
+HALF = ROWS // 2  # the small tile, for the rows that are left over
+# The transposed tile covers channels in equal parts, of which W is a multiple.
+ROWS_T = {16: 8, 8: 4, 4: 4}[W]
+
+
+def _times(e: Emitter, stride, m: int):
+    return e.b.mul(stride, ir.Constant(I64, m))
+
+
+# --- panels: the product in the middle of Winograd's algorithm ------------------------------------
+
+
+def _panel_product(rows: int):
+    def product(e: Emitter, a, b, c, blocks, a_block, c_block) -> None:
+        """C[j, m, :] = sum over k of A[k // W, m, k % W] * B[k, j, :] for m < rows.
+
+        A [blocks, .., W] and C [2, .., W] are cut into blocks of W channels, a_block and c_block
+        apart, in which a row is one vector: every address inside the loop is a constant.
+        """
+
+        def one_block(at, acc):
+            pa, pb = at
+            for k in range(W):
+                w = [e.load(pb, (2 * k + j) * BYTES) for j in range(2)]
+                for m in range(rows):
+                    x = e.broadcast(pa, m * BYTES + 4 * k)
+                    for j in range(2):
+                        acc[2 * m + j] = e.fma(x, w[j], acc[2 * m + j])
+            return acc
+
+        zeros = [e.const(0)] * (2 * rows)
+        acc = e.loop(blocks, [(a, a_block), (b, 2 * W * BYTES)], zeros, one_block)
+        for j in range(2):
+            to = e.offset(c, _times(e, c_block, j))
+            for m in range(rows):
+                e.store(acc[2 * m + j], to, m * BYTES)
+
+    product.__name__ = f"panel_product_{rows}"
+    return kernel(product)
+
+
+panel_product, panel_product_half = _panel_product(ROWS), _panel_product(HALF)
+
+
+# --- pictures: the product of a convolution as its definition says --------------------------------
+
+
+def _strided_product(rows: int):
+    def product(
+        e: Emitter, a, segments, a_segment, length, a_row, b, bias, extra, extra_row, c, c_row
+    ) -> None:
+        """C[m, j, :] = bias[j] + extra[m, j] + sum over s, k of A[m, s, k] * B[s length + k, j, :].
+
+        A[m, s, k] lies at a + m a_row + s a_segment + 4 k. With a_row from one window to the next
+        and a_segment from one line of the picture to the next this is a convolution, read straight
+        from the picture; with one segment it is a matrix product.
+        """
+        first = [e.load(bias, j * BYTES) for j in range(2)] * rows
+
+        def one_segment(at, carried):
+            def one_k(inner, acc):
+                pa, pb = inner
+                w = [e.load(pb, j * BYTES) for j in range(2)]
+                for m in range(rows):
+                    x = e.broadcast(pa, _times(e, a_row, m))
+                    for j in range(2):
+                        acc[2 * m + j] = e.fma(x, w[j], acc[2 * m + j])
+                return acc
+
+            pb, *acc = carried
+            acc = e.loop(length, [(at[0], 4), (pb, 2 * BYTES)], acc, one_k)
+            return [e.offset(pb, _times(e, length, 2 * BYTES)), *acc]
+
+        _, *acc = e.loop(segments, [(a, a_segment)], [b, *first], one_segment)
+        for m in range(rows):
+            to, more = e.offset(c, _times(e, c_row, m)), e.offset(extra, _times(e, extra_row, m))
+            for j in range(2):
+                e.store(e.add(acc[2 * m + j], e.load(more, j * BYTES)), to, j * BYTES)
+
+    product.__name__ = f"strided_product_{rows}"
+    return kernel(product)
+
+
+strided_product, strided_product_half = _strided_product(ROWS), _strided_product(HALF)
+
+
+# --- transposed: the gradient of a weight ---------------------------------------------------------
+
+
+def _transposed_product(rows: int, vectors: int):
+    def product(
+        e: Emitter, a, a_segment, a_row, b, b_segment, b_row, b_vector, segments, count, before,
+        before_row, c, c_row,
+    ) -> None:  # fmt: skip
+        """C[m, j, :] = before[m, j] + sum over s, r of A[s, r, m] * B[s, r, j, :].
+
+        s < segments, r < count. Both operands are walked along their rows; b_vector: from one
+        vector of B to the next. before may be C itself, whose sum then goes on.
+        """
+        rest = range(vectors)
+
+        def one_segment(at, acc):
+            def one_row(inner, acc):
+                pa, *pb = inner
+                w = [e.load(p) for p in pb]
+                for m in range(rows):
+                    x = e.broadcast(pa, 4 * m)
+                    for j in rest:
+                        acc[vectors * m + j] = e.fma(x, w[j], acc[vectors * m + j])
+                return acc
+
+            pa, pb = at
+            starts = [(e.offset(pb, _times(e, b_vector, j)), b_row) for j in rest]
+            return e.loop(count, [(pa, a_row), *starts], acc, one_row)
+
+        to = [e.offset(c, _times(e, c_row, m)) for m in range(rows)]
+        start = [e.offset(before, _times(e, before_row, m)) for m in range(rows)]
+        start = [e.load(at, j * BYTES) for at in start for j in rest]
+        acc = e.loop(segments, [(a, a_segment), (b, b_segment)], start, one_segment)
+        for m in range(rows):
+            for j in rest:
+                e.store(acc[vectors * m + j], to[m], j * BYTES)
+
+    product.__name__ = f"transposed_product_{rows}"
+    return kernel(product)
+
+
+transposed_product = _transposed_product(ROWS_T, 2)
+# Where A has a row for each of very few channels: wide rather than high.
+WIDE = 4
+transposed_product_wide = _transposed_product(1, WIDE)
+
+
+# --- dots: where there are too few output channels to fill a vector -------------------------------
+
+DOTS = 4
+
+
+@kernel
+def dots(e: Emitter, a, segments, a_segment, vectors, a_row, b, out) -> None:
+    """out[m] = sum over s, v of A[m, s, v] . B[s, v] for m < DOTS: vectors run along the window."""
+
+    def one_segment(at, carried):
+        def one_vector(inner, acc):
+            pa, pb = inner
+            w = e.load(pb)
+            return [e.fma(e.load(pa, _times(e, a_row, m)), w, acc[m]) for m in range(DOTS)]
+
+        pb, *acc = carried
+        acc = e.loop(vectors, [(at[0], BYTES), (pb, BYTES)], acc, one_vector)
+        return [e.offset(pb, _times(e, vectors, BYTES)), *acc]
+
+    _, *acc = e.loop(segments, [(a, a_segment)], [b, *[e.const(0)] * DOTS], one_segment)
+    for m in range(DOTS):
+        e.store_one(e.across(e.add, acc[m]), out, 4 * m)

@@ -1,0 +1,1 @@
+"""CUDA kernels without a GPU: compilation, machine code, occupancy, roofline."""

@@ -1,0 +1,89 @@
+"""Every hot operation once, in plain array code that runs on NumPy and on CuPy.
+
+This package is the specification: every other kernel set has the same names and signatures and is
+tested against it. It is written for clarity, but vectorised: no loop over pixels or images.
+
+Conventions: images [N, H, W, C]; gy is the gradient of the loss with respect to y, so gx has the
+shape of x. `partial` is the gradient already accumulated for x, which is added to gx; None: there
+is none. Each function keeps the floating-point type that it is given (float32 in use, float64 under
+gradcheck). Arrays may be views of any strides, and are never written to unless the function says
+"in place": one gy may be the gradient of several results.
+
+Read convolution.py, linear.py, norm.py, attention.py, pointwise.py, residual.py (their
+combinations), diffusion.py, optimizer.py, philox.py (random numbers).
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from minddpm.kernels.reference.attention import attention, attention_backward
+from minddpm.kernels.reference.convolution import (
+    conv2d,
+    conv2d_backward,
+    conv_transpose2d,
+    conv_transpose2d_backward,
+)
+from minddpm.kernels.reference.linear import linear, linear_backward, linears, linears_backward
+from minddpm.kernels.reference.noise import (
+    philox4x32,
+    q_sample,
+    q_sample_normal,
+    random_bits,
+    random_normal,
+    random_uniform,
+    sampler_step,
+    sampler_step_normal,
+)
+from minddpm.kernels.reference.norm import (
+    group_norm,
+    group_norm_backward,
+    group_norm_silu,
+    group_norm_silu_backward,
+)
+from minddpm.kernels.reference.optimizer import adam, clip_scale, ema, squared_norm
+from minddpm.kernels.reference.pointwise import (
+    add,
+    add_all,
+    add_to,
+    dropout,
+    silu,
+    silu_backward,
+    timestep_features,
+    upsample_nearest,
+    upsample_nearest_backward,
+)
+from minddpm.kernels.reference.residual import (
+    norm_silu_conv2d,
+    norm_silu_conv2d_backward,
+    upsample_conv2d,
+    upsample_conv2d_backward,
+)
+
+__all__ = [
+    "adam", "add", "add_all", "add_to", "attention", "attention_backward", "clip_scale",
+    "constant_weights", "conv2d", "conv2d_backward", "conv_transpose2d",
+    "conv_transpose2d_backward", "dropout", "ema", "group_norm", "group_norm_backward",
+    "group_norm_silu", "group_norm_silu_backward", "linear", "linear_backward", "linears",
+    "linears_backward", "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32", "q_sample",
+    "q_sample_normal", "random_bits", "random_normal", "random_uniform", "replayed",
+    "sampler_step", "sampler_step_normal", "silu", "silu_backward", "squared_norm",
+    "timestep_features", "upsample_conv2d", "upsample_conv2d_backward", "upsample_nearest",
+    "upsample_nearest_backward",
+]  # fmt: skip
+
+
+def constant_weights(derived: dict | None = None) -> AbstractContextManager[dict]:
+    """Declare that no weight changes within the block: a kernel set may keep what it derives.
+
+    derived: the result of an earlier block, if no weight has changed since.
+    """
+    return nullcontext({} if derived is None else derived)
+
+
+def replayed(function: Callable) -> Callable:
+    """Return a function that may record what `function` does and repeat it; here it is called.
+
+    function: takes and returns arrays, does the same for all their values, and reads none of them
+    on the host.
+    """
+    return function

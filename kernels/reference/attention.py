@@ -1,0 +1,49 @@
+"""Softmax attention, forward and backward."""
+
+from minddpm.kernels.arrays import Array, array_module
+
+
+def _heads(x: Array, heads: int) -> Array:
+    """[N, L, heads*D] -> [N, heads, L, D]"""
+    N, L, C = x.shape
+    return x.reshape(N, L, heads, C // heads).transpose(0, 2, 1, 3)
+
+
+def _merge(x: Array) -> Array:
+    """[N, heads, L, D] -> [N, L, heads*D]"""
+    N, heads, L, D = x.shape
+    return x.transpose(0, 2, 1, 3).reshape(N, L, heads * D)
+
+
+def _attention_weights(q: Array, k: Array) -> Array:
+    """p = softmax(q k^T / sqrt(D)) over the last axis, [N, heads, L, L]."""
+    xp = array_module(q)
+    s = q @ k.swapaxes(-1, -2)
+    s *= q.shape[-1] ** -0.5
+    s -= s.max(axis=-1, keepdims=True)  # softmax(s + c) = softmax(s): the largest exponent is now 0
+    p = xp.exp(s)
+    p /= p.sum(axis=-1, keepdims=True)
+    return p
+
+
+def attention(q: Array, k: Array, v: Array, heads: int) -> Array:
+    """y = softmax(q k^T / sqrt(D)) v for each head (Vaswani et al. 2017); all [N, L, heads*D]."""
+    q, k, v = (_heads(a, heads) for a in (q, k, v))
+    return _merge(_attention_weights(q, k) @ v)
+
+
+def attention_backward(
+    gy: Array, q: Array, k: Array, v: Array, heads: int
+) -> tuple[Array, Array, Array]:
+    """With s = q k^T / sqrt(D), p = softmax(s), y = p v (p is made again rather than kept):
+
+    gv = p^T gy;  gp = gy v^T;  gs = p (gp - sum_j gp_j p_j) as dp_i/ds_j = p_i (delta_ij - p_j);
+    gq = gs k / sqrt(D);  gk = gs^T q / sqrt(D)
+    """
+    gy, q, k, v = (_heads(a, heads) for a in (gy, q, k, v))
+    p = _attention_weights(q, k)
+    gv = p.swapaxes(-1, -2) @ gy
+    gp = gy @ v.swapaxes(-1, -2)
+    gs = p * (gp - (gp * p).sum(axis=-1, keepdims=True))
+    gs *= q.shape[-1] ** -0.5
+    return _merge(gs @ k), _merge(gs.swapaxes(-1, -2) @ q), _merge(gv)

@@ -1,0 +1,60 @@
+"""Adam, moving averages and gradient norms, on one flat buffer of all parameters, in place."""
+
+from minddpm.kernels.arrays import Array, array_module
+
+
+def adam(
+    param: Array, grad: Array, m: Array, v: Array, average: Array | None, step: int, lr: float,
+    beta1: float, beta2: float, eps: float, weight_decay: float, grad_scale: float | Array,
+    ema_decay: float,
+) -> None:  # fmt: skip
+    """One step of Adam (Kingma and Ba 2015, algorithm 1) with decoupled decay (AdamW, 2019).
+
+    All arrays [P]; param, m and v are changed in place, and so is average (unless it is None), the
+    moving average that then takes in the new param. step counts from 1; grad_scale multiplies the
+    gradient first. Where it is not finite (clip_scale), nothing is changed.
+    m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+    param -= lr ( (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay param )
+    """
+    xp = array_module(param)
+    if not xp.isfinite(xp.asarray(grad_scale)):
+        return
+    g = grad * grad_scale
+    m *= beta1
+    m += (1 - beta1) * g
+    v *= beta2
+    g *= g
+    v += (1 - beta2) * g
+    update = xp.sqrt(v)
+    update *= (1 - beta2**step) ** -0.5
+    update += eps
+    xp.divide(m, update, out=update)
+    update *= lr / (1 - beta1**step)
+    if weight_decay:
+        param *= 1 - lr * weight_decay
+    param -= update
+    if average is not None:
+        ema(average, param, ema_decay)
+
+
+def ema(average: Array, param: Array, decay: float) -> None:
+    """average = decay average + (1 - decay) param, in place, both [P]."""
+    average += (1 - decay) * (param - average)
+
+
+def squared_norm(x: Array) -> Array:
+    """sum x^2 of a flat array, as a 0-d float64 array (it stays on the device)."""
+    xp = array_module(x)
+    return xp.square(x).sum(dtype=xp.float64)
+
+
+def clip_scale(squared_norm: Array, max_norm: float) -> Array:
+    """The factor that brings a gradient of length sqrt(squared_norm) down to max_norm.
+
+    float32 without axes (it stays on the device): 1 if the gradient is shorter, nan if its length
+    is not a finite number.
+    """
+    xp = array_module(squared_norm)
+    norm = xp.sqrt(squared_norm)
+    scale = xp.where(xp.isfinite(norm), max_norm / xp.maximum(norm, max_norm), xp.nan)
+    return xp.asarray(scale, dtype="float32")

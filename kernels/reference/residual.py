@@ -1,0 +1,66 @@
+"""What stands around the UNet's 3x3 convolutions, as one operation: half a residual block."""
+
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from minddpm.kernels.arrays import Array
+from minddpm.kernels.reference.convolution import conv2d, conv2d_backward
+from minddpm.kernels.reference.norm import normalised
+from minddpm.kernels.reference.pointwise import upsample_nearest, upsample_nearest_backward
+from minddpm.kernels.shapes import SAME, Parts, cut, joined
+
+REFERENCE = sys.modules[__package__]
+
+
+def upsample_conv2d(x: Array, w: Array, b: Array) -> Array:
+    """conv2d of the picture of twice the size: x [N, H, W, C], w [3, 3, C, K] -> [N, 2H, 2W, K]."""
+    return conv2d(upsample_nearest(x), w, b, 1, SAME)
+
+
+def upsample_conv2d_backward(gy: Array, x: Array, w: Array) -> tuple[Array, Array, Array]:
+    """gx, gw, gb: conv2d_backward, then upsample_nearest_backward."""
+    gx, gw, gb = conv2d_backward(gy, upsample_nearest(x), w, 1, SAME)
+    return upsample_nearest_backward(gx), gw, gb
+
+
+def norm_silu_conv2d(
+    xs: Parts, norm_weight: Array, norm_bias: Array, groups: int, eps: float,
+    w: Array, b: Array, shift: Array | None, extra: Array | None,
+    *, kernels: ModuleType | None = None,
+) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
+    """y = conv2d(silu(group_norm(x))) + b + shift + extra: half a residual block.
+
+    xs: parts [N, H, W, C_p] of x; w [3, 3, C, K]; b [K]; shift [N, K] or None, for each image (the
+    time embedding); extra [N, H, W, K] or None (the residual path) -> y, and what the backward of
+    the same kernel set needs: mean, rstd [N, G], and more if it likes.
+    kernels: the kernel set whose operations are used; None: the reference. A fast set passes
+    itself for shapes that its fused kernel does not support.
+    """
+    kernels = kernels or REFERENCE
+    h, mean, rstd = kernels.group_norm_silu(joined(xs), norm_weight, norm_bias, groups, eps)
+    y = kernels.conv2d(h, w, b, 1, SAME)
+    if shift is not None:
+        y += shift[:, None, None, :]
+    if extra is not None:
+        y += extra
+    return y, (mean, rstd)
+
+
+def norm_silu_conv2d_backward(
+    gy: Array, xs: Parts, norm_weight: Array, norm_bias: Array, saved: tuple[Array, ...],
+    groups: int, w: Array, partial: Sequence[Array | None] = (),
+    *, kernels: ModuleType | None = None,
+) -> tuple[tuple[Array, ...], Array, Array, Array, Array, Array]:  # fmt: skip
+    """gxs, gnorm_weight, gnorm_bias, gw, gb [C_out], gshift [N, C_out]; gextra is gy itself.
+
+    h = silu(group_norm(x)) is not kept: it is computed again from x, mean and rstd.
+    """
+    kernels, x, (mean, rstd) = kernels or REFERENCE, joined(xs), saved
+    h = kernels.silu(normalised(x, mean, rstd) * norm_weight + norm_bias)
+    gh, gw, gb = kernels.conv2d_backward(gy, h, w, 1, SAME)
+    gx, gnorm_weight, gnorm_bias = kernels.group_norm_silu_backward(
+        gh, x, norm_weight, norm_bias, mean, rstd, groups
+    )
+    gxs = kernels.add_all(cut(gx, xs), partial)
+    return gxs, gnorm_weight, gnorm_bias, gw, gb, gy.sum(axis=(1, 2))

@@ -1,0 +1,174 @@
+"""Arithmetic and elementwise functions, with NumPy's broadcasting undone in the backward."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+from minddpm import backend
+from minddpm.autodiff.graph import Function, Tensor
+from minddpm.backend import Array
+
+
+def unbroadcast(gy: Array, shape: tuple[int, ...]) -> Array:
+    """The gradient of the small operand of a broadcast: gy summed back to `shape`.
+
+    A value that was copied along an axis has had an effect at every copy; its gradient is the sum.
+    """
+    new_axes = gy.ndim - len(shape)
+    stretched = tuple(
+        new_axes + i for i, n in enumerate(shape) if n == 1 and gy.shape[new_axes + i] != 1
+    )
+    axes = tuple(range(new_axes)) + stretched
+    return gy.sum(axis=axes).reshape(shape) if axes else gy.reshape(shape)
+
+
+class Binary(Function):
+    """A function of two operands that broadcast together."""
+
+    def backward(self, gy: Array) -> tuple[Array | None, ...]:
+        return tuple(
+            unbroadcast(gx, x.shape) if x.requires_grad else None
+            for x, gx in zip(self.inputs, self.gradients(gy), strict=True)
+        )
+
+    def gradients(self, gy: Array) -> tuple[Array, Array]:
+        """The gradients of both operands at the broadcast shape."""
+        raise NotImplementedError
+
+
+class Add(Binary):
+    def forward(self, a: Array, b: Array) -> Array:
+        return a + b
+
+    def gradients(self, gy: Array) -> tuple[Array, Array]:
+        return gy, gy  # d(a + b) = da + db
+
+
+class Sub(Binary):
+    def forward(self, a: Array, b: Array) -> Array:
+        return a - b
+
+    def gradients(self, gy: Array) -> tuple[Array, Array]:
+        return gy, -gy  # d(a - b) = da - db
+
+
+class Mul(Binary):
+    def forward(self, a: Array, b: Array) -> Array:
+        self.save(a, b)
+        return a * b
+
+    def gradients(self, gy: Array) -> tuple[Array, Array]:
+        a, b = self.saved
+        return gy * b, gy * a  # d(a b) = b da + a db
+
+
+class Div(Binary):
+    def forward(self, a: Array, b: Array) -> Array:
+        self.save(a, b)
+        return a / b
+
+    def gradients(self, gy: Array) -> tuple[Array, Array]:
+        a, b = self.saved
+        return gy / b, -gy * a / (b * b)  # d(a / b) = da / b - a db / b^2
+
+
+class Power(Function):
+    """x ** p for a constant p."""
+
+    def __init__(self, p: float):
+        self.p = p
+
+    def forward(self, x: Array) -> Array:
+        self.save(x)
+        return x**self.p
+
+    def backward(self, gy: Array) -> tuple[Array]:
+        (x,) = self.saved
+        if self.p == 0:
+            return (gy * 0,)  # x^0 = 1, also where x^-1 would be infinite
+        return (gy * (self.p * x ** (self.p - 1)),)  # d(x^p) = p x^(p-1) dx
+
+
+class Exp(Function):
+    def forward(self, x: Array) -> Array:
+        y = backend.xp.exp(x)
+        self.save(y)
+        return y
+
+    def backward(self, gy: Array) -> tuple[Array]:
+        (y,) = self.saved
+        return (gy * y,)  # d(e^x) = e^x dx
+
+
+class Log(Function):
+    def forward(self, x: Array) -> Array:
+        self.save(x)
+        return backend.xp.log(x)
+
+    def backward(self, gy: Array) -> tuple[Array]:
+        (x,) = self.saved
+        return (gy / x,)  # d(ln x) = dx / x
+
+
+class Tanh(Function):
+    def forward(self, x: Array) -> Array:
+        y = backend.xp.tanh(x)
+        self.save(y)
+        return y
+
+    def backward(self, gy: Array) -> tuple[Array]:
+        (y,) = self.saved
+        return (gy * (1 - y * y),)  # d tanh(x) = (1 - tanh(x)^2) dx
+
+
+class SiLU(Function):
+    def forward(self, x: Array) -> Array:
+        self.save(x)
+        return backend.kernels.silu(x)
+
+    def backward(self, gy: Array) -> tuple[Array]:
+        (x,) = self.saved
+        return (backend.kernels.silu_backward(gy, x),)
+
+
+def exp(x: Tensor) -> Tensor:
+    """e ** x, element by element."""
+    return Exp()(x)
+
+
+def log(x: Tensor) -> Tensor:
+    """The natural logarithm, element by element."""
+    return Log()(x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent, element by element: a value in (-1, 1)."""
+    return Tanh()(x)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x / (1 + e^-x), also called swish (Elfwing et al. 2017), element by element."""
+    return SiLU()(x)
+
+
+def _constant(x: Any, like: Tensor) -> Any:
+    # A Python number takes the tensor's type: float32 data stays float32.
+    return backend.xp.asarray(x, dtype=like.dtype) if isinstance(x, numbers.Number) else x
+
+
+def _install_operators() -> None:
+    # The operators live here, not in tensor.py, so that the graph knows no particular function.
+    Tensor.__add__ = lambda a, b: Add()(a, _constant(b, a))
+    Tensor.__radd__ = lambda a, b: Add()(_constant(b, a), a)
+    Tensor.__sub__ = lambda a, b: Sub()(a, _constant(b, a))
+    Tensor.__rsub__ = lambda a, b: Sub()(_constant(b, a), a)
+    Tensor.__mul__ = lambda a, b: Mul()(a, _constant(b, a))
+    Tensor.__rmul__ = lambda a, b: Mul()(_constant(b, a), a)
+    Tensor.__truediv__ = lambda a, b: Div()(a, _constant(b, a))
+    Tensor.__rtruediv__ = lambda a, b: Div()(_constant(b, a), a)
+    Tensor.__neg__ = lambda a: Sub()(_constant(0, a), a)
+    Tensor.__pow__ = lambda a, p: Power(p)(a)
+
+
+_install_operators()

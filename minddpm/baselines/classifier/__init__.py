@@ -1,0 +1,1 @@
+"""The classifier whose features and predictions the metrics use."""

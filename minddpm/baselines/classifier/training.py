@@ -1,0 +1,76 @@
+"""Training the classifier on shifted digits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from minddpm import backend, random
+from minddpm.autodiff import Tensor, cross_entropy, no_grad
+from minddpm.backend import Array
+from minddpm.baselines.classifier.model import Classifier
+from minddpm.baselines.model_loop import ModelLoop
+from minddpm.data import to_float
+from minddpm.errors import InputError
+from minddpm.training.options import LoopOptions
+
+
+@dataclass(frozen=True)
+class ClassifierOptions(LoopOptions):
+    """Of a classifier; with these, MNIST's 60,000 digits are seen three times."""
+
+    steps: int = 1400
+    batch_size: int = 128
+    lr: float = 4e-3
+    ema_decay: float = 0.99
+    cooldown: float = 1.0
+    shift: int = field(default=2, metadata={"help": "most pixels that a picture is moved by"})
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a value with which nothing could be learned."""
+        super().__post_init__()
+        if self.shift < 0:
+            raise InputError(f"shift={self.shift}: choose 0 or more pixels.")
+
+
+class ClassifierLoop(ModelLoop):
+    """Trains a Classifier."""
+
+    quantity_names = ("loss", "error")
+
+    def quantities(self, chosen: np.ndarray, step: int) -> tuple[Tensor, Array]:
+        options = self.options
+        images = shifted(self.dataset.images[chosen], options.shift, options.seed, step)
+        labels = self.dataset.labels[chosen]
+        logits = self.module(backend.xp.asarray(to_float(images)))
+        wrong = logits.data.argmax(axis=1) != backend.xp.asarray(labels)
+        return cross_entropy(logits, labels), wrong
+
+
+def shifted(images: np.ndarray, most: int, seed: int, step: int) -> np.ndarray:
+    """Each image moved by -most .. most whole pixels, down and to the right; paper (0) comes in.
+
+    images: uint8 [N, H, W, C]; the shifts are a function of (seed, step).
+    """
+    N, H, W, _ = images.shape
+    down, right = random.integers(2 * most + 1, 2 * N, seed, random.AUGMENT, step).reshape(2, N)
+    padded = np.pad(images, ((0, 0), (most, most), (most, most), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (H, W), axis=(1, 2))
+    return windows[np.arange(N), down, right].transpose(0, 2, 3, 1)
+
+
+def in_batches(
+    function: Callable[[Array], Tensor], images: np.ndarray, batch_size: int = 500
+) -> np.ndarray:
+    """function of uint8 images [n, H, W, C], batch after batch, on the host: [n, ...]."""
+    results = []
+    with no_grad(), backend.kernels.constant_weights():
+        for start in range(0, len(images), batch_size):
+            x = backend.xp.asarray(to_float(images[start : start + batch_size]))
+            results.append(backend.to_numpy(function(x).data))
+    return np.concatenate(results)
+
+
+def accuracy(classifier: Classifier, images: np.ndarray, labels: np.ndarray) -> float:
+    """The share of uint8 images [n, H, W, C] whose largest logit is their label's."""
+    return float((in_batches(classifier, images).argmax(axis=1) == labels).mean())

@@ -1,0 +1,1 @@
+"""What the commands of examples/ share: flags, errors, runs, figures."""

@@ -1,0 +1,1 @@
+"""How good samples are: metrics/, report.py (all of them with their floors), comparison/."""

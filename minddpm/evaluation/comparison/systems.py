@@ -1,0 +1,115 @@
+"""The three systems behind one interface: a loop that trains, and pictures from what it left."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import minddpm
+from minddpm.baselines.gan.model import Discriminator, Generator
+from minddpm.baselines.gan.training import GANLoop, GANOptions
+from minddpm.baselines.sampling import load_maker, make
+from minddpm.baselines.vae.model import VAE
+from minddpm.baselines.vae.training import VAELoop, VAEOptions
+from minddpm.data import ImageDataset
+from minddpm.diffusion.scheduler_file import load_diffusion
+from minddpm.generate import generate, spacing
+from minddpm.models import SMALL
+from minddpm.training.ddpm import Trainer, TrainingOptions
+from minddpm.training.loop import Loop
+from minddpm.training.options import LoopOptions
+from minddpm.training.run_directory import RunDirectory
+
+COOLDOWN = 0.25  # of all three trainings: at a constant rate the last weights are good by chance
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How the DDPM draws."""
+
+    name: str = "dpm_solver_sde"
+    steps: int = 20
+
+
+class System:
+    """What is compared. `slides`: the training steps and milliseconds a step that they state."""
+
+    name: str
+    slides_steps: int
+    slides_ms: str
+    curves: dict[str, str]  # label -> column of loss.csv
+
+    def options(self, steps: int, seed: int) -> LoopOptions:
+        raise NotImplementedError
+
+    def loop(self, dataset: ImageDataset, run: RunDirectory, options: LoopOptions) -> Loop:
+        """Its training from the beginning, with the weights of options.seed."""
+        raise NotImplementedError
+
+    def pictures(self, run: Path, count: int, seed: int, sampler: Sampler) -> np.ndarray:
+        """Pictures with the averaged weights of a run, float32 [count, H, W, C]."""
+        maker = load_maker(run)
+        assert maker is not None, run
+        return make(maker, count, seed)
+
+    def how(self, sampler: Sampler) -> dict[str, Any]:
+        """How the pictures are made, for the protocol."""
+        return {"sampler": "one pass", "steps": 1}
+
+
+class DDPM(System):
+    name, T = "DDPM", 1000
+    slides_steps, slides_ms = 10 * 1000, "300"
+    curves = {"all t": "loss", "t in quarter 1": "loss_q1", "t in quarter 4": "loss_q4"}  # noqa: RUF012
+
+    def options(self, steps: int, seed: int) -> TrainingOptions:
+        return TrainingOptions(steps=steps, seed=seed, cooldown=COOLDOWN)
+
+    def loop(self, dataset: ImageDataset, run: RunDirectory, options: LoopOptions) -> Trainer:
+        minddpm.manual_seed(options.seed)
+        _, H, _, C = dataset.images.shape
+        unet = minddpm.UNet2D(**{**SMALL, "sample_size": H, "in_channels": C, "out_channels": C})
+        diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(self.T))
+        return Trainer(unet, diffusion, dataset, run, options)
+
+    def pictures(self, run: Path, count: int, seed: int, sampler: Sampler) -> np.ndarray:
+        unet, diffusion = minddpm.UNet2D.from_pretrained(run), load_diffusion(run)
+        return generate((unet, diffusion), count, sampler.name, sampler.steps, seed, batch_size=125)
+
+    def how(self, sampler: Sampler) -> dict[str, Any]:
+        return {
+            "sampler": sampler.name, "steps": sampler.steps, "spacing": spacing(sampler.name)
+        }  # fmt: skip
+
+
+class GAN(System):
+    name = "GAN"
+    slides_steps, slides_ms = 30 * 550, "60"
+    curves = {"generator": "loss_generator", "discriminator": "loss_discriminator"}  # noqa: RUF012
+
+    def options(self, steps: int, seed: int) -> GANOptions:
+        return GANOptions(steps=steps, seed=seed, cooldown=COOLDOWN)
+
+    def loop(self, dataset: ImageDataset, run: RunDirectory, options: LoopOptions) -> GANLoop:
+        minddpm.manual_seed(options.seed)
+        return GANLoop(Generator(), Discriminator(), dataset, run, options)
+
+
+class VariationalAutoencoder(System):
+    slides_ms = "30-50"
+    curves = {"reconstruction": "reconstruction", "KL": "kl"}  # noqa: RUF012
+
+    def __init__(self, name: str = "VAE", epochs: int = 30):
+        self.name, self.slides_steps = name, epochs * 547
+
+    def options(self, steps: int, seed: int) -> VAEOptions:
+        return VAEOptions(steps=steps, seed=seed, cooldown=COOLDOWN)
+
+    def loop(self, dataset: ImageDataset, run: RunDirectory, options: LoopOptions) -> VAELoop:
+        minddpm.manual_seed(options.seed)
+        return VAELoop(VAE(), dataset, run, options)
+
+
+SYSTEMS = (DDPM(), GAN(), VariationalAutoencoder())
+SLIDES = (DDPM(), GAN(), *(VariationalAutoencoder(f"VAE-{n}", n) for n in (10, 30, 70)))

@@ -1,0 +1,82 @@
+"""The variational bound of a model on a set of digits, in bits/dim and in its parts."""
+
+import math
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from minddpm import backend
+from minddpm.autodiff import no_grad
+from minddpm.baselines.sampling import bound
+from minddpm.baselines.vae.model import VAE
+from minddpm.data import ImageDataset, to_float
+from minddpm.diffusion import GaussianDiffusion
+from minddpm.generate import conditioned
+from minddpm.models import UNet2D
+
+
+def bits_per_dim(
+    unet: UNet2D,
+    diffusion: GaussianDiffusion,
+    data: ImageDataset,
+    images: int,
+    draws: int | None,
+    batch_size: int = 125,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Means over the first `images` of the data, for JSON: bits_per_dim, L_T, L_between, L_0.
+
+    draws: of t for each image (unbiased, with a standard error); None: the exact sum over all t.
+    A class-conditional model is told the labels.
+    """
+    rows: list[np.ndarray] = []
+    starts = range(0, images, batch_size)
+    with no_grad(), backend.kernels.constant_weights():
+        for first in tqdm(starts, unit="batch", desc="bits/dim"):
+            chosen = slice(first, min(first + batch_size, images))
+            x0 = backend.xp.asarray(to_float(data.images[chosen]))
+            model = conditioned(unet, data.labels[chosen] if unet.num_classes else None)
+            if draws is None:
+                whole = diffusion.bits_per_dim(model, x0, seed, first)
+                decoder = whole.terms[:, 0]
+            else:
+                whole = diffusion.estimate_bits_per_dim(model, x0, draws, seed, first)
+                decoder = whole.decoder
+            rows.append(np.stack([whole.total, whole.prior, decoder]))
+    total, prior, decoder = np.concatenate(rows, axis=1)
+    parts = {
+        "bits_per_dim": total, "L_T": prior, "L_between": total - prior - decoder, "L_0": decoder
+    }  # fmt: skip
+    return _means(parts, data, seed, "every t" if draws is None else draws)
+
+
+def vae_bits_per_dim(
+    vae: VAE, data: ImageDataset, images: int, draws: int, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """-ELBO of a VAE over the first `images` of the data, likewise: bits_per_dim and its parts.
+
+    draws: of z for each image. Empty for a Bernoulli likelihood, which is none of grey pixels.
+    """
+    if vae.likelihood != "gaussian":
+        return {}
+    part = ImageDataset(data.images[:images], None, data.source)
+    reconstruction, kl, _ = bound(vae, part, draws, seed)
+    per_bit = math.log(2) * data.images[0].size
+    terms = {"reconstruction": reconstruction / per_bit, "kl": kl.sum(axis=1) / per_bit}
+    return _means({"bits_per_dim": sum(terms.values()), **terms}, data, seed, draws)
+
+
+def _means(
+    parts: dict[str, np.ndarray], data: ImageDataset, seed: int, draws: int | str
+) -> dict[str, dict[str, Any]]:
+    n = len(next(iter(parts.values())))
+    common = {"n": n, "test": data.source, "weights": "EMA", "seed": seed, "draws": draws}
+    return {
+        name: {
+            "value": float(values.mean()),
+            "standard_error": float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None,
+            **common,
+        }
+        for name, values in parts.items()
+    }

@@ -1,0 +1,45 @@
+"""A trained model with its diffusion process, as a directory that diffusers opens.
+
+directory/                      a run directory is a diffusers pipeline:
+  model_index.json              diffusers.DDPMPipeline.from_pretrained(directory)
+  unet/                         models/pretrained.py
+  scheduler/scheduler_config.json         diffusion/scheduler_file.py
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from minddpm.diffusion import GaussianDiffusion
+from minddpm.diffusion.scheduler_file import load_diffusion, scheduler_config
+from minddpm.models import UNet2D
+from minddpm.storage.json_files import diffusers_header, write_json
+
+
+class Pipeline(NamedTuple):
+    """A model and the diffusion process that it was trained for."""
+
+    unet: UNet2D
+    diffusion: GaussianDiffusion
+
+
+def load(directory: str | Path) -> Pipeline:
+    """Return the model in a directory and its own diffusion process: (unet, diffusion).
+
+    directory: a run directory, or one that diffusers' save_pretrained wrote. The schedule, the
+    prediction and the variance are those of the training; the weights are the averaged ones (EMA).
+    Raises InputError for missing, damaged or unsupported files.
+    """
+    return Pipeline(UNet2D.from_pretrained(directory), load_diffusion(directory))
+
+
+def save_pipeline(unet: UNet2D, diffusion: GaussianDiffusion, directory: str | Path) -> None:
+    """Write a directory that load() and diffusers.DDPMPipeline.from_pretrained open."""
+    directory = Path(directory)
+    unet.save_pretrained(directory / "unet")
+    write_json(directory / "scheduler" / "scheduler_config.json", scheduler_config(diffusion))
+    index = {
+        **diffusers_header("DDPMPipeline"),
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "unet": ["diffusers", "UNet2DModel"],
+    }
+    write_json(directory / "model_index.json", index)

@@ -1,0 +1,46 @@
+"""Files that are either whole or absent, whenever the program is killed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from minddpm.errors import InputError
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Open a binary file that takes the name ``path`` only when the ``with`` block has succeeded.
+
+    The bytes go to a temporary name in the same folder (made if absent), reach the disk, and are
+    renamed. If the block fails, a previous file at ``path`` stays as it was.
+    Raises InputError if the file cannot be written.
+    """
+    path = Path(path)
+    # The process id keeps two runs that write the same file out of each other's way.
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut could leave the name on empty content
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path} could not be written ({error.strerror or error}): free some space, or choose "
+            "a folder that you may write to."
+        ) from error
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raise InputError if a file at ``path`` could not be written; its folder is made if absent."""
+    path = Path(path)
+    probe = path.with_name(f".{path.name}.probe")
+    with atomic_write(probe) as file:
+        file.write(b"minddpm")
+    probe.unlink()

@@ -1,0 +1,320 @@
+"""The graph: order, accumulation, broadcasting, freeing, and the errors that protect it."""
+
+import gc
+import tracemalloc
+import weakref
+
+import numpy as np
+import pytest
+
+from minddpm import GraphError, Tensor, no_grad
+from minddpm import autodiff as F
+from minddpm.autodiff import pointwise as elementwise
+from minddpm.autodiff.graph import Function
+
+
+def leaf(*values):
+    return Tensor(np.array(values), requires_grad=True)
+
+
+def test_a_tensor_used_twice_gets_both_gradients():
+    """b = a + a; c = b * b = 4 a^2, so dc/da = 8 a."""
+    a = leaf(3.0)
+    b = a + a
+    c = b * b
+    c.backward()
+    assert a.grad == [24.0]
+
+
+def test_each_function_runs_once_in_a_deep_diamond():
+    """x -> x + x, sixty times: walking along paths would take 2^60 steps."""
+    a = leaf(1.0)
+    x = a
+    for _ in range(60):
+        x = x + x
+    x.backward()
+    assert a.grad == [2.0**60]
+
+
+def test_a_chain_deeper_than_the_recursion_limit():
+    a = leaf(1.0)
+    x = a
+    for _ in range(5000):
+        x = x + 1.0
+    x.backward()
+    assert a.grad == [1.0]
+    del x  # and the graph of 5,000 goes away without recursion troubles
+
+
+def test_a_second_graph_adds_to_the_gradient():
+    a = leaf(2.0)
+    (a * a).backward()
+    (a * a).backward()
+    assert a.grad == [8.0]
+
+
+def test_the_gradient_of_a_sum_is_not_shared_between_its_operands():
+    """Both get the same gy; adding to one .grad must not change the other."""
+    a, b = leaf(1.0), leaf(1.0)
+    (a + b).backward()
+    a.grad += 1
+    assert b.grad == [1.0]
+
+
+def test_a_leaf_without_axes_accumulates_too():
+    """Arithmetic of 0-d arrays gives scalars, which += would not change in place."""
+    a = Tensor(2.0, requires_grad=True)
+    (a * a + a).backward()
+    (a * 3.0).backward()
+    assert a.grad == 8.0
+
+
+def test_a_function_is_used_once():
+    a, f = leaf(1.0), elementwise.Exp()
+    f(a)
+    with pytest.raises(GraphError, match="once"):
+        f(a)
+
+
+def test_an_array_is_no_index():
+    with pytest.raises(TypeError, match="take_rows"):
+        leaf(1.0, 2.0)[np.array([0, 0])]
+
+
+def test_the_power_zero_has_gradient_zero():
+    a = leaf(0.0, 1.0)
+    (a**0).sum().backward()
+    assert (a.grad == 0).all()
+
+
+def test_a_large_result_can_be_written_to_again_after_backward():
+    a = Tensor(np.ones(100_000), requires_grad=True)
+    y = F.exp(a)
+    (y * y).sum().backward()
+    y.data[0] = 5
+
+
+def test_backward_leaves_the_given_gradient_alone():
+    a = leaf(1.0, 2.0)
+    g = np.array([1.0, 1.0])
+    y = a + a
+    (y + y).backward(g)
+    assert (g == 1).all()
+
+
+class Share(Function):
+    """y = a + b + c whose backward gives one and the same array to all three inputs."""
+
+    def forward(self, a, b, c):
+        return a + b + c
+
+    def backward(self, gy):
+        return gy, gy, gy[...]  # the last is a view of it
+
+
+@pytest.mark.parametrize("size", [2, 100_000])
+def test_sums_of_gradients_change_no_array_that_others_hold(any_backend, size):
+    """x and y get the same array from the last function, and each adds to it three times more."""
+    a = Tensor(np.ones(size, np.float32), requires_grad=True)
+    x, y = a * 2.0, a * 3.0
+    g = np.ones(size, np.float32)
+    z = Share()(x, y, x) + Share()(y, x, x) + x + x * 5.0 + y * 7.0
+    z.backward(g)
+    # dz/dx = 2 + 2 + 1 + 5 = 10; dz/dy = 1 + 1 + 7 = 9
+    assert (a.grad == 2 * 10 + 3 * 9).all()
+    assert (g == 1).all()
+
+
+def test_a_gradient_kept_by_its_function_is_not_added_to(any_backend):
+    """What a backward has seen stays as it was, also when it was a sum made on the way."""
+    seen = []
+
+    class Keep(Share):
+        def backward(self, gy):
+            seen.append((gy, gy.copy()))
+            return super().backward(gy)
+
+    a = Tensor(np.ones(3, np.float32), requires_grad=True)
+    x = a
+    for _ in range(4):
+        x = Keep()(x, x * 2.0, x)
+        x = x + x + x
+    x.sum().backward()
+    assert (a.grad == 12.0**4).all()
+    assert all((gy == copy).all() for gy, copy in seen)
+
+
+@pytest.mark.parametrize(
+    ("shape_a", "shape_b"),
+    [((2, 3), (3,)), ((2, 3), (1, 3)), ((2, 1), (1, 3)), ((2, 3), ()), ((1,), (4, 1, 2))],
+)
+@pytest.mark.parametrize("operation", ["add", "sub", "mul", "truediv"])
+def test_broadcasting_is_undone(shape_a, shape_b, operation):
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal(shape_a), rng.standard_normal(shape_b) + 3
+    method = f"__{operation}__"
+    assert F.gradcheck(lambda a, b: getattr(a, method)(b), [a, b]) < 1e-6
+
+
+def test_numbers_and_arrays_work_on_both_sides_and_keep_float32():
+    x = Tensor(np.ones(2, np.float32), requires_grad=True)
+    two = np.full(2, 2, np.float32)
+    for y in (2 * x, x * 2, two * x, x * two, 2 + x - 0 * x, 4 / (x + 1), 3 - x, -x + 3):
+        assert isinstance(y, Tensor)
+        assert y.dtype == np.float32
+        assert (y.data[:1] == 2).all() or (y.data == 3).all()
+
+
+def test_no_grad_records_nothing():
+    a = leaf(1.0)
+    with no_grad():
+        y = a * a
+    assert y.creator is None
+    with pytest.raises(GraphError, match="no_grad"):
+        y.backward()
+    assert (a * a).creator is not None  # and it ends with its block
+
+
+def test_constants_get_no_gradient():
+    a, constant = leaf(2.0), Tensor(np.array([3.0]))
+    (a * constant).backward()
+    assert a.grad == [3.0]
+    assert constant.grad is None
+
+
+def test_detach_stops_the_gradient():
+    a = leaf(2.0)
+    (a * (a * a).detach()).backward()
+    assert a.grad == [4.0]
+
+
+def test_backward_through_a_freed_graph():
+    a = leaf(1.0)
+    b = a * a
+    (b * 2.0).backward()
+    with pytest.raises(GraphError, match="freed"):
+        (b * 3.0).backward()
+    assert a.grad == [4.0]
+
+
+def test_backward_needs_a_gradient_of_the_right_shape():
+    a = leaf(1.0, 2.0)
+    with pytest.raises(ValueError, match="needs the gradient"):
+        (a * a).backward()
+    with pytest.raises(ValueError, match=r"shape \(3,\)"):
+        (a * a).backward(np.ones(3))
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+@pytest.mark.parametrize("which", ["a leaf", "a result"])
+def test_a_saved_array_changed_in_place_is_refused(size, which):
+    """Small arrays and leaves: the backward refuses. Large results: NumPy refuses the write."""
+    x = Tensor(np.ones(size), requires_grad=True)
+    middle = x + 1
+    y = (middle * middle).sum() if which == "a result" else (x * x).sum()
+    changed = middle if which == "a result" else x
+    if which == "a result" and size == 100_000:
+        with pytest.raises(ValueError, match="read-only"):
+            changed.data[0] = 5
+        return
+    changed.data[0] = 5
+    with pytest.raises(GraphError, match="changed in place"):
+        y.backward()
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 3, 64, 64), (1000, 999)])
+@pytest.mark.parametrize("change", ["turned", "negated", "one element"])
+def test_any_change_in_place_is_noticed(shape, change):
+    """A plain sum would see neither of the first two."""
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    x = Tensor(values, requires_grad=True)
+    y = (x * x).sum()
+    if change == "one element":
+        x.data[(-1,) * len(shape)] += 1e-6
+    else:
+        x.data[...] = x.data[::-1].copy() if change == "turned" else -x.data
+    with pytest.raises(GraphError, match="changed in place"):
+        y.backward()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: F.conv2d(x, Tensor(np.ones((3, 3, 2, 4))), Tensor(np.ones(4))), "conv2d"),
+        (lambda x: F.conv2d(x, Tensor(np.ones((3, 3, 3, 4))), Tensor(np.ones(3))), "bias"),
+        (lambda x: F.conv2d(x, Tensor(np.ones((9, 9, 3, 4))), Tensor(np.ones(4))), "smaller"),
+        (
+            lambda x: F.conv_transpose2d(x, Tensor(np.ones((3, 3, 3, 4))), Tensor(np.ones(3))),
+            "conv_transpose2d: x",
+        ),
+        (
+            lambda x: F.conv_transpose2d(x, Tensor(np.ones((3, 3, 4, 3))), Tensor(np.ones(3))),
+            "conv_transpose2d: bias",
+        ),
+        (
+            lambda x: F.conv_transpose2d(
+                x, Tensor(np.ones((3, 3, 4, 3))), Tensor(np.ones(4)), 1, 3
+            ),
+            "size",
+        ),
+        (lambda x: F.linear(x, Tensor(np.ones((2, 4))), Tensor(np.ones(4))), "linear"),
+        (lambda x: F.group_norm(x, Tensor(np.ones(3)), Tensor(np.ones(3)), 2, 1e-5), "2 equal"),
+        (lambda x: F.group_norm(x, Tensor(np.ones(2)), Tensor(np.ones(3)), 1, 1e-5), "weight"),
+        (lambda x: F.attention(x, x, x, 1), "attention"),
+        (lambda x: F.concat([x, Tensor(np.ones((2, 3, 5, 3)))]), "concat"),
+        (lambda x: F.take_rows(Tensor(np.ones((4, 2))), np.array([0, 4])), "into 4 rows"),
+        (lambda x: x + Tensor(np.ones(7)), "broadcast"),
+    ],
+)
+def test_wrong_shapes_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(Tensor(np.ones((2, 4, 5, 3))))
+
+
+def test_integers_have_no_gradient():
+    with pytest.raises(TypeError, match="int64"):
+        Tensor(np.arange(3), requires_grad=True)
+
+
+def test_backward_frees_the_graph_as_it_goes():
+    """A saved array is gone once its function is done, although the result is still held."""
+    a = Tensor(np.ones(1000), requires_grad=True)
+    y = F.exp(a)
+    saved = weakref.ref(y.creator._saved[0])
+    z = (y * 2.0).sum()
+    del y
+    assert saved() is not None
+    z.backward()
+    assert saved() is None
+    assert z.creator.inputs is None
+
+
+def test_memory_does_not_grow_with_the_number_of_steps():
+    """No cycles: every graph is gone before the next one, without the garbage collector's help."""
+    rng = np.random.default_rng(0)
+    w = Tensor(rng.standard_normal((3, 3, 8, 8)), requires_grad=True)
+    b = Tensor(np.zeros(8), requires_grad=True)
+    x = Tensor(rng.standard_normal((4, 16, 16, 8)))
+
+    def step():
+        y = x
+        for _ in range(4):
+            y = F.silu(F.conv2d(y, w, b, padding=1))
+        y.mean().backward()
+
+    gc.disable()
+    tracemalloc.start()
+    try:
+        step()
+        step()
+        after_two, peak_of_two = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        for _ in range(10):
+            step()
+        after_twelve, peak_of_twelve = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    one_activation = x.data.nbytes
+    assert after_twelve - after_two < one_activation  # ten steps have not left a single one behind
+    assert peak_of_twelve - peak_of_two < one_activation

@@ -1,0 +1,296 @@
+"""The check for whoever has a GPU, run without one: what it finds, what it says, what it leaves."""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import minddpm
+from minddpm import backend
+from minddpm.commands import cli
+from minddpm.gpucheck import __main__ as command
+from minddpm.gpucheck import checks, machine, timings
+from minddpm.gpucheck.arrays import largest_error
+from minddpm.gpucheck.cases import every_case
+from minddpm.kernels import cuda, reference
+from minddpm.kernels.cuda import convolution, replay, winograd
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+FUNCTIONS = set(reference.__all__) - {"constant_weights"}
+
+
+@pytest.fixture
+def gpucheck(monkeypatch, capsys, tmp_path):
+    """gpucheck("--quick", ...) -> (exit code, stdout, stderr), from within tmp_path."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["gpucheck", *map(str, arguments)])
+        return cli.run(command.main), *capsys.readouterr()
+
+    return run
+
+
+def process(folder, **environment):
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment}
+    return subprocess.run(
+        [sys.executable, "-m", "minddpm.gpucheck", "--quick"],
+        cwd=folder, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def test_every_function_has_a_case():
+    assert {case.function for case in every_case(quick=True)} == FUNCTIONS
+    assert {case.function for case in every_case(quick=False)} == FUNCTIONS
+
+
+@needs_compiler
+def test_the_command(tmp_path):
+    done = process(tmp_path, MINDDPM_CUDA="emulate")
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "gpucheck.json").read_text())
+    names = {row["name"] for row in content["checks"]}
+    rungs = {f"conv2d, rung {name}" for name in (*convolution.RUNGS, "5 Winograd")}
+    whole = {f"losses of 3 training steps, {name}" for name in backend.PRECISIONS}
+    whole.add("4 sampling steps, graph against eager")
+    assert names == FUNCTIONS | rungs | whole
+    assert all(row["verdict"] == "ok" for row in content["checks"])
+    assert all(f"| {name} |" in done.stdout for name in names)
+    assert content["emulated"] is True
+    assert content["timings"] == []
+    assert "GFLOP/s" not in done.stdout
+    assert "emulator on the CPU" in done.stdout
+
+
+def test_without_a_gpu(tmp_path):
+    done = process(tmp_path, MINDDPM_CUDA="", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "MINDDPM_CUDA is not emulate" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_exists_is_not_overwritten(gpucheck, tmp_path):
+    (file := tmp_path / "mine.json").write_text("precious")
+    code, _, said = gpucheck("--json", file)
+    assert code == 2
+    assert "choose another name" in said
+    assert file.read_text() == "precious"
+
+
+# --- planted faults ------------------------------------------------------------------------------
+
+
+def scaled(by):
+    return lambda x: x * np.float32(by)
+
+
+def refuses(x):
+    raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS\nand more")
+
+
+@needs_compiler
+def test_a_wrong_kernel_fails_the_command(gpucheck, emulated_cupy, monkeypatch, tmp_path):
+    right = cuda.upsample_nearest
+    monkeypatch.setattr(cuda, "upsample_nearest", lambda x: right(x) * np.float32(np.nan))
+    monkeypatch.setattr(timings, "tasks", lambda quick: pytest.fail("timed on the emulator"))
+    (tmp_path / "gpucheck.json").write_text("precious")
+    code, said, _ = gpucheck()
+    assert code == 1
+    assert "| upsample_nearest | nan | 0e+00 | FAILED |" in said
+    assert said.count("FAILED") == 1
+    assert (tmp_path / "gpucheck.json").read_text() == "precious"
+    content = json.loads((tmp_path / "gpucheck-2.json").read_text())
+    (row,) = (row for row in content["checks"] if row["verdict"] != "ok")
+    assert (row["name"], row["error"]) == ("upsample_nearest", "nan")
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("wrong", "error", "note"),
+    [
+        (scaled(1.001), 1e-3, ""),
+        (scaled(np.nan), np.nan, ""),
+        (lambda x: x[:-1], np.inf, ""),
+        (refuses, np.inf, "RuntimeError: CUDA_ERROR_ILLEGAL_ADDRESS"),
+    ],
+)
+def test_a_wrong_result_fails_its_row(emulated_cupy, monkeypatch, wrong, error, note):
+    right = cuda.silu
+    monkeypatch.setattr(cuda, "silu", lambda x: wrong(right(x)))
+    (case,) = [
+        c for c in every_case(quick=True) if c.function == "silu" and c.arguments[0].size > 1
+    ]
+    row = checks._function("silu", [case])
+    assert not row.ok
+    assert row.note == note
+    np.testing.assert_allclose(row.error, error, rtol=1e-2)
+
+
+def test_the_worst_case_stands_for_all():
+    rows = [checks.Row("", error, 1e-5) for error in (1e-6, np.nan, 9e-6)]
+    for some in itertools.permutations(rows):
+        assert np.isnan(checks._worst(some).error)
+    assert checks._worst([rows[0], rows[2]]) is rows[2]
+    exact, loose = checks.Row("", 1e-9, 0.0), checks.Row("", 1e-3, 1.0)
+    assert checks._worst([loose, exact]) is exact
+
+
+@needs_compiler
+def test_wrong_gradients_by_winograd(emulated_cupy, monkeypatch):
+    right, sizes = winograd.backward, checks.convolutions(quick=True)
+    assert checks._winograd(sizes).ok
+
+    def wrong(*arguments):
+        gradients = right(*arguments)
+        return gradients._replace(shift=gradients.shift * np.float32(1.001))
+
+    monkeypatch.setattr(winograd, "backward", wrong)
+    assert not checks._winograd(sizes).ok
+
+
+@needs_compiler
+def test_wrong_gradients_of_a_rung(emulated_cupy, monkeypatch):
+    right = convolution.gradients_apart
+
+    def wrong(*arguments):
+        gxs, gw = right(*arguments)
+        return gxs, gw * np.float32(1.001)
+
+    sizes = checks.convolutions(quick=True)[:1]
+    assert checks._rung("3 shared tile", sizes).ok
+    monkeypatch.setattr(convolution, "gradients_apart", wrong)
+    assert not checks._rung("3 shared tile", sizes).ok
+
+
+@needs_compiler
+def test_a_wrong_optimiser_shows_in_the_training(emulated_cupy, monkeypatch):
+    right = cuda.adam
+    assert checks.training_check("float32", quick=True).ok
+    assert backend.active().name == "cupy"
+
+    def wrong(param, grad, m, v, average, step, lr, *numbers):
+        right(param, grad, m, v, average, step, 1.02 * lr, *numbers)
+
+    monkeypatch.setattr(cuda, "adam", wrong)
+    assert not checks.training_check("float32", quick=True).ok
+
+
+@needs_compiler
+def test_inputs_that_stay_the_first_ones_show_in_the_graph(emulated_cupy, monkeypatch):
+    """As if x and t had been recorded, and were not copied at every call."""
+    assert checks.graph_check(quick=True).error == 0
+    monkeypatch.setattr(replay.replayed, "_take", lambda self, inputs: None)
+    row = checks.graph_check(quick=True)
+    assert 0.01 < row.error < np.inf
+
+
+def test_the_largest_error():
+    ones = np.ones(3)
+    assert largest_error((ones, None, (2 * ones,)), (ones, (2 * ones, None))) == 0
+    assert largest_error(ones, 2 * ones) == 0.5
+    assert largest_error((ones, ones), ones) == np.inf
+    assert largest_error(ones, np.ones((3, 1))) == np.inf
+    assert np.isnan(largest_error((ones, np.nan * ones, 5 * ones), (ones, ones, ones)))
+
+
+# --- timings -------------------------------------------------------------------------------------
+
+
+def test_what_is_timed_between_two_events(monkeypatch):
+    """Three calls before, then in every round a wait and all calls between the events."""
+    log, elapsed = [], iter([50.0, 10.0, 20.0])
+
+    class Event:
+        def record(self):
+            log.append("record")
+
+        def synchronize(self):
+            log.append("synchronize")
+
+    device = SimpleNamespace(synchronize=lambda: log.append("idle"))
+    fake = SimpleNamespace(
+        RawKernel=lambda code, name: lambda *launch: log.append("wait"),
+        cuda=SimpleNamespace(
+            Event=Event, Device=lambda: device, get_elapsed_time=lambda start, end: next(elapsed)
+        ),
+    )
+    monkeypatch.setattr(timings, "backend", SimpleNamespace(xp=fake))
+    assert timings.milliseconds(lambda: log.append("run"), rounds=3, calls=2) == 10.0
+    of_a_round = ["idle", "wait", "record", "run", "run", "record", "synchronize"]
+    assert log == ["run"] * 3 + of_a_round * 3
+    log.clear()
+    elapsed = iter([7.0])
+    assert timings.milliseconds(lambda: log.append("run"), rounds=1, calls=1) == 7.0
+    assert "wait" not in log
+
+
+@needs_compiler
+def test_everybody_is_verified_before_it_is_timed(emulated_cupy, monkeypatch):
+    """With a clock that stands still: what the contestants compute is right on the stand-in."""
+    runs = []
+    monkeypatch.setattr(timings, "milliseconds", lambda run, *_: runs.append(run()) or 2.0)
+    monkeypatch.setattr(timings, "CONVOLUTIONS", {"7x7 12->8": (7, 12, 8)})
+    monkeypatch.setattr(minddpm, "SMALL", checks.TINY)
+    monkeypatch.setattr(timings, "QUICK_BATCH", 2)
+    times = [task() for task in timings.tasks(quick=True)]
+    assert [t.problem for t in times if t.problem] == []
+    assert len(times) == len(runs) == 2 * (len(convolution.RUNGS) + 3) + 8
+    flops = 2 * 2 * 49 * 9 * 12 * 8
+    assert times[0].gflops == flops / 2e-3 / 1e9
+    assert {t.flops for t in times} == {flops, 2 * flops, None}
+
+    monkeypatch.setattr(cuda, "sampler_step_normal", lambda x, *_: (x, x))
+    right = convolution.forward
+    monkeypatch.setattr(
+        convolution, "forward", lambda s, xs, w, *rest, **more: right(s, xs, 2 * w, *rest, **more)
+    )
+    runs.clear()
+    wrong = [(t.what, t.who) for t in (task() for task in timings.tasks(quick=True)) if t.problem]
+    forward = "conv 7x7 12->8, 2 images"
+    assert wrong[:-6] == [(forward, f"rung {name}") for name in convolution.RUNGS] + [
+        (forward, "chosen (cupy)")
+    ]
+    sampling, training = "sampling step, 2 images", "training step, 2 images"
+    assert wrong[-6:] == [
+        *((training, who) for who in ("cupy", "cupy, fp16", "cupy, bf16", "cupy, tf32")),
+        *((sampling, who) for who in ("cupy, graph", "cupy")),
+    ]
+    assert len(runs) == len(times) - len(wrong)
+
+
+# --- compute-sanitizer ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "summary", "ok"),
+    [
+        (0, "========= ERROR SUMMARY: 0 errors", True),
+        (77, "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)", False),
+        (1, "Internal Sanitizer Error", False),
+    ],
+)
+def test_what_compute_sanitizer_says(monkeypatch, tmp_path, code, summary, ok):
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(f"#!/bin/sh\necho ========= $2\necho '{summary}'\nexit {code}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    verdict = machine.sanitized("racecheck")
+    assert verdict == ("racecheck", ok, summary.strip("= "))
+
+
+@needs_compiler
+def test_what_compute_sanitizer_watches(emulated_cupy, monkeypatch):
+    pools = []
+    monkeypatch.setattr(emulated_cupy.cuda, "set_allocator", pools.append, raising=False)
+    emulated_cupy.stats.reset()
+    exec(machine.SHORT_CHECK, {})
+    assert pools == [None]
+    assert emulated_cupy.stats.launches > 200

@@ -1,0 +1,222 @@
+"""CUDA's own compiler takes every kernel, for every architecture, without spilling registers."""
+
+import itertools
+import shutil
+import subprocess
+
+import pytest
+
+import cuda_tables
+from minddpm.gpucheck import timings
+from minddpm.kernels import cuda
+from minddpm.kernels.cuda.analysis import compile as nvrtc
+from minddpm.kernels.cuda.analysis import disassembly
+from minddpm.kernels.cuda.analysis.occupancy import LIMITS, resident_blocks
+from minddpm.kernels.emulator.build import kernels
+from tables import cells, markdown
+
+pytestmark = pytest.mark.skipif(not nvrtc.available(), reason="pip install nvidia-cuda-nvrtc")
+disassembler = pytest.mark.skipif(
+    not disassembly.available(), reason="pip install nvidia-cuda-nvdisasm"
+)
+headers = pytest.mark.skipif(
+    nvrtc.in_wheels("crt/mma.h") is None, reason="pip install nvidia-cuda-runtime nvidia-cuda-crt"
+)
+
+SOURCE = """
+extern "C" __global__ void __launch_bounds__(64, 2)
+wide(const float4* x, float4* y, float a) {
+    float4 v = x[threadIdx.x];
+#pragma unroll
+    for (int i = 0; i < STEPS; i++) v.x = v.x * a + v.y;
+    y[threadIdx.x] = v;
+}
+extern "C" __global__ void narrow(const float* x, float* y, int n) {
+    float seen[32] = {};
+    for (int i = 0; i < 32; i++) seen[(int)x[i]] += x[i];
+    y[0] = seen[n] + x[n] * x[n + 1];
+}
+extern "C" __global__ void __launch_bounds__(BLOCK) by_launch(float* x) {
+    extern __shared__ float memory[];
+    __shared__ float kept[16];
+    memory[threadIdx.x] = x[threadIdx.x];
+    kept[threadIdx.x % 16] = x[threadIdx.x + 1];
+    __syncthreads();
+    x[threadIdx.x] = memory[threadIdx.x ^ 1] + kept[threadIdx.x % 15];
+}
+"""
+
+TENSOR = """
+#include <mma.h>
+using namespace nvcuda::wmma;
+extern "C" __global__ void tensor(const half* x, float* y) {
+    fragment<matrix_a, 16, 16, 16, half, row_major> a;
+    fragment<matrix_b, 16, 16, 16, half, row_major> b;
+    fragment<accumulator, 16, 16, 16, float> c;
+    fill_fragment(c, 0.0f);
+    load_matrix_sync(a, x, 16);
+    load_matrix_sync(b, x + 256, 16);
+    mma_sync(c, a, b, c);
+    store_matrix_sync(y, c, 16, mem_row_major);
+}
+"""
+
+# NVIDIA's occupancy calculator: a line with the limits of a card and a kernel's needs each.
+CALCULATOR = """
+#include <cstdio>
+#include "cuda_occupancy.h"
+int main() {
+    int architecture, warps, shared, reserved, threads, registers, bytes;
+    while (scanf("%d %d %d %d %d %d %d", &architecture, &warps, &shared, &reserved, &threads,
+                 &registers, &bytes) == 7) {
+        cudaOccDeviceProp card;
+        card.computeMajor = architecture / 10, card.computeMinor = architecture % 10;
+        card.maxThreadsPerBlock = 1024, card.maxThreadsPerMultiprocessor = 32 * warps;
+        card.regsPerBlock = card.regsPerMultiprocessor = 65536, card.warpSize = 32;
+        card.sharedMemPerBlock = 49152, card.sharedMemPerMultiprocessor = shared;
+        card.numSms = 1, card.reservedSharedMemPerBlock = reserved;
+        card.sharedMemPerBlockOptin = shared - reserved;
+        cudaOccFuncAttributes kernel;
+        kernel.maxThreadsPerBlock = 1024, kernel.numRegs = registers;
+        kernel.sharedSizeBytes = bytes, kernel.numBlockBarriers = 1;
+        cudaOccDeviceState state;
+        state.carveoutConfig = SHAREDMEM_CARVEOUT_MAX_SHARED;
+        cudaOccResult result;
+        cudaOccError error = cudaOccMaxActiveBlocksPerMultiprocessor(
+            &result, &card, &kernel, &state, threads, 0);
+        printf("%d\\n", error ? -1 : result.activeBlocksPerMultiprocessor);
+    }
+}
+"""
+
+
+CONV6 = cuda.FOLDER / "conv6_tensor.cu"
+VARIANTS = {  # what else kernels/cuda compiles
+    "conv4_registers.cu": [("COLUMNS=32",)],
+    "linears.cu": [("COLUMNS=32",)],
+    "conv6_tensor.cu": [("TF32",), ("STORED",), ("BF16",), ("BF16", "STORED")],
+    "norm.cu": [("STORED",), ("STORED", "BF16")],
+}
+SINCE_80 = {"TF32", "BF16"}
+
+
+def compilations():
+    for file in cuda.files():
+        for defines in [(), *VARIANTS.get(file.name, ())]:
+            for architecture in nvrtc.ARCHITECTURES:
+                if architecture >= 80 or not SINCE_80 & set(defines):
+                    name = "-".join((file.name, *defines, str(architecture)))
+                    marks = [headers] if file == CONV6 or "STORED" in defines else []
+                    yield pytest.param(file, architecture, defines, id=name, marks=marks)
+
+
+@pytest.mark.parametrize(("file", "architecture", "defines"), list(compilations()))
+def test_every_kernel_compiles_without_spills(file, architecture, defines):
+    needed = nvrtc.compile(file, architecture, defines).kernels
+    assert set(needed) == set(kernels(file.read_text(), file.name, file.parent))
+    for name, resources in needed.items():
+        assert resources.registers > 0, name
+        assert resources.spills == 0, name
+
+
+@headers
+@pytest.mark.parametrize("define", sorted(SINCE_80))
+def test_what_a_t4_does_not_have(define):
+    with pytest.raises(RuntimeError, match=rf"{define} needs a GPU of compute capability 8\.0"):
+        nvrtc.compile(CONV6, 75, (define,))
+
+
+@pytest.fixture
+def program(tmp_path):
+    (file := tmp_path / "tiny.cu").write_text(SOURCE)
+    return lambda architecture, *defines: nvrtc.compile(file, architecture, defines)
+
+
+@pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
+def test_what_a_kernel_needs(program, architecture):
+    needed = program(architecture, "STEPS=4", "BLOCK=128").kernels
+    assert list(needed) == ["wide", "narrow", "by_launch"]
+    assert [resources.threads for resources in needed.values()] == [64, None, 128]
+    assert [resources.dynamic for resources in needed.values()] == [False, False, True]
+    assert [resources.shared for resources in needed.values()] == [0, 0, 64]
+    assert [resources.stack for resources in needed.values()] == [0, 128, 0]
+
+
+@disassembler
+@pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
+def test_instructions_are_counted(program, architecture):
+    for steps in (4, 9):
+        code = disassembly.disassemble(program(architecture, f"STEPS={steps}", "BLOCK=128").cubin)
+        wide, narrow = code["wide"], code["narrow"]
+        assert wide[1:] == (steps, 0, 1, 0, 1, 0)
+        assert (narrow.fused, narrow.wide_loads, narrow.wide_stores) == (1, 0, 0)
+        assert narrow.local > 0
+        assert wide.total > sum(wide[1:])
+
+
+@headers
+@disassembler
+@pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
+def test_tensor_instructions_and_cudas_own_headers(tmp_path, architecture):
+    (file := tmp_path / "tensor.cu").write_text(TENSOR)
+    program = nvrtc.compile(file, architecture)
+    assert disassembly.disassemble(program.cubin)["tensor"].tensor > 0
+
+
+def test_the_compilers_words(tmp_path):
+    (file := tmp_path / "wrong.cu").write_text("__global__ void wrong() { missing(); }")
+    with pytest.raises(RuntimeError, match=r"wrong\.cu for sm_80:\n.*missing"):
+        nvrtc.compile(file, 80)
+
+
+@disassembler
+def test_no_code_is_refused():
+    with pytest.raises(RuntimeError, match="nvdisasm does not read"):
+        disassembly.disassemble(b"no cubin")
+
+
+@headers
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_occupancy_is_that_of_nvidias_calculator(tmp_path):
+    (source := tmp_path / "calculator.cc").write_text(CALCULATOR)
+    include = nvrtc.in_wheels("cuda_occupancy.h").parent
+    command = ["g++", "-w", f"-I{include}", str(source), "-o", str(tmp_path / "calculator")]
+    subprocess.run(command, check=True)
+    needs = list(
+        itertools.product(
+            LIMITS, (32, 33, 224, 256, 672, 1024), (1, 24, 32, 33, 79, 128, 255),
+            (0, 1, 256, 2112, 10880, 16000, 16896, 20096, 22912, 49152),
+        )
+    )  # fmt: skip
+    lines = []
+    for architecture, *of_block in needs:
+        limits = LIMITS[architecture]
+        numbers = [architecture, limits.warps, limits.shared, limits.reserved, *of_block]
+        lines.append(" ".join(map(str, numbers)))
+    done = subprocess.run(
+        [str(tmp_path / "calculator")], input="\n".join(lines), capture_output=True, text=True
+    )
+    theirs = dict(zip(needs, map(int, done.stdout.split()), strict=True))
+    assert len(set(theirs.values())) > 10
+    assert {need: resident_blocks(*need) for need in needs} == theirs
+
+
+@headers
+@disassembler
+def test_the_table_has_every_kernel():
+    head, rows = cuda_tables.compiled()
+    assert {len(row) for row in rows} == {len(head)}
+    assert [cells(line) for line in markdown(head, rows).splitlines()[2:]] == rows
+    expected = [
+        f"{file.stem}: {name}"
+        for file in cuda.files()
+        for name in kernels(file.read_text(), file.name, file.parent)
+    ]
+    assert [row[0] for row in rows] == expected
+
+
+def test_what_the_timings_wait_with(tmp_path):
+    """It is no file of the kernels, and the emulator has no clock."""
+    (file := tmp_path / "wait.cu").write_text(timings.WAIT)
+    for architecture in nvrtc.ARCHITECTURES:
+        assert list(nvrtc.compile(file, architecture).kernels) == ["wait"]

@@ -1,0 +1,288 @@
+"""CuPy itself, which imports without a GPU: what the stand-in has, and minddpm uses, it has too.
+
+Names, kinds and parameters are compared, and nothing is computed. Much of CuPy is Cython, whose
+functions keep their parameters in the first line of their documentation only.
+"""
+
+import ast
+import functools
+import inspect
+import re
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+import minddpm
+from minddpm.kernels import cuda
+from minddpm.kernels.emulator import cupy_on_cpu
+from minddpm.kernels.emulator.cupy_on_cpu import array as cupy_array
+
+cupy = pytest.importorskip("cupy", reason='pip install -e ".[names]"', exc_type=ImportError)
+if cupy is cupy_on_cpu:
+    pytest.skip("MINDDPM_CUDA=emulate: this is not CuPy", allow_module_level=True)
+
+# Classes of which programs make no objects; the stand-in makes its own in its own way.
+MADE_BY_CUPY = {"Graph", "RawKernel"}
+# NumPy's third parameter is CuPy's fourth.
+OTHER_ORDER = {"argmax", "argmin"}
+OPERATORS = {
+    name
+    for name in vars(cupy_on_cpu.ndarray)
+    if name.startswith("__")
+    and not hasattr(object, name)
+    and name not in ("__slots__", "__weakref__")
+}
+
+
+# --- parameters ----------------------------------------------------------------------------------
+
+ANY = "*"
+
+
+def parameters(function):
+    """(names in their order, which of them by name only); "*" among them: whatever you like.
+
+    None where nothing tells: NumPy's ufuncs have no signature in older versions.
+    """
+    try:
+        found = inspect.signature(function, follow_wrapped=False).parameters.values()
+    except (ValueError, TypeError):
+        return documented(function)
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    names = [ANY if p.kind in several else p.name for p in found]
+    return names, {p.name for p in found if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def documented(function):
+    """parameters from a line like "f(self, size_t size, *, order='C') -> int", or None."""
+    first = (function.__doc__ or "").strip().partition("\n")[0].replace("\\", "")
+    found = re.fullmatch(r"[\w.]+\((.*)\)(?: -> .*)?", first)
+    if not found:
+        return None
+    names, by_name, star = [], set(), False
+    for word in re.split(r",\s*(?![^()\[\]{}]*[)\]}])", found[1]):
+        name = word.partition("=")[0].split()[-1] if word else ""
+        if name == "*":
+            star = True
+        elif name.startswith("*"):
+            names.append(ANY)
+        elif name and name != "/":
+            names.append(name)
+            by_name |= {name} if star else set()
+    return names, by_name
+
+
+def ours(function):
+    """parameters of a function of the stand-in; of one that hands on to NumPy, what it lets by."""
+    wrapped = getattr(function, "__wrapped__", None)
+    if wrapped is None:
+        return parameters(function)
+    if isinstance(wrapped, np.ufunc):
+        names = ["x1", "x2"][: wrapped.nin] if wrapped.nin > 1 else ["x"]
+        return [*names, *cupy_array.UFUNC_OPTIONS], cupy_array.UFUNC_OPTIONS
+    found = inspect.signature(wrapped).parameters.values()
+    by_name = {p.name for p in found if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    names = []
+    for p in found:
+        nameless = p.kind is inspect.Parameter.POSITIONAL_ONLY
+        refused = cupy_array.refuses(wrapped, p.name)
+        if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD or nameless:
+            names.append(ANY if nameless or refused else p.name)
+        elif p.name in by_name and not refused:
+            names.append(p.name)
+    return names, by_name
+
+
+def check_parameters(path, function, theirs):
+    """Every parameter of the stand-in's is one of CuPy's, at the same place."""
+    known = parameters(theirs)
+    assert known is not None, f"{path}: CuPy does not say what it takes"
+    if ANY in known[0]:
+        return
+    names, by_name = ours(function)
+    for place, name in enumerate(names):
+        if name == ANY:
+            continue
+        assert name in known[0], f"{path} has no parameter {name}: {known[0]}"
+        if name not in by_name and path.split(".")[-1] not in OTHER_ORDER:
+            assert known[0].index(name) == place, f"{path} has {name} elsewhere: {known[0]}"
+            assert name not in known[1], f"{path} takes {name} by name only"
+
+
+# --- the stand-in has nothing that CuPy has not ---------------------------------------------------
+
+
+def public(holder):
+    """The names that programs may use."""
+    if isinstance(holder, ModuleType):
+        return sorted(set(holder.__all__) - set(getattr(holder, "ITS_OWN", ())))
+    named = [name for name in vars(holder) if not name.startswith("_")]
+    return named + (sorted(OPERATORS) if holder is cupy_on_cpu.ndarray else [])
+
+
+def leaves(holder, path=()):
+    """(path, value) of everything that the stand-in has, class by class."""
+    for name in public(holder):
+        value = inspect.getattr_static(holder, name)
+        value = value.__func__ if isinstance(value, staticmethod) else value
+        yield (*path, name), value
+        own = isinstance(value, type) and value.__module__.startswith(minddpm.__name__)
+        if own or isinstance(value, (ModuleType, SimpleNamespace)):
+            yield from leaves(value, (*path, name))
+
+
+LEAVES = dict(leaves(cupy_on_cpu))
+
+
+def found_in_cupy(path):
+    """What CuPy has there. Raises AttributeError."""
+    return functools.reduce(getattr, path, cupy)
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=".".join)
+def test_cupy_has_what_the_stand_in_has(path):
+    mine, theirs, name = LEAVES[path], found_in_cupy(path), ".".join(path)
+    if name in cupy_on_cpu.SHARED:
+        assert theirs is mine or theirs == mine
+        return
+    assert isinstance(theirs, type) == isinstance(mine, type), name
+    assert callable(theirs) == callable(mine), name
+    if isinstance(mine, type):
+        assert [b.__name__ for b in mine.__mro__[1:] if b.__module__ == "builtins"] == [
+            b.__name__ for b in theirs.__mro__[1:] if b.__module__ == "builtins"
+        ]
+        if path[-1] not in MADE_BY_CUPY and "__init__" in vars(mine):
+            without_self = functools.partial(mine.__init__, None)
+            check_parameters(name, without_self, theirs)
+    elif callable(mine) and path[-1] not in OPERATORS:
+        check_parameters(name, mine, theirs)
+
+
+def test_objects_have_no_attribute_that_cupys_have_not():
+    module = cupy_on_cpu.RawModule(code="")
+    kernel = cupy_on_cpu.RawKernel(module, "f")
+    stream = cupy_on_cpu.cuda.Stream()
+    for mine in (module, kernel, stream, cupy_on_cpu.cuda.Event(), cupy_on_cpu.cuda.Device()):
+        kind = type(mine).__name__
+        theirs = getattr(cupy, kind, None) or getattr(cupy.cuda, kind)
+        for name in vars(mine):
+            assert name.startswith("_") or hasattr(theirs, name), f"{kind}.{name}"
+
+
+# --- minddpm uses nothing that CuPy has not -----------------------------------------------------
+
+PACKAGE = Path(minddpm.__file__).parent
+KERNELS = cuda.FOLDER.parent
+SOURCES = sorted(
+    {
+        *PACKAGE.rglob("*.py"), *KERNELS.glob("*.py"), *cuda.FOLDER.rglob("*.py"),
+        *(KERNELS / "reference").glob("*.py"),
+    }
+)  # fmt: skip
+LIBRARY = ("xp", "cupy", "library", "backend.xp", "_xp()", "cupy()")
+LIBRARY_OF = ("array_module", "backend.array_module")
+
+
+def path_of(node, names):
+    """("cuda", "Event") for xp.cuda.Event; None for what does not begin with the array library.
+
+    names: variables that stand for a part of it.
+    """
+    if ast.unparse(node) in LIBRARY:
+        return ()
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in LIBRARY_OF:
+        return ()
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if isinstance(node, ast.Attribute):
+        before = path_of(node.value, names)
+        return None if before is None else (*before, node.attr)
+    return None
+
+
+def uses(text):
+    """(path, the call or None) of everything that a source takes from the array library."""
+    tree, names = ast.parse(text), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            path = path_of(node.value, names)
+            names |= {node.targets[0].id: path} if path else {}
+    called = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        path = path_of(node, names) if isinstance(node, ast.Attribute) else None
+        if path:
+            yield path, called.get(id(node))
+
+
+def problems(text):
+    """What a source asks of CuPy, or of the stand-in, that is not there."""
+    for path, call in uses(text):
+        name = ".".join(path)
+        try:
+            theirs = found_in_cupy(path)
+        except AttributeError:
+            yield f"CuPy has no {name}"
+            continue
+        try:
+            functools.reduce(getattr, path, cupy_on_cpu)
+        except AttributeError:
+            yield f"the stand-in has no {name}"
+        known = parameters(theirs) if call is not None else None
+        if known is not None and ANY not in known[0]:
+            yield from misfits(name, call, known)
+
+
+def misfits(name, call, known):
+    names, by_name = known
+    if len(call.args) > len(names) - len(by_name):
+        yield f"{name} takes {len(names) - len(by_name)} arguments, not {len(call.args)}"
+    for keyword in call.keywords:
+        if keyword.arg is not None and keyword.arg not in names:
+            yield f"{name} has no parameter {keyword.arg}"
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: "/".join(file.parts[-2:]))
+def test_cupy_has_what_minddpm_uses(file):
+    assert list(problems(file.read_text())) == []
+
+
+def test_arrays_have_the_methods_that_minddpm_calls():
+    """By their names: whatever NumPy's arrays have and is looked up on anything."""
+    looked_up = {
+        node.attr
+        for file in SOURCES
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and path_of(node, {}) is None
+    }
+    used = {name for name in looked_up if name in dir(np.ndarray)}
+    assert {"reshape", "astype", "sum", "flags"} < used
+    assert [name for name in sorted(used) if not hasattr(cupy.ndarray, name)] == []
+
+
+def test_what_would_be_found():
+    for text, problem in (
+        ("backend.xp.softmax(x)", "CuPy has no softmax"),
+        ("xp = backend.xp\ncuda = xp.cuda\ncuda.Evnt()", "CuPy has no cuda.Evnt"),
+        ("cupy.cuda.runtime.getDeviceCont()", "CuPy has no cuda.runtime.getDeviceCont"),
+        ("array_module(x).kron(x, x)", "the stand-in has no kron"),
+        ("xp.sum(x, where=mask)", "sum has no parameter where"),
+        ("xp.concatenate(xs, 0, out, 'float32')", "concatenate takes 3 arguments, not 4"),
+        ("xp.cuda.Stream(nonblocking=True)", "cuda.Stream has no parameter nonblocking"),
+    ):
+        assert list(problems(text)) == [problem]
+    assert (
+        list(problems("xp.sum(x, axis=1)\nnp.softmax(x)\nxp.cuda.Stream(non_blocking=True)")) == []
+    )
+
+
+def test_what_cupy_does_not_take_the_stand_in_does_not_take():
+    x = cupy_on_cpu.ones(3)
+    for call in (
+        lambda: cupy_on_cpu.sum(x, where=x > 0), lambda: x.max(initial=0),
+        lambda: x.take(0, mode="clip"), lambda: cupy_on_cpu.exp(x, where=x > 0),
+        lambda: cupy_on_cpu.zeros(3, device="cpu"),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match="takes no"):
+            call()

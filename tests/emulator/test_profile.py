@@ -1,0 +1,224 @@
+"""Profile mode of the CUDA emulator: what it counts, and what the convolutions' rungs may cost."""
+
+import platform
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+from test_cuda import draw
+from test_emulator import ORDERS
+
+from minddpm.errors import InputError
+from minddpm.kernels.cuda import convolution
+from minddpm.kernels.emulator import Library, cupy_on_cpu, device_array, device_empty
+from minddpm.kernels.emulator.cupy_on_cpu.cuda import emulation
+from minddpm.kernels.emulator.profile import Line, global_bytes, table
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+
+needs_x86 = pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="reads x86-64's instructions"
+)
+
+PICTURES = (2, 14, 14, 32)
+
+# --- the ladder ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def forward(stand_in, monkeypatch):
+    """Profiles the forward pass of a rung: 3 x 3, 2 images of 14 x 14, from 32 to 32 channels."""
+    monkeypatch.setattr(emulation, "mode", "profile")
+
+    def run(rung: convolution.Rung, stored: str = "float32") -> list[Line]:
+        monkeypatch.setattr(emulation, "profile", [])
+        monkeypatch.setattr(emulation, "flops", Counter())
+        x, w, b, y = map(cupy_on_cpu.asarray, draw(0, PICTURES, (3, 3, 32, 32), 32, PICTURES))
+        sizes = convolution.Sizes.of((x,), w.shape, 1, ((1, 1), (1, 1)))
+        convolution.forward(sizes, (x.astype(stored),), w, b, y, rung=rung)
+        return emulation.profile
+
+    return run
+
+
+def excess(lines: list[Line], space: str, kind: str) -> float:
+    """How many times the ideal all accesses of this kind take."""
+    chosen = [line for line in lines if (line.space, line.kind) == (space, kind)]
+    return sum(line.transactions for line in chosen) / sum(line.ideal for line in chosen)
+
+
+@pytest.mark.parametrize("K", [32, 64])
+def test_the_default_convolution_wastes_little(forward, K):
+    lines = forward(convolution.register_tile(K))
+    assert excess(lines, "global", "load") <= 1.3
+    assert max(line.worst for line in lines if line.space == "shared") <= 2  # ways of a conflict
+
+
+def test_the_naive_one_wastes_much(forward):
+    assert excess(forward(convolution.RUNGS["1 naive"]), "global", "load") > 5
+    assert excess(forward(convolution.RUNGS["2 coalesced"]), "global", "load") < 1.1
+
+
+def test_each_rung_reads_less_than_the_one_before(forward):
+    ladder = [rung for rung in convolution.RUNGS.values() if not rung.options]
+    read = [global_bytes(forward(rung))["conv2d"][0] for rung in ladder]
+    assert read == sorted(read, reverse=True)
+    assert read[0] > 100 * read[-1]
+
+
+def test_half_reads_half_of_the_picture(forward):
+    half = convolution.RUNGS["6 tensor cores, half"]
+    read = [global_bytes(forward(half, dtype))["conv2d"][0] for dtype in ("float32", "float16")]
+    pixels = 2 * (3 * 14 - 2) ** 2  # of all windows, without what is beyond the edges
+    assert read[0] - read[1] == pixels * 32 * 2  # of 4 bytes each
+
+
+# --- what is counted -----------------------------------------------------------------------------
+
+KERNELS = """
+extern "C" __global__ void strided(const float* x, float* y, int stride, int shift) {
+    y[threadIdx.x] = x[threadIdx.x * stride + shift];
+}
+extern "C" __global__ void vectors(const float* x, float* y, int stride) {
+    __shared__ float4 copy[64];
+    copy[threadIdx.x * stride] = ((const float4*)x)[threadIdx.x];
+    __syncthreads();
+    ((float4*)y)[threadIdx.x] = copy[threadIdx.x * stride];
+}
+extern "C" __global__ void banks(float* y, int stride) {
+    __shared__ float values[33 * 32];
+    values[threadIdx.x * stride] = 1;
+    __syncthreads();
+    float sum = 0;
+    for (int i = 0; i < 10; i++) sum += values[threadIdx.x * stride];
+    y[threadIdx.x] = sum;
+}
+extern "C" __global__ void doubles(double* y) {
+    __shared__ double values[32];
+    values[threadIdx.x] = 1;
+    y[threadIdx.x] = values[threadIdx.x];
+}
+extern "C" __global__ void branches(int* counts, const int* x) {
+    if (threadIdx.x < 3) atomicAdd(counts, x[threadIdx.x]);
+    for (int i = threadIdx.x; i < 64; i += 32) counts[1 + i] = 0;
+}
+"""
+
+
+def profile(name: str, *arguments, order: int = 0, grid: int = 1) -> dict[tuple[str, str], Line]:
+    """By space and kind; a kernel has one line of each."""
+    library = Library(KERNELS, "kernels.cu", mode="profile")
+    library.launch(name, (grid,), (32,), arguments, order=order)
+    return {(line.space, line.kind): line for line in library.profile()}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("stride", "shift", "sectors", "ideal"),
+    [(1, 0, 4, 4), (1, 1, 5, 4), (2, 0, 8, 4), (8, 0, 32, 4), (0, 3, 1, 1)],
+)
+def test_sectors_of_a_request(stride, shift, sectors, ideal, order):
+    x, y = device_array(np.zeros(264, "f")), device_empty(32)
+    lines = profile("strided", x, y, np.int32(stride), np.int32(shift), order=order, grid=3)
+    bytes_asked = 3 * (128 if stride else 4)
+    assert lines["global", "load"] == Line(
+        "strided", "kernels.cu:3", "global", "load", 3, bytes_asked, 3 * sectors, 3 * ideal, sectors
+    )
+    assert global_bytes(lines.values()) == {"strided": (3 * 32 * sectors, 3 * 128)}
+
+
+@pytest.mark.parametrize(
+    ("stride", "ways"), [(1, 1), (0, 1), (2, 2), (4, 4), (16, 16), (32, 32), (33, 1)]
+)
+def test_ways_of_a_bank_conflict(stride, ways):
+    line = profile("banks", device_empty(32), np.int32(stride))["shared", "load"]
+    assert (line.requests, line.transactions, line.ideal, line.worst) == (10, 10 * ways, 10, ways)
+
+
+def test_wide_accesses_take_several_turns():
+    x, y = device_array(np.zeros(128, "f")), device_empty(128)
+    lines = profile("vectors", x, y, np.int32(1))
+    assert lines["global", "load"][4:] == (1, 512, 16, 16, 16)
+    assert lines["shared", "load"][4:] == (1, 512, 4, 4, 1)
+    assert profile("vectors", x, y, np.int32(2))["shared", "load"][4:] == (1, 512, 8, 4, 2)
+    assert profile("doubles", device_empty(32, "float64"))["shared", "store"][4:] == (
+        1, 256, 2, 2, 1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_lanes_that_do_not_take_part(order):
+    counts, x = device_array(np.zeros(65, np.int32)), device_array(np.ones(3, np.int32))
+    lines = profile("branches", counts, x, order=order)
+    assert lines["global", "atomic"][4:] == (1, 4, 1, 1, 1)
+    assert lines["global", "load"][4:] == (1, 12, 1, 1, 1)
+    assert lines["global", "store"][4:] == (2, 256, 10, 8, 5)
+    assert counts[0] == 3
+
+
+COUNTED = """
+extern "C" __global__ void one(const float* x, double* y, int n) {
+    int i = threadIdx.x;
+    if (i < n) y[i] = 2.0f * x[i] + 1;
+    for (int j = 0; j < i; j++) y[i] -= x[j] / 3.0f;
+}
+struct Four { float4 v; __device__ Four operator*(float a) const {
+    return {make_float4(a * v.x, a * v.y, a * v.z, a * v.w)}; } };
+extern "C" __global__ void vectors(float* x) {
+    float4* y = (float4*)x + threadIdx.x;
+    *y = (Four{*y} * 2.0f).v;
+}
+extern "C" __global__ void none(int* y, const float* x) {
+    y[threadIdx.x] = 3 * y[threadIdx.x] + (-x[threadIdx.x] > 1.0f ? 1 : 2);
+}
+extern "C" __global__ void sums(float* y) { atomicAdd(y, 1.0f); }
+"""
+
+
+@needs_x86
+def test_operations_are_counted_where_they_are_made():
+    library = Library(COUNTED, "counted.cu", mode="profile")
+    x = device_array(np.ones(32, "f"))
+    library.launch("one", (2,), (32,), (x, device_array(np.zeros(32)), np.int32(20)))
+    library.launch("vectors", (1,), (8,), (x,))
+    library.launch("none", (1,), (32,), (device_array(np.ones(32, np.int32)), x))
+    library.launch("sums", (3,), (32,), (x,))
+    expected = {"one": 2 * (2 * 20 + 2 * 31 * 16), "vectors": 8 * 4, "none": 0, "sums": 96}
+    assert library.flops() == expected
+    library.launch("vectors", (1,), (4,), (x,))
+    assert library.flops() == {"vectors": 16}
+
+
+@needs_x86
+@pytest.mark.parametrize("rung", ["1 naive", "4 register tile", "6 tensor cores, half"])
+def test_operations_of_a_rung(forward, rung):
+    """By the definition 2 N OH OW K KH KW C, with what tiles compute beyond the edges."""
+    forward(how := convolution.RUNGS[rung])
+    pixels, window, K = 2 * 14 * 14, 9 * 32, 32
+    rows, columns = (-(-n // size) * size for n, size in ((pixels, how.rows), (K, how.columns)))
+    if rung == "1 naive":  # whose threads beyond the edges have nothing to do
+        rows, columns = pixels, K
+    assert emulation.flops == {"conv2d": 2 * rows * columns * window + pixels * K}  # and the bias
+
+
+def test_what_was_told_is_not_told_again():
+    library = Library(KERNELS, "kernels.cu", mode="profile")
+    for _ in range(2):
+        library.launch("banks", (1,), (32,), (device_empty(32), np.int32(1)))
+    text = table(library.profile(), library.flops()).splitlines()
+    assert [line.split() for line in text[:-1]] == [
+        ["place", "memory", "access", "requests", "per", "request", "ideal", "worst"],
+        ["banks"],
+        ["kernels.cu:13", "shared", "store", "2", "1.00", "1.00", "1"],
+        ["kernels.cu:16", "shared", "load", "20", "1.00", "1.00", "1"],
+        ["kernels.cu:17", "global", "store", "2", "4.00", "4.00", "4"],
+    ]
+    whole = "banks: 640 operations, 0 bytes read, 256 written: 2.50 operations for a byte"
+    assert text[-1] == whole
+    assert (library.profile(), library.flops()) == ([], {})
+
+
+def test_only_a_profile_can_be_asked_for_one():
+    with pytest.raises(InputError, match=r'kernels.cu runs in mode plain: .* mode="profile"'):
+        Library(KERNELS, "kernels.cu").profile()

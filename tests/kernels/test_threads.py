@@ -1,0 +1,150 @@
+"""How many threads by default, what is said about them, and that they do not change a bit."""
+
+import os
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+
+import minddpm
+from minddpm import backend, nn, random
+from minddpm.kernels.cpu import threads
+from refusals import refused
+
+MOST = numba.config.NUMBA_NUM_THREADS
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before():
+    before = numba.get_num_threads()
+    minddpm.set_backend("numba")
+    yield
+    numba.set_num_threads(before)
+
+
+def quota(tmp_path, groups, files):
+    """cpu_quota() in a machine with this /proc/self/cgroup and these files of control groups."""
+    proc = tmp_path / "cgroup"
+    proc.write_text(groups)
+    for name, text in files.items():
+        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fs" / name).write_text(text)
+    return threads.cpu_quota(str(proc), str(tmp_path / "fs"))
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/\n", {}, None),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, None),
+        ("0::/\n", {"cpu.max": "250000 100000\n"}, 2.5),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "50000 100000\n"}, 0.5),
+        ("0::/a\n", {"a/cpu.max": "300000 100000\n", "cpu.max": "200000 100000\n"}, 2.0),
+        ("0::/seen/from/outside\n", {"cpu.max": "200000 100000\n"}, 2.0),
+        ("0::/\n", {"cpu.max": "nonsense"}, None),
+        (
+            "5:memory:/m\n2:cpu,cpuacct:/a\n1:cpuset:/\n",
+            {"cpu/a/cpu.cfs_quota_us": "150000\n", "cpu/a/cpu.cfs_period_us": "100000\n"},
+            1.5,
+        ),
+        ("2:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+    ],
+)
+def test_the_quota_of_a_container(tmp_path, groups, files, expected):
+    assert quota(tmp_path, groups, files) == expected
+
+
+def test_a_machine_without_control_groups(tmp_path):
+    assert threads.cpu_quota(str(tmp_path / "missing"), str(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("cores", "limit", "expected"), [(8, None, 8), (8, 2.5, 3), (8, 0.1, 1), (2, 16.0, 2)]
+)
+def test_the_fewer_of_cores_and_quota(monkeypatch, cores, limit, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(threads, "cpu_quota", lambda: limit)
+    assert threads.usable_cores() == expected
+
+
+def test_the_default_obeys_the_variable(monkeypatch):
+    monkeypatch.setattr(threads, "usable_cores", lambda: 1)
+    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
+    assert backend.set_threads(None) == 1
+    monkeypatch.setenv("NUMBA_NUM_THREADS", str(MOST))
+    assert backend.set_threads(None) == MOST
+
+
+def test_bad_numbers_are_refused():
+    for n in (0, -3):
+        with refused(f"{n} threads", "--threads 1"):
+            backend.set_threads(n)
+    with refused(MOST + 1, f"--threads 1 .. {MOST}", f"NUMBA_NUM_THREADS={MOST + 1}"):
+        backend.set_threads(MOST + 1)
+
+
+def test_numpy_decides_for_itself():
+    minddpm.set_backend("numpy")
+    assert backend.set_threads(3) is None
+
+
+def test_without_openmp_one_line_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(numba.config, "THREADING_LAYER", "default")
+    for layer, lines in (("omp", 0), ("workqueue", 1)):
+        monkeypatch.setattr(numba, "threading_layer", lambda layer=layer: layer)
+        threads.start()
+        stderr = capsys.readouterr().err
+        assert stderr.count("\n") == lines
+        assert ("libgomp" in stderr or "libomp" in stderr) == (lines == 1)
+
+
+def numba_in_a_new_process(**variables):
+    code = "import minddpm, numba; minddpm.set_backend('numba'); print(numba.threading_layer())"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, env=environment | variables)
+
+
+def test_the_variable_chooses_the_layer():
+    assert numba_in_a_new_process(NUMBA_THREADING_LAYER="workqueue").stdout == "workqueue\n"
+    wrong = numba_in_a_new_process(NUMBA_THREADING_LAYER="pigeons").stderr.strip().splitlines()
+    assert "InputError: Numba has no threading layer 'pigeons'" in wrong[-1]
+
+
+def trained(n):
+    """Weights and their average after three steps in n threads."""
+    backend.set_threads(n)
+    minddpm.manual_seed(0)
+    unet = minddpm.UNet2D(**{**minddpm.SMALL, "sample_size": 8})
+    optimizer = nn.Adam(unet.parameters(), lr=1e-3)
+    ema = nn.EMA(optimizer.flat, 0.9)
+    diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(100))
+    for step in range(3):
+        x0 = random.normal((4, 8, 8, 1), 0, random.CHECK, step)
+        x_t, noise = diffusion.q_sample_normal(x0, np.arange(4) * 30, 0, random.NOISE, step)
+        loss = diffusion.training_losses(unet, x0, np.arange(4) * 30, noise, x_t=x_t).mean()
+        loss.backward()
+        optimizer.step(1.0, ema)
+        optimizer.zero_grad()
+    return optimizer.flat.data, ema.average
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_same_weights_from_run_to_run(n):
+    if n > MOST:
+        pytest.skip(f"Numba has {MOST} thread here")
+    for one, other in zip(trained(n), trained(n), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_random_numbers_and_the_norm_do_not_depend_on_the_threads():
+    if MOST < 2:
+        pytest.skip("Numba has one thread here")
+    results = []
+    for n in (1, 2):
+        backend.set_threads(n)
+        z = random.normal((100_003,), 0, random.CHECK)
+        results.append((z.tobytes(), backend.kernels.squared_norm(z)))
+    assert results[0] == results[1]

@@ -1,0 +1,193 @@
+"""The scale of the loss where half is multiplied: what it learns, and that training goes on."""
+
+import math
+
+import numpy as np
+import pytest
+
+import minddpm
+from minddpm import Tensor, backend
+from minddpm.baselines.gan.model import Discriminator, Generator
+from minddpm.baselines.gan.training import GANLoop, GANOptions
+from minddpm.baselines.vae.model import VAE
+from minddpm.baselines.vae.training import VAELoop, VAEOptions
+from minddpm.data import ImageDataset
+from minddpm.training.ddpm import Trainer, TrainingOptions
+from minddpm.training.loop import TrainingDivergedError
+from minddpm.training.loss_scale import LARGEST, SMALLEST, LossScale
+from minddpm.training.run_directory import LOSS, RunDirectory, read_loss
+
+CONFIG = {
+    "sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 8),
+    "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 8,
+    "down_block_types": ("DownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def half(monkeypatch):
+    """As if something were multiplied in half, on every backend."""
+    monkeypatch.setattr(LossScale, "needed", staticmethod(lambda: True))
+
+
+def few(steps):
+    return {"steps": steps, "batch_size": 4, "log_every": 2, "checkpoint_every": 2}
+
+
+def noise():
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), dtype=np.uint8)
+    return ImageDataset(images, None, "noise")
+
+
+def trainer(path, steps=4):
+    minddpm.set_backend("numpy")
+    minddpm.manual_seed(0)
+    diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(40))
+    options = TrainingOptions(**few(steps))
+    return Trainer(minddpm.UNet2D(**CONFIG), diffusion, noise(), RunDirectory(path), options)
+
+
+def vae(path, steps=4):
+    minddpm.set_backend("numpy")
+    minddpm.manual_seed(0)
+    return VAELoop(VAE(8, latent=2, width=4), noise(), RunDirectory(path), VAEOptions(**few(steps)))
+
+
+def gan(path, steps=4):
+    minddpm.set_backend("numpy")
+    minddpm.manual_seed(0)
+    networks = Generator(8, width=8, latent=2, groups=2), Discriminator(8, width=8)
+    return GANLoop(*networks, noise(), RunDirectory(path), GANOptions(**few(steps)))
+
+
+LOOPS = [trainer, vae, gan]
+
+
+def scales(run):
+    return [run.scale_g, run.scale_d] if isinstance(run, GANLoop) else [run.loss_scale]
+
+
+def weights(run):
+    optimizer = run.optimizer_g if isinstance(run, GANLoop) else run.optimizer
+    return optimizer.flat.data.copy()
+
+
+def overflowing(monkeypatch, limit):
+    """Let every gradient be infinite while the scale is above the limit, as half's would be."""
+    whole = LossScale.backward
+
+    def backward(self, loss, gradients):
+        whole(self, loss, gradients)
+        if self.scale > limit:
+            gradients[0] = np.inf
+
+    monkeypatch.setattr(LossScale, "backward", backward)
+
+
+def norm(value):
+    return backend.xp.asarray(value, dtype="float64")
+
+
+@pytest.mark.usefixtures("any_backend", "half")
+def test_what_it_learns_from_each_step():
+    scale = LossScale(1000, patience=3)
+
+    def after(*norms):
+        for value in norms:
+            scale.update(norm(value))
+        return float(backend.to_numpy(scale.scale))
+
+    assert after() == 512  # 2^9 <= 1000
+    assert after(1.0, 2.0) == 512
+    assert after(0.0) == 1024  # three good ones in a row
+    assert after(1.0, 1.0, math.inf) == 512
+    assert after(1.0, 1.0) == 512  # counted anew
+    assert after(math.nan, math.nan) == 128
+    assert after(1.0, 1.0, 1.0) == 256
+    scale.scale[...] = LARGEST
+    assert after(1.0, 1.0, 1.0) == LARGEST
+
+
+def test_gradients_are_those_without_it_bit_for_bit(half):
+    minddpm.set_backend("numpy")
+    x = np.random.default_rng(0).standard_normal(5).astype(np.float32)
+    grads = []
+    for scale in (1.0, 2.0**13):
+        leaf = Tensor(x, requires_grad=True)
+        leaf.grad = np.zeros_like(x)
+        scales = LossScale(8)
+        scales.scale[...] = scale
+        scales.backward((leaf * leaf * leaf).mean(), leaf.grad)
+        grads.append(leaf.grad)
+    np.testing.assert_array_equal(*grads)
+    np.testing.assert_allclose(grads[0], 3 * x**2 / 5, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("half")
+@pytest.mark.parametrize("make", LOOPS)
+def test_training_goes_on_after_an_overflow(make, tmp_path, monkeypatch):
+    run = make(tmp_path / "a", steps=6)
+    limit = scales(run)[0].scale / 8
+    overflowing(monkeypatch, limit)
+    before = weights(run)
+    for _ in range(3):
+        run.train_step()
+    np.testing.assert_array_equal(weights(run), before)
+    run.train_step()
+    assert (weights(run) != before).any()
+    again = make(tmp_path / "b", steps=6)
+    assert again.train(progress=False)
+    rows = read_loss(tmp_path / "b" / LOSS, ("step", *again.columns))
+    for name in again.columns:
+        told = [math.isfinite(row[name]) for row in rows]
+        if name.startswith("grad_norm"):
+            assert told == [False, True, True]
+        elif not name.startswith("loss_q"):  # which are nan where no t was in that quarter
+            assert all(told), name
+
+
+@pytest.mark.usefixtures("half")
+@pytest.mark.parametrize("make", LOOPS)
+def test_gradients_that_no_scale_mends_end_the_training(make, tmp_path, monkeypatch):
+    run = make(tmp_path, steps=100)
+    overflowing(monkeypatch, 0.0)
+    with pytest.raises(TrainingDivergedError, match="not finite"):
+        run.train(progress=False)
+    assert run.step <= 40  # from 2^8, or less, down to 2^-24
+    assert not any(scale.scale < SMALLEST for scale in scales(run))
+
+
+@pytest.mark.parametrize("make", LOOPS)
+def test_without_half_an_infinite_gradient_ends_the_training(make, tmp_path, monkeypatch):
+    run = make(tmp_path)
+    overflowing(monkeypatch, 0.0)
+    with pytest.raises(TrainingDivergedError):
+        run.train(progress=False)
+    assert run.step <= 2
+    assert not any("loss_scale" in group for group in run.state())
+
+
+@pytest.mark.parametrize("make", LOOPS)
+def test_a_run_goes_on_with_the_scale_that_it_had(make, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(LossScale, "needed", staticmethod(lambda: True))
+        run = make(tmp_path)
+        begun = [float(scale.scale) for scale in scales(run)]
+        for scale in scales(run):
+            scale.scale[...] = 2.0
+        run.train_step()
+        run.save()
+        again = make(tmp_path)
+        assert again.resume() == 1
+        for scale in scales(again):
+            assert (float(scale.scale), float(scale.good)) == (2.0, 1.0)
+    # and in another precision, there and back
+    single = make(tmp_path)
+    assert single.resume() == 1
+    single.train_step()
+    single.save()
+    monkeypatch.setattr(LossScale, "needed", staticmethod(lambda: True))
+    half = make(tmp_path)
+    assert half.resume() == 2
+    assert [float(scale.scale) for scale in scales(half)] == begun
