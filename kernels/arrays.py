@@ -1,4 +1,4 @@
-"""What both array libraries share: the type of an array, and which library made one."""
+"""Arrays of either library: their type, and the library of a given array."""
 
 import sys
 from types import ModuleType
@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-Array = Any  # numpy.ndarray or cupy.ndarray: the two share the interface that this project uses
+Array = Any  # numpy.ndarray or cupy.ndarray: this project uses only their common interface
 
 
 def array_module(x: Array) -> ModuleType:
-    """Return the library that made the array x: numpy or cupy."""
-    # A CuPy array exists only if cupy was imported, so looking it up costs no import.
+    """Return the library of the array x: numpy or cupy."""
+    # If x is a CuPy array, cupy is imported already: no import is needed.
     cupy = sys.modules.get("cupy")
     return cupy if cupy is not None and isinstance(x, cupy.ndarray) else np

@@ -1,4 +1,4 @@
-"""Dispatch of the compiled kernel sets: they take contiguous float32 arrays, the reference all."""
+"""Dispatch of the compiled kernel sets: contiguous float32 arrays, else the reference."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -12,27 +12,27 @@ from minddpm.kernels.arrays import array_module
 
 
 def float32_only(function: Callable) -> Callable:
-    """Call `function` with contiguous float32 arrays, and the reference if one has another type.
+    """Return `function` for contiguous float32 arrays; it calls the reference for other types.
 
-    The reference's function has the same name. The parameter `saved` (what `function` saved in its
-    own forward) is passed on as it is.
+    The reference's function is the one with the same name. The parameter `saved`, which the forward
+    of the same kernel set returned, is passed on unchanged.
     """
     names = list(signature(function).parameters)
     saved = names.index("saved") if "saved" in names else None
     specification = getattr(reference, function.__name__)
 
     @wraps(function)
-    def chosen(*args, **kwargs):
+    def dispatch(*args, **kwargs):
         contiguous = _contiguous_float32(args, saved)
         if contiguous is None:
             return specification(*args, **kwargs)
         return function(*contiguous, **kwargs)
 
-    return chosen
+    return dispatch
 
 
 def _contiguous_float32(args: tuple[Any, ...], saved: int | None = None) -> tuple[Any, ...] | None:
-    """Return the arguments with every array contiguous; None if an array is not float32."""
+    """Return the arguments with every array contiguous, or None if an array is not float32."""
     prepared = []
     for i, x in enumerate(args):
         if i != saved:

@@ -1,11 +1,11 @@
-"""The GPU in use, and what keeps CuPy from using it, as one sentence with the remedy."""
+"""The GPU in use, and the reasons why CuPy cannot use it, as sentences with the remedy."""
 
 import importlib
 from types import ModuleType
 
 
 def architecture(cuda: ModuleType) -> int:
-    """Return 80 for sm_80; cuda: cupy.cuda."""
+    """Return the GPU's architecture, 80 for sm_80; cuda: cupy.cuda."""
     return int(cuda.Device().compute_capability)
 
 
@@ -17,7 +17,7 @@ DRIVER = "install or update the NVIDIA driver, or choose --backend numpy."
 
 
 def gpu_problem() -> str | None:
-    """Why CuPy cannot be used here, as one sentence with the remedy, or None if it can."""
+    """Return why CuPy cannot be used here, as one sentence with the remedy, or None if it can."""
     try:
         cupy = importlib.import_module("cupy")
     except ModuleNotFoundError:
@@ -26,7 +26,7 @@ def gpu_problem() -> str | None:
         return f"the cupy backend could not load CuPy ({_first_line(error)}): {INSTALL}"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
-    except Exception as error:  # CuPy has one class for every CUDA error, known only after import
+    except Exception as error:  # CuPy's class for all CUDA errors is known only after its import
         return f"the cupy backend found no usable GPU ({_first_line(error)}): {DRIVER}"
     if not count:
         return "the cupy backend found no GPU: choose --backend numpy."
@@ -34,20 +34,23 @@ def gpu_problem() -> str | None:
 
 
 def _compiler_problem(cuda: ModuleType) -> str | None:
-    """Why CUDA's compiler would not make kernels for the GPU; CuPy asks for it at the first one."""
+    """Return why NVRTC cannot compile kernels for the GPU, or None if it can.
+
+    CuPy would load it only for the first kernel.
+    """
     try:
         known = cuda.nvrtc.getSupportedArchs()
         version = ".".join(map(str, cuda.nvrtc.getVersion()))
     except Exception as error:
         return f"the cupy backend could not load CUDA's compiler ({_first_line(error)}): {INSTALL}"
     has = architecture(cuda)
-    # For a GPU that is newer than NVRTC CuPy takes the latest that it knows: good within a family.
+    # For a GPU newer than NVRTC, CuPy takes NVRTC's latest architecture: valid within a family.
     if has in known or (has > max(known) and has // 10 == max(known) // 10):
         return None
     return f"NVRTC {version}, CUDA's compiler, makes no code for this GPU of sm_{has}: {INSTALL}"
 
 
-# What CuPy, the driver and cuBLAS say where a user can do something about it.
+# Parts of the messages of CuPy, the driver and cuBLAS for errors that a user can remedy.
 OUT_OF_MEMORY = (
     "Out of memory allocating", "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -60,9 +63,9 @@ NOT_FITTING = (
 
 
 def device_problem(error: BaseException) -> str | None:
-    """What made the GPU fail, as one sentence with the remedy; None for any other error.
+    """Return why the GPU failed, as one sentence with the remedy, or None for any other error.
 
-    What a wrong kernel does is none: that is for its author, with its traceback.
+    The error of a wrong kernel is one of the others: its author needs the traceback.
     """
     text, line = str(error), _first_line(error)
     from_cupy = type(error).__module__.startswith(("cupy", "cuda.", "minddpm.kernels.emulator"))

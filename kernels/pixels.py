@@ -1,4 +1,4 @@
-"""Transposed convolution of images of one pixel: a linear layer, as in a generator's first step.
+"""Transposed convolution of images of one pixel: a linear layer, as at the start of a generator.
 
 Shared by the fast kernel sets; the reference needs no special case.
 """
@@ -11,19 +11,19 @@ from minddpm.kernels.shapes import Padding
 
 
 def are_pixels(x_shape: Sequence[int], padding: Padding) -> bool:
-    """Whether conv_transpose2d only multiplies: each picture is a pixel, and nothing is cut off."""
+    """Return whether conv_transpose2d is a product: images of one pixel, and no padding to cut."""
     return tuple(x_shape[1:3]) == (1, 1) and not any(map(any, padding))
 
 
 def window_columns(w: Array) -> Array:
-    """w [KH, KW, C_out, C_in] as the matrix [C_in, KH KW C_out] that such pixels meet."""
+    """Return w [KH, KW, C_out, C_in] as the matrix [C_in, KH KW C_out] of that linear layer."""
     return array_module(w).ascontiguousarray(w.reshape(-1, w.shape[3]).T)
 
 
 def pixels_backward(
     kernels: ModuleType, gy: Array, x: Array, w: Array, need_gx: bool, partial: Array | None
 ) -> tuple[Array | None, Array, Array]:
-    """The backward of conv_transpose2d for images of one pixel, as that of a linear layer."""
+    """Return gx, gw, gb of conv_transpose2d for images of one pixel, by linear_backward."""
     N, (KH, KW, C_out, _) = len(x), w.shape
     gy = gy.reshape(N, KH * KW * C_out)
     (gx,), gw, gb = kernels.linear_backward(gy, (x[:, 0, 0],), window_columns(w))

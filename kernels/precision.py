@@ -1,4 +1,4 @@
-"""The number format to which a GPU's tensor cores round what they multiply."""
+"""The number format to which a GPU's tensor cores round the factors of a product."""
 
 from types import ModuleType
 
@@ -15,7 +15,7 @@ def precision() -> str:
 
 
 def choose_precision(name: str) -> str:
-    """Use this format, a key of PRECISIONS, from now on; returns it."""
+    """Set the format in use, a key of PRECISIONS, and return it."""
     global _precision
     _precision = name
     return name

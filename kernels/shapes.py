@@ -1,4 +1,4 @@
-"""Shapes and parts: what every kernel set has to agree on."""
+"""Shapes and parts: conventions of all kernel sets."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from minddpm.kernels.arrays import Array, array_module
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right))
 Parts = Sequence[Array]  # one array, or several side by side along the last axis
-SAME: Padding = ((1, 1), (1, 1))  # with a 3x3 window the result has the size of the image
+SAME: Padding = ((1, 1), (1, 1))  # with a 3x3 window the result has the image's size
 
 
 def joined(xs: Parts) -> Array:
@@ -15,7 +15,7 @@ def joined(xs: Parts) -> Array:
 
 
 def cut(gx: Array, xs: Parts) -> tuple[Array, ...]:
-    """Return the gradient of joined(xs) as one array for each part."""
+    """Return the gradient of joined(xs) as one array per part."""
     xp, parts, start = array_module(gx), [], 0
     for x in xs:
         parts.append(xp.ascontiguousarray(gx[..., start : start + x.shape[-1]]))

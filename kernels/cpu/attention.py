@@ -1,46 +1,70 @@
-"""Attention with W queries in the lanes of a vector: no [L, L] matrix, no sum across lanes.
+"""Attention with LANES queries in the lanes of a vector: no [L, L] matrix, no sum across lanes.
 
-One head of one image at a time, and of it one block of W queries. Its queries are turned to
-[D, W], one query a lane. Then everything about key j is one vector; with c = 1 / sqrt(D):
+Heads are computed one at a time, in blocks of LANES queries. The queries are transposed to
+[D, LANES], one query per lane. Then each quantity of key j is one vector; with c = 1 / sqrt(D):
 
     s_j = c sum_d k[j, d] q[d, :];  p_j = exp(s_j - max_j s_j)
     y[d, :] = sum_j p_j v[j, d] / sum_j p_j
 
-k and v are read where they are, as single floats in every lane, and the largest, the sum and the
-quotient are plain arithmetic on vectors. Backward, p is made again rather than kept:
+k and v are read in place, each float broadcast to all lanes, and the maximum, the sum and the
+quotient are plain arithmetic on vectors. The backward computes p again instead of saving it:
 
     gp_j = sum_d v[j, d] gy[d, :];  gs_j = c p_j (gp_j - sum_j gp_j p_j)
     gq_i = sum_j gs_ij k_j;  gk_j = sum_i gs_ij q_i;  gv_j = sum_i p_ij gy_i
 
-gk and gv are sums over queries. So p and gs are turned, W keys at a time: then keys are the lanes,
-and these sums are the same kernel as y and gq, which goes on adding at every block of queries.
-Hence five products in all, as in the formula, not seven as if p and gp were made once more.
+gk and gv are sums over queries. So p and gs are transposed, LANES keys at a time: then the lanes
+are keys, and the kernel that computes y and gq also computes these sums, accumulating over the
+blocks of queries. Hence five products in all, as in the formula; computing p and gp twice would
+make it seven.
 
-Lanes beyond the last query or key repeat it, and are overwritten by it when they are stored.
+Lanes beyond the last query or key repeat it, and the last one overwrites them in memory.
 
-Against one query at a time with the keys in lanes, which sums across lanes for every number of y,
-on one AVX-512 core (Zen 4): 2.9 times as fast forward and 3.0 backward at [128, 49, 64] with 8
-heads; 2.9 and 3.3 at [8, 256, 256] with one head.
+The alternative, one query at a time with the keys in lanes, sums across lanes for every element of
+y. Measured against it, on one AVX-512 core (Zen 4): 2.9 times as fast forward and 3.0 backward at
+[128, 49, 64] with 8 heads; 2.9 and 3.3 at [8, 256, 256] with one head.
 """
 
 import math
 
+import numpy as np
 from llvmlite import ir
 
-from minddpm.kernels.cpu.memory import address, floats, serial, share, workspace, zero
+from minddpm.kernels.cpu.compiled import serial
+from minddpm.kernels.cpu.memory import address, floats, share, workspace, zero
 from minddpm.kernels.cpu.task import integers, task
-from minddpm.kernels.cpu.vector.instructions import BYTES, I64, Emitter, W, kernel
-from minddpm.kernels.cpu.vector.lanes import T, from_lanes, to_lanes, turn
+from minddpm.kernels.cpu.vector.instructions import BYTES, I64, LANES, Emitter, kernel
+from minddpm.kernels.cpu.vector.lanes import T, from_lanes, to_lanes, transpose
+from minddpm.kernels.float32 import float32_only
 
 ROW = 2 * BYTES  # from key to key: s_j, then p_j, is followed by gp_j, then gs_j
 LOG2_E = math.log2(math.e)
 
 
+@float32_only
+def attention(q, k, v, heads: int):
+    N, L, C = q.shape
+    y = np.empty_like(q)
+    space = workspace((2 * C // heads + 2 + 2 * L) * LANES)
+    arrays = (address(x) for x in (q, k, v, y))
+    _forward(len(space), *arrays, N, heads, L, C, address(space), space.strides[0])
+    return y
+
+
+@float32_only
+def attention_backward(gy, q, k, v, heads: int):
+    N, L, C = q.shape
+    gq, gk, gv = np.empty_like(q), np.empty_like(q), np.empty_like(q)
+    space = workspace(((3 + 2 * -(-L // LANES)) * C // heads + 3 + 2 * LANES + 2 * L) * LANES)
+    arrays = (address(x) for x in (gy, q, k, v, gq, gk, gv))
+    _backward(len(space), *arrays, N, heads, L, C, address(space), space.strides[0])
+    return gq, gk, gv
+
+
 # --- the products --------------------------------------------------------------------------------
 
 
-def dots(e: Emitter, n: int, rows, step, turned, D) -> list[ir.Value]:
-    """sum_d rows[j, d] turned[d, :] for n rows j, each in an accumulator of its own."""
+def dots(e: Emitter, n: int, rows, step, transposed, D) -> list[ir.Value]:
+    """Return sum_d rows[j, d] transposed[d, :] for n rows j, each in its own accumulator."""
     starts = [e.b.mul(step, ir.Constant(I64, j)) for j in range(n)]
 
     def channels(m, at, acc):
@@ -52,7 +76,7 @@ def dots(e: Emitter, n: int, rows, step, turned, D) -> list[ir.Value]:
             ]
         return acc
 
-    return e.tiles(D, 8, [(rows, 4), (turned, BYTES)], [e.const(0)] * n, channels)
+    return e.tiles(D, 8, [(rows, 4), (transposed, BYTES)], [e.const(0)] * n, channels)
 
 
 @kernel
@@ -137,14 +161,14 @@ def multiply(e: Emitter, x, factor, D) -> None:
 
 @serial
 def _fill(at, x):
-    """x in every lane of the vector at an address."""
-    for r in range(W):
+    """Store x in every lane of the vector at an address."""
+    for r in range(LANES):
         floats(at + 4 * r, 1)[0] = x
 
 
 @serial
 def _forward_heads(q, k, v, y, first, last, heads, L, C, space):
-    """Heads first .. last - 1 of all images, counted through. Addresses, C in floats."""
+    """Compute heads first .. last - 1, numbered over all images. Arrays are addresses."""
     D = C // heads
     step = 4 * C
     qt = space
@@ -156,8 +180,8 @@ def _forward_heads(q, k, v, y, first, last, heads, L, C, space):
     for unit in range(first, last):
         n, h = divmod(unit, heads)
         head = 4 * (n * L * C + h * D)
-        for i in range(0, L, W):
-            rows, here = min(W, L - i), head + i * step
+        for i in range(0, L, LANES):
+            rows, here = min(LANES, L - i), head + i * step
             to_lanes(q + here, C, rows, D, qt)
             multiply((qt, scale_2, D))
             softmax((k + head, step, qt, p, share, L, D))
@@ -169,48 +193,55 @@ def _forward_heads(q, k, v, y, first, last, heads, L, C, space):
 
 @serial
 def _backward_heads(gy, q, k, v, gq, gk, gv, first, last, heads, L, C, space):
-    """The same heads backward."""
+    """Compute the gradients of heads first .. last - 1, numbered over all images."""
     D = C // heads
     step, block = 4 * C, D * BYTES
-    blocks = (L + W - 1) // W
+    blocks = (L + LANES - 1) // LANES
     qt = space
     gyt = qt + block
     gqt = gyt + block
-    gkt = gqt + block  # [blocks of W keys, D, W], and gvt likewise
+    gkt = gqt + block  # [blocks of LANES keys, D, LANES], and gvt likewise
     gvt = gkt + blocks * block
     share = gvt + blocks * block
     scale = share + BYTES
     scale_2 = scale + BYTES
-    turned = scale_2 + BYTES  # p and gs as [2, W queries, W keys]
-    p = turned + W * ROW
+    transposed = scale_2 + BYTES  # p and gs as [2, LANES queries, LANES keys]
+    p = transposed + LANES * ROW
     _fill(scale, 1 / math.sqrt(D))
     _fill(scale_2, LOG2_E / math.sqrt(D))
     for unit in range(first, last):
         n, h = divmod(unit, heads)
         head = 4 * (n * L * C + h * D)
         zero((gkt, 2 * blocks * D))
-        for i in range(0, L, W):
-            rows, here = min(W, L - i), head + i * step
+        for i in range(0, L, LANES):
+            rows, here = min(LANES, L - i), head + i * step
             to_lanes(q + here, C, rows, D, qt)
             multiply((qt, scale_2, D))
             softmax((k + head, step, qt, p, share, L, D))
             to_lanes(gy + here, C, rows, D, gyt)
-            multiply((gyt, scale, D))  # and so gp and gs
+            multiply((gyt, scale, D))  # and with it gp and gs
             softmax_backward((v + head, step, gyt, p, share, L, D))
             zero((gqt, D))
             add_sums((p + BYTES, ROW, k + head, step, L, gqt, D))
             from_lanes(gqt, gq + here, C, rows, D)
             for b in range(blocks):
-                turn((p + b * W * ROW, ROW, min(W, L - b * W), turned, 2 * W // T))
-                add_sums((turned, BYTES, gy + here, step, rows, gvt + b * block, D))
-                add_sums((turned + W * BYTES, BYTES, q + here, step, rows, gkt + b * block, D))
+                transpose(
+                    (
+                        p + b * LANES * ROW,
+                        ROW,
+                        min(LANES, L - b * LANES),
+                        transposed,
+                        2 * LANES // T,
+                    )
+                )
+                add_sums((transposed, BYTES, gy + here, step, rows, gvt + b * block, D))
+                add_sums(
+                    (transposed + LANES * BYTES, BYTES, q + here, step, rows, gkt + b * block, D)
+                )
         for b in range(blocks):
-            rows, here = min(W, L - b * W), head + b * W * step
+            rows, here = min(LANES, L - b * LANES), head + b * LANES * step
             from_lanes(gkt + b * block, gk + here, C, rows, D)
             from_lanes(gvt + b * block, gv + here, C, rows, D)
-
-
-# --- threads -------------------------------------------------------------------------------------
 
 
 @task
@@ -225,19 +256,3 @@ def _backward(t, threads, at):
     gy, q, k, v, gq, gk, gv, N, heads, L, C, space, row = integers(at, 13)
     first, last = share(N * heads, t, threads), share(N * heads, t + 1, threads)
     _backward_heads(gy, q, k, v, gq, gk, gv, first, last, heads, L, C, space + t * row)
-
-
-def forward(q, k, v, heads, y):
-    """y of kernels.reference.attention; all [N, L, C]."""
-    N, L, C = q.shape
-    space = workspace((2 * C // heads + 2 + 2 * L) * W)
-    arrays = (address(x) for x in (q, k, v, y))
-    _forward(len(space), *arrays, N, heads, L, C, address(space), space.strides[0])
-
-
-def backward(gy, q, k, v, heads, gq, gk, gv):
-    """gq, gk, gv of kernels.reference.attention_backward; all [N, L, C]."""
-    N, L, C = q.shape
-    space = workspace(((3 + 2 * -(-L // W)) * C // heads + 3 + 2 * W + 2 * L) * W)
-    arrays = (address(x) for x in (gy, q, k, v, gq, gk, gv))
-    _backward(len(space), *arrays, N, heads, L, C, address(space), space.strides[0])

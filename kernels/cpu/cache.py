@@ -1,8 +1,8 @@
-"""Where compiled code is kept between runs: a directory of its own for each state of the sources.
+"""The cache of compiled code: one directory for each state of the sources.
 
-Numba notices when the file of a compiled function changes, but not when a kernel or a constant that
-it takes from another file does, and would go on with code for other vector lengths. So the name of
-the directory is a fingerprint of all these files, of the vector length and of the CPU.
+Numba notices when the file of a compiled function changes, but not when a kernel or constant that
+it imports from another file does, and would load code for another vector length. So the name of the
+directory is a fingerprint of all these files, the vector length and the CPU.
 """
 
 import hashlib
@@ -17,22 +17,22 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 
-from minddpm.kernels.cpu.vector.instructions import W
+from minddpm.kernels.cpu.vector.instructions import LANES
 from minddpm.storage.cache_folder import cache_directory
 
 
 @cache
 def directory() -> Path:
-    """The cache of these sources on this machine, created where we may write."""
+    """Return the cache directory of these sources on this machine, created in a writable place."""
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
     digest.update(f"{llvm.get_host_cpu_name()} {numba.__version__}".encode())
-    return cache_directory("numba", f"{digest.hexdigest()[:16]}-{W}")
+    return cache_directory("numba", f"{digest.hexdigest()[:16]}-{LANES}")
 
 
 @contextmanager
 def own_cache() -> Iterator[None]:
-    """Functions with cache=True that are defined within the block keep their code there."""
+    """Functions with cache=True that are defined within the block store their code there."""
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(directory())
     try:
@@ -47,9 +47,9 @@ _seconds = 0.0
 
 @contextmanager
 def compiling(function: Callable[..., Any]) -> Iterator[None]:
-    """Around the first call of a function: says on stderr what is being waited for.
+    """Report on stderr the compilation of a function, during its first call.
 
-    One line, which each kernel writes anew on a terminal; nothing where the code is in the cache.
+    One line, which each kernel overwrites on a terminal; none if the code is in the cache.
     """
     global _compiled, _seconds
     name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
@@ -59,12 +59,12 @@ def compiling(function: Callable[..., Any]) -> Iterator[None]:
     terminal = sys.stderr.isatty()
     if terminal or not _compiled:
         line = f"compiling the kernels for this machine, once (under a minute): {name}"
-        so_far = f", {_compiled} done in {_seconds:.0f} s" if _compiled else ""
-        end = "\033[K\r" if terminal else "\n"
-        print(line + so_far, end=end, file=sys.stderr, flush=True)
+        progress = f", {_compiled} done in {_seconds:.0f} s" if _compiled else ""
+        end = "\033[C_out\r" if terminal else "\n"
+        print(line + progress, end=end, file=sys.stderr, flush=True)
     start = time.perf_counter()
     yield
     _compiled += 1
     _seconds += time.perf_counter() - start
     if terminal:
-        print(end="\033[K", file=sys.stderr, flush=True)
+        print(end="\033[C_out", file=sys.stderr, flush=True)

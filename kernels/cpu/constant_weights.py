@@ -1,7 +1,7 @@
-"""What is made of weights alone: transformed, packed. Kept where the weights are known to stay.
+"""Arrays derived from weights alone, transformed or packed: cached while the weights are constant.
 
 Training changes every weight at every step. But a sampler calls one model a thousand times, and a
-convolution of few pictures takes less time than the transformation of its weights.
+convolution of few images takes less time than the transformation of its weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,9 +18,9 @@ _derived: Derived | None = None
 
 @contextmanager
 def constant_weights(derived: Derived | None = None) -> Iterator[Derived]:
-    """Within the block no weight changes: what was made of one is kept, and used again.
+    """Declare that no weight changes within the block: arrays derived from weights are cached.
 
-    derived: what an earlier block gave, if no weight has changed since.
+    derived: the result of an earlier block, if no weight has changed since.
     """
     global _derived
     before, _derived = _derived, {} if derived is None else derived
@@ -31,12 +31,12 @@ def constant_weights(derived: Derived | None = None) -> Iterator[Derived]:
 
 
 def from_weights(make: Callable[..., Any], w: np.ndarray | None, *args: Any) -> Any:
-    """make(w, *args), or what it returned before for this very array within constant_weights()."""
+    """Return make(w, *args), or within constant_weights() its earlier result for the same array."""
     if _derived is None:
         return make(w, *args)
     shape, strides = (None, None) if w is None else (w.shape, w.strides)
     key = (make, address(w), shape, strides, *args)
     if key not in _derived:
-        # With w itself: as long as it is held, no other array can come to lie at its address.
+        # w is stored too: while it is referenced, no other array can have its address.
         _derived[key] = make(w, *args), w
     return _derived[key][0]

@@ -1,4 +1,4 @@
-"""Working memory: one buffer that grows and is used again, and copies into and out of pictures."""
+"""Working memory: buffers that grow and are reused; copying into and out of images."""
 
 import ctypes
 
@@ -6,10 +6,8 @@ import numpy as np
 from numba import carray, get_num_threads, njit, types
 from numba.extending import intrinsic, register_jitable
 
-from minddpm.kernels.cpu.vector.instructions import BYTES, Emitter, W, kernel
-
-# A function that is called from tasks (task.py), within one thread.
-serial = njit(nogil=True, cache=True)
+from minddpm.kernels.cpu.compiled import serial
+from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, Emitter, kernel
 
 _buffers: dict[int, np.ndarray] = {}
 _byte = ctypes.c_char
@@ -18,12 +16,12 @@ _byte = ctypes.c_char
 def keep_freed_memory() -> None:
     """Ask the C library to keep large freed blocks for the next allocation of that size.
 
-    By default glibc maps every array above 128 KB anew and gives it back when it is freed: the
-    kernel then clears each of its pages again, at every layer of every step.
+    By default glibc maps every array above 128 KB anew and unmaps it when it is freed: the
+    operating system then clears all its pages again, at every layer of every step.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # no glibc: its allocator decides
+    except (OSError, AttributeError):  # not glibc: another allocator decides
         return
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
     mallopt(M_MMAP_THRESHOLD, 1 << 30)
@@ -31,10 +29,10 @@ def keep_freed_memory() -> None:
 
 
 def workspace(floats: int, slot: int = 0, rows: int | None = None) -> np.ndarray:
-    """Uninitialised float32 [threads (or rows), at least `floats`], rows on their own cache lines.
+    """Return uninitialised float32 [threads (or rows), at least `floats`], rows on cache lines.
 
-    The same memory at every call with the same slot: a kernel is done with it when it returns. So
-    kernels run one after the other: two Python threads must not call them at the same time.
+    Every call with the same slot returns the same memory: a kernel uses it only until it returns.
+    So kernels run one after another: two Python threads must not call them at the same time.
     """
     rows = rows or get_num_threads()
     width = -(-floats // 16) * 16
@@ -46,34 +44,34 @@ def workspace(floats: int, slot: int = 0, rows: int | None = None) -> np.ndarray
 
 
 def address(x: np.ndarray | None) -> int:
-    """Where the data of x begins, in bytes; 0 for None.
+    """Return the address of the data of x; 0 for None.
 
     Kernels take addresses and sizes rather than arrays: Numba would compile another version for
-    every combination of read-only and writable ones.
+    every combination of read-only and writable arrays.
     """
     if x is None:
         return 0
     try:
-        return ctypes.addressof(_byte.from_buffer(x))  # four times as fast as what follows
+        return ctypes.addressof(_byte.from_buffer(x))  # four times as fast as the other way
     except (TypeError, ValueError):  # read-only, not contiguous, or empty
         return x.__array_interface__["data"][0]
 
 
 @register_jitable
 def pairs(C: int) -> int:
-    """Blocks of W channels that hold C: an even number, as the register tile takes two."""
-    return 2 * -(-C // (2 * W))
+    """Return how many blocks of LANES channels hold C channels: even, as the tile takes two."""
+    return 2 * -(-C // (2 * LANES))
 
 
 @register_jitable
 def share(n: int, t: int, threads: int) -> int:
-    """Where the share of thread t begins when n things are dealt out in order."""
+    """Return where the share of thread t begins when n items are divided in order."""
     return n * t // threads
 
 
 @intrinsic
 def pointer(typing_context, address):
-    """An int64 address as a pointer, which carray makes an array of."""
+    """Convert an int64 address to a pointer, as carray takes it."""
 
     def codegen(context, builder, signature, args):
         return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
@@ -83,19 +81,19 @@ def pointer(typing_context, address):
 
 @njit(inline="always")
 def floats(at, n):
-    """The n floats at an address, as an array."""
+    """Return the n floats at an address as an array."""
     return carray(pointer(at), (n,), np.float32)
 
 
 @njit(inline="always")
 def integers_at(at, n):
-    """The n int64 at an address, as an array."""
+    """Return the n int64 at an address as an array."""
     return carray(pointer(at), (n,), np.int64)
 
 
 @kernel
 def zero(e: Emitter, at, vectors) -> None:
-    """`vectors` (at least 1) vectors of zeros."""
+    """Store `vectors` (at least 1) vectors of zeros."""
 
     def one(moving, carried):
         e.store(e.const(0), moving[0])
@@ -106,7 +104,7 @@ def zero(e: Emitter, at, vectors) -> None:
 
 @kernel
 def copy(e: Emitter, source, to, vectors) -> None:
-    """`vectors` (at least 1) vectors."""
+    """Copy `vectors` (at least 1) vectors."""
 
     def one(moving, carried):
         e.store(e.load(moving[0]), moving[1])
@@ -128,38 +126,38 @@ def add(e: Emitter, a, b, to, vectors) -> None:
 
 @serial
 def copy_floats(source, to, n):
-    """n floats: whole vectors, then the rest one by one."""
-    whole = n // W * W
-    if whole:
-        copy((source, to, whole // W))
+    """Copy n floats: complete vectors, then the rest one by one."""
+    in_vectors = n // LANES * LANES
+    if in_vectors:
+        copy((source, to, in_vectors // LANES))
     x, y = floats(source, n), floats(to, n)
-    for i in range(whole, n):
+    for i in range(in_vectors, n):
         y[i] = x[i]
 
 
 @serial
 def add_floats(a, b, to, n):
     """to = a + b, n floats."""
-    whole = n // W * W
-    if whole:
-        add((a, b, to, whole // W))
+    in_vectors = n // LANES * LANES
+    if in_vectors:
+        add((a, b, to, in_vectors // LANES))
     x, y, z = floats(a, n), floats(b, n), floats(to, n)
-    for i in range(whole, n):
+    for i in range(in_vectors, n):
         z[i] = x[i] + y[i]
 
 
 @serial
 def clear(at, n):
-    """n floats of zeros at an address."""
-    whole = n // W * W
-    if whole:
-        zero((at, whole // W))
-    floats(at, n)[whole:] = 0
+    """Store n zeros at an address."""
+    in_vectors = n // LANES * LANES
+    if in_vectors:
+        zero((at, in_vectors // LANES))
+    floats(at, n)[in_vectors:] = 0
 
 
 @serial
 def copy_pixels(source, to, pixels, C, source_step, to_step):
-    """C floats of each of `pixels` neighbouring pixels, which lie the steps (in bytes) apart."""
+    """Copy C floats of each of `pixels` neighbouring pixels; the steps are in bytes."""
     if source_step == to_step == 4 * C:
         copy_floats(source, to, pixels * C)
     else:
@@ -168,19 +166,19 @@ def copy_pixels(source, to, pixels, C, source_step, to_step):
 
 
 @serial
-def copy_picture(source, H, WX, C, to, top, left, PH, PW, Cp):
-    """A picture [H, WX, C] to (top, left) of a larger one, [PH, PW, Cp].
+def copy_image(source, H, W, C, to, top, left, PH, PW, Cp):
+    """Copy an image [H, W, C] to (top, left) of a larger one, [PH, PW, Cp].
 
-    What lies outside that picture is left out; its border and its channels beyond C stay.
+    Pixels outside the larger image are omitted; its border and its channels beyond C are unchanged.
     """
     for i in range(min(H, PH - top)):
         at = to + ((i + top) * PW + left) * Cp * 4
-        copy_pixels(source + i * WX * C * 4, at, min(WX, PW - left), C, 4 * C, 4 * Cp)
+        copy_pixels(source + i * W * C * 4, at, min(W, PW - left), C, 4 * C, 4 * Cp)
 
 
 @kernel
 def column_sum(e: Emitter, at, rows, step, out) -> None:
-    """out += the sum of one column of vectors, `rows` (at least 1) of them, `step` bytes apart."""
+    """out += the sum of a column of `rows` (at least 1) vectors, `step` bytes apart."""
     (total,) = e.loop(
         rows, [(at, step)], [e.load(out)], lambda moving, acc: [e.add(acc[0], e.load(moving[0]))]
     )
@@ -190,11 +188,11 @@ def column_sum(e: Emitter, at, rows, step, out) -> None:
 @serial
 def add_columns(at, rows, C, out):
     """out [C] += the sums over the rows of a matrix [rows, C]: the gradient of a bias."""
-    whole = C // W * W if rows else 0
-    for c in range(0, whole, W):
+    in_vectors = C // LANES * LANES if rows else 0
+    for c in range(0, in_vectors, LANES):
         column_sum((at + 4 * c, rows, 4 * C, out + 4 * c))
-    if whole < C:
+    if in_vectors < C:
         x, sums = floats(at, rows * C), floats(out, C)
         for r in range(rows):
-            for c in range(whole, C):
+            for c in range(in_vectors, C):
                 sums[c] += x[r * C + c]

@@ -1,17 +1,16 @@
-"""Philox and the normals made from it, also drawn right where they are used.
+"""The generator Philox4x32-10 and the normals made from its words.
 
-See kernels.reference for the definitions. The loops are plain, and LLVM fills vectors with them:
+kernels/reference/noise.py has the definitions. The loops are plain, so that LLVM vectorises them:
 hence polynomials instead of calls of log, cos and sin, selections instead of branches, and NumPy's
 error model, as Numba's own checks each division for zero. The polynomials are in float64 and as
-long as float32 can tell: the results differ from the reference's in a last bit now and then.
+long as float32 can distinguish: some results differ from the reference's in the last bit.
 """
 
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-from minddpm.kernels.cpu.pointwise import fast, mix, update
 from minddpm.kernels.reference.noise import PHILOX_M0, PHILOX_M1, PHILOX_W0, PHILOX_W1
 
 LOW = np.uint64(0xFFFFFFFF)
@@ -27,9 +26,14 @@ UP_TO_ONE = np.uint64(0x3FF0000000000000) - ROOT_HALF  # from there to the bits 
 CHUNK = 1024  # numbers that a thread draws at a time: they stay in its cache; a multiple of 4
 
 
+def key(step: int, seed: int, purpose: int) -> tuple[np.uint64, ...]:
+    """Return the arguments step, k0, k1 that select a stream."""
+    return np.uint64(step), np.uint64(seed), np.uint64(purpose)
+
+
 @njit(inline="always")
 def philox(block, step, k0, k1):
-    """Four random words of one block; see kernels.reference.philox4x32."""
+    """Return the four random words of one block; see kernels.reference.philox4x32."""
     c0, c1 = block & LOW, block >> B32
     c2, c3 = step & LOW, step >> B32
     for _ in range(10):
@@ -41,7 +45,7 @@ def philox(block, step, k0, k1):
 
 @njit(inline="always")
 def log(x):
-    """ln x = e ln 2 + ln m with x = 2^e m and m in [sqrt(1/2), sqrt(2)), for x in (0, 1].
+    """Return ln x = e ln 2 + ln m with x = 2^e m and m in [sqrt(1/2), sqrt(2)), for x in (0, 1].
 
     With s = (m - 1) / (m + 1), ln m = 2 artanh s = 2 (s + s^3/3 + s^5/5 + ...), and |s| < 0.172.
     """
@@ -56,7 +60,7 @@ def log(x):
 
 @njit(inline="always")
 def cos_sin(n):
-    """cos and sin of 2 pi n / 2^24, int32 n in 0 .. 2^24 - 1: Taylor's series within pi / 4.
+    """Return cos and sin of 2 pi n / 2^24, int32 n in 0 .. 2^24 - 1: Taylor series within pi / 4.
 
     angle = quarter pi/2 + y: each quarter turn makes (cos, sin) from (-sin, cos) of the one before.
     """
@@ -75,7 +79,7 @@ def cos_sin(n):
 
 @njit(inline="always")
 def box_muller(w1, w2):
-    """Two normals from two words; see kernels.reference.random_normal."""
+    """Return two normals made from two words; see kernels.reference.random_normal."""
     u1 = np.float64(np.int32(w1 >> B8)) * 2.0**-24 + 2.0**-24
     r = math.sqrt(-2.0 * log(u1))
     cos, sin = cos_sin(np.int32(w2 >> B8))
@@ -83,90 +87,10 @@ def box_muller(w1, w2):
 
 
 @njit(error_model="numpy")
-def draw(first_block, step, k0, k1, z):
-    """Whole blocks of standard normals: z float32 [4 blocks]."""
-    k0, k1 = k0 & LOW, k1 & LOW  # so that LLVM knows: their upper halves are zero
+def normal_blocks(first_block, step, k0, k1, z):
+    """Draw complete blocks of standard normals: z float32 [4 blocks]."""
+    k0, k1 = k0 & LOW, k1 & LOW  # tells LLVM that their upper halves are zero
     for i in range(z.size // 4):
         a, b, c, d = philox(first_block + np.uint64(i), step, k0, k1)
         z[4 * i], z[4 * i + 1] = box_muller(a, b)
         z[4 * i + 2], z[4 * i + 3] = box_muller(c, d)
-
-
-@fast
-def bits(first_block, step, k0, k1, out):
-    """Whole blocks: out uint32 [4 blocks]."""
-    for i in prange(out.size // 4):
-        words = philox(first_block + np.uint64(i), step, k0, k1)
-        for j in range(4):
-            out[4 * i + j] = words[j]
-
-
-@fast
-def normals(first_block, step, k0, k1, out):
-    """Whole blocks of standard normals: out float32 [4 blocks]."""
-    for k in prange(-(-out.size // CHUNK)):
-        at = first_block + np.uint64(k * (CHUNK // 4))
-        draw(at, step, k0, k1, out[k * CHUNK : (k + 1) * CHUNK])
-
-
-@fast
-def q_sample(x0, a, b, P, step, k0, k1, x_t, noise):
-    """x_t[n] = a[n] x0[n] + b[n] noise[n] and the noise, flat: image n is elements nP .. nP+P-1."""
-    for k in prange(-(-x0.size // CHUNK)):
-        start = np.int64(k * CHUNK)
-        end = min(start + CHUNK, x0.size)
-        z = np.empty(CHUNK, np.float32)
-        draw(np.uint64(start // 4), step, k0, k1, z[: (end - start + 3) // 4 * 4])
-        noise[start:end] = z[: end - start]
-        for n in range(start // P, (end - 1) // P + 1):
-            mine = slice(max(start, n * P), min(end, (n + 1) * P))
-            mix(x0[mine], noise[mine], a[n], b[n], x_t[mine])
-
-
-@njit
-def drop(first_block, limit, factor, step, k0, k1, x, y):
-    """dropout() of whole blocks: x and y [4 blocks]."""
-    k0, k1 = k0 & LOW, k1 & LOW  # as in draw
-    zero = np.float32(0)
-    for i in range(x.size // 4):
-        a, b, c, d = philox(first_block + np.uint64(i), step, k0, k1)
-        y[4 * i] = x[4 * i] * factor if a >= limit else zero
-        y[4 * i + 1] = x[4 * i + 1] * factor if b >= limit else zero
-        y[4 * i + 2] = x[4 * i + 2] * factor if c >= limit else zero
-        y[4 * i + 3] = x[4 * i + 3] * factor if d >= limit else zero
-
-
-@fast
-def dropout(x, p, factor, step, k0, k1, y):
-    """y = factor x where the element's number of the stream is at least p, else 0; flat."""
-    # u = (word >> 8) / 2^24 >= p, said of the word
-    limit = np.uint64(math.ceil(p * 2.0**24)) << B8
-    for k in prange(-(-x.size // CHUNK)):
-        start = np.int64(k * CHUNK)
-        end = min(start + CHUNK, x.size)
-        whole = start + (end - start) // 4 * 4
-        drop(
-            np.uint64(start // 4), limit, factor, step, k0, k1, x[start:whole], y[start:whole]
-        )  # fmt: skip
-        if whole < end:
-            words = philox(np.uint64(whole // 4), step, k0, k1)
-            for j in range(end - whole):
-                stays = words[j] >= limit
-                y[whole + j] = x[whole + j] * factor if stays else np.float32(0)
-
-
-@fast
-def sampler_step(
-    x_t, output, px, po, kp, kx, ko, sigma, clip, first, step, k0, k1, x_prev, pred_x0
-):  # fmt: skip
-    """The update with the stream's elements first, first + 1, ... as its noise, flat."""
-    lead = first % 4  # elements of the first block that are not ours
-    for k in prange(-(-x_t.size // CHUNK)):
-        start = np.int64(k * CHUNK)
-        end = min(start + CHUNK, x_t.size)
-        z = np.empty(CHUNK + 4, np.float32)
-        draw(np.uint64((first + start) // 4), step, k0, k1, z[: (lead + end - start + 3) // 4 * 4])
-        update(
-            x_t[start:end], output[start:end], z[lead:], px, po, kp, kx, ko, sigma, clip,
-            x_prev[start:end], pred_x0[start:end],
-        )  # fmt: skip

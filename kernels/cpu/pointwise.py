@@ -1,22 +1,150 @@
-"""Loops over flat arrays, each one pass: what needs no tile is left to LLVM's own vectoriser."""
+"""SiLU, dropout, upsampling and sums of gradients.
+
+Loops that LLVM vectorises well are plain. SiLU is written in vector instructions: for it LLVM
+would call tanh for one number at a time.
+"""
 
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, njit, prange
 
-fast = njit(parallel=True, nogil=True, cache=True)
-PART = 1 << 14  # numbers of a flat array that a thread takes at a time
+from minddpm.kernels import reference
+from minddpm.kernels.cpu.compiled import parallel
+from minddpm.kernels.cpu.memory import address, share
+from minddpm.kernels.cpu.philox import B8, CHUNK, LOW, key, philox
+from minddpm.kernels.cpu.task import integers, task
+from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, Emitter, kernel
+from minddpm.kernels.float32 import float32_only
+
+FEW = 1 << 16  # up to this size NumPy has added before the threads have started
 
 
-@fast
-def add(a, b, total):
-    for i in prange(total.size):
-        total[i] = a[i] + b[i]
+# --- SiLU ----------------------------------------------------------------------------------------
 
 
-@fast
-def upsample(x, y):
+@float32_only
+def silu(x):
+    if x.size < LANES:
+        return reference.silu(x)
+    y = np.empty_like(x)
+    _forward(get_num_threads(), address(x), address(y), x.size)
+    return y
+
+
+@float32_only
+def silu_backward(gy, x):
+    if x.size < LANES:
+        return reference.silu_backward(gy, x)
+    gx = np.empty_like(x)
+    _backward(get_num_threads(), address(gy), address(x), address(gx), x.size)
+    return gx
+
+
+@kernel
+def _silu(e: Emitter, x, y, vectors) -> None:
+    """y = x sigmoid(x), `vectors` (at least 1) vectors."""
+
+    def one(moving, carried):
+        v = e.load(moving[0])
+        e.store(e.mul(v, e.sigmoid(v)), moving[1])
+        return carried
+
+    e.loop(vectors, [(x, BYTES), (y, BYTES)], [], one)
+
+
+@kernel
+def _silu_backward(e: Emitter, gy, x, gx, vectors) -> None:
+    """gx = gy s (1 + x (1 - s)) with s = sigmoid(x), `vectors` (at least 1) vectors."""
+
+    def one(moving, carried):
+        g, v = e.load(moving[0]), e.load(moving[1])
+        s = e.sigmoid(v)
+        slope = e.fma(v, e.sub(e.const(1), s), e.const(1))
+        e.store(e.mul(e.mul(g, s), slope), moving[2])
+        return carried
+
+    e.loop(vectors, [(gy, BYTES), (x, BYTES), (gx, BYTES)], [], one)
+
+
+@task
+def _forward(t, threads, at):
+    x, y, n = integers(at, 3)
+    first, end = share(n // LANES, t, threads), share(n // LANES, t + 1, threads)
+    if end > first:
+        _silu((x + 4 * LANES * first, y + 4 * LANES * first, end - first))
+    if t == threads - 1 and n % LANES:  # the last LANES numbers, some of them a second time
+        _silu((x + 4 * (n - LANES), y + 4 * (n - LANES), 1))
+
+
+@task
+def _backward(t, threads, at):
+    gy, x, gx, n = integers(at, 4)
+    first, end = share(n // LANES, t, threads), share(n // LANES, t + 1, threads)
+    if end > first:
+        at_first = 4 * LANES * first
+        _silu_backward((gy + at_first, x + at_first, gx + at_first, end - first))
+    if t == threads - 1 and n % LANES:
+        at_last = 4 * (n - LANES)
+        _silu_backward((gy + at_last, x + at_last, gx + at_last, 1))
+
+
+# --- dropout -------------------------------------------------------------------------------------
+
+
+@float32_only
+def dropout(x, p: float, seed: int, purpose: int, step: int):
+    y = np.empty_like(x)
+    factor = np.float32(1 / (1 - p))
+    _dropout(x.reshape(-1), p, factor, *key(step, seed, purpose), y.reshape(-1))
+    return y
+
+
+@parallel
+def _dropout(x, p, factor, step, k0, k1, y):
+    """y = factor x where the element's number of the stream is at least p, else 0; flat."""
+    # u = (word >> 8) / 2^24 >= p, as a condition on the word
+    limit = np.uint64(math.ceil(p * 2.0**24)) << B8
+    for k in prange(-(-x.size // CHUNK)):
+        start = np.int64(k * CHUNK)
+        end = min(start + CHUNK, x.size)
+        middle = start + (end - start) // 4 * 4  # the end of the complete blocks
+        _dropout_blocks(
+            np.uint64(start // 4), limit, factor, step, k0, k1, x[start:middle], y[start:middle]
+        )
+        if middle < end:
+            words = philox(np.uint64(middle // 4), step, k0, k1)
+            for j in range(end - middle):
+                stays = words[j] >= limit
+                y[middle + j] = x[middle + j] * factor if stays else np.float32(0)
+
+
+@njit
+def _dropout_blocks(first_block, limit, factor, step, k0, k1, x, y):
+    """Dropout of complete blocks: x and y [4 blocks]."""
+    k0, k1 = k0 & LOW, k1 & LOW  # tells LLVM that their upper halves are zero
+    zero = np.float32(0)
+    for i in range(x.size // 4):
+        a, b, c, d = philox(first_block + np.uint64(i), step, k0, k1)
+        y[4 * i] = x[4 * i] * factor if a >= limit else zero
+        y[4 * i + 1] = x[4 * i + 1] * factor if b >= limit else zero
+        y[4 * i + 2] = x[4 * i + 2] * factor if c >= limit else zero
+        y[4 * i + 3] = x[4 * i + 3] * factor if d >= limit else zero
+
+
+# --- upsampling ----------------------------------------------------------------------------------
+
+
+@float32_only
+def upsample_nearest(x):
+    N, H, W, C = x.shape
+    y = np.empty((N, 2 * H, 2 * W, C), np.float32)
+    _upsample(x, y)
+    return y
+
+
+@parallel
+def _upsample(x, y):
     """x [N, H, W, C] -> y [N, 2H, 2W, C]."""
     N, H, W, C = x.shape
     for r in prange(N * H):
@@ -30,8 +158,16 @@ def upsample(x, y):
                 y[n, 2 * i + 1, 2 * j + 1, c] = v
 
 
-@fast
-def upsample_backward(gy, gx):
+@float32_only
+def upsample_nearest_backward(gy):
+    N, H2, W2, C = gy.shape
+    gx = np.empty((N, H2 // 2, W2 // 2, C), np.float32)
+    _upsample_backward(gy, gx)
+    return gx
+
+
+@parallel
+def _upsample_backward(gy, gx):
     N, H, W, C = gx.shape
     for r in prange(N * H):
         n, i = divmod(np.int64(r), H)
@@ -45,114 +181,35 @@ def upsample_backward(gy, gx):
                 )
 
 
-@fast
-def depth_to_space(z, y):
-    """z [N, H, W, 2 2 C] -> y [N, 2H, 2W, C]: the channels of a pixel become 2 x 2 pixels."""
-    N, H2, W2, C = y.shape
-    for r in prange(N * H2):
-        n, i = divmod(np.int64(r), H2)
-        for j in range(W2):
-            first = (i % 2 * 2 + j % 2) * C
-            for c in range(C):
-                y[n, i, j, c] = z[n, i // 2, j // 2, first + c]
+# --- sums of gradients ---------------------------------------------------------------------------
 
 
-@fast
-def space_to_depth(y, z):
-    """And back."""
-    N, H2, W2, C = y.shape
-    for r in prange(N * H2):
-        n, i = divmod(np.int64(r), H2)
-        for j in range(W2):
-            first = (i % 2 * 2 + j % 2) * C
-            for c in range(C):
-                z[n, i // 2, j // 2, first + c] = y[n, i, j, c]
-
-
-@njit
-def mix(x0, noise, a, b, x_t):
-    """x_t = a x0 + b noise for numbers a, b."""
-    for i in range(x0.size):
-        x_t[i] = a * x0[i] + b * noise[i]
-
-
-@fast
-def q_sample(x0, noise, a, b, x_t):
-    """x_t[n] = a[n] x0[n] + b[n] noise[n], all [N, P]."""
-    for n in prange(x0.shape[0]):
-        mix(x0[n], noise[n], a[n], b[n], x_t[n])
-
-
-@njit
-def update(x_t, output, noise, px, po, k0, kx, ko, sigma, clip, x_prev, pred_x0):
-    """The update and the picture seen on the way, flat; see kernels.reference.sampler_step."""
-    for i in range(x_t.size):
-        x0 = px * x_t[i] + po * output[i]
-        if clip:
-            # Written so that nan fails both comparisons and stays nan.
-            if x0 > np.float32(1):
-                x0 = np.float32(1)
-            elif x0 < np.float32(-1):
-                x0 = np.float32(-1)
-        pred_x0[i] = x0
-        value = k0 * x0 + kx * x_t[i] + ko * output[i]
-        if sigma != np.float32(0):
-            value += sigma * noise[i]
-        x_prev[i] = value
-
-
-@fast
-def sampler_step(x_t, output, noise, px, po, k0, kx, ko, sigma, clip, x_prev, pred_x0):
-    """update() in parts, one for each thread at a time."""
-    for k in prange(-(-x_t.size // PART)):
-        part = slice(k * PART, min((k + 1) * PART, x_t.size))
-        update(
-            x_t[part], output[part], noise[part], px, po, k0, kx, ko, sigma, clip,
-            x_prev[part], pred_x0[part],
-        )  # fmt: skip
-
-
-@njit(inline="always")
-def nearer(average, x, rest):
-    """The moving average after x: decay average + (1 - decay) x with rest = 1 - decay."""
-    return average + rest * (x - average)
-
-
-@fast
-def adam(param, grad, m, v, average, lr, beta1, beta2, eps, decay, grad_scale, root2, rest):
-    """lr is already divided by 1 - beta1^step, root2 = (1 - beta2^step)^-1/2, decay = 1 - lr wd.
-
-    One pass also over the average: alone it would fetch every parameter from memory once more.
-    """
-    one = np.float32(1)
-    for i in prange(param.size):
-        g = grad[i] * grad_scale
-        m_new = beta1 * m[i] + (one - beta1) * g
-        v_new = beta2 * v[i] + (one - beta2) * (g * g)
-        m[i], v[i] = m_new, v_new
-        p = decay * param[i] - lr * m_new / (math.sqrt(v_new) * root2 + eps)
-        param[i] = p
-        if average is not None:  # decided when this is compiled
-            average[i] = nearer(average[i], p, rest)
-
-
-@fast
-def ema(average, param, rest):
-    for i in prange(param.size):
-        average[i] = nearer(average[i], param[i], rest)
-
-
-# The flags let LLVM add in the lanes of vectors: another order than the loop's, but a fixed one.
-@njit(fastmath={"reassoc", "nsz"})
-def sum_of_squares(x):
-    total = 0.0
-    for i in range(x.size):
-        total += np.float64(x[i]) * np.float64(x[i])
+@float32_only
+def add(a, b):
+    if a.size < FEW:
+        return reference.add(a, b)
+    total = np.empty_like(a)
+    _add(a.reshape(-1), b.reshape(-1), total.reshape(-1))
     return total
 
 
-@fast
-def squared_norm(x, parts):
-    """parts[k] = the sum of x^2 over the k-th PART: the same whichever thread adds it."""
-    for k in prange(parts.size):
-        parts[k] = sum_of_squares(x[k * PART : (k + 1) * PART])
+@parallel
+def _add(a, b, total):
+    for i in prange(total.size):
+        total[i] = a[i] + b[i]
+
+
+def add_to(total, x):
+    if x is None:
+        return total
+    contiguous = all(a.dtype == np.float32 and a.flags.c_contiguous for a in (total, x))
+    if total.size < FEW or not contiguous:
+        return reference.add_to(total, x)
+    _add(total.reshape(-1), x.reshape(-1), total.reshape(-1))
+    return total
+
+
+def add_all(totals, xs):
+    for total, x in zip(totals, xs or (None,) * len(totals), strict=True):
+        add_to(total, x)
+    return totals

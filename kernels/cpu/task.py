@@ -1,18 +1,19 @@
-"""A task: one function that every thread runs with its own number, compiled on its first call.
+"""A task: a function that every thread runs with its own number t, compiled on its first call.
 
 Numba's parallel=True would compile each kernel twice, with and without the loop over threads, and
-its optimiser goes over everything that a function calls once more for each. So there is one
-parallel loop in all, `_launch`, which calls a compiled function by its address:
+each time optimise everything that the kernel calls. So there is a single parallel loop, `_launch`,
+which calls a compiled function by its address:
 
     @task
     def scale(t, threads, at):                   # t = 0 .. threads - 1, each in a thread of its own
-        x, n, factor = integers(at, 3)           # the numbers that the call gave
+        x, n, factor = integers(at, 3)           # the arguments of the call, in their order
         ...
 
     scale(threads, address(x), x.size, factor)   # from Python; arrays come as addresses
 
-Numbers are int64; a float travels as its bits, and as_float makes it one again. There is one
-place for the arguments, as tasks run one after the other (see memory.workspace).
+All arguments are int64, so the first line of a task names them, in the order of the call. A float
+is passed as its bits, and as_float converts it back. All tasks use the same memory for their
+arguments, as they run one after another (see memory.workspace).
 """
 
 import ctypes
@@ -31,7 +32,7 @@ from minddpm.kernels.cpu.vector.instructions import I64
 
 @intrinsic(prefer_literal=True)
 def integers(typing_context, at, n):
-    """The n int64 at an address, as a tuple; n is a constant."""
+    """Return the n int64 at an address as a tuple; n is a constant."""
     count = n.literal_value
     result = types.UniTuple(types.int64, count)
 
@@ -47,7 +48,7 @@ def integers(typing_context, at, n):
 
 @intrinsic
 def as_float(typing_context, bits):
-    """The float64 with these bits."""
+    """Return the float64 with these bits."""
 
     def codegen(context, builder, signature, args):
         return builder.bitcast(args[0], ir.DoubleType())
@@ -74,7 +75,7 @@ def _launch(function, threads, at):
 
 
 def bits(x: float) -> int:
-    """A float as the int64 with the same bits."""
+    """Return the int64 with the bits of the float x."""
     return struct.unpack("q", struct.pack("d", x))[0]
 
 
@@ -83,7 +84,7 @@ _arguments_at = ctypes.addressof(_arguments)
 
 
 class Task:
-    """See the head of this file."""
+    """A compiled function, called as task(threads, *numbers); see the head of this file."""
 
     def __init__(self, function: Callable[[int, int, int], None]):
         self.function, self._compiled = function, None

@@ -1,4 +1,4 @@
-"""How many threads the kernels run in, and which library starts them."""
+"""The number of threads of the kernels, and the library that starts them."""
 
 import os
 import sys
@@ -8,17 +8,17 @@ import numba
 
 from minddpm.errors import InputError
 
-# Numba's own order begins with TBB, whose threads steal work: OpenMP's take the same share of a
-# loop each time, and so find in their caches what they wrote there.
+# Numba's own order begins with TBB, whose threads steal work. OpenMP gives a thread the same share
+# of a loop each time, so the thread finds in its cache what it wrote before.
 NUMBAS_ORDER, ORDER = ["tbb", "omp", "workqueue"], ["omp", "tbb", "workqueue"]
 
 
 def start() -> None:
     """Start the threads, and use default_threads() of them.
 
-    NUMBA_THREADING_LAYER and NUMBA_THREADING_LAYER_PRIORITY are obeyed. Without them and without
-    OpenMP one line on stderr says what to install. Raises InputError if the layer that
-    NUMBA_THREADING_LAYER asks for cannot be loaded.
+    Obeys NUMBA_THREADING_LAYER and NUMBA_THREADING_LAYER_PRIORITY. Without them and without OpenMP,
+    prints on stderr what to install. Raises InputError if the layer NUMBA_THREADING_LAYER cannot be
+    loaded.
     """
     if numba.config.THREADING_LAYER_PRIORITY == NUMBAS_ORDER:
         numba.config.THREADING_LAYER_PRIORITY = ORDER
@@ -41,9 +41,9 @@ def _install_openmp() -> str:
 
 
 def set_threads(n: int | None) -> int:
-    """Run in n threads from now on (None: default_threads()); returns the number.
+    """Use n threads (None: default_threads()), and return the number.
 
-    Raises InputError outside 1 .. NUMBA_NUM_THREADS, the number that Numba has started.
+    Raises InputError outside 1 .. NUMBA_NUM_THREADS, the number of threads that Numba has started.
     """
     most = numba.config.NUMBA_NUM_THREADS
     n = default_threads() if n is None else n
@@ -57,13 +57,13 @@ def set_threads(n: int | None) -> int:
 
 
 def default_threads() -> int:
-    """As many as the variable NUMBA_NUM_THREADS says, else as many as there are usable cores."""
+    """Return the variable NUMBA_NUM_THREADS if it is set, else the number of usable cores."""
     most = numba.config.NUMBA_NUM_THREADS
     return most if "NUMBA_NUM_THREADS" in os.environ else min(usable_cores(), most)
 
 
 def usable_cores() -> int:
-    """The cores that this process may use at once: those that it is bound to, or its quota."""
+    """Return how many cores this process may use at once: its affinity or its quota."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -73,14 +73,14 @@ def usable_cores() -> int:
 
 
 def cpu_quota(proc: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> float | None:
-    """Seconds of CPU for each second that control groups (a container's) allow; None: no limit.
+    """Return the CPU seconds per second that control groups (of a container) allow; None: no limit.
 
     Version 2: cpu.max holds "quota period" in microseconds, or "max period". Version 1: two files,
-    and a quota of -1 for no limit. A group is held to the limits of all groups around it.
+    and a quota of -1 for no limit. The limits of all enclosing groups apply to a group.
     """
     try:
         lines = Path(proc).read_text().splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return None
     limits = []
     for line in lines:
@@ -96,7 +96,7 @@ def cpu_quota(proc: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> 
 
 
 def _limit(folder: Path) -> list[float]:
-    """The quota that the files of one group name, if any."""
+    """Return the quota in the files of one group, [] if there is none."""
     try:
         if (folder / "cpu.max").exists():
             quota, period = (folder / "cpu.max").read_text().split()

@@ -4,13 +4,14 @@ This package is the specification: every other kernel set has the same names and
 tested against it. It is written for clarity, but vectorised: no loop over pixels or images.
 
 Conventions: images [N, H, W, C]; gy is the gradient of the loss with respect to y, so gx has the
-shape of x. `partial` is the gradient already accumulated for x, which is added to gx; None: there
-is none. Each function keeps the floating-point type that it is given (float32 in use, float64 under
-gradcheck). Arrays may be views of any strides, and are never written to unless the function says
-"in place": one gy may be the gradient of several results.
+shape of x. `partial`: gradient already accumulated for x, added to gx; None if there is none. Each
+function keeps the floating-point type of its arguments (float32 in use, float64 under gradcheck).
+Arrays may be views of any strides, and are written to only if the docstring says "in place": one gy
+may be the gradient of several results. `kernels`: the kernel set whose operations a composed
+operation calls; None: the reference.
 
-Read convolution.py, linear.py, norm.py, attention.py, pointwise.py, residual.py (their
-combinations), diffusion.py, optimizer.py, philox.py (random numbers).
+Read convolution.py, linear.py, norm.py, attention.py, pointwise.py, residual.py (combinations of
+these), noise.py (random numbers, noising, the sampler's step), optimizer.py.
 """
 
 from collections.abc import Callable
@@ -73,7 +74,7 @@ __all__ = [
 
 
 def constant_weights(derived: dict | None = None) -> AbstractContextManager[dict]:
-    """Declare that no weight changes within the block: a kernel set may keep what it derives.
+    """Declare that no weight changes within the block: arrays derived from weights may be cached.
 
     derived: the result of an earlier block, if no weight has changed since.
     """
@@ -81,9 +82,9 @@ def constant_weights(derived: dict | None = None) -> AbstractContextManager[dict
 
 
 def replayed(function: Callable) -> Callable:
-    """Return a function that may record what `function` does and repeat it; here it is called.
+    """Return a function that may record the kernels of `function` and replay them; not in this set.
 
-    function: takes and returns arrays, does the same for all their values, and reads none of them
-    on the host.
+    function: takes and returns arrays, runs the same kernels for all values of them, and reads no
+    value on the host.
     """
     return function

@@ -16,7 +16,7 @@ def _merge(x: Array) -> Array:
 
 
 def _attention_weights(q: Array, k: Array) -> Array:
-    """p = softmax(q k^T / sqrt(D)) over the last axis, [N, heads, L, L]."""
+    """Return p = softmax(q k^T / sqrt(D)) over the last axis, [N, heads, L, L]."""
     xp = array_module(q)
     s = q @ k.swapaxes(-1, -2)
     s *= q.shape[-1] ** -0.5
@@ -27,7 +27,7 @@ def _attention_weights(q: Array, k: Array) -> Array:
 
 
 def attention(q: Array, k: Array, v: Array, heads: int) -> Array:
-    """y = softmax(q k^T / sqrt(D)) v for each head (Vaswani et al. 2017); all [N, L, heads*D]."""
+    """Return y = softmax(q k^T / sqrt(D)) v per head (Vaswani et al. 2017); all [N, L, heads*D]."""
     q, k, v = (_heads(a, heads) for a in (q, k, v))
     return _merge(_attention_weights(q, k) @ v)
 
@@ -35,7 +35,7 @@ def attention(q: Array, k: Array, v: Array, heads: int) -> Array:
 def attention_backward(
     gy: Array, q: Array, k: Array, v: Array, heads: int
 ) -> tuple[Array, Array, Array]:
-    """With s = q k^T / sqrt(D), p = softmax(s), y = p v (p is made again rather than kept):
+    """Return gq, gk, gv. With s = q k^T / sqrt(D), p = softmax(s) (computed again), y = p v:
 
     gv = p^T gy;  gp = gy v^T;  gs = p (gp - sum_j gp_j p_j) as dp_i/ds_j = p_i (delta_ij - p_j);
     gq = gs k / sqrt(D);  gk = gs^T q / sqrt(D)

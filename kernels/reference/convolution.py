@@ -1,6 +1,6 @@
 """Convolution and transposed convolution, forward and backward.
 
-Images [N, H, W, C]; weights [KH, KW, C_in, C_out], of a transposed convolution
+Images [N, H, W, C]; weights [KH, KW, C_in, C_out], those of a transposed convolution
 [KH, KW, C_out, C_in].
 """
 
@@ -15,7 +15,7 @@ REFERENCE = sys.modules[__package__]
 
 
 def _patches(x: Array, KH: int, KW: int, stride: int, padding: Padding) -> Array:
-    """The window under each output pixel, [N, OH, OW, KH, KW, C]: a view, nothing copied yet."""
+    """Return the window under each output pixel, [N, OH, OW, KH, KW, C]: a view, not a copy."""
     xp = array_module(x)
     x = xp.pad(x, ((0, 0), *padding, (0, 0)))
     windows = xp.lib.stride_tricks.sliding_window_view(x, (KH, KW), axis=(1, 2))
@@ -43,8 +43,6 @@ def conv2d_backward(
 ) -> tuple[Array | None, Array, Array]:  # fmt: skip
     """gy [N, OH, OW, C_out] -> gx [N, H, W, C_in] (None unless need_gx), gw, gb [C_out].
 
-    partial: what else the gradient of x is made of, to be added to gx; so in all that follows.
-
     y is one product Y = P W of the patches, so gW = P^T gY and gb = 1^T gY.
     """
     KH, KW, C_in, C_out = w.shape
@@ -64,8 +62,8 @@ def _conv2d_backward_data(
 ) -> Array:
     """gx[n,a,b,:] = sum over kh, kw of gy[n,i,j,:] @ w[kh,kw]^T with a = i*stride+kh, b = j*stride+kw.
 
-    With gy spread out by the stride (zeros between), i*stride = a - kh: a convolution again, by the
-    kernel turned by 180 degrees and transposed. It covers the padded picture; the padding is cut off.
+    With gy spread out by the stride (zeros between), i*stride = a - kh: again a convolution, with the
+    kernel rotated by 180 degrees and transposed. Its result is the padded image; the padding is cut.
     """  # noqa: E501
     xp = array_module(gy)
     KH, KW, _, C_out = w.shape
@@ -74,18 +72,18 @@ def _conv2d_backward_data(
     H, W = x_shape[1:3]
     spread = xp.zeros((N, H + top + bottom - KH + 1, W + left + right - KW + 1, C_out), gy.dtype)
     spread[:, : stride * OH : stride, : stride * OW : stride] = gy
-    turned = xp.ascontiguousarray(w[::-1, ::-1].swapaxes(2, 3))
-    gx = conv2d(spread, turned, None, 1, ((KH - 1, KH - 1), (KW - 1, KW - 1)))
+    rotated = xp.ascontiguousarray(w[::-1, ::-1].swapaxes(2, 3))
+    gx = conv2d(spread, rotated, None, 1, ((KH - 1, KH - 1), (KW - 1, KW - 1)))
     return xp.ascontiguousarray(gx[:, top : top + H, left : left + W])
 
 
 def conv_transpose2d(x: Array, w: Array, b: Array, stride: int, padding: Padding) -> Array:
-    """y[n,i*stride+kh,j*stride+kw,:] sums up x[n,i,j,:] @ w[kh,kw]^T over all i, j, kh, kw; + b.
+    """y[n,i*stride+kh,j*stride+kw,:] = sum of x[n,i,j,:] @ w[kh,kw]^T over all i, j, kh, kw, + b.
 
-    The transpose of conv2d with the same w: each pixel of x leaves its window in y, whose padding
-    is cut off again (Dumoulin and Visin 2016, chapter 4; the generator of Radford et al. 2016).
-    x [N, H, W, C_in], w [KH, KW, C_out, C_in], as conv2d from C_out to C_in channels has it, b
-    [C_out] -> y [N, OH, OW, C_out] with OH = (H - 1) * stride - top - bottom + KH.
+    The transpose of conv2d with the same w: each pixel of x adds a window to y, and the padding is
+    cut off (Dumoulin and Visin 2016, chapter 4; the generator of Radford et al. 2016).
+    x [N, H, W, C_in], w [KH, KW, C_out, C_in] (that of a conv2d from C_out to C_in channels),
+    b [C_out] -> y [N, OH, OW, C_out] with OH = (H - 1) * stride - top - bottom + KH.
     """
     shape = transposed_shape(x.shape, w.shape, stride, padding)
     y = _conv2d_backward_data(x, shape, w, stride, padding)
@@ -97,11 +95,10 @@ def conv_transpose2d_backward(
     gy: Array, x: Array, w: Array, stride: int, padding: Padding, need_gx: bool = True,
     partial: Array | None = None, *, kernels: ModuleType | None = None,
 ) -> tuple[Array | None, Array, Array]:  # fmt: skip
-    """gx (None unless need_gx), gw, gb [C_out].
+    """Return gx (None unless need_gx), gw, gb [C_out].
 
-    Where conv2d is y = A x, this is y = A^T x, so gx = A gy: conv2d of gy. <gy, A^T x> = <A gy, x>,
+    If conv2d is y = A x, this is y = A^T x, so gx = A gy: conv2d of gy. <gy, A^T x> = <A gy, x>,
     so gw is that of conv2d, with gy as its image and x as the gradient of its result.
-    kernels: the kernel set whose conv2d is used; None: the reference.
     """
     kernels = kernels or REFERENCE
     _, gw, _ = kernels.conv2d_backward(x, gy, w, stride, padding, need_gx=False)

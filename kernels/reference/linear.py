@@ -14,7 +14,7 @@ REFERENCE = sys.modules[__package__]
 def linear(xs: Parts, w: Array, b: Array | None, extra: Array | None = None) -> Array:
     """y = x w + b + extra over the last axis: x [..., C_in], w [C_in, C_out], b [C_out] or None.
 
-    x may come in parts that stand side by side along the last axis; mostly there is one.
+    x may come in parts, side by side along the last axis; mostly there is only one.
     """
     x = joined(xs)
     y = (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[1])
@@ -28,7 +28,7 @@ def linear(xs: Parts, w: Array, b: Array | None, extra: Array | None = None) -> 
 def linear_backward(
     gy: Array, xs: Parts, w: Array, partial: Sequence[Array | None] = ()
 ) -> tuple[tuple[Array, ...], Array, Array]:
-    """gx = gy w^T, cut into its parts; gw = x^T gy; gb = sum of gy over all but the last axis."""
+    """gx = gy w^T, cut into the parts; gw = x^T gy; gb = sum of gy over all but the last axis."""
     x = joined(xs)
     x2, gy2 = x.reshape(-1, x.shape[-1]), gy.reshape(-1, gy.shape[-1])
     gxs = cut((gy2 @ w.T).reshape(x.shape), xs)
@@ -38,10 +38,7 @@ def linear_backward(
 def linears(
     x: Array, ws: Sequence[Array], bs: Sequence[Array], *, kernels: ModuleType | None = None
 ) -> tuple[Array, ...]:
-    """Several linear layers of one x, such as the three projections of attention.
-
-    kernels: the kernel set whose linear is used; None: the reference.
-    """
+    """Apply several linear layers to one x, such as the three projections of attention."""
     kernels = kernels or REFERENCE
     return tuple(kernels.linear((x,), w, b) for w, b in zip(ws, bs, strict=True))
 
@@ -50,10 +47,7 @@ def linears_backward(
     gys: Sequence[Array], x: Array, ws: Sequence[Array], partial: Array | None = None,
     *, kernels: ModuleType | None = None,
 ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:  # fmt: skip
-    """gx, the sum over all layers; gws; gbs.
-
-    Each layer adds its gx to the partial gradient of the layers before it.
-    """
+    """Return gx, summed over all layers, gws, gbs; each layer adds to the gx of those before it."""
     kernels, gx, gws, gbs = kernels or REFERENCE, partial, [], []
     for gy, w in zip(gys, ws, strict=True):
         (gx,), gw, gb = kernels.linear_backward(gy, (x,), w, (gx,))

@@ -1,8 +1,11 @@
-"""Random numbers as a function of (seed, purpose, step, element), and the updates that use them.
+"""Random numbers as a function of (seed, purpose, step, element), noising, the sampler's step.
 
 Philox4x32-10: Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
-The two updates of diffusion, noising and a sampler's step, stand below, each alone and with its
-noise drawn in the same pass.
+The uniform numbers behind a normal (Box-Muller) are multiples of 2^-24, exact in float32, so every
+backend starts from equal numbers, and normals differ only by the rounding of log, sin and cos.
+
+Noising and the sampler's step come in two versions: with given noise, and with noise drawn in the
+same pass (..._normal).
 """
 
 from collections.abc import Sequence
@@ -15,9 +18,9 @@ PHILOX_W0, PHILOX_W1 = 0x9E3779B9, 0xBB67AE85  # key each round: the golden rati
 
 
 def philox4x32(counter: Array, key: tuple[int, int]) -> Array:
-    """Ten rounds of Philox4x32 (Salmon et al. 2011) -> random uint32 [n, 4].
+    """Return random uint32 [n, 4]: ten rounds of Philox4x32 of the counter uint32 [n, 4].
 
-    counter uint32 [n, 4], key two integers in 0 .. 2^32 - 1. One round:
+    key: two integers in 0 .. 2^32 - 1. One round:
     (c0, c1, c2, c3) -> (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0))
     """
     c0, c1, c2, c3 = counter.T.astype("uint64")
@@ -35,7 +38,7 @@ def philox4x32(counter: Array, key: tuple[int, int]) -> Array:
 def random_bits(
     xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0
 ) -> Array:
-    """Elements first .. first + n - 1 of the stream (seed, purpose, step), uint32 [n].
+    """Return elements first .. first + n - 1 of the stream (seed, purpose, step), uint32 [n].
 
     Element i is word i % 4 of the block with counter (i // 4, step) and key (seed, purpose).
     """
@@ -49,7 +52,7 @@ def random_bits(
 def random_uniform(
     xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0
 ) -> Array:
-    """float32 [n] in [0, 1): the upper 24 bits, which float32 holds exactly, times 2^-24."""
+    """Return float32 [n] in [0, 1): the upper 24 bits, exact in float32, times 2^-24."""
     bits = random_bits(xp, n, seed, purpose, step, first)
     return (bits >> 8).astype("float32") * 2.0**-24
 
@@ -57,13 +60,11 @@ def random_uniform(
 def random_normal(
     xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0
 ) -> Array:
-    """Standard normals, float32 [n], by Box-Muller: words (2i, 2i + 1) make elements (2i, 2i + 1).
+    """Return standard normals, float32 [n], |z| <= 5.77: each pair from two words (Box-Muller).
 
     r = sqrt(-2 ln u1);  z = r cos(2 pi u2), r sin(2 pi u2);  u1 in (0, 1], u2 in [0, 1)
-    Both u are multiples of 2^-24, exact in float32, so that every backend starts from equal
-    numbers and the results differ by the rounding of log, sin and cos alone. |z| <= 5.77.
     """
-    odd = first % 2  # begin and end with whole pairs
+    odd = first % 2  # draw complete pairs
     bits = random_bits(xp, n + odd + (n + odd) % 2, seed, purpose, step, first - odd)
     u = (bits >> 8).reshape(-1, 2) * 2.0**-24
     r, angle = xp.sqrt(-2 * xp.log(u[:, 0] + 2.0**-24)), 2 * xp.pi * u[:, 1]
@@ -72,7 +73,7 @@ def random_normal(
 
 
 def q_sample(x0: Array, noise: Array, a: Array, b: Array) -> Array:
-    """x_t = a x0 + b noise with one a and b per image: x0, noise [N, ...], a, b [N]."""
+    """Return x_t = a x0 + b noise with one a and b per image: x0, noise [N, ...], a, b [N]."""
     ones = (1,) * (x0.ndim - 1)
     return a.reshape(-1, *ones) * x0 + b.reshape(-1, *ones) * noise
 
@@ -80,7 +81,7 @@ def q_sample(x0: Array, noise: Array, a: Array, b: Array) -> Array:
 def sampler_step(
     x_t: Array, output: Array, noise: Array | None, coefficients: Sequence[float], clip: bool
 ) -> tuple[Array, Array]:
-    """One reverse step of any first-order sampler: (x_{t-1}, pred_x0), both [N, H, W, C].
+    """Return (x_{t-1}, pred_x0), both [N, H, W, C]: one step of any first-order sampler.
 
     pred_x0 = px x_t + po output, clipped to [-1, 1] if clip
     x_{t-1} = k0 pred_x0 + kx x_t + ko output + sigma noise
@@ -99,7 +100,7 @@ def sampler_step(
 def q_sample_normal(
     x0: Array, a: Array, b: Array, seed: int, purpose: int, step: int
 ) -> tuple[Array, Array]:
-    """(x_t, noise) of q_sample with random_normal's noise, drawn in the same pass."""
+    """Return x_t of q_sample and its noise, drawn by random_normal in the same pass."""
     noise = random_normal(array_module(x0), x0.size, seed, purpose, step).reshape(x0.shape)
     return q_sample(x0, noise, a, b), noise
 
@@ -108,6 +109,6 @@ def sampler_step_normal(
     x_t: Array, output: Array, coefficients: Sequence[float], clip: bool,
     seed: int, purpose: int, step: int, first: int = 0,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """sampler_step with random_normal's noise, drawn in the same pass."""
+    """Apply sampler_step with noise drawn by random_normal in the same pass."""
     noise = random_normal(array_module(x_t), x_t.size, seed, purpose, step, first)
     return sampler_step(x_t, output, noise.reshape(x_t.shape), coefficients, clip)

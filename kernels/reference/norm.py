@@ -19,9 +19,9 @@ def normalised(x: Array, mean: Array, rstd: Array) -> Array:
 
 
 def _group_mean(x: Array, groups: int) -> Array:
-    """The mean over the pixels and channels of each group: [N, ..., C] -> [N, G]."""
-    # Pixels first: that adds whole rows of C neighbouring values, several times as fast as
-    # hopping through the C / G channels of one group.
+    """Return the mean over the pixels and channels of each group: [N, ..., C] -> [N, G]."""
+    # Pixels first: this adds rows of C neighbouring values, several times as fast as strided
+    # access to the C / G channels of one group.
     channels = x.reshape(x.shape[0], -1, x.shape[-1]).mean(axis=1)
     return channels.reshape(x.shape[0], groups, -1).mean(axis=2)
 
@@ -29,7 +29,7 @@ def _group_mean(x: Array, groups: int) -> Array:
 def group_norm(
     x: Array, weight: Array, bias: Array, groups: int, eps: float
 ) -> tuple[Array, Array, Array]:
-    """Group normalisation (Wu and He 2018): each group of channels of each image to mean 0, std 1.
+    """Normalise each group of channels of each image to mean 0, std 1 (Wu and He 2018).
 
     x [N, ..., C], weight and bias [C]; C divisible by groups
     -> y = (x - mean) rstd weight + bias, and mean and rstd = 1 / sqrt(var + eps), both [N, G].
@@ -48,10 +48,10 @@ def group_norm_backward(
     gy: Array, x: Array, weight: Array, mean: Array, rstd: Array, groups: int,
     partial: Array | None = None,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Through y = n weight + bias, n = (x - mean) rstd.
+    """Return gx, gweight, gbias for y = n weight + bias, n = (x - mean) rstd.
 
     gn = gy weight;  gweight = sum gy n;  gbias = sum gy
-    mean and rstd depend on every x of the group, which gives the two averages that are taken off:
+    mean and rstd depend on every x of the group: hence the two averages that are subtracted in
     gx = rstd (gn - avg(gn) - n avg(gn n))
     """
     C = x.shape[-1]
@@ -70,7 +70,7 @@ def group_norm_backward(
 def group_norm_silu(
     x: Array, weight: Array, bias: Array, groups: int, eps: float
 ) -> tuple[Array, Array, Array]:
-    """silu(group_norm(x)), the pair in front of every convolution of the UNet, as one operation."""
+    """Return silu(group_norm(x)), as before every convolution of the UNet, and mean, rstd."""
     y, mean, rstd = group_norm(x, weight, bias, groups, eps)
     return silu(y), mean, rstd
 
@@ -78,6 +78,6 @@ def group_norm_silu(
 def group_norm_silu_backward(
     gy: Array, x: Array, weight: Array, bias: Array, mean: Array, rstd: Array, groups: int
 ) -> tuple[Array, Array, Array]:
-    """group_norm_backward after silu_backward; the value between the two is made again from x."""
+    """Return gx, gweight, gbias; the value between norm and SiLU is computed again from x."""
     gy = silu_backward(gy, normalised(x, mean, rstd) * weight + bias)
     return group_norm_backward(gy, x, weight, mean, rstd, groups)

@@ -8,11 +8,11 @@ def adam(
     beta1: float, beta2: float, eps: float, weight_decay: float, grad_scale: float | Array,
     ema_decay: float,
 ) -> None:  # fmt: skip
-    """One step of Adam (Kingma and Ba 2015, algorithm 1) with decoupled decay (AdamW, 2019).
+    """Take one step of Adam (Kingma and Ba 2015, algorithm 1) with decoupled decay (AdamW, 2019).
 
     All arrays [P]; param, m and v are changed in place, and so is average (unless it is None), the
-    moving average that then takes in the new param. step counts from 1; grad_scale multiplies the
-    gradient first. Where it is not finite (clip_scale), nothing is changed.
+    moving average of param, which is updated last. step counts from 1; grad_scale multiplies the
+    gradient first. If it is not finite (clip_scale), nothing is changed.
     m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
     param -= lr ( (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay param )
     """
@@ -43,16 +43,15 @@ def ema(average: Array, param: Array, decay: float) -> None:
 
 
 def squared_norm(x: Array) -> Array:
-    """sum x^2 of a flat array, as a 0-d float64 array (it stays on the device)."""
+    """Return the sum of x^2 of a flat array as a 0-d float64 array; does not synchronise."""
     xp = array_module(x)
     return xp.square(x).sum(dtype=xp.float64)
 
 
 def clip_scale(squared_norm: Array, max_norm: float) -> Array:
-    """The factor that brings a gradient of length sqrt(squared_norm) down to max_norm.
+    """Return the factor that scales a gradient of norm sqrt(squared_norm) down to max_norm.
 
-    float32 without axes (it stays on the device): 1 if the gradient is shorter, nan if its length
-    is not a finite number.
+    0-d float32 array: 1 if the norm is smaller, nan if it is not finite; does not synchronise.
     """
     xp = array_module(squared_norm)
     norm = xp.sqrt(squared_norm)

@@ -1,4 +1,4 @@
-"""Operations on single values and pixels: SiLU, dropout, upsampling, sums of gradients."""
+"""Pointwise operations: SiLU, dropout, upsampling, sums of gradients, timestep features."""
 
 import math
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from minddpm.kernels.reference.noise import random_uniform
 
 
 def silu(x: Array) -> Array:
-    """y = x s(x) with s(x) = 1 / (1 + e^-x)."""
+    """Return y = x s(x) with s(x) = 1 / (1 + e^-x)."""
     return x * _sigmoid(x)
 
 
 def silu_backward(gy: Array, x: Array) -> Array:
-    """dy/dx = s + x s (1 - s), since s' = s (1 - s)."""
+    """Return gx = gy dy/dx with dy/dx = s + x s (1 - s), since s' = s (1 - s)."""
     s = _sigmoid(x)
     slope = 1 - s
     slope *= x
@@ -32,10 +32,10 @@ def _sigmoid(x: Array) -> Array:
 
 
 def dropout(x: Array, p: float, seed: int, purpose: int, step: int) -> Array:
-    """Each value zeroed with probability p, the others times 1 / (1 - p), so that E[y] = x.
+    """Zero each value with probability p, and scale the others by 1 / (1 - p), so that E[y] = x.
 
-    Element i stays where the uniform number i of the stream (seed, purpose, step) is at least p.
-    The backward is the same operation on gy: the numbers are made again, and no mask is kept.
+    Element i is kept if uniform number i of the stream (seed, purpose, step) is at least p. The
+    backward is the same operation on gy: the numbers are drawn again, and no mask is saved.
     """
     u = random_uniform(array_module(x), x.size, seed, purpose, step).reshape(x.shape)
     # Scaled here rather than at sampling time, so that eval() has nothing to do.
@@ -43,7 +43,7 @@ def dropout(x: Array, p: float, seed: int, purpose: int, step: int) -> Array:
 
 
 def upsample_nearest(x: Array) -> Array:
-    """Every pixel becomes 2 x 2 equal ones: [N, H, W, C] -> [N, 2H, 2W, C]."""
+    """Repeat every pixel 2 x 2 times: [N, H, W, C] -> [N, 2H, 2W, C]."""
     xp = array_module(x)
     N, H, W, C = x.shape
     y = xp.broadcast_to(x[:, :, None, :, None], (N, H, 2, W, 2, C))
@@ -51,14 +51,14 @@ def upsample_nearest(x: Array) -> Array:
 
 
 def upsample_nearest_backward(gy: Array) -> Array:
-    """Each pixel of x was copied four times, so gx is the sum of its four gy."""
+    """Return gx: each pixel of x was copied four times, so its gx is the sum of four gy."""
     N, H2, W2, C = gy.shape
     return gy.reshape(N, H2 // 2, 2, W2 // 2, 2, C).sum(axis=(2, 4))
 
 
 def add(a: Array, b: Array) -> Array:
-    """a + b, of one shape and type: a new array."""
-    return array_module(a).asarray(a + b)  # the sum of arrays without axes is none
+    """Return a + b, of one shape and type, as a new array."""
+    return array_module(a).asarray(a + b)  # the sum of 0-d arrays is a scalar
 
 
 def add_to(total: Array, x: Array | None) -> Array:
@@ -81,7 +81,7 @@ def add_all(totals: tuple[Array, ...], xs: Sequence[Array | None]) -> tuple[Arra
 def timestep_features(
     t: Array, C: int, freq_shift: float, cosines_first: bool, dtype: str
 ) -> Array:
-    """Sines and cosines of t at geometrically falling frequencies: int [N] -> [N, C].
+    """Return sines and cosines of t at geometrically falling frequencies: int [N] -> [N, C].
 
     angle_i = t * 10000^(-i / (half - freq_shift)), i = 0..half-1 (Vaswani et al. 2017, 3.5);
     half = C // 2, and an odd C has a zero at the end.

@@ -1,4 +1,4 @@
-"""What stands around the UNet's 3x3 convolutions, as one operation: half a residual block."""
+"""Compositions around the UNet's 3x3 convolutions: half a residual block, and upsampling."""
 
 import sys
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ REFERENCE = sys.modules[__package__]
 
 
 def upsample_conv2d(x: Array, w: Array, b: Array) -> Array:
-    """conv2d of the picture of twice the size: x [N, H, W, C], w [3, 3, C, K] -> [N, 2H, 2W, K]."""
+    """Upsample x [N, H, W, C], then conv2d with w [3, 3, C, C_out] -> y [N, 2H, 2W, C_out]."""
     return conv2d(upsample_nearest(x), w, b, 1, SAME)
 
 
 def upsample_conv2d_backward(gy: Array, x: Array, w: Array) -> tuple[Array, Array, Array]:
-    """gx, gw, gb: conv2d_backward, then upsample_nearest_backward."""
+    """Return gx, gw, gb: conv2d_backward, then upsample_nearest_backward."""
     gx, gw, gb = conv2d_backward(gy, upsample_nearest(x), w, 1, SAME)
     return upsample_nearest_backward(gx), gw, gb
 
@@ -31,11 +31,10 @@ def norm_silu_conv2d(
 ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
     """y = conv2d(silu(group_norm(x))) + b + shift + extra: half a residual block.
 
-    xs: parts [N, H, W, C_p] of x; w [3, 3, C, K]; b [K]; shift [N, K] or None, for each image (the
-    time embedding); extra [N, H, W, K] or None (the residual path) -> y, and what the backward of
-    the same kernel set needs: mean, rstd [N, G], and more if it likes.
-    kernels: the kernel set whose operations are used; None: the reference. A fast set passes
-    itself for shapes that its fused kernel does not support.
+    xs: parts of x [N, H, W, C]; w [3, 3, C, C_out]; b [C_out]; shift [N, C_out] or None (the time
+    embedding); extra [N, H, W, C_out] or None (the residual path) -> y, and `saved` for the
+    backward of the same kernel set: mean, rstd [N, G], in other sets also more.
+    kernels: a fast set passes itself for shapes that its fused kernel does not support.
     """
     kernels = kernels or REFERENCE
     h, mean, rstd = kernels.group_norm_silu(joined(xs), norm_weight, norm_bias, groups, eps)
@@ -52,9 +51,9 @@ def norm_silu_conv2d_backward(
     groups: int, w: Array, partial: Sequence[Array | None] = (),
     *, kernels: ModuleType | None = None,
 ) -> tuple[tuple[Array, ...], Array, Array, Array, Array, Array]:  # fmt: skip
-    """gxs, gnorm_weight, gnorm_bias, gw, gb [C_out], gshift [N, C_out]; gextra is gy itself.
+    """Return gxs, gnorm_weight, gnorm_bias, gw, gb [C_out], gshift [N, C_out]; gextra is gy itself.
 
-    h = silu(group_norm(x)) is not kept: it is computed again from x, mean and rstd.
+    h = silu(group_norm(x)) is not saved: it is computed again from x, mean and rstd.
     """
     kernels, x, (mean, rstd) = kernels or REFERENCE, joined(xs), saved
     h = kernels.silu(normalised(x, mean, rstd) * norm_weight + norm_bias)

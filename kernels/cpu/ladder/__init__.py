@@ -1,1 +1,1 @@
-"""The convolution, rung by rung, from plain loops to fused Winograd; choose.py picks one."""
+"""The convolution, rung by rung, from plain loops to fused Winograd; choose.py chooses one."""

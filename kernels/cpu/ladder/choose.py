@@ -2,16 +2,16 @@
 
     python -m minddpm.kernels.cpu          prints the table, and what it chooses for the UNet
 
-All rungs compute kernels.reference.conv2d; read them in order, each has one more idea:
+All rungs compute kernels.reference.conv2d; read them in order, each adds one idea:
 
     1 plain loops      conv1_loops.py       the definition
-    2 patches + GEMM   kernels/reference.py every window written out as a row, one product (BLAS)
-    3 implicit GEMM    conv3_implicit.py    the same product in registers, no window written out
+    2 patches + GEMM   kernels/reference/   every window copied into a row, one product (BLAS)
+    3 implicit GEMM    conv3_implicit.py    the same product in registers, no window copied
     4 Winograd F(2x2)  conv4_winograd.py    16 multiplications instead of 36
     5 Winograd F(4x4)  the same file        36 instead of 144
-    6 fused            conv6_fused.py       norm, SiLU, joining, doubling, bias, residual in passing
+    6 fused            conv6_fused.py       with norm, SiLU, concatenation, upsampling, residual
 
-A window of one pixel is a matrix product already: rows.py.
+A window of one pixel is already a matrix product: matrix_product.py.
 """
 
 from collections.abc import Callable
@@ -21,18 +21,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minddpm.kernels import reference
-from minddpm.kernels.cpu import linear as rows
+from minddpm.kernels.cpu import matrix_product
 from minddpm.kernels.cpu.ladder import conv1_loops, conv3_implicit
-from minddpm.kernels.cpu.ladder.conv4_winograd import backward, forward
+from minddpm.kernels.cpu.ladder import conv4_winograd as winograd
 from minddpm.kernels.cpu.ladder.layer import Sources, layer
 from minddpm.kernels.shapes import SAME, Padding
 
-Shape = tuple[int, ...]  # x [N, H, W, C], w [KH, KW, C, K]
+Shape = tuple[int, ...]  # x [N, H, W, C], w [KH, KW, C, C_out]
 
 
 class Rung(NamedTuple):
-    """forward(x, w, b, stride, padding) -> y; backward(gy, x, w, stride, padding, need_gx) ->
-    gx, gw, gb; fits(x_shape, w_shape, stride, padding): whether it can compute this convolution.
+    """One way to compute a convolution.
+
+    forward(x, w, b, stride, padding) -> y
+    backward(gy, x, w, stride, padding, need_gx) -> gx, gw, gb
+    fits(x_shape, w_shape, stride, padding) -> whether it can compute this convolution
     """
 
     forward: Callable[..., np.ndarray]
@@ -42,22 +45,22 @@ class Rung(NamedTuple):
 
 def _winograd(M: int, x, w, b, stride, padding):
     bias = np.zeros(w.shape[3], np.float32) if b is None else b
-    return forward(layer((x,), w.shape, padding, M), Sources.of((x,)), w, bias)
+    return winograd.forward(layer((x,), w.shape, padding, M), Sources.of((x,)), w, bias)
 
 
 def _winograd_backward(M: int, gy, x, w, stride, padding, need_gx=True):
     gxs = (np.empty_like(x),) if need_gx else ()
     s = layer((x,), w.shape, padding, M, backward=True)
-    gw, gb, _ = backward(s, Sources.of((x,)), gy, w, gxs)
+    gw, gb, _ = winograd.backward(s, Sources.of((x,)), gy, w, gxs)
     return (gxs[0] if need_gx else None), gw, gb.sum(axis=0)
 
 
 def _product(x, w, b, stride, padding):
-    return rows.linear((x,), w[0, 0], b)
+    return matrix_product.forward((x,), w[0, 0], b)
 
 
 def _product_backward(gy, x, w, stride, padding, need_gx=True):
-    (gx,), gw, gb = rows.linear_backward(gy, (x,), w[0, 0])
+    (gx,), gw, gb = matrix_product.backward(gy, (x,), w[0, 0])
     return gx, gw[None, None], gb
 
 
@@ -79,7 +82,7 @@ def is_wide_3x3(x_shape: Shape, w_shape: Shape, stride: int, padding: Padding) -
 
 
 def has_few_tiles(x_shape: Shape, w_shape: Shape, stride: int, padding: Padding) -> bool:
-    # Each transformed weight, of which F(2x2) has fewer, then serves few tiles.
+    # Each transformed weight is then used for few tiles, and F(2x2) has fewer weights.
     return (
         is_wide_3x3(x_shape, w_shape, stride, padding)
         and x_shape[0] * -(-x_shape[1] // 4) * -(-x_shape[2] // 4) <= 16
@@ -97,17 +100,17 @@ LADDER: dict[str, Rung] = {
 
 
 class Choice(NamedTuple):
-    """Which rung, where."""
+    """A condition on the shape, and the rung that computes such shapes."""
 
-    where: str
+    condition: str
     fits: Callable[[Shape, Shape, int, Padding], bool]
     rung: str
 
 
-# The first line that fits is taken.
+# The first line that fits is chosen.
 CHOICES = (
     Choice("window 1x1, stride 1, no padding", is_product, "matrix product"),
-    Choice("window 3x3, stride 1, 8 channels or more, up to 16 tiles of 4x4 pixels in all pictures",
+    Choice("window 3x3, stride 1, 8 channels or more, up to 16 tiles of 4x4 pixels in all images",
            has_few_tiles, "4 Winograd F(2x2)"),
     Choice("window 3x3, stride 1, 8 channels or more", is_wide_3x3, "5 Winograd F(4x4)"),
     Choice("anything else", always, "3 implicit GEMM"),
@@ -115,15 +118,15 @@ CHOICES = (
 
 
 def chosen(x_shape: Shape, w_shape: Shape, stride: int, padding: Padding) -> str:
-    """The name of the rung for a convolution."""
+    """Return the name of the rung for a convolution."""
     return next(c.rung for c in CHOICES if c.fits(x_shape, w_shape, stride, padding))
 
 
 def choose(x_shape: Shape, w_shape: Shape, stride: int, padding: Padding) -> Rung:
-    """The rung for a convolution."""
+    """Return the rung for a convolution."""
     return LADDER[chosen(x_shape, w_shape, stride, padding)]
 
 
 def fused_tile(x_shape: Shape, w_shape: Shape) -> int:
-    """M, pixels of a Winograd tile in each direction, where rung 6 fuses."""
+    """Return M, the height and width of the Winograd tiles of rung 6."""
     return 2 if has_few_tiles(x_shape, w_shape, 1, SAME) else 4

@@ -1,24 +1,25 @@
-"""Rung 1: the convolution as its definition says it, in plain loops.
+"""Rung 1: the definition of the convolution, in plain loops.
 
     y[n, i, j, k] = b[k] + sum over kh, kw, c of x[n, i s + kh - top, j s + kw - left, c] w[kh, kw, c, k]
 
-Numba makes machine code of it, and LLVM vectors of the innermost loop, over output channels. Each
-product still costs two loads and a store: the sums live in memory, and the multipliers wait: a
-tenth to a quarter of the machine's peak forward, a twentieth backward (the table of all rungs:
-kernels/README.md, as are the figures in the heads of the others).
+Numba compiles it to machine code, and LLVM vectorises the innermost loop, over output channels.
+Each product still costs two loads and a store, since the sums are in memory: the multipliers are
+idle most of the time. Measured: a tenth to a quarter of the machine's peak forward, a twentieth
+backward (kernels/README.md has the table of all rungs; the other files quote it).
 """  # noqa: E501
 
 import numpy as np
 from numba import carray
 
+from minddpm.kernels.cpu.compiled import serial
 from minddpm.kernels.cpu.ladder.shape import SHAPE, Shape
-from minddpm.kernels.cpu.memory import address, pointer, serial, share, workspace
+from minddpm.kernels.cpu.memory import address, pointer, share, workspace
 from minddpm.kernels.cpu.task import integers, task
 
 
 @serial
 def at_address(at, shape):
-    """The float32 array of this shape at an address."""
+    """Return the float32 array of this shape at an address."""
     return carray(pointer(at), shape, np.float32)
 
 
@@ -26,31 +27,34 @@ def at_address(at, shape):
 def _forward(t, threads, at):
     s = Shape(*integers(at, SHAPE))
     x_at, w_at, b_at, y_at = integers(at + 8 * SHAPE, 4)
-    x, y = at_address(x_at, (s.N, s.H, s.W, s.C)), at_address(y_at, (s.N, s.OH, s.OW, s.K))
-    w, b = at_address(w_at, (s.KH, s.KW, s.C, s.K)), at_address(b_at, (s.K,))
+    x, y = at_address(x_at, (s.N, s.H, s.W, s.C)), at_address(y_at, (s.N, s.OH, s.OW, s.C_out))
+    w, b = at_address(w_at, (s.KH, s.KW, s.C, s.C_out)), at_address(b_at, (s.C_out,))
     for n in range(share(s.N, t, threads), share(s.N, t + 1, threads)):
         for i in range(s.OH):
             for j in range(s.OW):
-                for k in range(s.K):
+                for k in range(s.C_out):
                     y[n, i, j, k] = b[k]
                 for kh in range(s.KH):
                     for kw in range(s.KW):
                         row, column = i * s.stride + kh - s.top, j * s.stride + kw - s.left
                         if 0 <= row < s.H and 0 <= column < s.W:
                             for c in range(s.C):
-                                for k in range(s.K):
+                                for k in range(s.C_out):
                                     y[n, i, j, k] += x[n, row, column, c] * w[kh, kw, c, k]
 
 
 @task
 def _backward(t, threads, at):
-    """gx of a share of the pictures, and this thread's part of gw and gb: the same sums, turned."""
+    """gx of a share of the images, and this thread's part of gw and gb."""
     s = Shape(*integers(at, SHAPE))
     gy_at, x_at, w_at, gx_at, gw_at, gw_row, gb_at, gb_row = integers(at + 8 * SHAPE, 8)
     x, gx = at_address(x_at, (s.N, s.H, s.W, s.C)), at_address(gx_at, (s.N, s.H, s.W, s.C))
-    gy, w = at_address(gy_at, (s.N, s.OH, s.OW, s.K)), at_address(w_at, (s.KH, s.KW, s.C, s.K))
-    gw = at_address(gw_at + t * gw_row, (s.KH, s.KW, s.C, s.K))
-    gb = at_address(gb_at + t * gb_row, (s.K,))
+    gy, w = (
+        at_address(gy_at, (s.N, s.OH, s.OW, s.C_out)),
+        at_address(w_at, (s.KH, s.KW, s.C, s.C_out)),
+    )
+    gw = at_address(gw_at + t * gw_row, (s.KH, s.KW, s.C, s.C_out))
+    gb = at_address(gb_at + t * gb_row, (s.C_out,))
     gw[:] = 0
     gb[:] = 0
     for n in range(share(s.N, t, threads), share(s.N, t + 1, threads)):
@@ -58,7 +62,7 @@ def _backward(t, threads, at):
             gx[n] = 0
         for i in range(s.OH):
             for j in range(s.OW):
-                for k in range(s.K):
+                for k in range(s.C_out):
                     gb[k] += gy[n, i, j, k]
                 for kh in range(s.KH):
                     for kw in range(s.KW):
@@ -66,7 +70,7 @@ def _backward(t, threads, at):
                         if 0 <= row < s.H and 0 <= column < s.W:
                             for c in range(s.C):
                                 total = np.float32(0)
-                                for k in range(s.K):
+                                for k in range(s.C_out):
                                     gw[kh, kw, c, k] += x[n, row, column, c] * gy[n, i, j, k]
                                     total += gy[n, i, j, k] * w[kh, kw, c, k]
                                 if gx_at:
@@ -74,21 +78,21 @@ def _backward(t, threads, at):
 
 
 def conv2d(x, w, b, stride, padding):
-    """y of kernels.reference.conv2d."""
+    """Return y of kernels.reference.conv2d."""
     s = Shape.of(x.shape, w.shape, stride, padding)
-    y = np.empty((s.N, s.OH, s.OW, s.K), np.float32)
-    bias = np.zeros(s.K, np.float32) if b is None else b
+    y = np.empty((s.N, s.OH, s.OW, s.C_out), np.float32)
+    bias = np.zeros(s.C_out, np.float32) if b is None else b
     _forward(len(workspace(0)), *s, *(address(a) for a in (x, w, bias, y)))
     return y
 
 
 def conv2d_backward(gy, x, w, stride, padding, need_gx=True):
-    """gx, gw, gb of kernels.reference.conv2d_backward."""
+    """Return gx, gw, gb of kernels.reference.conv2d_backward."""
     s = Shape.of(x.shape, w.shape, stride, padding)
     gx = np.empty(x.shape, np.float32) if need_gx else None
-    gw, gb = workspace(w.size), workspace(s.K, slot=1)
+    gw, gb = workspace(w.size), workspace(s.C_out, slot=1)
     _backward(
         len(gw), *s, address(gy), address(x), address(w), address(gx), address(gw), gw.strides[0],
         address(gb), gb.strides[0],
     )  # fmt: skip
-    return gx, gw[:, : w.size].sum(axis=0).reshape(w.shape), gb[:, : s.K].sum(axis=0)
+    return gx, gw[:, : w.size].sum(axis=0).reshape(w.shape), gb[:, : s.C_out].sum(axis=0)

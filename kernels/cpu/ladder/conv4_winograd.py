@@ -1,9 +1,9 @@
 """Rungs 4 and 5: Winograd convolution, F(2x2) and F(4x4): fewer multiplications.
 
-A 3x3 convolution of a 6x6 piece of the picture gives a 4x4 piece of the result. Seen as
-polynomials, the convolution is a product, and a product can be computed by evaluating both factors
-at enough points, multiplying point by point, and interpolating (Toom and Cook 1963, Winograd 1980;
-Lavin and Gray 2016 for networks). In one dimension, with the points 0, 1, -1, 2, -2, infinity:
+A 3x3 convolution of a 6x6 tile of the image gives a 4x4 tile of the result. A convolution is a
+product of polynomials, and a product can be computed by evaluating both factors at enough points,
+multiplying point by point, and interpolating (Toom and Cook 1963, Winograd 1980; Lavin and Gray
+2016 for networks). In one dimension, with the points 0, 1, -1, 2, -2, infinity:
 
     y = A^T [(G w) * (B^T x)]        x [6], w [3], y [4], 6 products instead of 12
 
@@ -12,29 +12,29 @@ and in two dimensions the same from both sides, 36 products instead of 144:
     Y = A^T [(G w G^T) * (B^T x B)] A
 
 F(2x2) has the points 0, 1, -1, infinity: 16 products instead of 36. Summed over input channels,
-each point is a small matrix product V_p [tiles, C] times U_p [C, K]. Every step is linear, so the
-backward is the same steps transposed:
+each point p is a small matrix product Z_p = V_p [tiles, C] times U_p [C, C_out], where V = B^T x B
+and U = G w G^T. Every step is linear, so the backward consists of the same steps transposed:
 
     D = A dY A^T;  dU_p += V_p^T D_p;  dw = G^T dU G;  dV_p = D_p U_p^T;  dx += B dV B^T
 
-Gained: F(2x2) is 1.2 to 1.9 times as fast as rung 3, F(4x4) mostly once more 1.1 to 1.7 times,
-beyond the peak of the definition (kernels/README.md has the table).
+Measured: F(2x2) is 1.2 to 1.9 times as fast as rung 3, and F(4x4) mostly 1.1 to 1.7 times as fast
+as F(2x2), beyond the peak of the definition (kernels/README.md has the table).
 
 The price is rounding: the transforms add and subtract numbers that nearly cancel. Measured against
-float64 the error of F(4x4) is 3e-6 to 3e-5 relative, about ten times that of the direct sum; that
+float64 the relative error of F(4x4) is 3e-6 to 3e-5, about ten times that of the direct sum; that
 of F(2x2) is below 1e-6.
 
-The transformed picture is never whole in memory: a chunk of tiles goes through the transform, the
-products and the transform back while they stay in the cache of their core. Each picture comes
-into and leaves a bordered buffer there, and conv6_fused.py folds into these two copies what stands
-before and after the convolution.
+The complete transformed image is never stored: a chunk of tiles goes through the transform, the
+products and the inverse transform while it stays in the cache of its core. Each image is copied
+into a bordered buffer there and out of it, and conv6_fused.py fuses the operations before and after
+the convolution into these two copies.
 """
 
 import numpy as np
 
 from minddpm.kernels.cpu.constant_weights import from_weights
 from minddpm.kernels.cpu.ladder import winograd_together
-from minddpm.kernels.cpu.ladder.conv6_fused import load_gradient, load_picture, unload_gradient
+from minddpm.kernels.cpu.ladder.conv6_fused import load_gradient, load_image, unload_gradient
 from minddpm.kernels.cpu.ladder.layer import (
     Backward,
     Forward,
@@ -48,14 +48,14 @@ from minddpm.kernels.cpu.ladder.layer import (
 )
 from minddpm.kernels.cpu.ladder.winograd_steps import (
     add_weight_gradient,
-    pictures_to_points,
+    images_to_points,
     points_to_gradient,
     points_to_result,
     products,
     result_to_points,
 )
 from minddpm.kernels.cpu.ladder.winograd_weights import (
-    transform_turned_weights,
+    transform_transposed_weights,
     transform_weights,
     weights_gradient,
 )
@@ -66,62 +66,75 @@ from minddpm.kernels.cpu.memory import (
     share,
     workspace,
 )
-from minddpm.kernels.cpu.norm import CHANNEL_ROWS, channels_at
+from minddpm.kernels.cpu.norm_steps import CHANNEL_ROWS, channels_at
 from minddpm.kernels.cpu.task import task
-from minddpm.kernels.cpu.vector.instructions import BYTES, W
+from minddpm.kernels.cpu.vector.instructions import BYTES, LANES
 
 # --- forward -------------------------------------------------------------------------------------
 
 
 @task
 def _forward(t, threads, arguments):
-    """space: the channels' numbers, spare, V and M of one chunk, and the bordered pictures."""
+    """space: the per-channel values, spare, V and Z of one chunk, and the bordered images."""
     s, source, f = forward_at(arguments)
     (TH, TW), (PH, PW, Cp), block = tile_counts(s), bordered_size(s), block_size(s)
-    Kp, points = pairs(s.K) * W, (s.M + 2) * (s.M + 2)
+    Cp_out, points = pairs(s.C_out) * LANES, (s.M + 2) * (s.M + 2)
     space = f.space + t * f.space_row
     at = channels_at(space, Cp)
     spare = space + CHANNEL_ROWS * Cp * 4
-    v_at = spare + BYTES + s.M * s.M * Kp * 4
-    m_at = v_at + Cp // W * block
-    p_at = m_at + Kp // W * block
-    clear(spare, W)
+    v_at = spare + BYTES + s.M * s.M * Cp_out * 4
+    z_at = v_at + Cp // LANES * block
+    p_at = z_at + Cp_out // LANES * block
+    clear(spare, LANES)
     clear(p_at, s.images * PH * PW * Cp)
-    # Each thread has its share of the pictures; of too few pictures, its share of their tiles.
+    # Each thread has its share of the images; with fewer images than threads, of their tiles.
     few = threads > s.N
-    first_picture, last = (0, s.N) if few else (share(s.N, t, threads), share(s.N, t + 1, threads))
-    for first in range(first_picture, last, s.images):
+    first_image, last = (0, s.N) if few else (share(s.N, t, threads), share(s.N, t + 1, threads))
+    for first in range(first_image, last, s.images):
         images = min(s.images, last - first)
         for n in range(images):
-            load_picture(s, first + n, source, at, p_at + n * PH * PW * Cp * 4, True)
+            load_image(s, first + n, source, at, p_at + n * PH * PW * Cp * 4, True)
         tiles = images * TH * TW
         from_tile, to_tile = (share(tiles, t, threads), share(tiles, t + 1, threads))
         if not few:
             from_tile, to_tile = 0, tiles
         for start in range(from_tile, to_tile, s.tiles):
             count = min(s.tiles, to_tile - start)
-            pictures_to_points(s, p_at, v_at, start, count)
-            products(s, v_at, f.u, m_at, count, Cp // W, Kp // W, 0, points * Kp // (2 * W))
-            points_to_result(s, m_at, first, start, count, f, spare)
+            images_to_points(s, p_at, v_at, start, count)
+            products(
+                s,
+                v_at,
+                f.u,
+                z_at,
+                count,
+                Cp // LANES,
+                Cp_out // LANES,
+                0,
+                points * Cp_out // (2 * LANES),
+            )
+            points_to_result(s, z_at, first, start, count, f, spare)
 
 
 def _forward_floats(s: Layer) -> int:
-    """The working memory of _forward, for one thread."""
-    (PH, PW, Cp), Kp = bordered_size(s), pairs(s.K) * W
-    chunk = (Cp + Kp) // W * (block_size(s) // 4)
-    return CHANNEL_ROWS * Cp + W + s.M * s.M * Kp + chunk + s.images * PH * PW * Cp
+    """Return the working memory of _forward for one thread, in floats."""
+    (PH, PW, Cp), Cp_out = bordered_size(s), pairs(s.C_out) * LANES
+    chunk = (Cp + Cp_out) // LANES * (block_size(s) // 4)
+    return CHANNEL_ROWS * Cp + LANES + s.M * s.M * Cp_out + chunk + s.images * PH * PW * Cp
 
 
 def forward(s: Layer, source: Sources, w, bias, extra=None):
-    """y [N, OH, OW, K]; w [3, 3, C, K]; bias [K], or [N, K]; extra: an array like y to be added."""
+    """Return y [N, OH, OW, C_out].
+
+    w [3, 3, C, C_out]; bias [C_out] or [N, C_out]; extra: an array like y to be added, or None.
+    """
     u = from_weights(transform_weights, w, s.M)
-    Kp = pairs(s.K) * W
-    if Kp != s.K:
-        bias = np.pad(bias, ((0, 0),) * (bias.ndim - 1) + ((0, Kp - s.K),))
-    y = np.empty((s.N, s.OH, s.OW, s.K), np.float32)
+    Cp_out = pairs(s.C_out) * LANES
+    if Cp_out != s.C_out:
+        bias = np.pad(bias, ((0, 0),) * (bias.ndim - 1) + ((0, Cp_out - s.C_out),))
+    y = np.empty((s.N, s.OH, s.OW, s.C_out), np.float32)
     space = workspace((winograd_together.forward_floats if s.together else _forward_floats)(s))
     f = Forward(
-        address(u), address(bias), 4 * Kp if bias.ndim == 2 else 0, address(extra), address(y),
+        address(u), address(bias), 4 * Cp_out if bias.ndim == 2 else 0, address(extra), address(y),
         address(space), space.strides[0],
     )  # fmt: skip
     if s.together:
@@ -136,68 +149,79 @@ def forward(s: Layer, source: Sources, w, bias, extra=None):
 
 @task
 def _backward(t, threads, arguments):
-    """space: the channels' numbers, spare, V and D of one chunk, the bordered pictures, their
+    """space: the per-channel values, spare, V and D of one chunk, the bordered images, their
     gradients, gy.
     """
     s, source, b = backward_at(arguments)
     (TH, TW), (PH, PW, Cp), block = tile_counts(s), bordered_size(s), block_size(s)
-    Kp, tiles, points = pairs(s.K) * W, TH * TW, (s.M + 2) * (s.M + 2)
-    picture, result = PH * PW * Cp * 4, tiles * s.M * s.M * Kp * 4
+    Cp_out, tiles, points = pairs(s.C_out) * LANES, TH * TW, (s.M + 2) * (s.M + 2)
+    image, result = PH * PW * Cp * 4, tiles * s.M * s.M * Cp_out * 4
     du, gnorm = b.du + t * b.du_row, b.gnorm + t * b.gnorm_row
     space = b.space + t * b.space_row
     at = channels_at(space, Cp)
     spare = space + CHANNEL_ROWS * Cp * 4
     v_at = spare + 2 * BYTES
-    d_at = v_at + Cp // W * block
-    p_at = d_at + Kp // W * block
-    q_at = p_at + s.images * picture
-    g_at = q_at + s.images * picture
-    clear(p_at, s.images * picture // 4)
+    d_at = v_at + Cp // LANES * block
+    p_at = d_at + Cp_out // LANES * block
+    q_at = p_at + s.images * image
+    g_at = q_at + s.images * image
+    clear(p_at, s.images * image // 4)
     clear(g_at, s.images * result // 4)
-    clear(spare, 2 * W)
+    clear(spare, 2 * LANES)
     clear(gnorm, 2 * Cp)
     zeros, last = spare, share(s.N, t + 1, threads)
     for first in range(share(s.N, t, threads), last, s.images):
         images = min(s.images, last - first)
         for n in range(images):
-            load_picture(s, first + n, source, at, p_at + n * picture, False)
+            load_image(s, first + n, source, at, p_at + n * image, False)
             load_gradient(s, first + n, b, g_at + n * result, True)
-        clear(q_at, images * picture // 4)
+        clear(q_at, images * image // 4)
         for start in range(0, images * tiles, s.tiles):
             count = min(s.tiles, images * tiles - start)
-            pictures_to_points(s, p_at, v_at, start, count)
+            images_to_points(s, p_at, v_at, start, count)
             result_to_points(s, g_at, d_at, start, count)
             add_weight_gradient(s, v_at, d_at, du, count, zeros, 0, points)
             zeros = 0
-            if b.need_gx:  # dV = D U^T, in V's place
-                products(s, d_at, b.ut, v_at, count, Kp // W, Cp // W, 0, points * Cp // (2 * W))
+            if b.need_gx:  # dV = D U^T overwrites V
+                products(
+                    s,
+                    d_at,
+                    b.ut,
+                    v_at,
+                    count,
+                    Cp_out // LANES,
+                    Cp // LANES,
+                    0,
+                    points * Cp // (2 * LANES),
+                )
                 points_to_gradient(s, v_at, q_at, start, count)
         if b.need_gx:
             for n in range(images):
-                unload_gradient(s, first + n, source, at, q_at + n * picture, b, gnorm)
+                unload_gradient(s, first + n, source, at, q_at + n * image, b, gnorm)
 
 
 def _backward_floats(s: Layer) -> int:
-    """The working memory of _backward, for one thread."""
-    (TH, TW), (PH, PW, Cp), Kp = tile_counts(s), bordered_size(s), pairs(s.K) * W
-    chunk = (Cp + Kp) // W * (block_size(s) // 4)
-    images = s.images * (2 * PH * PW * Cp + TH * TW * s.M * s.M * Kp)
-    return CHANNEL_ROWS * Cp + 2 * W + chunk + images
+    """Return the working memory of _backward for one thread, in floats."""
+    (TH, TW), (PH, PW, Cp), Cp_out = tile_counts(s), bordered_size(s), pairs(s.C_out) * LANES
+    chunk = (Cp + Cp_out) // LANES * (block_size(s) // 4)
+    images = s.images * (2 * PH * PW * Cp + TH * TW * s.M * s.M * Cp_out)
+    return CHANNEL_ROWS * Cp + 2 * LANES + chunk + images
 
 
 def backward(s: Layer, source: Sources, gy, w, gxs):
-    """gw, the sums of gy over each image's pixels [N, K], and gweight and gbias [2, C] of the norm.
+    """Return gw, the sums of gy over each image's pixels, and the gradients of the norm.
 
-    gxs: arrays like the parts of x, to be filled; empty if nobody needs them.
+    The sums [N, C_out]; the norm's gweight and gbias as [2, C]. gxs: arrays like the parts of x,
+    which are filled; empty if they are not needed.
     """
-    C, K = w.shape[2:]
+    C, C_out = w.shape[2:]
     if not s.N:
-        return np.zeros_like(w), np.zeros((0, K), np.float32), np.zeros((2, C), np.float32)
-    Cp, Kp = pairs(C) * W, pairs(K) * W
-    ut = transform_turned_weights(w, s.M)
-    gb = np.empty((s.N, Kp), np.float32)
+        return np.zeros_like(w), np.zeros((0, C_out), np.float32), np.zeros((2, C), np.float32)
+    Cp, Cp_out = pairs(C) * LANES, pairs(C_out) * LANES
+    ut = transform_transposed_weights(w, s.M)
+    gb = np.empty((s.N, Cp_out), np.float32)
     space = workspace((winograd_together.backward_floats if s.together else _backward_floats)(s))
-    du = workspace((s.M + 2) ** 2 * Cp * Kp, 1, rows=1 if s.together else None)
+    du = workspace((s.M + 2) ** 2 * Cp * Cp_out, 1, rows=1 if s.together else None)
     gnorm = workspace(2 * Cp, 2)
     gx1, gx2 = (address(gx) for gx in (*gxs, None, None)[:2])
     b = Backward(
@@ -209,4 +233,4 @@ def backward(s: Layer, source: Sources, gy, w, gxs):
     else:
         _backward(len(space), *s, *source, *b)
     norm = gnorm[:, : 2 * Cp].sum(axis=0).reshape(2, Cp)[:, :C]
-    return weights_gradient(du, s.M, C, K), gb[:, :K], norm
+    return weights_gradient(du, s.M, C, C_out), gb[:, :C_out], norm

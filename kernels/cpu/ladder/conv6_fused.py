@@ -1,32 +1,32 @@
-"""Rung 6: what stands before and after a convolution, done while the picture is in the cache.
+"""Rung 6: the operations before and after a convolution, done while the image is in the cache.
 
-Winograd (rungs 4 and 5) copies each picture into a bordered buffer first, and writes each result
-tile once. So whatever touches every pixel just before or just after costs no pass over memory of
-its own if it happens there:
+Winograd (rungs 4 and 5) copies each image into a bordered buffer first, and writes each result
+tile once. So a pointwise operation just before or after the convolution needs no pass over memory
+of its own if it is done during these copies:
 
-    on the way in    joining two pictures, doubling every pixel, GroupNorm with SiLU
-    on the way out   the bias (which may differ from image to image: the time embedding), and the
-                     sum with the residual path
+    copying in     concatenation of two parts, upsampling, GroupNorm with SiLU
+    copying out    the bias (which may differ between images: the time embedding), and the
+                   sum with the residual path
 
-Gained: norm, SiLU, convolution, bias and residual together take about 2 to 3 times less than
-PyTorch's best layout (the "half block" of kernels/README.md), and the memory between them.
+Measured: norm, SiLU, convolution, bias and residual together are about 2 to 3 times as fast as in
+PyTorch's best layout (the "half block" of kernels/README.md), and need no memory in between.
 
-Nothing between x and y is kept for the backward: it normalises x again on the way in, and takes the
-gradient back through the normalisation on the way out of its own buffers.
+Nothing between x and y is saved for the backward: it normalises x again while copying it in, and
+propagates the gradient through the normalisation while copying it out of its own buffers.
 """
 
+from minddpm.kernels.cpu.compiled import serial
 from minddpm.kernels.cpu.ladder.layer import bordered_size, tile_counts
 from minddpm.kernels.cpu.memory import (
     add_columns,
     add_floats,
     clear,
     copy_floats,
-    copy_picture,
+    copy_image,
     copy_pixels,
     pairs,
-    serial,
 )
-from minddpm.kernels.cpu.norm import (
+from minddpm.kernels.cpu.norm_steps import (
     gradient,
     gradient_sums,
     group_moments,
@@ -36,12 +36,12 @@ from minddpm.kernels.cpu.norm import (
     spread_groups,
 )
 from minddpm.kernels.cpu.task import as_float
-from minddpm.kernels.cpu.vector.instructions import W
+from minddpm.kernels.cpu.vector.instructions import LANES
 
 
 @serial
 def load_part(s, x, C, start, to, PW, Cp, source, at):
-    """One part of a picture to channels start .. start + C - 1 of the bordered one at `to`."""
+    """Copy one part of an image to channels start .. start + C - 1 of the bordered one at `to`."""
     inner = to + (s.top * PW + s.left) * Cp * 4 + start * 4
     if s.groups:
         shift = 4 * start
@@ -56,12 +56,12 @@ def load_part(s, x, C, start, to, PW, Cp, source, at):
                 pixel = x + ((i // 2) * (s.W // 2) + j // 2) * C * 4
                 copy_floats(pixel, inner + (i * PW + j) * Cp * 4, C)
     else:
-        copy_picture(x, s.H, s.W, C, to + start * 4, s.top, s.left, s.top + s.H, PW, Cp)
+        copy_image(x, s.H, s.W, C, to + start * 4, s.top, s.left, s.top + s.H, PW, Cp)
 
 
 @serial
-def load_picture(s, n, source, at, to, measure):
-    """Picture n into the bordered one at `to`; its mean and rstd are measured, or read if not."""
+def load_image(s, n, source, at, to, measure):
+    """Copy image n into the bordered one at `to`; measure: compute mean, rstd, else read them."""
     _, PW, Cp = bordered_size(s)
     pixels, C = s.H * s.W, s.C1 + s.C2
     size = pixels // (s.up * s.up) * 4  # of one channel
@@ -83,18 +83,18 @@ def load_picture(s, n, source, at, to, measure):
 
 @serial
 def load_gradient(s, n, b, to, with_sums):
-    """gy of picture n into whole tiles of whole pairs of blocks at `to`, and its sums into gb."""
-    (TH, TW), Kp = tile_counts(s), pairs(s.K) * W
-    from_gy, sums = b.gy + n * s.OH * s.OW * s.K * 4, b.gb + n * Kp * 4
-    copy_picture(from_gy, s.OH, s.OW, s.K, to, 0, 0, TH * s.M, TW * s.M, Kp)
+    """Copy gy of image n, padded to complete tiles and pairs, to `to`, and its sums into gb."""
+    (TH, TW), Cp_out = tile_counts(s), pairs(s.C_out) * LANES
+    from_gy, sums = b.gy + n * s.OH * s.OW * s.C_out * 4, b.gb + n * Cp_out * 4
+    copy_image(from_gy, s.OH, s.OW, s.C_out, to, 0, 0, TH * s.M, TW * s.M, Cp_out)
     if with_sums:
-        clear(sums, Kp)
-        add_columns(to, TH * TW * s.M * s.M, Kp, sums)
+        clear(sums, Cp_out)
+        add_columns(to, TH * TW * s.M * s.M, Cp_out, sums)
 
 
 @serial
 def sums_of_part(s, x, C, start, inner, PW, Cp, source, at):
-    """dz in place of the gradient, and the channels' sums, for one part of a picture."""
+    """Overwrite the gradient by dz, and add up the channels' sums, for one part of an image."""
     shift = 4 * start
     for i in range(s.H):
         line = inner + i * PW * Cp * 4 + shift
@@ -106,7 +106,7 @@ def sums_of_part(s, x, C, start, inner, PW, Cp, source, at):
 
 @serial
 def unload_part(s, x, gx, C, start, inner, PW, Cp, at):
-    """gx of one part of a picture from the gradient of the bordered one."""
+    """Compute gx of one part of an image from the gradient of the bordered one."""
     shift = 4 * start
     if s.groups:
         for i in range(s.H):
@@ -132,7 +132,7 @@ def unload_part(s, x, gx, C, start, inner, PW, Cp, at):
 
 @serial
 def unload_gradient(s, n, source, at, q_at, b, gnorm):
-    """The gradient of picture n from that of its bordered copy, at q_at; gnorm [2, C'] grows."""
+    """Compute the gradient of image n from its bordered one at q_at, and add to gnorm [2, C']."""
     _, PW, Cp = bordered_size(s)
     inner = q_at + (s.top * PW + s.left) * Cp * 4
     pixels, C = s.H * s.W, s.C1 + s.C2

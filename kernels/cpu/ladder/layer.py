@@ -1,48 +1,49 @@
-"""A 3x3 convolution of stride 1 with what is folded into it: its sizes, and who takes how much."""
+"""A 3x3 convolution of stride 1 with the operations fused into it, and its division into work."""
 
 from functools import cache
 from typing import NamedTuple
 
 from numba import get_num_threads
 
-from minddpm.kernels.cpu.memory import address, pairs, serial
+from minddpm.kernels.cpu.compiled import serial
+from minddpm.kernels.cpu.memory import address, pairs
 from minddpm.kernels.cpu.task import bits, integers
-from minddpm.kernels.cpu.vector.instructions import BYTES, ROWS, W
+from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, ROWS
 
-# Tiles in a chunk: few enough that V and Y stay in the cache of a core.
+# Tiles in a chunk: few enough that V and Z stay in the cache of a core.
 TILES = 4 * ROWS if ROWS < 14 else 2 * ROWS
-# Floats of bordered pictures that a thread holds at a time, measured; the backward has them twice.
+# Floats of the bordered images of a thread, measured; the backward holds each image twice.
 CACHED, CACHED_BACKWARD = 300_000, 150_000
-# Bytes of transformed weights above which they do not stay there: to fetch them, or to add to their
-# gradient, is then what costs most. So the threads share them, and work on the same pictures.
+# Bytes of transformed weights above which they do not stay in that cache: then most of the time is
+# spent on reading them or adding to their gradient. So threads divide them, and share the images.
 MANY_WEIGHTS = 3 << 20
-SHARED = 16 << 20  # bytes of V and D of those pictures, which should stay in the shared cache
+SHARED = 16 << 20  # bytes of V and D of these images, to stay in the cache shared by all cores
 
 
 class Layer(NamedTuple):
-    """The sizes of one 3x3 convolution of stride 1 with what is folded into it."""
+    """The sizes of one 3x3 convolution of stride 1 with the operations fused into it."""
 
     N: int
-    H: int  # of the picture that is convolved
+    H: int  # of the image that is convolved, after upsampling
     W: int
-    C1: int  # channels of the first part of x,
-    C2: int  # and of the second, 0 if there is none
+    C1: int  # channels of the first part of x
+    C2: int  # channels of the second part, 0 if there is none
     OH: int
     OW: int
-    K: int
+    C_out: int
     top: int
     left: int
-    up: int  # 2 if every pixel of x is doubled first, else 1
-    M: int  # pixels of an output tile in each direction
-    together: int  # 1 if all threads work on the same images, 0 if each has its own
-    images: int  # how many of them are taken at a time
-    tiles: int  # how many tiles make a chunk: of all these images if together
+    up: int  # 2 if x is upsampled first, else 1
+    M: int  # height and width of an output tile
+    together: int  # 1 if all threads work on the same images, 0 if each has images of its own
+    images: int  # how many images are computed at a time
+    tiles: int  # tiles in a chunk; if together, all tiles of these images
     groups: int  # of the normalisation, 0 if there is none
     eps: int  # the bits of a float64: all fields are integers
 
 
 class Sources(NamedTuple):
-    """Addresses of the parts of x, and of what the normalisation needs and keeps."""
+    """Addresses of the parts of x, and of the parameters and statistics of the normalisation."""
 
     x1: int
     x2: int
@@ -58,28 +59,28 @@ class Sources(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """Addresses, and steps in bytes, of the rest of the forward."""
+    """Addresses of the forward's other arrays, and steps in bytes."""
 
     u: int  # transformed weights
-    bias: int  # [K'] for each image, or once for all
+    bias: int  # [C_out'], one for each image or one for all
     bias_row: int
-    extra: int  # [N, OH, OW, K] to be added, or 0
+    extra: int  # [N, OH, OW, C_out] to be added, or 0
     y: int
     space: int  # a row for each thread
     space_row: int
 
 
 class Backward(NamedTuple):
-    """Addresses, and steps in bytes, of the rest of the backward."""
+    """Addresses of the backward's other arrays, and steps in bytes."""
 
     gy: int
-    ut: int  # transformed weights, turned
-    gx1: int  # of the parts of x
+    ut: int  # transformed weights, transposed
+    gx1: int  # the gradients of the parts of x
     gx2: int
     need_gx: int
-    du: int  # [points, C', K'] for each thread, or for all if together
+    du: int  # [points, C', C_out'] for each thread, or for all if together
     du_row: int
-    gb: int  # [N, K']: sums of gy over the pixels of each image
+    gb: int  # [N, C_out']: sums of gy over the pixels of each image
     gnorm: int  # [2, C'] for each thread: gweight and gbias of the normalisation
     gnorm_row: int
     space: int
@@ -92,7 +93,7 @@ FORWARD, BACKWARD = len(Forward._fields), len(Backward._fields)
 
 @serial
 def forward_at(at):
-    """The three with which a task's arguments begin, forward."""
+    """Return the three groups with which the arguments of a forward task begin."""
     return (
         Layer(*integers(at, LAYER)),
         Sources(*integers(at + 8 * LAYER, SOURCES)),
@@ -102,7 +103,7 @@ def forward_at(at):
 
 @serial
 def backward_at(at):
-    """And backward."""
+    """Return the three groups with which the arguments of a backward task begin."""
     return (
         Layer(*integers(at, LAYER)),
         Sources(*integers(at + 8 * LAYER, SOURCES)),
@@ -112,50 +113,53 @@ def backward_at(at):
 
 @serial
 def tile_counts(s):
-    """Tiles of one picture, down and across."""
+    """Return the number of tiles of one image, down and across."""
     return (s.OH + s.M - 1) // s.M, (s.OW + s.M - 1) // s.M
 
 
 @serial
 def bordered_size(s):
-    """(height, width, channels) of the zero-bordered picture: whole tiles, whole pairs."""
+    """Return (height, width, channels) of the zero-bordered image: complete tiles and pairs."""
     TH, TW = tile_counts(s)
-    return TH * s.M + 2, TW * s.M + 2, pairs(s.C1 + s.C2) * W
+    return TH * s.M + 2, TW * s.M + 2, pairs(s.C1 + s.C2) * LANES
 
 
 @serial
 def block_size(s):
-    """Bytes from one block of W channels of V, Y or D to the next."""
+    """Return the bytes from one block of LANES channels of V, Z or D to the next."""
     return (s.M + 2) * (s.M + 2) * s.tiles * BYTES
 
 
 def layer(xs, w_shape, padding, M, up=1, groups=0, eps=0.0, backward=False) -> Layer:
-    """The sizes of a convolution of the parts xs, doubled first if up = 2."""
-    N, H, WX, C1 = xs[0].shape
+    """Return the sizes of a convolution of the parts xs, upsampled first if up = 2."""
+    N, H, W, C1 = xs[0].shape
     C2 = xs[1].shape[3] if len(xs) == 2 else 0
-    sizes = N, H * up, WX * up, C1, C2, w_shape[3]
+    sizes = N, H * up, W * up, C1, C2, w_shape[3]
     return _layer(*sizes, padding, up, M, groups, eps, backward, get_num_threads())
 
 
-@cache  # as a model has few layers, and calls them often
-def _layer(N, H, WX, C1, C2, K, padding, up, M, groups, eps, backward, threads) -> Layer:
+@cache  # a model has few layers, and calls them often
+def _layer(N, H, W, C1, C2, C_out, padding, up, M, groups, eps, backward, threads) -> Layer:
     (top, bottom), (left, right) = padding
-    OH, OW = H + top + bottom - 2, WX + left + right - 2
-    s = Layer(N, H, WX, C1, C2, OH, OW, K, top, left, up, M, 0, 1, TILES, groups, bits(eps))
-    (TH, TW), C, K = tile_counts(s), pairs(C1 + C2) * W, pairs(K) * W
+    OH, OW = H + top + bottom - 2, W + left + right - 2
+    s = Layer(
+        N=N, H=H, W=W, C1=C1, C2=C2, OH=OH, OW=OW, C_out=C_out, top=top, left=left, up=up, M=M,
+        together=0, images=1, tiles=TILES, groups=groups, eps=bits(eps),
+    )  # fmt: skip
+    (TH, TW), C, C_out = tile_counts(s), pairs(C1 + C2) * LANES, pairs(C_out) * LANES
     point = 4 * (M + 2) ** 2
-    # A backward of fewer pictures than threads, too, would leave threads without work.
-    if point * C * K <= MANY_WEIGHTS and not (backward and threads > N):
+    # A backward of fewer images than threads would also leave threads without work.
+    if point * C * C_out <= MANY_WEIGHTS and not (backward and threads > N):
         cached = CACHED_BACKWARD if backward else CACHED
         return s._replace(images=images_together(s, threads, cached))
-    images = max(1, min(N, SHARED // (point * TH * TW * (C + K))))
+    images = max(1, min(N, SHARED // (point * TH * TW * (C + C_out))))
     return s._replace(together=1, images=images, tiles=-(-images * TH * TW // ROWS) * ROWS)
 
 
 def images_together(s: Layer, threads: int, cached: int) -> int:
-    """How many images a thread takes at a time, so that few rows of the last product are empty.
+    """Return how many images a thread computes at a time: few rows of the last product are empty.
 
-    cached: floats that the bordered images may take, unless they have less than a chunk of tiles.
+    cached: limit of the floats of the bordered images, but at least one chunk of tiles is taken.
     """
     (TH, TW), (PH, PW, Cp) = tile_counts(s), bordered_size(s)
     chunk = -(-s.tiles // (TH * TW))

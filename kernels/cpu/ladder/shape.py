@@ -1,10 +1,10 @@
-"""The sizes of a convolution."""
+"""The sizes of a convolution, as one argument of a compiled function."""
 
 from typing import NamedTuple
 
 
 class Shape(NamedTuple):
-    """The sizes of one convolution."""
+    """The sizes of a convolution: x [N, H, W, C], w [KH, KW, C, C_out], y [N, OH, OW, C_out]."""
 
     N: int
     H: int
@@ -12,7 +12,7 @@ class Shape(NamedTuple):
     C: int
     OH: int
     OW: int
-    K: int
+    C_out: int
     KH: int
     KW: int
     stride: int
@@ -22,10 +22,10 @@ class Shape(NamedTuple):
     @classmethod
     def of(cls, x_shape, w_shape, stride, padding):
         (top, bottom), (left, right) = padding
-        N, H, WX, C = x_shape
-        KH, KW, _, K = w_shape
-        OH, OW = (H + top + bottom - KH) // stride + 1, (WX + left + right - KW) // stride + 1
-        return cls(N, H, WX, C, OH, OW, K, KH, KW, stride, top, left)
+        N, H, W, C = x_shape
+        KH, KW, _, C_out = w_shape
+        OH, OW = (H + top + bottom - KH) // stride + 1, (W + left + right - KW) // stride + 1
+        return cls(N, H, W, C, OH, OW, C_out, KH, KW, stride, top, left)
 
 
 SHAPE = len(Shape._fields)

@@ -1,12 +1,13 @@
-"""What a thread does with some tiles, step by step: the steps of Winograd's algorithm.
+"""The steps of Winograd's algorithm, each for the tiles of one thread.
 
-V, D and M (here Y before A^T .. A) lie in blocks of W channels, [blocks, points, tiles, W]: in a
-register tile's product a row is one vector, and every address inside its loop is a constant.
+V, D and Z are stored in blocks of LANES channels, [blocks, points, tiles, LANES]: in a register
+tile's product a row is one vector, and every address inside its loop is a constant.
 
-Forward: pictures -> V (to points), M = V U at each point, M -> result. Backward: gy -> D,
-dU += V^T D and dV = D U^T at each point, dV -> gradient. conv4_winograd.py says why.
+Forward: images -> V (to points), Z = V U at each point, Z -> result. Backward: gy -> D,
+dU += V^T D and dV = D U^T at each point, dV -> gradient. conv4_winograd.py derives them.
 """
 
+from minddpm.kernels.cpu.compiled import serial
 from minddpm.kernels.cpu.ladder.layer import block_size, bordered_size, tile_counts
 from minddpm.kernels.cpu.ladder.winograd_tiles import (
     d_from_points_2,
@@ -18,7 +19,7 @@ from minddpm.kernels.cpu.ladder.winograd_tiles import (
     to_points_2,
     to_points_4,
 )
-from minddpm.kernels.cpu.memory import add_floats, copy_floats, pairs, serial
+from minddpm.kernels.cpu.memory import add_floats, copy_floats, pairs
 from minddpm.kernels.cpu.vector.gemm import (
     HALF,
     ROWS_T,
@@ -26,19 +27,19 @@ from minddpm.kernels.cpu.vector.gemm import (
     panel_product_half,
     transposed_product,
 )
-from minddpm.kernels.cpu.vector.instructions import BYTES, ROWS, W
+from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, ROWS
 
 
 @serial
-def pictures_to_points(s, p_at, v_at, start, count):
-    """Tiles start .. start + count - 1 of a group of bordered pictures, transformed into V."""
+def images_to_points(s, p_at, v_at, start, count):
+    """Transform tiles start .. start + count - 1 of a group of bordered images into V."""
     (TH, TW), (PH, PW, Cp) = tile_counts(s), bordered_size(s)
     block, pixel = block_size(s), Cp * 4
     for q in range(count):
         n, r = divmod(start + q, TH * TW)
         i, j = divmod(r, TW)
         at = p_at + ((n * PH + i * s.M) * PW + j * s.M) * pixel
-        for c in range(Cp // W):
+        for c in range(Cp // LANES):
             arguments = (
                 at + c * BYTES, v_at + c * block + q * BYTES, s.tiles * BYTES, PW * pixel, pixel,
             )  # fmt: skip
@@ -50,14 +51,14 @@ def pictures_to_points(s, p_at, v_at, start, count):
 
 @serial
 def products(s, a_at, u, c_at, count, blocks_in, blocks_out, first, last):
-    """[count, C] times [C, 2 W] for pieces first .. last - 1.
+    """Multiply [count, C] by [C, 2 LANES] for pieces first .. last - 1.
 
-    A piece is a pair of blocks of the result at one point; all of one point come one after another.
+    A piece is a pair of blocks of the result at one point; the pieces of a point are consecutive.
     """
     points, block = (s.M + 2) * (s.M + 2), block_size(s)
     for piece in range(first, last):
         p, k = divmod(piece, blocks_out // 2)
-        b = u + (k * points + p) * blocks_in * W * 2 * BYTES
+        b = u + (k * points + p) * blocks_in * LANES * 2 * BYTES
         for m in range(0, count, ROWS):
             at = (p * s.tiles + m) * BYTES
             arguments = (a_at + at, b, c_at + 2 * k * block + at, blocks_in, block, block)
@@ -68,56 +69,56 @@ def products(s, a_at, u, c_at, count, blocks_in, blocks_out, first, last):
 
 
 @serial
-def points_to_result(s, m_at, first, start, count, f, spare):
-    """Tiles of a chunk, transformed back, with bias and extra, to y [N, OH, OW, K].
+def points_to_result(s, z_at, first, start, count, f, spare):
+    """Transform the tiles of a chunk back, with bias and extra, to y [N, OH, OW, C_out].
 
-    f: a layer.Forward. spare: a vector of zeros, and one tile of all channels for those that y does
-    not hold whole.
+    f: a layer.Forward. spare: a vector of zeros, and one tile of all channels for tiles that lie
+    partly outside y.
     """
-    (TH, TW), block, Kp = tile_counts(s), block_size(s), pairs(s.K) * W
+    (TH, TW), block, Cp_out = tile_counts(s), block_size(s), pairs(s.C_out) * LANES
     tile = spare + BYTES
     for q in range(count):
         n, r = divmod(start + q, TH * TW)
         i, j = divmod(r, TW)
         rows, columns = min(s.M, s.OH - i * s.M), min(s.M, s.OW - j * s.M)
-        whole = rows == s.M and columns == s.M and Kp == s.K
-        shift = (((first + n) * s.OH + i * s.M) * s.OW + j * s.M) * s.K * 4
-        pixel = s.K * 4 if whole else Kp * 4
-        line = s.OW * pixel if whole else s.M * pixel
-        to = f.y + shift if whole else tile
-        for k in range(Kp // W):
+        complete = rows == s.M and columns == s.M and Cp_out == s.C_out
+        shift = (((first + n) * s.OH + i * s.M) * s.OW + j * s.M) * s.C_out * 4
+        pixel = s.C_out * 4 if complete else Cp_out * 4
+        line = s.OW * pixel if complete else s.M * pixel
+        to = f.y + shift if complete else tile
+        for k in range(Cp_out // LANES):
             more, more_line, more_pixel = spare, 0, 0
-            if whole and f.extra:
+            if complete and f.extra:
                 more, more_line, more_pixel = f.extra + shift + k * BYTES, line, pixel
             arguments = (
-                m_at + k * block + q * BYTES, s.tiles * BYTES, to + k * BYTES, line, pixel,
+                z_at + k * block + q * BYTES, s.tiles * BYTES, to + k * BYTES, line, pixel,
                 f.bias + (first + n) * f.bias_row + k * BYTES, more, more_line, more_pixel,
             )  # fmt: skip
             if s.M == 4:
                 from_points_4(arguments)
             else:
                 from_points_2(arguments)
-        if not whole:
+        if not complete:
             for a in range(rows):
                 for b in range(columns):
                     source = tile + (a * s.M + b) * pixel
-                    out = shift + (a * s.OW + b) * s.K * 4
+                    out = shift + (a * s.OW + b) * s.C_out * 4
                     if f.extra:
-                        add_floats(source, f.extra + out, f.y + out, s.K)
+                        add_floats(source, f.extra + out, f.y + out, s.C_out)
                     else:
-                        copy_floats(source, f.y + out, s.K)
+                        copy_floats(source, f.y + out, s.C_out)
 
 
 @serial
 def result_to_points(s, g_at, d_at, start, count):
-    """Tiles of a chunk of gy, which lies in whole tiles at g_at, transformed into D."""
-    (TH, TW), block, pixel = tile_counts(s), block_size(s), pairs(s.K) * W * 4
+    """Transform the tiles of a chunk of gy, padded to complete tiles at g_at, into D."""
+    (TH, TW), block, pixel = tile_counts(s), block_size(s), pairs(s.C_out) * LANES * 4
     line = TW * s.M * pixel
     for q in range(count):
         n, r = divmod(start + q, TH * TW)
         i, j = divmod(r, TW)
         at = g_at + (n * TH + i) * s.M * line + j * s.M * pixel
-        for k in range(pairs(s.K)):
+        for k in range(pairs(s.C_out)):
             arguments = (
                 at + k * BYTES, d_at + k * block + q * BYTES, s.tiles * BYTES, line, pixel,
             )  # fmt: skip
@@ -129,34 +130,35 @@ def result_to_points(s, g_at, d_at, start, count):
 
 @serial
 def add_weight_gradient(s, v_at, d_at, du, count, zeros, first, last):
-    """dU_p += V_p^T D_p at points first .. last - 1: du [points, C', K'].
+    """dU_p += V_p^T D_p at points first .. last - 1: du [points, C', C_out'].
 
-    zeros: two vectors of them, which the first chunk begins with instead of du; else 0.
+    zeros: address of two vectors of zeros, from which the first chunk starts; 0: add to du.
     """
     point = s.tiles * BYTES
-    (_, _, Cp), block, Kp = bordered_size(s), block_size(s), pairs(s.K) * W
+    (_, _, Cp), block, Cp_out = bordered_size(s), block_size(s), pairs(s.C_out) * LANES
     for p in range(first, last):
         for c in range(0, Cp, ROWS_T):
-            a = v_at + c // W * block + p * point + c % W * 4
-            for k in range(0, Kp, 2 * W):
-                b, to = d_at + k // W * block + p * point, du + ((p * Cp + c) * Kp + k) * 4
-                before, before_row = (zeros, 0) if zeros else (to, Kp * 4)
+            a = v_at + c // LANES * block + p * point + c % LANES * 4
+            for k in range(0, Cp_out, 2 * LANES):
+                b, to = d_at + k // LANES * block + p * point, du + ((p * Cp + c) * Cp_out + k) * 4
+                before, before_row = (zeros, 0) if zeros else (to, Cp_out * 4)
                 transposed_product(
                     (
-                        a, 0, BYTES, b, 0, BYTES, block, 1, count, before, before_row, to, Kp * 4,
+                        a, 0, BYTES, b, 0, BYTES, block, 1, count, before, before_row, to,
+                        Cp_out * 4,
                     )
                 )  # fmt: skip
 
 
 @serial
 def points_to_gradient(s, v_at, q_at, start, count):
-    """dx += B dV B^T for the tiles of a chunk, in the bordered pictures at q_at."""
+    """dx += B dV B^T for the tiles of a chunk, in the bordered images at q_at."""
     (TH, TW), (PH, PW, Cp), block = tile_counts(s), bordered_size(s), block_size(s)
     for q in range(count):
         n, r = divmod(start + q, TH * TW)
         i, j = divmod(r, TW)
         at = q_at + ((n * PH + i * s.M) * PW + j * s.M) * Cp * 4
-        for c in range(Cp // W):
+        for c in range(Cp // LANES):
             arguments = (
                 v_at + c * block + q * BYTES, s.tiles * BYTES, at + c * BYTES, PW * Cp * 4, Cp * 4,
             )  # fmt: skip

@@ -1,7 +1,6 @@
-"""The parts of Winograd's F(M x M, 3x3) for M = 2 and 4: the transforms of a tile and of weights.
+"""Winograd's F(M x M, 3x3) for M = 2 and 4: the transforms of one tile and of weights.
 
-The mathematics is told in conv4_winograd.py; winograd_steps.py and winograd_weights.py put these
-parts to use.
+conv4_winograd.py derives them; winograd_steps.py and winograd_weights.py apply them.
 """
 
 from typing import NamedTuple
@@ -50,7 +49,7 @@ G = {
 
 
 def weighted_sum(e: Emitter, weights, vectors):
-    """sum of weights[i] * vectors[i], without the zeros and without multiplying by 1."""
+    """Return the sum of weights[i] * vectors[i], without terms of 0 or multiplications by 1."""
     terms = [(w, v) for w, v in zip(weights, vectors, strict=True) if w != 0]
     terms.sort(key=lambda term: term[0] != 1)  # begin with a plain vector if there is one
     w, total = terms[0]
@@ -67,8 +66,11 @@ def weighted_sum(e: Emitter, weights, vectors):
 
 
 def rows_times(e: Emitter, matrix, x):
-    """matrix @ x. Rows 1, 2 and 3, 4 belong to the points +-1 and +-2: an even part E of x and an
-    odd part O give both, E + O and E - O."""
+    """Return matrix @ x.
+
+    Rows 1, 2 and 3, 4 belong to the points +-1 and +-2: an even part E of x and an odd part O give
+    both, E + O and E - O.
+    """
     last = len(matrix) - 1
     y = [None] * len(matrix)
     y[0], y[last] = weighted_sum(e, matrix[0], x), weighted_sum(e, matrix[last], x)
@@ -80,8 +82,10 @@ def rows_times(e: Emitter, matrix, x):
 
 
 def columns_times(e: Emitter, matrix, x):
-    """matrix @ x for the transposes, whose columns 1, 2 and 3, 4 are such pairs: with the sums and
-    differences of the pairs of x each row needs half as many terms."""
+    """Return matrix @ x for the transposes, whose columns 1, 2 and 3, 4 are such pairs.
+
+    With the sums and differences of the pairs of x each row needs half as many terms.
+    """
     last = len(x) - 1
     parts = [x[0], x[last]]
     for i in range(1, last, 2):
@@ -96,25 +100,25 @@ def columns_times(e: Emitter, matrix, x):
 
 
 def plain_times(e: Emitter, matrix, x):
-    """matrix @ x, row by row."""
+    """Return matrix @ x, row by row."""
     return [weighted_sum(e, row, x) for row in matrix]
 
 
 def both_sides(e: Emitter, times, matrix, load):
-    """matrix X matrix^T of the square tile that load(i, j) gives, as rows of vectors."""
+    """Return matrix X matrix^T, as rows of vectors, of the square tile X[i][j] = load(i, j)."""
     size = range(matrix.shape[1])
     columns = [times(e, matrix, [load(i, j) for i in size]) for j in size]
     return [times(e, matrix, [c[i] for c in columns]) for i in range(len(matrix))]
 
 
 def _at(e: Emitter, address, row, pixel, i: int, j: int):
-    """The address of pixel (i, j) of a tile."""
+    """Return the address of pixel (i, j) of a tile."""
     down = e.b.mul(row, ir.Constant(I64, i))
     return e.b.add(address, e.b.add(down, e.b.mul(pixel, ir.Constant(I64, j))))
 
 
 class Transforms(NamedTuple):
-    """The kernels of one M; each takes W channels of one tile."""
+    """The kernels of one M; each takes LANES channels of one tile."""
 
     to_points: object
     from_points: object
@@ -127,22 +131,22 @@ class Transforms(NamedTuple):
 def transforms(M: int) -> Transforms:
     """Emit the kernels for output tiles of M x M pixels and input tiles of (M + 2) x (M + 2).
 
-    All steps in bytes; point: from one point of V, Y or D to the next.
+    All steps in bytes; point: from one point of V, Z or D to the next.
     """
     bt, at, g = BT[M], AT[M], G[M]
     size = M + 2
     every = [(i, j) for i in range(size) for j in range(size)]
 
-    def to_points(e: Emitter, picture, points, point, row, pixel) -> None:
+    def to_points(e: Emitter, image, points, point, row, pixel) -> None:
         """V = B^T x B: a tile of x -> points."""
-        v = both_sides(e, rows_times, bt, lambda i, j: e.load(_at(e, picture, row, pixel, i, j)))
+        v = both_sides(e, rows_times, bt, lambda i, j: e.load(_at(e, image, row, pixel, i, j)))
         for i, j in every:
             e.store(v[i][j], _at(e, points, point, point, size * i, j))
 
     def from_points(
         e: Emitter, points, point, y, row, pixel, bias, extra, extra_row, extra_pixel
     ) -> None:
-        """Y = A^T M A + bias + extra: points -> a tile; extra has its own steps (0 for zeros)."""
+        """Y = A^T Z A + bias + extra: points -> a tile; extra has its own steps (0 for zeros)."""
         b = e.load(bias)
         tile = both_sides(
             e, columns_times, at, lambda i, j: e.load(_at(e, points, point, point, size * i, j))
@@ -152,19 +156,19 @@ def transforms(M: int) -> Transforms:
                 more = e.add(b, e.load(_at(e, extra, extra_row, extra_pixel, i, j)))
                 e.store(e.add(tile[i][j], more), _at(e, y, row, pixel, i, j))
 
-    def gradient_to_points(e: Emitter, picture, points, point, row, pixel) -> None:
+    def gradient_to_points(e: Emitter, image, points, point, row, pixel) -> None:
         """D = A dY A^T: a tile of the gradient -> points."""
-        d = both_sides(e, rows_times, at.T, lambda i, j: e.load(_at(e, picture, row, pixel, i, j)))
+        d = both_sides(e, rows_times, at.T, lambda i, j: e.load(_at(e, image, row, pixel, i, j)))
         for i, j in every:
             e.store(d[i][j], _at(e, points, point, point, size * i, j))
 
-    def gradient_from_points(e: Emitter, points, point, picture, row, pixel) -> None:
+    def gradient_from_points(e: Emitter, points, point, image, row, pixel) -> None:
         """dx += B dV B^T: points added into a tile; neighbouring tiles overlap."""
         x = both_sides(
             e, columns_times, bt.T, lambda i, j: e.load(_at(e, points, point, point, size * i, j))
         )
         for i, j in every:
-            to = _at(e, picture, row, pixel, i, j)
+            to = _at(e, image, row, pixel, i, j)
             e.store(e.add(e.load(to), x[i][j]), to)
 
     def weights_to_points(e: Emitter, w, u, tap, point) -> None:

@@ -1,22 +1,24 @@
-"""Winograd where weights outweigh pictures: all threads work on the same pictures, in three phases.
+"""Winograd with more weights than image data: all threads work on the same images, in three phases.
 
-With 256 channels in and out the transformed weights are 9 MB. If each thread had pictures of its
-own, each would fetch all of them, and add to 9 MB of a gradient of its own, for a few tiles. Here
-every thread meets only its share of the points:
+With 256 channels in and out the transformed weights are 9 MB. If each thread had images of its
+own, each would read all 9 MB, and add to a gradient of 9 MB of its own, for a few tiles. Here each
+thread reads only the weights of its share of the points:
 
-    forward    1. V of its share of the tiles   2. M = V U at its points   3. result of its tiles
+    forward    1. V of its share of the tiles   2. Z = V U at its points   3. result of its tiles
     backward   1. V and D of its tiles   2. dU += V^T D, dV = D U^T at its points
-               3. gradient of its pictures
+               3. gradient of its images
 
-V, M and D lie in memory that all threads see; a phase begins when the one before it is done. They
-are small where this is chosen (layer.py), but more than in conv4_winograd.py, where they never
-leave a core's cache: with few weights that is the faster way.
+V, Z and D are shared by all threads; each phase begins when the one before it has ended. They are
+small where this is chosen (layer.py), but larger than in conv4_winograd.py, where they never leave
+a core's cache: with few weights that way is faster.
 
-Gained, 8 pictures and 256 channels in and out, on two Zen 4 cores, side by side: at 8x8 1.3 times
-forward and 1.5 backward, at 16x16 1.05 and 1.1; the training step of the 35.7M-parameter model 1.1.
+Measured against conv4_winograd.py, 8 images, 256 channels in and out, two Zen 4 cores: at 8x8 1.3
+times as fast forward and 1.5 backward, at 16x16 1.05 and 1.1; the training step of the
+35.7M-parameter model 1.1.
 """
 
-from minddpm.kernels.cpu.ladder.conv6_fused import load_gradient, load_picture, unload_gradient
+from minddpm.kernels.cpu.compiled import serial
+from minddpm.kernels.cpu.ladder.conv6_fused import load_gradient, load_image, unload_gradient
 from minddpm.kernels.cpu.ladder.layer import (
     BACKWARD,
     FORWARD,
@@ -33,23 +35,23 @@ from minddpm.kernels.cpu.ladder.layer import (
 )
 from minddpm.kernels.cpu.ladder.winograd_steps import (
     add_weight_gradient,
-    pictures_to_points,
+    images_to_points,
     points_to_gradient,
     points_to_result,
     products,
     result_to_points,
 )
-from minddpm.kernels.cpu.memory import address, clear, pairs, serial, share, workspace
-from minddpm.kernels.cpu.norm import CHANNEL_ROWS, channels_at
+from minddpm.kernels.cpu.memory import address, clear, pairs, share, workspace
+from minddpm.kernels.cpu.norm_steps import CHANNEL_ROWS, channels_at
 from minddpm.kernels.cpu.task import integers, task
-from minddpm.kernels.cpu.vector.instructions import BYTES, W
+from minddpm.kernels.cpu.vector.instructions import BYTES, LANES
 
 FORWARD_GROUP, BACKWARD_GROUP = LAYER + SOURCES + FORWARD, LAYER + SOURCES + BACKWARD
 
 
 @serial
 def tiles_of(s, images, t, threads):
-    """The share of thread t in the tiles of so many images: the first, and the one behind it."""
+    """Return the first tile of thread t's share of the images' tiles, and the end of the share."""
     TH, TW = tile_counts(s)
     return share(images * TH * TW, t, threads), share(images * TH * TW, t + 1, threads)
 
@@ -70,35 +72,35 @@ def _to_points(t, threads, arguments):
     while start < to_tile:
         n, r = divmod(start, TH * TW)
         count = min(TH * TW - r, to_tile - start)
-        load_picture(s, first + n, source, at, p_at, True)
-        pictures_to_points(s, p_at, v_at + start * BYTES, r, count)
+        load_image(s, first + n, source, at, p_at, True)
+        images_to_points(s, p_at, v_at + start * BYTES, r, count)
         start += count
 
 
 @task
 def _at_points(t, threads, arguments):
     s, _, f = forward_at(arguments)
-    _, images, v_at, m_at = integers(arguments + 8 * FORWARD_GROUP, 4)
+    _, images, v_at, z_at = integers(arguments + 8 * FORWARD_GROUP, 4)
     (TH, TW), (_, _, Cp) = tile_counts(s), bordered_size(s)
-    pieces = (s.M + 2) * (s.M + 2) * pairs(s.K) // 2
+    pieces = (s.M + 2) * (s.M + 2) * pairs(s.C_out) // 2
     first, last = share(pieces, t, threads), share(pieces, t + 1, threads)
-    products(s, v_at, f.u, m_at, images * TH * TW, Cp // W, pairs(s.K), first, last)
+    products(s, v_at, f.u, z_at, images * TH * TW, Cp // LANES, pairs(s.C_out), first, last)
 
 
 @task
 def _from_points(t, threads, arguments):
     s, _, f = forward_at(arguments)
-    first, images, _, m_at = integers(arguments + 8 * FORWARD_GROUP, 4)
+    first, images, _, z_at = integers(arguments + 8 * FORWARD_GROUP, 4)
     spare = f.space + t * f.space_row
-    clear(spare, W)
+    clear(spare, LANES)
     start, end = tiles_of(s, images, t, threads)
-    points_to_result(s, m_at + start * BYTES, first, start, end - start, f, spare)
+    points_to_result(s, z_at + start * BYTES, first, start, end - start, f, spare)
 
 
 def forward_floats(s: Layer) -> int:
-    """The working memory of one thread."""
+    """Return the working memory of one thread, in floats."""
     PH, PW, Cp = bordered_size(s)
-    return max((CHANNEL_ROWS + PH * PW) * Cp, W + s.M * s.M * pairs(s.K) * W)
+    return max((CHANNEL_ROWS + PH * PW) * Cp, LANES + s.M * s.M * pairs(s.C_out) * LANES)
 
 
 def forward(threads: int, s: Layer, source: Sources, f: Forward) -> None:
@@ -109,9 +111,9 @@ def forward(threads: int, s: Layer, source: Sources, f: Forward) -> None:
 
 
 def _groups(s: Layer):
-    """For each group of images: the first, how many, and where V and M or D are."""
-    Cp, Kp, point = bordered_size(s)[2], pairs(s.K) * W, (s.M + 2) ** 2 * s.tiles * 4
-    v_at = address(workspace(point // 4 * (Cp + Kp), 3, rows=1))
+    """Yield for each group of images the first, the count, and the addresses of V and of Z or D."""
+    Cp, Cp_out, point = bordered_size(s)[2], pairs(s.C_out) * LANES, (s.M + 2) ** 2 * s.tiles * 4
+    v_at = address(workspace(point // 4 * (Cp + Cp_out), 3, rows=1))
     for first in range(0, s.N, s.images):
         yield first, min(s.images, s.N - first), v_at, v_at + point * Cp
 
@@ -127,14 +129,14 @@ def _gradient_to_points(t, threads, arguments):
     space = b.space + t * b.space_row
     at, p_at = channels_at(space, Cp), space + CHANNEL_ROWS * Cp * 4
     g_at = p_at + PH * PW * Cp * 4
-    clear(p_at, PH * PW * Cp + TH * TW * s.M * s.M * pairs(s.K) * W)
+    clear(p_at, PH * PW * Cp + TH * TW * s.M * s.M * pairs(s.C_out) * LANES)
     start, to_tile = tiles_of(s, images, t, threads)
     while start < to_tile:
         n, r = divmod(start, TH * TW)
         count = min(TH * TW - r, to_tile - start)
-        load_picture(s, first + n, source, at, p_at, False)
-        load_gradient(s, first + n, b, g_at, r == 0)  # one thread only sums it
-        pictures_to_points(s, p_at, v_at + start * BYTES, r, count)
+        load_image(s, first + n, source, at, p_at, False)
+        load_gradient(s, first + n, b, g_at, r == 0)  # only one thread sums it
+        images_to_points(s, p_at, v_at + start * BYTES, r, count)
         result_to_points(s, g_at, d_at + start * BYTES, r, count)
         start += count
 
@@ -144,14 +146,14 @@ def _gradient_at_points(t, threads, arguments):
     s, _, b = backward_at(arguments)
     first, images, v_at, d_at = integers(arguments + 8 * BACKWARD_GROUP, 4)
     (TH, TW), (_, _, Cp) = tile_counts(s), bordered_size(s)
-    points, count, blocks = (s.M + 2) * (s.M + 2), images * TH * TW, Cp // W
+    points, count, blocks = (s.M + 2) * (s.M + 2), images * TH * TW, Cp // LANES
     zeros = b.space + t * b.space_row
-    clear(zeros, 2 * W)
+    clear(zeros, 2 * LANES)
     for p in range(share(points, t, threads), share(points, t + 1, threads)):
         add_weight_gradient(s, v_at, d_at, b.du, count, 0 if first else zeros, p, p + 1)
-        if b.need_gx:  # dV = D U^T, in V's place
+        if b.need_gx:  # dV = D U^T overwrites V
             pieces = p * blocks // 2, (p + 1) * blocks // 2
-            products(s, d_at, b.ut, v_at, count, pairs(s.K), blocks, pieces[0], pieces[1])
+            products(s, d_at, b.ut, v_at, count, pairs(s.C_out), blocks, pieces[0], pieces[1])
 
 
 @task
@@ -171,9 +173,9 @@ def _gradient_from_points(t, threads, arguments):
 
 
 def backward_floats(s: Layer) -> int:
-    """The working memory of one thread."""
+    """Return the working memory of one thread, in floats."""
     (TH, TW), (PH, PW, Cp) = tile_counts(s), bordered_size(s)
-    return (CHANNEL_ROWS + PH * PW) * Cp + TH * TW * s.M * s.M * pairs(s.K) * W
+    return (CHANNEL_ROWS + PH * PW) * Cp + TH * TW * s.M * s.M * pairs(s.C_out) * LANES
 
 
 def backward(threads: int, s: Layer, source: Sources, b: Backward) -> None:

@@ -1,27 +1,28 @@
 """Winograd's transforms of weights, U = G w G^T, and of their gradient, gw = G^T dU G.
 
-U is laid out for the register tile: [pairs of K, points, C', 2 W], lines beyond C zero.
+The layout of U fits the register tile: [pairs of C_out, points, C', 2 LANES], lines beyond C zero.
 """
 
 import numpy as np
 from numba import get_num_threads
 
+from minddpm.kernels.cpu.compiled import serial
 from minddpm.kernels.cpu.ladder.winograd_tiles import w_from_2, w_from_4, w_to_2, w_to_4
-from minddpm.kernels.cpu.memory import address, clear, pairs, serial, share, workspace
+from minddpm.kernels.cpu.memory import address, clear, pairs, share, workspace
 from minddpm.kernels.cpu.task import integers, task
-from minddpm.kernels.cpu.vector.instructions import BYTES, W
+from minddpm.kernels.cpu.vector.instructions import BYTES, LANES
 from minddpm.kernels.cpu.vector.lanes import to_lanes
 
 
 @serial
 def _to_points(M, taps, tap, u, line, column, lines):
-    """A vector of each of the 9 taps, `tap` bytes apart, to (line, column) of u; taps 0: zeros."""
+    """Transform a vector of each of 9 taps, `tap` bytes apart, to (line, column) of u; 0: zeros."""
     point = lines * 2 * BYTES
-    to = u + (column // (2 * W) * (M + 2) * (M + 2) * lines + line) * 2 * BYTES
-    to += column % (2 * W) * 4
+    to = u + (column // (2 * LANES) * (M + 2) * (M + 2) * lines + line) * 2 * BYTES
+    to += column % (2 * LANES) * 4
     if not taps:
         for p in range((M + 2) * (M + 2)):
-            clear(to + p * point, W)
+            clear(to + p * point, LANES)
     elif M == 4:
         w_to_4((taps, to, tap, point))
     else:
@@ -30,79 +31,82 @@ def _to_points(M, taps, tap, u, line, column, lines):
 
 @task
 def _weights_to_points(t, threads, at):
-    """w [3, 3, C, K'] -> u [pairs of K, points, C', 2 W]."""
-    M, w, u, Cp, C, Kp = integers(at, 6)
+    """w [3, 3, C, C_out'] -> u [pairs of C_out, points, C', 2 LANES]."""
+    M, w, u, Cp, C, Cp_out = integers(at, 6)
     for c in range(share(Cp, t, threads), share(Cp, t + 1, threads)):
-        for k in range(0, Kp, W):
-            taps = w + (c * Kp + k) * 4 if c < C else 0
-            _to_points(M, taps, C * Kp * 4, u, c, k, Cp)
+        for k in range(0, Cp_out, LANES):
+            taps = w + (c * Cp_out + k) * 4 if c < C else 0
+            _to_points(M, taps, C * Cp_out * 4, u, c, k, Cp)
 
 
 def transform_weights(w: np.ndarray, M: int) -> np.ndarray:
-    """U of w [3, 3, C, K]."""
-    C, K = w.shape[2:]
-    Cp, Kp = pairs(C) * W, pairs(K) * W
-    if Kp != K:
-        w = np.pad(w, ((0, 0), (0, 0), (0, 0), (0, Kp - K)))
-    u = np.empty((Kp // (2 * W), (M + 2) ** 2, Cp, 2 * W), np.float32)
-    _weights_to_points(get_num_threads(), M, address(w), address(u), Cp, C, Kp)
+    """Return U of w [3, 3, C, C_out]."""
+    C, C_out = w.shape[2:]
+    Cp, Cp_out = pairs(C) * LANES, pairs(C_out) * LANES
+    if Cp_out != C_out:
+        w = np.pad(w, ((0, 0), (0, 0), (0, 0), (0, Cp_out - C_out)))
+    u = np.empty((Cp_out // (2 * LANES), (M + 2) ** 2, Cp, 2 * LANES), np.float32)
+    _weights_to_points(get_num_threads(), M, address(w), address(u), Cp, C, Cp_out)
     return u
 
 
 @task
-def _turned_weights_to_points(t, threads, at):
-    """w [3, 3, C, K] -> u [pairs of C, points, K', 2 W], a block of W x W channels at a time."""
-    M, w, u, C, K, space, row = integers(at, 7)
-    Kp, blocks, pieces = pairs(K) * W, pairs(C), pairs(K) * pairs(C)
-    taps, tap = space + t * row, W * BYTES
-    for piece in range(share(pieces, t, threads), share(pieces, t + 1, threads)):
-        k, c = piece // blocks * W, piece % blocks * W
-        rows, columns = min(W, C - c), min(W, K - k)
-        some = rows > 0 and columns > 0
-        if some:
-            for i in range(9):
-                to_lanes(w + ((i * C + c) * K + k) * 4, K, rows, columns, taps + i * tap)
-        for line in range(W):
-            inside = some and line < columns
-            _to_points(M, taps + line * BYTES if inside else 0, tap, u, k + line, c, Kp)
+def _transposed_weights_to_points(t, threads, at):
+    """w [3, 3, C, C_out] -> u [pairs of C, points, C_out', 2 LANES].
 
-
-def transform_turned_weights(w: np.ndarray, M: int) -> np.ndarray:
-    """U^T: transform_weights of w [3, 3, C, K] with C and K exchanged.
-
-    Columns beyond C hold anything.
+    A piece is a block of LANES x LANES channels.
     """
-    C, K = w.shape[2:]
-    u = np.empty((pairs(C) // 2, (M + 2) ** 2, pairs(K) * W, 2 * W), np.float32)
-    space = workspace(9 * W * W)
-    _turned_weights_to_points(
-        len(space), M, address(w), address(u), C, K, address(space), space.strides[0]
+    M, w, u, C, C_out, space, row = integers(at, 7)
+    Cp_out, blocks, pieces = pairs(C_out) * LANES, pairs(C), pairs(C_out) * pairs(C)
+    taps, tap = space + t * row, LANES * BYTES
+    for piece in range(share(pieces, t, threads), share(pieces, t + 1, threads)):
+        k, c = piece // blocks * LANES, piece % blocks * LANES
+        rows, columns = min(LANES, C - c), min(LANES, C_out - k)
+        has_weights = rows > 0 and columns > 0
+        if has_weights:
+            for i in range(9):
+                to_lanes(w + ((i * C + c) * C_out + k) * 4, C_out, rows, columns, taps + i * tap)
+        for line in range(LANES):
+            inside = has_weights and line < columns
+            _to_points(M, taps + line * BYTES if inside else 0, tap, u, k + line, c, Cp_out)
+
+
+def transform_transposed_weights(w: np.ndarray, M: int) -> np.ndarray:
+    """Return U^T: transform_weights of w [3, 3, C, C_out] with C and C_out exchanged.
+
+    Columns beyond C are undefined.
+    """
+    C, C_out = w.shape[2:]
+    u = np.empty((pairs(C) // 2, (M + 2) ** 2, pairs(C_out) * LANES, 2 * LANES), np.float32)
+    space = workspace(9 * LANES * LANES)
+    _transposed_weights_to_points(
+        len(space), M, address(w), address(u), C, C_out, address(space), space.strides[0]
     )
     return u
 
 
 @task
 def _weights_from_points(t, threads, at):
-    """du [parts, points, C', K'] -> gw [3, 3, C, K']."""
-    M, du, parts, part, gw, Cp, C, Kp = integers(at, 8)
+    """du [parts, points, C', C_out'] -> gw [3, 3, C, C_out']."""
+    M, du, parts, part, gw, Cp, C, Cp_out = integers(at, 8)
     for c in range(share(C, t, threads), share(C, t + 1, threads)):
-        for k in range(0, Kp, W):
-            values = du + (c * Kp + k) * 4
-            to = gw + (c * Kp + k) * 4
+        for k in range(0, Cp_out, LANES):
+            values = du + (c * Cp_out + k) * 4
+            to = gw + (c * Cp_out + k) * 4
             if M == 4:
-                w_from_4((values, to, Cp * Kp * 4, C * Kp * 4, parts, part))
+                w_from_4((values, to, Cp * Cp_out * 4, C * Cp_out * 4, parts, part))
             else:
-                w_from_2((values, to, Cp * Kp * 4, C * Kp * 4, parts, part))
+                w_from_2((values, to, Cp * Cp_out * 4, C * Cp_out * 4, parts, part))
 
 
-def weights_gradient(du: np.ndarray, M: int, C: int, K: int) -> np.ndarray:
-    """gw = G^T dU G [3, 3, C, K], dU summed over its parts in order.
+def weights_gradient(du: np.ndarray, M: int, C: int, C_out: int) -> np.ndarray:
+    """Return gw = G^T dU G [3, 3, C, C_out], with dU summed over its parts in order.
 
-    du [parts, points C' K']: one part from each thread that had pictures of its own, or one in all.
+    du [parts, points C' C_out']: one part for each thread, or a single one if they work together.
     """
-    Cp, Kp = pairs(C) * W, pairs(K) * W
-    gw = np.empty((3, 3, C, Kp), np.float32)
+    Cp, Cp_out = pairs(C) * LANES, pairs(C_out) * LANES
+    gw = np.empty((3, 3, C, Cp_out), np.float32)
     _weights_from_points(
-        get_num_threads(), M, address(du), len(du), du.strides[0], address(gw), Cp, C, Kp
+        get_num_threads(), M, address(du), len(du), du.strides[0], address(gw), Cp, C, Cp_out
     )
-    return gw if Kp == K else np.ascontiguousarray(gw[..., :K])
+    return gw if Cp_out == C_out else np.ascontiguousarray(gw[..., :C_out])

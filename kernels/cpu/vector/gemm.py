@@ -1,21 +1,22 @@
-"""The register tiles: the innermost products, on which every convolution of this kernel set rests.
+"""The register tiles: the innermost products C = A B of every convolution of this kernel set.
 
-A tile holds ROWS x 2 vectors of the result in registers. For each k it loads two vectors of B and
-meets them with one broadcast number of A per row: 2 ROWS multiply-adds on ROWS + 2 loads, so that
-the multiply-add units, not the loads, are the limit. B is packed in pairs of vectors:
+A tile holds ROWS x 2 vectors of the result in registers. For each index d of the inner dimension D
+it loads two vectors of B and multiplies them by one broadcast number of A per row: 2 ROWS
+multiply-adds on ROWS + 2 loads, so that the multiply-add units, not the loads, are the limit. B is
+packed in pairs of vectors:
 
-    B  [k, 2, W]           for each k two vectors of output channels
+    B  [D, 2, LANES]           for each d two vectors of output channels
 
-There are three tiles, which differ in where A and C lie. All strides are in bytes.
+There are three tiles, which differ in the layouts of A and C. All strides are in bytes.
 """
 
 from llvmlite import ir
 
-from minddpm.kernels.cpu.vector.instructions import BYTES, I64, ROWS, Emitter, W, kernel
+from minddpm.kernels.cpu.vector.instructions import BYTES, I64, LANES, ROWS, Emitter, kernel
 
-HALF = ROWS // 2  # the small tile, for the rows that are left over
-# The transposed tile covers channels in equal parts, of which W is a multiple.
-ROWS_T = {16: 8, 8: 4, 4: 4}[W]
+HALF = ROWS // 2  # the small tile, for the remaining rows
+# Channels are divided into transposed tiles without remainder: LANES is a multiple of ROWS_T.
+ROWS_T = {16: 8, 8: 4, 4: 4}[LANES]
 
 
 def _times(e: Emitter, stride, m: int):
@@ -27,24 +28,24 @@ def _times(e: Emitter, stride, m: int):
 
 def _panel_product(rows: int):
     def product(e: Emitter, a, b, c, blocks, a_block, c_block) -> None:
-        """C[j, m, :] = sum over k of A[k // W, m, k % W] * B[k, j, :] for m < rows.
+        """C[j, m, :] = sum over d of A[d // LANES, m, d % LANES] * B[d, j, :] for m < rows.
 
-        A [blocks, .., W] and C [2, .., W] are cut into blocks of W channels, a_block and c_block
-        apart, in which a row is one vector: every address inside the loop is a constant.
+        A [blocks, .., LANES] and C [2, .., LANES] consist of blocks of LANES channels, a_block and
+        c_block apart, in which a row is one vector: every address inside the loop is a constant.
         """
 
         def one_block(at, acc):
             pa, pb = at
-            for k in range(W):
-                w = [e.load(pb, (2 * k + j) * BYTES) for j in range(2)]
+            for d in range(LANES):
+                w = [e.load(pb, (2 * d + j) * BYTES) for j in range(2)]
                 for m in range(rows):
-                    x = e.broadcast(pa, m * BYTES + 4 * k)
+                    x = e.broadcast(pa, m * BYTES + 4 * d)
                     for j in range(2):
                         acc[2 * m + j] = e.fma(x, w[j], acc[2 * m + j])
             return acc
 
         zeros = [e.const(0)] * (2 * rows)
-        acc = e.loop(blocks, [(a, a_block), (b, 2 * W * BYTES)], zeros, one_block)
+        acc = e.loop(blocks, [(a, a_block), (b, 2 * LANES * BYTES)], zeros, one_block)
         for j in range(2):
             to = e.offset(c, _times(e, c_block, j))
             for m in range(rows):
@@ -57,23 +58,23 @@ def _panel_product(rows: int):
 panel_product, panel_product_half = _panel_product(ROWS), _panel_product(HALF)
 
 
-# --- pictures: the product of a convolution as its definition says --------------------------------
+# --- images: the product in the definition of a convolution ---------------------------------------
 
 
 def _strided_product(rows: int):
     def product(
         e: Emitter, a, segments, a_segment, length, a_row, b, bias, extra, extra_row, c, c_row
     ) -> None:
-        """C[m, j, :] = bias[j] + extra[m, j] + sum over s, k of A[m, s, k] * B[s length + k, j, :].
+        """C[m, j, :] = bias[j] + extra[m, j] + sum over s, d of A[m, s, d] * B[s length + d, j, :].
 
-        A[m, s, k] lies at a + m a_row + s a_segment + 4 k. With a_row from one window to the next
-        and a_segment from one line of the picture to the next this is a convolution, read straight
-        from the picture; with one segment it is a matrix product.
+        A[m, s, d] is at address a + m a_row + s a_segment + 4 d. If a_row leads from one window to
+        the next and a_segment from one line of the image to the next, this is a convolution, read
+        directly from the image; with one segment it is a matrix product.
         """
         first = [e.load(bias, j * BYTES) for j in range(2)] * rows
 
         def one_segment(at, carried):
-            def one_k(inner, acc):
+            def one_d(inner, acc):
                 pa, pb = inner
                 w = [e.load(pb, j * BYTES) for j in range(2)]
                 for m in range(rows):
@@ -83,7 +84,7 @@ def _strided_product(rows: int):
                 return acc
 
             pb, *acc = carried
-            acc = e.loop(length, [(at[0], 4), (pb, 2 * BYTES)], acc, one_k)
+            acc = e.loop(length, [(at[0], 4), (pb, 2 * BYTES)], acc, one_d)
             return [e.offset(pb, _times(e, length, 2 * BYTES)), *acc]
 
         _, *acc = e.loop(segments, [(a, a_segment)], [b, *first], one_segment)
@@ -109,8 +110,8 @@ def _transposed_product(rows: int, vectors: int):
     ) -> None:  # fmt: skip
         """C[m, j, :] = before[m, j] + sum over s, r of A[s, r, m] * B[s, r, j, :].
 
-        s < segments, r < count. Both operands are walked along their rows; b_vector: from one
-        vector of B to the next. before may be C itself, whose sum then goes on.
+        s < segments, r < count. Both operands are read row by row; b_vector: bytes from one vector
+        of B to the next. before may be C itself, which then accumulates.
         """
         rest = range(vectors)
 
@@ -141,19 +142,19 @@ def _transposed_product(rows: int, vectors: int):
 
 
 transposed_product = _transposed_product(ROWS_T, 2)
-# Where A has a row for each of very few channels: wide rather than high.
+# For very few channels, each a row of C: wide rather than high.
 WIDE = 4
 transposed_product_wide = _transposed_product(1, WIDE)
 
 
-# --- dots: where there are too few output channels to fill a vector -------------------------------
+# --- dots: for too few output channels to fill a vector -------------------------------------------
 
 DOTS = 4
 
 
 @kernel
 def dots(e: Emitter, a, segments, a_segment, vectors, a_row, b, out) -> None:
-    """out[m] = sum over s, v of A[m, s, v] . B[s, v] for m < DOTS: vectors run along the window."""
+    """out[m] = sum over s, v of A[m, s, v] . B[s, v] for m < DOTS; vectors run along the window."""
 
     def one_segment(at, carried):
         def one_vector(inner, acc):

@@ -1,15 +1,15 @@
-"""Vectors by hand: LLVM instructions emitted from inside Numba functions.
+"""Vector instructions by hand: LLVM instructions emitted from inside Numba functions.
 
-Numba compiles a plain loop well, but leaves to LLVM whether it becomes vector code, and over
-channels-last pictures it often does not. Here a kernel says itself: "load W floats, multiply-add,
-store". W is what the machine has:
+Numba compiles a plain loop well, but LLVM decides whether it becomes vector code, and for loops
+over channels-last images it often does not. Here a kernel states it: "load LANES floats,
+multiply-add, store". LANES depends on the machine:
 
-    AVX-512   W = 16, 32 registers
-    AVX2      W = 8,  16 registers
-    NEON      W = 4,  32 registers       (and anything else)
+    AVX-512   LANES = 16, 32 registers
+    AVX2      LANES = 8,  16 registers
+    NEON      LANES = 4,  32 registers       (and anything else)
 
 A kernel is a Numba intrinsic whose arguments are addresses and counts (64-bit integers), and whose
-body is written with the small vocabulary of `Emitter`. All addresses are in bytes.
+body calls the methods of `Emitter`. All addresses are in bytes.
 """
 
 import os
@@ -29,20 +29,20 @@ I64 = ir.IntType(64)
 
 
 def _host_bits() -> int:
-    """Vector width in bits; MINDDPM_VECTOR_BITS limits it, to see what another machine would do."""
+    """Return the vector width in bits; MINDDPM_VECTOR_BITS limits it, as on another machine."""
     features = llvm.get_host_cpu_features()
     bits = 512 if features.get("avx512f") else 256 if features.get("avx2") else 128
     return min(bits, int(os.environ.get("MINDDPM_VECTOR_BITS", "512")))
 
 
-W = _host_bits() // 32  # floats in a vector
-BYTES = 4 * W
-# The register tile of the product: ROWS x 2 accumulators, 2 vectors of B and one broadcast of A
-# have to fit into the registers.
-ROWS = {16: 14, 8: 6, 4: 8}[W]
+LANES = _host_bits() // 32  # floats in a vector
+BYTES = 4 * LANES
+# The register tile of the product: ROWS x 2 accumulators, 2 vectors of B and one broadcast number
+# of A must fit into the registers.
+ROWS = {16: 14, 8: 6, 4: 8}[LANES]
 
-VECTOR = ir.VectorType(FLOAT, W)
-INTS = ir.VectorType(I32, W)
+VECTOR = ir.VectorType(FLOAT, LANES)
+INTS = ir.VectorType(I32, LANES)
 
 
 class Emitter:
@@ -54,11 +54,11 @@ class Emitter:
     # numbers and addresses
 
     def const(self, x: float) -> ir.Value:
-        """x in every lane."""
-        return ir.Constant(VECTOR, [ir.Constant(FLOAT, float(x))] * W)
+        """Return x in every lane."""
+        return ir.Constant(VECTOR, [ir.Constant(FLOAT, float(x))] * LANES)
 
     def offset(self, address: ir.Value, by: ir.Value | int) -> ir.Value:
-        """address + by, in bytes."""
+        """Return address + by, in bytes."""
         if isinstance(by, int):
             by = ir.Constant(I64, by)
         return self.b.add(address, by)
@@ -69,23 +69,23 @@ class Emitter:
     # memory
 
     def load(self, address: ir.Value, by: ir.Value | int = 0) -> ir.Value:
-        """W floats at address + by."""
+        """Load the LANES floats at address + by."""
         return self.b.load(self._pointer(address, by, VECTOR), align=4)
 
     def store(self, value: ir.Value, address: ir.Value, by: ir.Value | int = 0) -> None:
         self.b.store(value, self._pointer(address, by, VECTOR), align=4)
 
     def store_one(self, value: ir.Value, address: ir.Value, by: ir.Value | int = 0) -> None:
-        """The first lane alone."""
+        """Store the first lane alone."""
         one = self.b.extract_element(value, ir.Constant(I32, 0))
         self.b.store(one, self._pointer(address, by, FLOAT), align=4)
 
     def broadcast(self, address: ir.Value, by: ir.Value | int = 0) -> ir.Value:
-        """One float, in every lane."""
+        """Load one float into every lane."""
         one = self.b.load(self._pointer(address, by, FLOAT), align=4)
         undefined = ir.Constant(VECTOR, ir.Undefined)
         first = self.b.insert_element(undefined, one, ir.Constant(I32, 0))
-        return self.b.shuffle_vector(first, undefined, ir.Constant(INTS, [0] * W))
+        return self.b.shuffle_vector(first, undefined, ir.Constant(INTS, [0] * LANES))
 
     # arithmetic
 
@@ -99,42 +99,42 @@ class Emitter:
         return self.b.fmul(a, b)
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-        """a b + c, rounded once."""
+        """Return a b + c, rounded once."""
         return self.call("fma", a, b, c)
 
     def maximum(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """The larger one in each lane; nan if a is nan."""
+        """Return the larger one in each lane; nan if a is nan."""
         return self.b.select(self.b.fcmp_ordered("<", a, b), b, a)
 
     def across(self, combine: Callable[..., ir.Value], x: ir.Value) -> ir.Value:
-        """combine over all lanes, in every lane: halves, quarters, ... in a fixed order."""
-        step = W // 2
+        """Combine all lanes into every lane: halves, quarters, ... in a fixed order."""
+        step = LANES // 2
         while step:
-            turned = ir.Constant(INTS, [(lane + step) % W for lane in range(W)])
-            x = combine(x, self.b.shuffle_vector(x, x, turned))
+            rotated = ir.Constant(INTS, [(lane + step) % LANES for lane in range(LANES)])
+            x = combine(x, self.b.shuffle_vector(x, x, rotated))
             step //= 2
         return x
 
     def call(self, name: str, *args: ir.Value) -> ir.Value:
-        """The LLVM intrinsic of this name for vectors, such as fma or floor."""
-        module, full = self.b.function.module, f"llvm.{name}.v{W}f32"
+        """Call the LLVM intrinsic of this name for vectors, such as fma or floor."""
+        module, full = self.b.function.module, f"llvm.{name}.v{LANES}f32"
         function = module.globals.get(full) or ir.Function(
             module, ir.FunctionType(VECTOR, [VECTOR] * len(args)), full
         )
         return self.b.call(function, args)
 
     def exp(self, x: ir.Value) -> ir.Value:
-        """e^x to about 1e-7 relative; nan stays nan, and the result stays within 2^+-126."""
+        """Return e^x to about 1e-7 relative; nan stays nan, the result is clipped to 2^+-126."""
         y = self.mul(x, self.const(1.4426950408889634))  # log2(e)
-        # 2^126 is as far as the exponent bits reach, and far beyond where float32 sees 0 or 1.
+        # The limit of the exponent bits; 1 / (1 + e^-x) is 0 or 1 in float32 long before.
         edge = self.const(126)
         return self.exp2(self.b.select(self.b.fcmp_ordered(">", y, edge), edge, y))
 
     def exp2(self, y: ir.Value) -> ir.Value:
-        """2^y for y <= 126 to about 1e-7 relative, at least 2^-126; nan stays nan.
+        """Return 2^y for y <= 126 to about 1e-7 relative, at least 2^-126; nan stays nan.
 
-        y = n + f with n integer and |f| <= 1/2. 2^f is its Taylor polynomial, the sum of
-        (f ln 2)^k / k!, whose next term is below 1e-8; n is added to the exponent in its bits.
+        y = n + f with n integer and |f| <= 1/2. 2^f is the Taylor polynomial, the sum of
+        (f ln 2)^k / k!, whose next term is below 1e-8; n is added to the exponent bits.
         """
         y = self.maximum(y, self.const(-126))
         n = self.call("rint", y)
@@ -149,11 +149,11 @@ class Emitter:
             1.0,
         ):
             power = self.fma(power, f, self.const(c))
-        exponent = self.b.shl(self.b.fptosi(n, INTS), ir.Constant(INTS, [23] * W))
+        exponent = self.b.shl(self.b.fptosi(n, INTS), ir.Constant(INTS, [23] * LANES))
         return self.b.bitcast(self.b.add(self.b.bitcast(power, INTS), exponent), VECTOR)
 
     def sigmoid(self, x: ir.Value) -> ir.Value:
-        """1 / (1 + e^-x)."""
+        """Return 1 / (1 + e^-x)."""
         return self.b.fdiv(
             self.const(1), self.add(self.exp(self.sub(self.const(0), x)), self.const(1))
         )
@@ -161,17 +161,17 @@ class Emitter:
     # between lanes
 
     def shuffle(self, a: ir.Value, b: ir.Value, lanes: Sequence[int]) -> ir.Value:
-        """Lane i is lane lanes[i] of a followed by b."""
+        """Return a vector whose lane i is lane lanes[i] of a followed by b."""
         return self.b.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), [*lanes]))
 
     def load_parts(self, addresses: Sequence[ir.Value]) -> ir.Value:
-        """W floats from one address, or W / 2 from each of two, side by side."""
-        kind = ir.VectorType(FLOAT, W // len(addresses))
+        """Load LANES floats from one address, or LANES / 2 from each of two, side by side."""
+        kind = ir.VectorType(FLOAT, LANES // len(addresses))
         parts = [self.b.load(self._pointer(a, 0, kind), align=4) for a in addresses]
-        return parts[0] if len(parts) == 1 else self.shuffle(*parts, range(W))
+        return parts[0] if len(parts) == 1 else self.shuffle(*parts, range(LANES))
 
     def store_part(self, value: ir.Value, first: int, count: int, address: ir.Value) -> None:
-        """Lanes first .. first + count - 1."""
+        """Store lanes first .. first + count - 1."""
         part = self.shuffle(value, value, range(first, first + count))
         self.b.store(part, self._pointer(address, 0, part.type), align=4)
 
@@ -184,7 +184,7 @@ class Emitter:
         carried: Sequence[ir.Value],
         body: Callable[[list[ir.Value], list[ir.Value]], list[ir.Value]],
     ) -> list[ir.Value]:
-        """Run body `count` (at least 1) times; return what the carried values end as.
+        """Run body `count` (at least 1) times; return the final carried values.
 
         addresses: (start, step in bytes) pairs. body(addresses, carried) -> new carried values.
         """
@@ -222,8 +222,9 @@ class Emitter:
         carried: Sequence[ir.Value],
         body: Callable[[int, list[ir.Value], list[ir.Value]], list[ir.Value]],
     ) -> list[ir.Value]:
-        """Like loop, but body(n, addresses, carried) does n items: `size` while there are as many
-        left, then 1. The steps are from item to item, and count may be 0.
+        """Like loop, but body(n, addresses, carried) does n items at a time: `size`, then 1.
+
+        The steps are from item to item, and count may be 0.
         """
         b = self.b
         starts = [start for start, _ in addresses]
@@ -245,12 +246,12 @@ class Emitter:
 
 
 def kernel(body: Callable[..., None]) -> Any:
-    """Makes body(emitter, a0, a1, ...) callable from Numba functions as name((a0, a1, ...)).
+    """Make body(emitter, a0, a1, ...) callable from Numba functions as name((a0, a1, ...)).
 
     The arguments are int64: addresses in bytes and counts. The body becomes one function of its
     own in the compiled module, however often it is called there.
     """
-    name = f"minddpm_{body.__name__}_{W}"
+    name = f"minddpm_{body.__name__}_{LANES}"
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, packed: Any) -> ir.Value:
         values = cgutils.unpack_tuple(builder, packed[0])

@@ -1,49 +1,63 @@
-"""Rows of a product, tile by tile: what conv3_implicit.py and rows.py share."""
+"""Rows of a product, tile by tile: shared by conv3_implicit.py and matrix_product.py."""
 
 import numpy as np
 
-from minddpm.kernels.cpu.memory import add_floats, copy_floats, pairs, serial
+from minddpm.kernels.cpu.compiled import serial
+from minddpm.kernels.cpu.memory import add_floats, copy_floats, pairs
 from minddpm.kernels.cpu.vector.gemm import HALF, strided_product, strided_product_half
-from minddpm.kernels.cpu.vector.instructions import BYTES, ROWS, W
+from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, ROWS
 
-PAIR = 2 * W  # channels of the result in one tile
-TILE_SPACE = (ROWS + 1) * PAIR  # floats that tile_rows needs: a tile, and a row of zeros behind it
+PAIR = 2 * LANES  # channels of the result in one tile
+TILE_SPACE = (ROWS + 1) * PAIR  # floats of scratch for tile_rows: a tile, then a row of zeros
 
 
 def pack(w: np.ndarray) -> np.ndarray:
-    """A matrix [D, K] for the tile: [pairs of K, D, 2 W], zero beyond K."""
-    D, K = w.shape
-    columns = pairs(K) * W
+    """Return a matrix [D, C_out] packed for the tile: [pairs of C_out, D, 2 LANES], zero-padded."""
+    D, C_out = w.shape
+    columns = pairs(C_out) * LANES
     packed = np.zeros((D, columns), np.float32)
-    packed[:, :K] = w
+    packed[:, :C_out] = w
     return np.ascontiguousarray(packed.reshape(D, columns // PAIR, PAIR).swapaxes(0, 1))
 
 
-def padded_bias(b, K: int) -> np.ndarray:
-    """b, or zeros where it is None, with zeros up to whole pairs of vectors."""
-    bias = np.zeros(pairs(K) * W, np.float32)
+def padded_bias(b, C_out: int) -> np.ndarray:
+    """Return b (None: zeros), zero-padded to complete pairs of vectors."""
+    bias = np.zeros(pairs(C_out) * LANES, np.float32)
     if b is not None:
-        bias[:K] = b
+        bias[:C_out] = b
     return bias
 
 
 @serial
 def tile_rows(
-    a, segments, a_segment, length, a_row, count, packed, K, bias, extra, extra_row, y, y_row, space
+    a,
+    segments,
+    a_segment,
+    length,
+    a_row,
+    count,
+    packed,
+    C_out,
+    bias,
+    extra,
+    extra_row,
+    y,
+    y_row,
+    space,
 ):
-    """`count` rows of a product, at most ROWS, across all K output channels.
+    """Compute `count` rows of a product, at most ROWS, for all C_out output channels.
 
-    Addresses and steps in bytes: A as strided_product describes it; bias [K'], zeros beyond K;
-    extra: rows to be added, none where extra_row = 0; space: TILE_SPACE floats, the last row zero.
+    Addresses and steps in bytes: A as in strided_product; bias [C_out'], zeros beyond C_out;
+    extra: rows to be added, none if extra_row = 0; space: TILE_SPACE floats, the last row zero.
     """
     rows = HALF if count <= HALF else ROWS
     b_size = segments * length * 2 * BYTES
     zeros = space + ROWS * 2 * BYTES
-    for k in range(0, K, PAIR):
-        width = min(PAIR, K - k)
-        whole = count == rows and width == PAIR
-        more, more_row = (extra + 4 * k, extra_row) if whole and extra_row else (zeros, 0)
-        to, to_row = (y + 4 * k, y_row) if whole else (space, 2 * BYTES)
+    for k in range(0, C_out, PAIR):
+        width = min(PAIR, C_out - k)
+        complete = count == rows and width == PAIR
+        more, more_row = (extra + 4 * k, extra_row) if complete and extra_row else (zeros, 0)
+        to, to_row = (y + 4 * k, y_row) if complete else (space, 2 * BYTES)
         b = packed + k // PAIR * b_size
         arguments = (
             a, segments, a_segment, length, a_row, b, bias + 4 * k, more, more_row, to, to_row,
@@ -52,7 +66,7 @@ def tile_rows(
             strided_product(arguments)
         else:
             strided_product_half(arguments)
-        if not whole:  # only the wanted part of the tile goes to y
+        if not complete:  # only the part of the tile within y is copied
             for m in range(count):
                 source, out = space + m * 2 * BYTES, y + m * y_row + 4 * k
                 if extra_row:

@@ -1,0 +1,147 @@
+"""Linear layers and 1x1 convolutions: the register tile reads the rows of x in place.
+
+x may come in parts, side by side along the last axis (the concatenations in the UNet's decoder):
+each part is multiplied by its own lines of w, and no concatenated array is ever stored.
+
+    y = sum over parts of x_p w_p + b;  gx_p = gy w_p^T;  gw_p = x_p^T gy;  gb = column sums of gy
+"""
+
+import numpy as np
+
+from minddpm.kernels.cpu.compiled import serial
+from minddpm.kernels.cpu.constant_weights import from_weights
+from minddpm.kernels.cpu.memory import (
+    add_columns,
+    address,
+    clear,
+    copy_pixels,
+    pairs,
+    share,
+    workspace,
+)
+from minddpm.kernels.cpu.task import integers, task
+from minddpm.kernels.cpu.vector.gemm import ROWS_T, transposed_product
+from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, ROWS
+from minddpm.kernels.cpu.vector.tile import TILE_SPACE, pack, padded_bias, tile_rows
+
+BLOCK = 128 // ROWS * ROWS  # rows whose gradients are computed together, so that they stay in L1
+
+
+@serial
+def product_rows(first, last, x, C, packed, C_out, bias, add, y, space, spare):
+    """Compute rows first .. last - 1 of y = x w + bias; add: add them to y.
+
+    spare: ROWS C floats, into which the last tile is copied: it must not read beyond x.
+    """
+    for r in range(first, last, ROWS):
+        count, from_x, to = min(ROWS, last - r), x + r * C * 4, y + r * C_out * 4
+        if count < ROWS:
+            copy_pixels(from_x, spare, count, C, 4 * C, 4 * C)
+            from_x = spare
+        extra_row = 4 * C_out if add else 0
+        tile_rows(
+            from_x, 1, 0, C, 4 * C, count, packed, C_out, bias, to, extra_row, to, 4 * C_out, space
+        )
+
+
+@task
+def _forward(t, threads, at):
+    """After the seven numbers come x, C and the packed weights of each part."""
+    R, C_out, bias, y, space, row, parts = integers(at, 7)
+    space += t * row
+    zeros = space + TILE_SPACE * 4  # the bias of all parts but the first
+    spare = zeros + pairs(C_out) * BYTES
+    clear(space, TILE_SPACE + pairs(C_out) * LANES)
+    for r in range(share(R, t, threads), share(R, t + 1, threads), BLOCK):
+        last = min(r + BLOCK, share(R, t + 1, threads))
+        for p in range(parts):
+            x, C, packed = integers(at + 8 * (7 + 3 * p), 3)
+            first = bias if p == 0 else zeros
+            product_rows(r, last, x, C, packed, C_out, first, p > 0, y, space, spare)
+
+
+def forward(xs, w, b):
+    """Return y of kernels.reference.linear."""
+    C_out = w.shape[1]
+    y = np.empty((*xs[0].shape[:-1], C_out), np.float32)
+    parts, start = [], 0
+    packed_parts = []  # so that their memory is held until the kernel has read it
+    for x in xs:
+        C = x.shape[-1]
+        packed_parts.append(from_weights(pack, w[start : start + C]))
+        parts += address(x), C, address(packed_parts[-1])
+        start += C
+    bias = from_weights(padded_bias, b, C_out)
+    space = workspace(TILE_SPACE + pairs(C_out) * LANES + ROWS * start)
+    _forward(
+        len(space), y.size // C_out, C_out, address(bias), address(y), address(space),
+        space.strides[0], len(xs), *parts,
+    )  # fmt: skip
+    return y
+
+
+@task
+def _backward(t, threads, at):
+    """gx of one part of x, and this thread's gw [C', C_out'] and gb [C_out]."""
+    (R, gy, C_out, x, C, packed, bias, gx, gw, gw_row, gb, gb_row, sum_gy, space, row) = integers(
+        at, 15
+    )
+    gw, gb, space = gw + t * gw_row, gb + t * gb_row, space + t * row
+    Cp, Cp_out = (C + ROWS_T - 1) // ROWS_T * ROWS_T, pairs(C_out) * LANES
+    spare = space + TILE_SPACE * 4
+    x_block = spare + ROWS * C_out * 4
+    gy_block = x_block + BLOCK * Cp * 4
+    clear(space, TILE_SPACE + ROWS * C_out + BLOCK * (Cp + Cp_out))
+    clear(gw, Cp * Cp_out)
+    clear(gb, C_out)
+    for r in range(share(R, t, threads), share(R, t + 1, threads), BLOCK):
+        count = min(BLOCK, share(R, t + 1, threads) - r)
+        from_gy, from_x = gy + r * C_out * 4, x + r * C * 4
+        if gx:
+            product_rows(r, r + count, gy, C_out, packed, C, bias, False, gx, space, spare)
+        if sum_gy:
+            add_columns(from_gy, count, C_out, gb)
+        # A matrix that does not consist of complete tiles is copied into a padded block first.
+        if Cp != C:
+            copy_pixels(from_x, x_block, count, C, 4 * C, 4 * Cp)
+            from_x = x_block
+        if Cp_out != C_out:
+            copy_pixels(from_gy, gy_block, count, C_out, 4 * C_out, 4 * Cp_out)
+            from_gy = gy_block
+        for c in range(0, Cp, ROWS_T):
+            for k in range(0, Cp_out, 2 * LANES):
+                out = gw + (c * Cp_out + k) * 4
+                transposed_product(
+                    (
+                        from_x + 4 * c, 0, 4 * Cp, from_gy + 4 * k, 0, 4 * Cp_out, BYTES, 1, count,
+                        out, 4 * Cp_out, out, 4 * Cp_out,
+                    )
+                )  # fmt: skip
+
+
+def backward(gy, xs, w):
+    """Return gxs, gw, gb of kernels.reference.linear_backward."""
+    C_out = w.shape[1]
+    R, Cp_out = gy.size // C_out, pairs(C_out) * LANES
+    gxs, gws, start = [], [], 0
+    for x in xs:
+        C = x.shape[-1]
+        Cp = -(-C // ROWS_T) * ROWS_T
+        gx = np.empty(x.shape, np.float32)
+        packed, bias = pack(w[start : start + C].T), padded_bias(None, C)
+        space = workspace(TILE_SPACE + ROWS * C_out + BLOCK * (Cp + Cp_out))
+        gw = workspace(Cp * Cp_out, slot=1)
+        if start == 0:
+            gb = np.empty((len(space), C_out), np.float32)
+        _backward(
+            len(space), R, address(gy), C_out, address(x), C, address(packed), address(bias),
+            address(gx), address(gw), gw.strides[0], address(gb), gb.strides[0], start == 0,
+            address(space), space.strides[0],
+        )  # fmt: skip
+        total = gw[:, : Cp * Cp_out].sum(axis=0).reshape(Cp, Cp_out)
+        gws.append(total[:C, :C_out])
+        gxs.append(gx)
+        if start == 0:
+            sums = gb.sum(axis=0)
+        start += C
+    return tuple(gxs), np.concatenate(gws), sums
