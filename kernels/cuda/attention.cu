@@ -1,23 +1,24 @@
-// Attention without an L x L matrix in memory: softmax is brought up to date key by key.
+// Attention without an L x L matrix in memory: the softmax is updated from tile to tile of keys.
 //
 //     s_j = c q . k_j;  p_j = e^(s_j - max) / sum;  y = sum_j p_j v_j;  c = 1 / sqrt(D)
 //
-// A warp has one query. Keys come in tiles of 32 through shared memory, one for each lane, so that
-// a lane computes a whole score without asking others; then the roles change, and a lane has every
-// 32nd of the D channels of the result. When a larger score comes, what was summed so far shrinks
-// by e^(old max - new max) (Milakov and Gimelshein 2018; Dao et al. 2022).
+// A warp has one query. Keys pass through shared memory in tiles of 32, one key for each lane, so
+// that a lane computes a full score without data from other lanes. Then the roles change: a lane
+// has every 32nd of the D channels of the result. When a larger score appears, the sums of the
+// tiles before are multiplied by e^(old max - new max) (Milakov and Gimelshein 2018; Dao et al.
+// 2022).
 //
-// Backward, the scores are computed again, and p from them with each query's max and sum:
+// The backward recomputes the scores, and from them p, with each query's max and sum:
 //
 //     gp_j = gy . v_j;  delta = sum_j p_j gp_j;  gs_j = c p_j (gp_j - delta)
 //     gq = sum_j gs_j k_j;  gk_j = sum over queries of gs_j q;  gv_j = sum over queries of p_j gy
 //
 // All arrays are [N, L, heads * D], D at most 256. Block (32, 7), grid (ceil(L / 7), heads, N),
-// dynamic shared memory: 4 (32 (D + 1) + 14 D) bytes, a tile and two rows for each warp.
+// dynamic shared memory: 4 (32 (D + 1) + 14 D) bytes, for a tile and two rows for each warp.
 
-#define WARPS 7  // with 8 and D = 256 it would be 128 bytes more than every GPU has
+#define WARPS 7  // 8 would need, with D = 256, 128 bytes more than all GPUs have
 #define PARTS 8  // of 32 channels: D <= 256
-#define INFINITE __uint_as_float(0x7f800000u)  // no header says it to NVRTC
+#define INFINITE __uint_as_float(0x7f800000u)  // NVRTC has no header that defines it
 #define EVERY(d, r) int r = 0, d = threadIdx.x; r < PARTS && d < D; r++, d += 32
 
 __device__ inline float warp_sum(float x) {
@@ -32,8 +33,8 @@ __device__ inline float warp_max(float x) {
     return x;
 }
 
-// 32 rows from row `first` on, D of their channels, into the tile [32, D + 1]: rows lie in
-// different banks. Rows beyond the last are zero.
+// Load D channels of 32 rows, beginning with row `first`, into the tile [32, D + 1]; the + 1 puts
+// rows into different banks. Rows beyond the last are zero.
 __device__ inline void load_tile(const float* x, int first, int L, int step, int D, float* tile) {
     for (int r = threadIdx.y; r < 32; r += WARPS) {
         for (int d = threadIdx.x; d < D; d += 32) {
@@ -43,7 +44,7 @@ __device__ inline void load_tile(const float* x, int first, int L, int step, int
     }
 }
 
-// One row, kept for a warp.
+// Load one row, which a warp keeps.
 __device__ inline void load_row(const float* x, int row, int L, int step, int D, float* to) {
     for (int d = threadIdx.x; d < D; d += 32) {
         to[d] = row < L ? x[(long long)row * step + d] : 0.0f;
@@ -52,12 +53,12 @@ __device__ inline void load_row(const float* x, int row, int L, int step, int D,
 
 __device__ inline float dot(const float* row, const float* tile, int D) {
     float sum = 0.0f;
-#pragma unroll 4  // more of it makes registers spill on some architectures
+#pragma unroll 4  // unrolling more spills registers on some architectures
     for (int d = 0; d < D; d++) sum += row[d] * tile[threadIdx.x * (D + 1) + d];
     return sum;
 }
 
-// sums += the tile's rows, each times its lane's weight.
+// sums += the tile's rows, each multiplied by its lane's weight.
 __device__ inline void add_rows(float weight, const float* tile, int D, float* sums) {
     for (int j = 0; j < 32; j++) {
         float w = __shfl_sync(0xffffffffu, weight, j);
@@ -82,7 +83,7 @@ attention(const float* q, const float* k, const float* v, float* y, int L, int D
     float scale = 1.0f / sqrtf((float)D), largest = -INFINITE, total = 0.0f, sums[PARTS] = {};
     load_row(q + head, query, L, step, D, row);
     for (int first = 0; first < L; first += 32) {
-        __syncthreads();  // all are done with the tile
+        __syncthreads();  // all threads are done with the tile
         load_tile(k + head, first, L, step, D, tile);
         __syncthreads();
         float s = first + threadIdx.x < L ? scale * dot(row, tile, D) : -INFINITE;
@@ -100,7 +101,8 @@ attention(const float* q, const float* k, const float* v, float* y, int L, int D
     store_row(y + head, query, L, step, D, sums, 1.0f / total);
 }
 
-// gq, and for each query what the keys need of it: stats [N, heads, L, 2] = log(sum e^s), delta.
+// Compute gq, and for attention_gradient_kv, of each query, stats [N, heads, L, 2]:
+// log(sum e^s) and delta.
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
 attention_gradient_q(const float* gy, const float* q, const float* k, const float* v, float* gq,
                      float* stats, int L, int D) {
@@ -146,7 +148,7 @@ attention_gradient_q(const float* gy, const float* q, const float* k, const floa
     }
 }
 
-// gk and gv: the same with the roles exchanged, a warp has one key and a lane one query.
+// Compute gk and gv: the same with the roles exchanged, a warp has one key and a lane one query.
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
 attention_gradient_kv(const float* gy, const float* q, const float* k, const float* v,
                       const float* stats, float* gk, float* gv, int L, int D) {
@@ -165,7 +167,7 @@ attention_gradient_kv(const float* gy, const float* q, const float* k, const flo
         __syncthreads();
         load_tile(q + head, first, L, step, D, tile);
         __syncthreads();
-        float p = expf(scale * dot(k_row, tile, D) - log_total);  // times a row of zeros beyond L
+        float p = expf(scale * dot(k_row, tile, D) - log_total);  // beyond L the rows are zero
         __syncthreads();
         load_tile(gy + head, first, L, step, D, tile);
         __syncthreads();

@@ -1,8 +1,8 @@
-// Rung 1: one thread for each result, as the definition says.
+// Rung 1: one thread computes one result, by the definition.
 //
-// Neighbouring threads have neighbouring rows. Their reads of x lie C apart, their writes of y K
-// apart: a warp's 32 numbers come from 32 places, and of each 32 bytes that the memory delivers for
-// one of them (a sector) 4 are used.
+// Neighbouring threads have neighbouring rows. Their reads of x are C numbers apart, their writes
+// of y K numbers apart: a warp's 32 numbers come from 32 places. For each of them the memory
+// delivers 32 bytes (a sector), of which 4 are used.
 #include "convolution.cuh"
 
 #define THREADS 256

@@ -1,13 +1,13 @@
-// Rung 2: the same threads, numbered the other way.
+// Rung 2: the same threads, numbered along columns.
 //
-// Neighbouring threads have neighbouring columns, which lie one behind the other in w and y: a
-// warp's 32 numbers are 4 sectors, all of whose bytes are used. Of x all lanes read the same
-// number, which costs no more than reading it once.
+// Neighbouring threads have neighbouring columns, which are adjacent in w and y: a warp's 32
+// numbers are 4 sectors, of which all bytes are used. From x all lanes read the same number, which
+// costs no more than reading it once.
 #include "convolution.cuh"
 
 #define THREADS 256
 
-// grid (ceil(rows / 8), ceil(columns / 32)), block (32, 8): y has at most 65,535 blocks
+// grid (ceil(rows / 8), ceil(columns / 32)), block (32, 8); a grid's y is at most 65,535
 template <class P> __device__ void product(P p) {
     int row = blockIdx.x * 8 + threadIdx.y;
     int column = blockIdx.y * 32 + threadIdx.x;

@@ -1,4 +1,4 @@
-// The three kernels of a rung, from its product() and its THREADS.
+// The three kernels of a rung. The including file defines product() and THREADS.
 #ifndef BOUNDS
 #define BOUNDS THREADS  // of __launch_bounds__
 #endif

@@ -1,10 +1,9 @@
-// The whole backward of a convolution in one launch of three kinds of blocks, which need nothing
-// of each other: tiles of gx, tiles of gw, and the sums of gy that are the gradients of bias and
-// shift.
+// The complete backward of a convolution in one launch of three independent kinds of blocks: tiles
+// of gx, tiles of gw, and the sums of gy that are the gradients of bias and shift.
 #include "gradients.cuh"
 
 // Grid (tiles of gx, or 0, + tiles of gw * slices + N * ceil(K / 32)), block (THREADS).
-// counters [tiles of gw + ceil(K / 32)]: zero, and zero again afterwards.
+// counters [tiles of gw + ceil(K / 32)]: zero before and after.
 extern "C" __global__ void __launch_bounds__(BOUNDS)
 conv2d_gradients(const float* gy, const Stored* x1, const Stored* x2, int C1, int up,
                  const float* w, const float* plus1, const float* plus2, float* gx1, float* gx2,

@@ -1,7 +1,7 @@
-// Rung 3: what the threads of a block need is fetched once, into shared memory.
+// Rung 3: a block fetches each number that its threads need once, into shared memory.
 //
 // Rung 2 reads two numbers for each multiplication. The 16 x 16 results of a block need 16 rows and
-// 16 columns: each number that is fetched serves 16 threads.
+// 16 columns: 16 threads use each number that is fetched.
 #include "convolution.cuh"
 
 #define TILE 16
@@ -9,7 +9,7 @@
 
 // grid (ceil(rows / 16), ceil(columns / 16)), block (16, 16)
 template <class P> __device__ void product(P p) {
-    __shared__ float a[TILE][TILE + 1];  // +1: a column's numbers lie in different banks
+    __shared__ float a[TILE][TILE + 1];  // +1: a column's numbers are in different banks
     __shared__ float b[TILE][TILE];
     int tx = threadIdx.x, ty = threadIdx.y;
     int row = blockIdx.x * TILE + ty, column = blockIdx.y * TILE + tx;
@@ -19,9 +19,9 @@ template <class P> __device__ void product(P p) {
         bool in_b = column < p.columns() && start + ty < p.depth();
         a[ty][tx] = in_a ? p.a(row, start + tx) : 0.0f;
         b[ty][tx] = in_b ? p.b(start + ty, column) : 0.0f;
-        __syncthreads();  // all is there
+        __syncthreads();  // the tiles are complete
         for (int d = 0; d < TILE; d++) sum += a[ty][d] * b[d][tx];
-        __syncthreads();  // all have read it
+        __syncthreads();  // all threads have read them
     }
     if (row < p.rows() && column < p.columns()) p.store(row, column, sum);
 }

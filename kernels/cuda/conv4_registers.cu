@@ -1,9 +1,9 @@
-// Rung 4: each thread has 4 x 4 results in registers, and numbers come four at a time.
+// Rung 4: each thread has 4 x 4 results in registers, and reads four numbers at a time.
 //
-// Rung 3 reads two numbers of shared memory for each multiplication. Here a thread reads 4 + 4, as
-// two vectors, for 16. While a tile is multiplied the next one is already on its way: fetched into
-// registers before, written to the other half of shared memory after (double buffering), so that
-// one barrier per tile is enough.
+// Rung 3 reads two numbers from shared memory for each multiplication. Here a thread reads 4 + 4,
+// as two vectors, for 16 multiplications. The next tile is fetched into registers before the
+// current one is multiplied, and written to the other half of shared memory afterwards (double
+// buffering), so that one barrier per tile is enough.
 #include "convolution.cuh"
 #include "product.cuh"
 

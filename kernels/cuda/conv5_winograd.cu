@@ -1,20 +1,20 @@
 // Rung 5: Winograd F(4x4), 36 multiplications where the definition has 144.
 //
-//     Y = A^T [(G w G^T) * (B^T x B)] A            kernels/cpu/conv4_winograd.py derives it
+//     Y = A^T [(G w G^T) * (B^T x B)] A            kernels/cpu/ladder/conv4_winograd.py derives it
 //
-// For 3 x 3 windows of stride 1. Transforms are kernels of their own, a thread for each channel of
-// a tile, so that a warp's lanes read neighbouring channels; between them stand 36 products, one
-// for each point, by the register tile of rung 4:
+// For 3 x 3 windows of stride 1. The transforms are separate kernels with one thread for each
+// channel of a tile, so that a warp's lanes read neighbouring channels. Between them are 36 matrix
+// products, one for each point, by the register tile of rung 4:
 //
 //     forward     V = B^T x B, U = G w G^T, M = V U at each point, y = A^T M A
 //     gradient_x  the same of gy, with the window turned by 180 degrees and C, K exchanged
 //     gradient_w  D = A gy A^T, dU = V^T D at each point, gw = G^T dU G
 //
-// V, M, D: [36, tiles, channels]; tiles are counted through all images, tiles_h x tiles_w in each.
+// V, M, D: [36, tiles, channels]; tiles: of all images, tiles_h x tiles_w in each.
 #include "product.cuh"
 
-// A one-dimensional transform of one vector, a step apart: the rows of B^T, A^T, G and their
-// transposes, written out.
+// One-dimensional transforms of one vector, whose numbers are `step` apart: the products with B^T,
+// A^T, G and their transposes, written out.
 __device__ inline void bt(const float* x, float* y, int step) {
     float x0 = x[0], x1 = x[step], x2 = x[2 * step], x3 = x[3 * step], x4 = x[4 * step];
     float x5 = x[5 * step];
@@ -65,7 +65,7 @@ __device__ inline void gt(const float* u, float* w, int step) {
     w[2 * step] = -sum / 6 + sum2 / 6 + u5;
 }
 
-// A thread's tile: 6 rows of 6. A transform from both sides is one of each column, then of each
+// A thread's tile has 6 rows of 6. A transform from both sides transforms each column, then each
 // row.
 #define BOTH_SIDES(transform, tile, from_columns, to_rows)                            \
     for (int j = 0; j < (from_columns); j++) transform((tile) + j, (tile) + j, 6);    \
@@ -80,7 +80,7 @@ __device__ inline Place place(int tile, int tiles_h, int tiles_w) {
 }
 
 // Grid (ceil(tiles / 8), ceil(C / 32)), block (32, 8). x [N, H, W, C] -> V [36, tiles, C].
-// top, left: rows and columns of zeros in front of the picture.
+// top, left: rows and columns of zeros before the image.
 extern "C" __global__ void __launch_bounds__(256)
 to_points(const float* x, float* v, int H, int W, int C, int tiles, int tiles_h, int tiles_w,
           int top, int left) {
@@ -152,8 +152,8 @@ gradient_to_points(const float* gy, float* d, int OH, int OW, int K, int tiles, 
     for (int i = 0; i < 36; i++) d[((long long)i * tiles + t) * K + k] = tile[i];
 }
 
-// Grid (ceil(K / 32), ceil(C / 8)), block (32, 8). w [3, 3, C, K] -> U [36, C, K], or, if turned,
-// of the window turned by 180 degrees -> U [36, K, C].
+// Grid (ceil(K / 32), ceil(C / 8)), block (32, 8). w [3, 3, C, K] -> U [36, C, K]; if turned, the
+// window is rotated by 180 degrees -> U [36, K, C].
 extern "C" __global__ void __launch_bounds__(256)
 weights_to_points(const float* w, float* u, int C, int K, int turned) {
     int k = blockIdx.x * 32 + threadIdx.x, c = blockIdx.y * 8 + threadIdx.y;
@@ -189,7 +189,7 @@ weights_from_points(const float* du, float* gw, int C, int K) {
     }
 }
 
-struct Plain {  // rows x depth times depth x columns
+struct Plain {  // matrix product of rows x depth and depth x columns
     typedef float4 A;
     const float *left, *right;
     float* result;
@@ -215,7 +215,7 @@ struct Plain {  // rows x depth times depth x columns
     }
 };
 
-struct Turned : Plain {  // with the left factor given as depth x rows
+struct Turned : Plain {  // with the left factor stored as depth x rows
     static constexpr bool a_along_depth = false;
 
     __device__ const float* a_at(int row, int d) const {

@@ -1,30 +1,30 @@
-// Rung 6: tensor cores, which multiply small matrices as one instruction of a whole warp.
+// Rung 6: tensor cores, which multiply small matrices in one instruction of a warp.
 //
-// Rung 4 gives each of its multiplications to a thread. Here a warp hands over 16 x 16 of a and
-// 16 x 16 of b and gets the sums of all 4096 products; which lane has which of the numbers is the
-// hardware's secret (a fragment), so that results go through shared memory to where they belong.
-// Each of the block's four warps has 32 x 32 of its 64 x 64 results: four fragments of sums, for
-// which it reads two of a and two of b. The next tile is on its way meanwhile, as in rung 4.
+// In rung 4 each multiplication belongs to a thread. Here a warp passes 16 x 16 of a and 16 x 16 of
+// b to the cores and gets the sums of all 4096 products. The hardware does not document which lane
+// has which numbers (a fragment), so results go to their places through shared memory. Each of the
+// block's four warps has 32 x 32 of its 64 x 64 results: four fragments of sums, for which it reads
+// two of a and two of b. The next tile is fetched meanwhile, as in rung 4.
 //
-// The cores read less than a float32 has. As compiled by default, half: 11 binary digits, and no
-// numbers beyond 65504 or below 6e-8; from sm_75 on. With -DBF16, bfloat16: 8 digits and the range
-// of float32; from sm_80 on. With -DTF32, 11 digits and the range of float32, 16 x 8 times 8 x 16;
-// from sm_80 on. All add in float32.
+// The cores read fewer bits than a float32 has. By default half: 11 significant bits, no numbers
+// above 65504 or below 6e-8; sm_75 or later. With -DBF16 bfloat16: 8 bits and the range of float32;
+// sm_80 or later. With -DTF32: 11 bits and the range of float32, 16 x 8 times 8 x 16; sm_80 or
+// later. All add in float32.
 //
-// Arrays are float32. But with -DSTORED x comes as what the cores read: whoever made it for this
-// convolution alone (norm.cu) has rounded it already, so that no bit of a result changes. The
-// window over a picture reads every number nine times, and the backward needs it again: half the
-// bytes come nine times, and half of them are kept.
+// Arrays are float32. With -DSTORED x has the type that the cores read: norm.cu, which computed it
+// for this convolution alone, has rounded it already, so that no bit of a result changes. The
+// window reads every number of an image nine times, and the backward reads it again: each time half
+// as many bytes, and x takes half the memory until the backward.
 //
-// Nothing is scaled here. Gradients that are small for half lose digits below 6e-5 and are zero
-// below 3e-8: minddpm/loss_scale.py multiplies the loss by a power of two, divides the gradients.
+// Nothing is scaled here. Small gradients lose bits in half below 6e-5 and are zero below 3e-8:
+// training/loss_scale.py multiplies the loss by a power of two and divides the gradients by it.
 #include <mma.h>
 
 #define TILE 64
 #define COLUMNS 64
 #define DEPTH 16
 #define THREADS 128
-#define BOUNDS THREADS, 4  // blocks on a multiprocessor: for more of them registers would spill
+#define BOUNDS THREADS, 4  // blocks on a multiprocessor; more would spill registers
 
 using namespace nvcuda::wmma;
 
@@ -32,7 +32,7 @@ using namespace nvcuda::wmma;
 #if __CUDA_ARCH__ < 800
 #error "TF32 needs a GPU of compute capability 8.0 (sm_80) or above: compile without -DTF32"
 #endif
-#define STEP 8  // of depth, in one instruction
+#define STEP 8  // depth of one instruction
 typedef float Input;
 typedef precision::tf32 Precision;
 __device__ inline float as_input(float x) { return __float_to_tf32(x); }
@@ -56,9 +56,9 @@ typedef Four Stored4;
 
 typedef fragment<accumulator, 16, 16, STEP, float> Sums;
 
-// How 64 rows of a, or columns of b, lie in shared memory: in lines along what lies together in
-// global memory, which a fragment may be read along or across. Lines are longer than what they
-// hold, by so much that 8 pieces of 16 bytes from lines one after the other lie in different banks.
+// The layout of 64 rows of a, or columns of b, in shared memory: in lines along the axis that is
+// contiguous in global memory. A fragment can be read along or across lines. Lines are padded so
+// that 8 pieces of 16 bytes from consecutive lines are in different banks.
 template <bool along_depth> struct Lines {
     static constexpr int length = DEPTH + 16 / sizeof(Input);
     typedef row_major OrderA;
@@ -71,8 +71,8 @@ template <> struct Lines<false> {
     typedef row_major OrderB;
     __device__ static int place(int i, int d) { return d * length + i; }
 };
-#define SIDE (TILE * Lines<true>::length)  // numbers of a tile; the other kind takes less
-#define MEMORY (4 * SIDE * sizeof(Input) / sizeof(float))  // two of a, two of b
+#define SIDE (TILE * Lines<true>::length)  // numbers of a tile; Lines<false> takes fewer
+#define MEMORY (4 * SIDE * sizeof(Input) / sizeof(float))  // two tiles of a, two of b
 #define PATCH_LINE (16 + 4)
 
 __device__ inline void put(Input* to, float4 v) {
@@ -92,7 +92,7 @@ struct Tile {
     Sums sums[2][2];
     __device__ static int down() { return threadIdx.x / 64 * 32; }  // the warp's 32 x 32
     __device__ static int right() { return threadIdx.x / 32 % 2 * 32; }
-    // What stands where in a fragment is unknown, but it is the same in all fragments of a kind.
+    // The layout of a fragment is unknown, but it is the same in all fragments of a kind.
     __device__ float& number(int i) {
         const int each = Sums::num_elements;
         return sums[i / each / 2][i / each % 2].x[i % each];
@@ -101,7 +101,7 @@ struct Tile {
 #pragma unroll
         for (int i = 0; i < 4; i++) fill_fragment(sums[i / 2][i % 2], 0.0f);
     }
-    // Add the sums over depths from `start` to `end`, of the tile that begins at (row0, column0).
+    // Add the products over depths `start` to `end`, for the tile that begins at (row0, column0).
     template <class P>
     __device__ void add_up(const P& p, float* memory, int row0, int column0, int start, int end) {
         typedef Lines<P::a_along_depth> LinesA;
@@ -136,8 +136,8 @@ struct Tile {
             __syncthreads();
         }
     }
-    // From each fragment by way of a patch of the warp's own, in the memory that the sums are
-    // done with.
+    // Store each fragment through a patch of the warp's own, in the shared memory that add_up()
+    // no longer needs.
     template <class P>
     __device__ void store(const P& p, float* memory, int row0, int column0) const {
         int lane = threadIdx.x % 32;
@@ -145,7 +145,7 @@ struct Tile {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             store_matrix_sync(patch, sums[i / 2][i % 2], PATCH_LINE, mem_row_major);
-            __syncwarp();  // all is there
+            __syncwarp();  // the patch is complete
 #pragma unroll
             for (int j = 0; j < 8; j++) {
                 int down = j * 2 + lane / 16, right = lane % 16;
@@ -155,7 +155,7 @@ struct Tile {
                     p.store(row, column, patch[down * PATCH_LINE + right]);
                 }
             }
-            __syncwarp();  // all have read it
+            __syncwarp();  // all lanes have read it
         }
     }
 };

@@ -1,27 +1,27 @@
-// A convolution and its two gradients as matrix products, for the rungs that tile them.
+// A convolution and its two gradients as matrix products, which the rungs tile.
 //
-// A product is rows x depth times depth x columns. `a` and `b` say what stands where, reading the
-// picture in place (no window is ever written out), and `store` where a result goes:
+// A product is rows x depth times depth x columns. `a` and `b` return the entries of the factors,
+// reading the image in place (no window is ever written out), and `store` takes a result:
 //
 //                rows            depth               columns
 //     forward    pixels of y     window, channels    K         y = windows of x  times  w
 //     gradient_x pixels of x     window, K           C         gx = windows of gy  times  w turned
 //     gradient_w window, C       pixels of y         K         gw = windows of x turned  times  gy
 //
-// Everything is channels last: x [N, H, W, C], w [KH, KW, C, K], y [N, OH, OW, K]. A linear layer
-// is the convolution of pixels with a 1 x 1 window.
+// Everything is channels last: x [N, H, W, C], w [KH, KW, C, K], y [N, OH, OW, K]; K is the number
+// of output channels. A linear layer is a convolution with a 1 x 1 window.
 //
-// What would be kernels of their own elsewhere happens where a number is read or written: x may
-// come in two parts that stand side by side (C1 channels are of the first), or be half as wide and
-// high as it counts (up: every pixel is four); and y gets a bias, a shift for each image, and an
-// extra picture.
+// Operations that could be separate kernels happen where a number is read or written: x may be the
+// concatenation of two parts (the first has C1 channels), or be upsampled to twice the height and
+// width (up: every pixel counts as four); and y gets a bias, a shift for each image, and an extra
+// image added.
 //
-// a4 and b4 fetch four numbers at once, where `vector` says that all sizes and addresses are
-// multiples of four numbers. a lies together along the depth, or along the rows; b along the
-// columns, or along the depth.
+// a4 and b4 fetch four numbers at once, if `vector` says that all sizes and addresses are multiples
+// of four numbers. a is contiguous along the depth or along the rows; b along the columns or along
+// the depth.
 //
-// x is stored as the including file's Stored, and four of them as its Stored4: float32, unless it
-// says otherwise. A is what comes of a4.
+// x has the including file's type Stored, and four of its numbers the type Stored4: float32, unless
+// the file defines STORED and both types. A is the type that a4 returns.
 #ifndef STORED
 typedef float Stored;
 typedef float4 Stored4;
@@ -44,7 +44,7 @@ struct Picture {
     const Stored *x1, *x2;
     int C1, up;
 
-    // Where channel c of a pixel lies, whose number in the picture as it counts is (n, h, w).
+    // The address of channel c of pixel (n, h, w); h and w count upsampled pixels.
     __device__ const Stored* place(const Sizes& s, int n, int h, int w, int c) const {
         long long pixel = ((long long)n * (s.H >> up) + (h >> up)) * (s.W >> up) + (w >> up);
         return c < C1 ? x1 + pixel * C1 + c : x2 + pixel * (s.C - C1) + (c - C1);
@@ -63,7 +63,7 @@ struct Forward {
     __device__ int rows() const { return s.N * s.OH * s.OW; }
     __device__ int depth() const { return s.KH * s.KW * s.C; }
     __device__ int columns() const { return s.K; }
-    // Of the window over pixel `row` of y the number d, or null beyond the picture.
+    // The address of number d of the window over pixel `row` of y; null outside the image.
     __device__ const Stored* window(int row, int d) const {
         int c = d % s.C, kw = d / s.C % s.KW, kh = d / s.C / s.KW;
         int ow = row % s.OW, oh = row / s.OW % s.OH, n = row / s.OW / s.OH;
@@ -91,8 +91,9 @@ struct Forward {
     }
 };
 
-// gx goes to the two parts of x, and partial and bias (or null) are added to it: with a bias it is the
-// result of a transposed convolution. With up a pixel of x counts as four, each with a window.
+// gx has the two parts of x. Their partial gradients plus1 and plus2, and a bias, are added to it
+// unless null; with a bias it is the result of a transposed convolution. With up a pixel of x
+// counts as four, each with a window.
 struct GradientX {
     typedef float4 A;
     const float *gy, *w, *plus1, *plus2;
@@ -111,7 +112,7 @@ struct GradientX {
         int W = s.W >> up, H = s.H >> up, of_four = d / s.K / s.KW / s.KH;
         int w = ((row % W) << up) + (of_four & 1), h = ((row / W % H) << up) + (of_four >> 1);
         int n = row / W / H;
-        // y(oh) saw x(h) at kh where oh stride + kh - top = h
+        // y(oh) read x(h) at kh where oh stride + kh - top = h
         int up = h + s.top - kh, left = w + s.left - kw;
         if (up < 0 || left < 0 || up % s.stride || left % s.stride) return nullptr;
         int oh = up / s.stride, ow = left / s.stride;

@@ -1,10 +1,10 @@
-// What a block needs next of a and of b, on its way through registers: TILE rows, COLUMNS columns,
-// DEPTH of each. Who includes this defines those and THREADS; P is as in convolution.cuh.
+// The next tiles of a and of b, held in registers: TILE rows, COLUMNS columns, DEPTH of each. The
+// including file defines these and THREADS; P is a problem as in convolution.cuh.
 
 #define FETCH_A (TILE * DEPTH / 4 / THREADS)     // vectors of a that a thread fetches
 #define FETCH_B (COLUMNS * DEPTH / 4 / THREADS)  // and of b
 
-// Four numbers from one number on, one by one where they may not come together.
+// Fetch four numbers as one vector, or one by one if p.vector() is false.
 #define FOUR(Vector, result, together, one, inside)                                  \
     Vector result = {};                                                              \
     if (p.vector()) {                                                                \
@@ -21,7 +21,7 @@ template <class P> struct Fetch {
     A a[FETCH_A];
     float4 b[FETCH_B];
 
-    // Which vector of a tile is the thread's i-th: `fast` runs along what lies together.
+    // The position of the thread's i-th vector in a tile; `fast` is the contiguous axis.
     __device__ static void place(int i, int length, int& fast, int& slow) {
         int at = threadIdx.x + i * THREADS;
         fast = at % (length / 4) * 4;
@@ -61,7 +61,7 @@ template <class P> struct Fetch {
             }
         }
     }
-    // To shared memory: to_a and to_b put four numbers that lie together, from number `fast` on.
+    // Pass each vector to to_a or to_b, which put it into shared memory at (fast, slow).
     template <class ToA, class ToB> __device__ void store(ToA to_a, ToB to_b) const {
         int fast, slow;
 #pragma unroll

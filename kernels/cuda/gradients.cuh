@@ -1,12 +1,12 @@
-// The parts of a backward that are sums over all pixels of all pictures, by a Tile (tiled.cuh).
+// The parts of a backward that are sums over all pixels of all images, by a Tile (tiled.cuh).
 //
-// gw has few tiles, each with a long sum: slices of the pixels go to blocks of their own, and the
-// last of them to be done adds up what all have found, always in the same order. So do the images
-// for the gradient of the bias.
+// gw has few tiles, each with a long sum. Each slice of the pixels has its own block, and the last
+// block to finish adds up the sums of all slices, always in the same order. The gradient of the
+// bias is summed over images in the same way.
 #include "last_block.cuh"
 
-// One slice of a tile of gw. parts [slices, tiles, Tile::numbers, THREADS]: each thread's own sums,
-// of whatever entries they are: the last block has those of the same.
+// Compute one slice of a tile of gw. parts [slices, tiles, Tile::numbers, THREADS]: each thread's
+// sums. The same thread of the last block has the same entries, whichever they are.
 __device__ inline void weight_tile(const GradientW& p, float* memory, float* parts,
                                    unsigned* counters, int tile, int tiles, int slice, int slices) {
     int tiles_down = (p.rows() + TILE - 1) / TILE;
@@ -34,7 +34,7 @@ __device__ inline void weight_tile(const GradientW& p, float* memory, float* par
     sums.store(p, memory, row0, column0);
 }
 
-// gshift [N, K]: gy summed over the pixels of image n, for 32 channels; gbias [K]: over all images.
+// Sum gy for 32 channels: gshift [N, K] over the pixels of image n, gbias [K] over all images.
 __device__ inline void sum_pixels(const float* gy, float* gshift, float* gbias, unsigned* counters,
                                   float* memory, int group, int n, const Sizes& s) {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, k = group * 32 + lane;

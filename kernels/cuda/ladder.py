@@ -1,6 +1,6 @@
-"""The convolution's rungs by name, which one is used for which shape, and how each is launched.
+"""The convolution's sizes and rungs, which rung is used for which shape, and how it is launched.
 
-A linear layer is a convolution here, too: its rows are the pixels of one picture in one row.
+A linear layer is a convolution here, too: its rows are the pixels of an image one row high.
 """
 
 import math
@@ -18,7 +18,8 @@ BFLOAT16 = "uint16"  # NumPy has no bfloat16, and CuPy only with ml_dtypes: its 
 class Rung(NamedTuple):
     """A file of the ladder whose kernels share a block, and the rows and columns of its tile.
 
-    stored: the type that it rounds to, if arrays may have it: x may come in it.
+    options: of the compiler. stored: the 16-bit type to which it rounds, in which x may be given;
+    "float32" if x is always float32.
     """
 
     file: str
@@ -45,14 +46,17 @@ TENSOR_CORES = {
     "fp16": "6 tensor cores, half", "bf16": "6 tensor cores, bfloat16",
     "tf32": "6 tensor cores, TF32",
 }  # fmt: skip
-FEWEST_CHANNELS = 16  # for them: below, most of a fragment would be zeros
-WHOLE_BACKWARD = "conv4_registers.cu", "conv6_tensor.cu"  # in one launch
-ENOUGH_BLOCKS = 256  # of gw: two for each multiprocessor of a large GPU
-FEWEST_PIXELS = 64  # that a slice of gw adds up
+MIN_CHANNELS = 16  # for tensor cores: below, most of a fragment would be zeros
+FUSED_BACKWARD = "conv4_registers.cu", "conv6_tensor.cu"  # all gradients in one launch
+MIN_BLOCKS = 256  # for gw: two for each multiprocessor of a large GPU
+MIN_PIXELS = 64  # that a slice of gw adds up
 
 
 class Sizes(NamedTuple):
-    """A convolution's sizes, in the order in which kernels take them (convolution.cuh)."""
+    """A convolution's sizes, in the order in which kernels take them (SIZES in convolution.cuh).
+
+    C, C_out: channels of x and of y. Kernels call C_out K. top, left: padding.
+    """
 
     N: int
     H: int
@@ -60,7 +64,7 @@ class Sizes(NamedTuple):
     C: int
     OH: int
     OW: int
-    K: int
+    C_out: int
     KH: int
     KW: int
     stride: int
@@ -71,66 +75,67 @@ class Sizes(NamedTuple):
     def of(
         cls, xs: Parts, w_shape: Sequence[int], stride: int, padding: Padding, up: int = 0
     ) -> "Sizes":
-        """up: 1 if the picture counts as one of twice the height and width."""
+        """Return the sizes for x in parts; up: 1 to read x as upsampled to twice H and W."""
         N, H, W = xs[0].shape[0], xs[0].shape[1] << up, xs[0].shape[2] << up
-        KH, KW, C, K = w_shape
+        KH, KW, C, C_out = w_shape
         (top, bottom), (left, right) = padding
         OH, OW = (H + top + bottom - KH) // stride + 1, (W + left + right - KW) // stride + 1
-        return cls(N, H, W, C, OH, OW, K, KH, KW, stride, top, left)
+        return cls(N, H, W, C, OH, OW, C_out, KH, KW, stride, top, left)
 
     @classmethod
     def linear(cls, xs: Parts, w_shape: Sequence[int]) -> "Sizes":
-        """Of x [..., C] w."""
-        C, K = w_shape
+        """Return the sizes of the linear layer x w: x [..., C] in parts, w [C, C_out]."""
+        C, C_out = w_shape
         shape = xs[0].shape[:-1]
-        # Rows of several images are summed up image by image for the gradient of the bias.
+        # Rows of several images are summed image by image for the gradient of the bias.
         N = shape[0] if len(shape) > 1 else 1
         rows = math.prod(shape) // max(1, N)
-        return cls(N, 1, rows, C, 1, rows, K, 1, 1, 1, 0, 0)
+        return cls(N, 1, rows, C, 1, rows, C_out, 1, 1, 1, 0, 0)
 
     @property
     def window(self) -> int:
-        """The depth of the forward's product."""
+        """The depth of the forward's matrix product."""
         return self.KH * self.KW * self.C
 
     @property
     def pixels(self) -> int:
-        """Of y, in all pictures."""
+        """The pixels of y, of all images together."""
         return self.N * self.OH * self.OW
 
 
-def rungs() -> dict[str, Rung]:
-    """Those of RUNGS that the GPU at hand can run."""
+def available_rungs() -> dict[str, Rung]:
+    """Return those of RUNGS that the GPU in use can run."""
     available = available_precisions(cupy().cuda)
     lacking = [rung for name, rung in TENSOR_CORES.items() if name not in available]
     return {name: rung for name, rung in RUNGS.items() if name not in lacking}
 
 
 def register_tile(columns: int) -> Rung:
-    """Rung 4 with the tile that a result of so many columns fills better."""
+    """Return rung 4 with the tile that a result of this many columns fills better."""
     return RUNGS["4 register tile, 32 columns" if columns <= 32 else "4 register tile"]
 
 
-def chosen(s: Sizes, columns: int, dtype: str = "float32") -> Rung:
-    """The rung for a convolution of these sizes whose widest result has so many columns.
+def choose_rung(s: Sizes, columns: int, dtype: str = "float32") -> Rung:
+    """Return the rung for a convolution of these sizes; columns: of its widest result.
 
-    dtype: of x; of 16 bits it can be read by one rung only, whatever the precision is by now.
+    dtype: the type of x. Only one rung reads x of a 16-bit type, even if precision() has changed
+    since x was stored.
     """
     if dtype != "float32":
         return next(rung for rung in RUNGS.values() if rung.stored == dtype)
     tensor_cores = TENSOR_CORES.get(precision())
-    if tensor_cores and min(s.C, s.K) >= FEWEST_CHANNELS:
+    if tensor_cores and min(s.C, s.C_out) >= MIN_CHANNELS:
         return RUNGS[tensor_cores]
     return register_tile(columns)
 
 
 def stored_as(s: Sizes) -> str:
-    """The type in which x is kept if this convolution alone reads it: what it would round x to."""
-    return chosen(s, s.K).stored
+    """Return the type in which to store an x that only this convolution reads: its rung's input."""
+    return choose_rung(s, s.C_out).stored
 
 
 def _options(rung: Rung, xs: Parts) -> tuple[str, ...]:
-    """Of the compiler, for an x of this type."""
+    """Return the compiler's options for an x of this type."""
     return rung.options if xs[0].dtype == "float32" else (*rung.options, "-DSTORED")
 
 
@@ -138,10 +143,10 @@ def forward(
     s: Sizes, xs: Parts, w: Array, bias: Array | None, y: Array, *, up: int = 0,
     shift: Array | None = None, extra: Array | None = None, rung: Rung | None = None,
 ) -> None:  # fmt: skip
-    """y = conv(x) + bias [K] + shift [N, K] + extra (of y's shape)."""
-    rung = rung or chosen(s, s.K, xs[0].dtype)
-    parts = two(xs)
-    grid = blocks(s.pixels, rung.rows), blocks(s.K, rung.columns)
+    """Compute y = conv(x) + bias [C_out] + shift [N, C_out] + extra (of y's shape), into y."""
+    rung = rung or choose_rung(s, s.C_out, xs[0].dtype)
+    parts = two_parts(xs)
+    grid = blocks(s.pixels, rung.rows), blocks(s.C_out, rung.columns)
     launch(
         rung.file, "conv2d", grid, rung.block, *parts, xs[0].shape[-1], up, w, bias, shift, extra,
         y, *s, _vector(s, xs, *parts, w), options=_options(rung, xs),
@@ -149,8 +154,11 @@ def forward(
 
 
 def transposed(s: Sizes, x: Array, w: Array, bias: Array, y: Array) -> None:
-    """y = the transpose of the convolution s, of x, + bias: by the kernel for its gradient of x."""
-    rung = chosen(s, s.C)
+    """Compute y = the transpose of the convolution s, applied to x, + bias, into y.
+
+    It is the convolution's gradient of x, and the same kernel computes it.
+    """
+    rung = choose_rung(s, s.C)
     grid = blocks(s.N * s.H * s.W, rung.rows), blocks(s.C, rung.columns)
     launch(
         rung.file, "conv2d_gradient_x", grid, rung.block, x, w, None, None, bias, y, None, s.C, 0,
@@ -159,7 +167,7 @@ def transposed(s: Sizes, x: Array, w: Array, bias: Array, y: Array) -> None:
 
 
 class Gradients(NamedTuple):
-    """gx in its parts (None where it was not asked for), gw, gshift [N, K], gbias [K]."""
+    """gx in its parts (None if not needed), gw, gshift [N, C_out], gbias [C_out]."""
 
     gxs: tuple[Array, ...] | None
     w: Array
@@ -171,34 +179,34 @@ def backward(
     s: Sizes, gy: Array, xs: Parts, w: Array, *, up: int = 0, need_gx: bool = True,
     partial: Sequence[Array | None] = (), rung: Rung | None = None,
 ) -> Gradients:  # fmt: skip
-    """All gradients in one launch of rung 4 or 6; partial is added to gxs."""
+    """Return all gradients, from one launch of rung 4 or 6; partial is added to gxs."""
     xp = cupy()
-    rung = rung or chosen(s, max(s.C, s.K), xs[0].dtype)
+    rung = rung or choose_rung(s, max(s.C, s.C_out), xs[0].dtype)
     gxs = tuple(xp.empty(x.shape, "float32") for x in xs) if need_gx else None
-    gw, gshift, gbias = (xp.empty(n, "float32") for n in (w.shape, (s.N, s.K), s.K))
+    gw, gshift, gbias = (xp.empty(n, "float32") for n in (w.shape, (s.N, s.C_out), s.C_out))
     pixels = s.N * (s.H >> up) * (s.W >> up)
     tiles_x = blocks(pixels, rung.rows) * blocks(s.C, rung.columns) if need_gx else 0
-    tiles_w = blocks(s.window, rung.rows) * blocks(s.K, rung.columns)
-    slices, parts = sliced(s, rung, tiles_w)
-    groups = blocks(s.K, 32)
+    tiles_w = blocks(s.window, rung.rows) * blocks(s.C_out, rung.columns)
+    slices, parts = weight_slices(s, rung, tiles_w)
+    groups = blocks(s.C_out, 32)
     launch(
         rung.file, "conv2d_gradients", (tiles_x + tiles_w * slices + s.N * groups,), rung.block,
-        gy, *two(xs), xs[0].shape[-1], up, w, *two(partial), *two(gxs or ()), gw, gshift, gbias,
-        parts, counters(tiles_w + groups), tiles_x, tiles_w, slices, *s,
+        gy, *two_parts(xs), xs[0].shape[-1], up, w, *two_parts(partial), *two_parts(gxs or ()),
+        gw, gshift, gbias, parts, counters(tiles_w + groups), tiles_x, tiles_w, slices, *s,
         _vector(s, xs, gy, *xs, w), options=_options(rung, xs),
     )  # fmt: skip
     return Gradients(gxs, gw, gshift, gbias)
 
 
 def sum_pixels(gy: Array) -> tuple[Array, Array]:
-    """gy [N, H, W, K] summed over the pixels of each image, [N, K], and over all images, [K].
+    """Return gy [N, H, W, C] summed over the pixels of each image, [N, C], and over all, [C].
 
-    By those of rung 4's three kinds of blocks that do so.
+    Rung 4's backward has three kinds of blocks; only those that sum pixels are launched.
     """
-    N, K = gy.shape[0], gy.shape[3]
-    s = Sizes.of((gy,), (1, 1, K, K), 1, ((0, 0), (0, 0)))
-    gshift, gbias = (cupy().empty(shape, "float32") for shape in ((N, K), K))
-    rung, groups = register_tile(K), blocks(K, 32)
+    N, C = gy.shape[0], gy.shape[3]
+    s = Sizes.of((gy,), (1, 1, C, C), 1, ((0, 0), (0, 0)))
+    gshift, gbias = (cupy().empty(shape, "float32") for shape in ((N, C), C))
+    rung, groups = register_tile(C), blocks(C, 32)
     none = (None,) * 2
     launch(
         rung.file, "conv2d_gradients", (N * groups,), rung.block, gy, *none, 0, 0, None, *none,
@@ -208,22 +216,22 @@ def sum_pixels(gy: Array) -> tuple[Array, Array]:
     return gshift, gbias
 
 
-def sliced(s: Sizes, rung: Rung, tiles: int) -> tuple[int, Array]:
-    """Into how many slices of pixels each tile of gw is cut, and room for what they find."""
-    slices = min(blocks(ENOUGH_BLOCKS, tiles), blocks(s.pixels, FEWEST_PIXELS))
+def weight_slices(s: Sizes, rung: Rung, tiles: int) -> tuple[int, Array]:
+    """Return how many slices of pixels each tile of gw is cut into, and memory for their sums."""
+    slices = min(blocks(MIN_BLOCKS, tiles), blocks(s.pixels, MIN_PIXELS))
     return slices, cupy().empty(slices * tiles * rung.rows * rung.columns, "float32")
 
 
-def gradients_apart(
+def separate_gradients(
     s: Sizes, gy: Array, xs: Parts, w: Array, rung: Rung, up: int = 0
 ) -> tuple[tuple[Array, ...], Array]:
-    """gx in its parts and gw by the two kernels that every rung has."""
+    """Return gx in its parts, and gw, from the two kernels that every rung has."""
     xp = cupy()
     gxs = tuple(xp.empty(x.shape, "float32") for x in xs)
     gw, C1, pixels = xp.empty(w.shape, "float32"), xs[0].shape[-1], s.N * (s.H >> up) * (s.W >> up)
     for name, rows, columns, arrays in (
-        ("conv2d_gradient_x", pixels, s.C, (gy, w, *(None,) * 3, *two(gxs), C1, up)),
-        ("conv2d_gradient_w", s.window, s.K, (gy, *two(xs), C1, up, gw)),
+        ("conv2d_gradient_x", pixels, s.C, (gy, w, *(None,) * 3, *two_parts(gxs), C1, up)),
+        ("conv2d_gradient_w", s.window, s.C_out, (gy, *two_parts(xs), C1, up, gw)),
     ):
         grid = blocks(rows, rung.rows), blocks(columns, rung.columns)
         vector = _vector(s, xs, gy, *xs, w)
@@ -231,11 +239,11 @@ def gradients_apart(
     return gxs, gw
 
 
-def two(parts: Sequence[Array | None]) -> tuple[Array | None, Array | None]:
-    """One or two parts, or none, as kernels take them: None for what is not there."""
+def two_parts(parts: Sequence[Array | None]) -> tuple[Array | None, Array | None]:
+    """Return up to two parts as the pair that kernels take: None for a part that is absent."""
     return (*parts, *(None,) * (2 - len(parts)))
 
 
 def _vector(s: Sizes, xs: Parts, *arrays: Array | None) -> bool:
-    """Whether kernels may fetch four numbers at once."""
-    return s.C % 4 == s.K % 4 == xs[0].shape[-1] % 4 == 0 and aligned(*arrays)
+    """Return whether kernels may fetch four numbers at once."""
+    return s.C % 4 == s.C_out % 4 == xs[0].shape[-1] % 4 == 0 and aligned(*arrays)

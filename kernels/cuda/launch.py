@@ -12,31 +12,31 @@ from minddpm.kernels.arrays import Array
 from minddpm.kernels.cuda.analysis.compile import in_wheels
 
 FOLDER = Path(__file__).parent
-BLOCK = 256  # threads of a block that works element by element
-MOST_BLOCKS = 4096  # of them: enough to fill any GPU; each thread then takes several elements
-MOST = 2**31 - 1  # elements of an array, which kernels count with an int
+BLOCK = 256  # threads of a block in an elementwise kernel
+MAX_BLOCKS = 4096  # of an elementwise kernel: enough to fill any GPU; threads then loop
+MAX_ELEMENTS = 2**31 - 1  # of an array, because kernels count elements with an int
 
 
 def cupy() -> ModuleType:
-    """The array library; never imported here, as arrays that came from it are there before."""
+    """Return the array library. It is never imported here: the caller's arrays came from it."""
     return sys.modules["cupy"]
 
 
 def is_array(x: Any) -> bool:
-    """Whether x is an array of the device."""
+    """Return whether x is an array on the device."""
     return isinstance(x, cupy().ndarray)
 
 
 @cache
 def _module(library: ModuleType, file: str, options: tuple[str, ...]) -> Any:
-    # As text: what RawModule takes as path= is a compiled file.
+    # The text, because RawModule's path= expects a compiled file.
     code = (FOLDER / file).read_text()
-    options = (f"-I{FOLDER}", *_of_wheels(code), "--std=c++17", *options)
+    options = (f"-I{FOLDER}", *_header_options(code), "--std=c++17", *options)
     return library.RawModule(code=code, options=options)
 
 
-def _of_wheels(code: str) -> tuple[str, ...]:
-    """Where crt/mma.h is, if in a wheel: CuPy finds mma.h, but not always what that includes."""
+def _header_options(code: str) -> tuple[str, ...]:
+    """Return the folder of crt/mma.h in a wheel: CuPy finds mma.h, but not always its includes."""
     found = in_wheels("crt/mma.h") if "#include <mma.h>" in code else None
     return (f"-I{found.parent.parent}",) if found else ()
 
@@ -57,42 +57,48 @@ def launch(
 ) -> None:
     """Run a kernel of kernels/cuda/<file>, compiled on first use.
 
-    arguments: arrays (None is a null pointer), integers for int and floats for float parameters;
-    NumPy scalars keep their type. shared: bytes of dynamic shared memory. options: of the compiler.
-    Raises ValueError for an array that is not C-contiguous or has too many elements.
+    arguments: arrays (None is a null pointer), Python integers for int and floats for float
+    parameters, NumPy scalars for any other type. shared: bytes of dynamic shared memory.
+    options: of the compiler. Raises ValueError for an array that is not C-contiguous or has more
+    than MAX_ELEMENTS elements.
     """
     kernel = _kernel(cupy(), file, name, options)
     kernel(grid, block, tuple(map(_argument, arguments)), shared_mem=shared)
 
 
 def each(file: str, name: str, n: int, *arguments: Any) -> None:
-    """Run a kernel that works on n elements, one for each thread at a time."""
-    launch(file, name, (min(blocks(n, BLOCK), MOST_BLOCKS),), (BLOCK,), *arguments)
+    """Run a kernel on n elements: each thread takes one, or several that lie a grid apart."""
+    launch(file, name, (min(blocks(n, BLOCK), MAX_BLOCKS),), (BLOCK,), *arguments)
+
+
+def empty(*shapes: int | tuple[int, ...]) -> tuple[Array, ...]:
+    """Return an uninitialised float32 array of each shape."""
+    return tuple(cupy().empty(shape, "float32") for shape in shapes)
 
 
 def blocks(n: int, size: int) -> int:
-    """How many blocks of this size hold n, at least one."""
+    """Return how many blocks of this size hold n elements, at least one."""
     return max(1, -(-n // size))
 
 
 def _argument(x: Any) -> Any:
-    """What CuPy passes on as it is: a Python float would be 8 bytes where a kernel reads 4."""
+    """Return x in the size that the kernel reads: CuPy would pass a Python float as 8 bytes."""
     if x is None:
         return np.uint64(0)
     if isinstance(x, (bool, int)):
         return np.int32(x)
     if isinstance(x, float):
         return np.float32(x)
-    if is_array(x) and (not x.flags.c_contiguous or x.size > MOST):
+    if is_array(x) and (not x.flags.c_contiguous or x.size > MAX_ELEMENTS):
         raise ValueError(
-            f"an array of shape {x.shape} and strides {x.strides} for a raw kernel, which "
-            "counts with an int and knows nothing of strides"
+            f"a raw kernel cannot take an array of shape {x.shape} and strides {x.strides}: pass a "
+            f"C-contiguous one of at most {MAX_ELEMENTS} elements."
         )
     return x
 
 
 def aligned(*arrays: Array | None) -> bool:
-    """Whether vectors of four numbers may be read from each of them."""
+    """Return whether vectors of four numbers may be read from each array."""
     return all(x is None or x.data.ptr % 16 == 0 for x in arrays)
 
 
@@ -100,9 +106,9 @@ _counters: dict[ModuleType, list[Array]] = {}
 
 
 def counters(n: int) -> Array:
-    """At least n counters that are zero; every kernel leaves them so (last_block.cuh)."""
+    """Return at least n counters that are zero; every kernel leaves them zero (last_block.cuh)."""
     library = cupy()
-    # All that there ever were, as a recorded graph goes on with those of its time.
+    # Arrays that became too small are kept: a recorded graph goes on using them.
     made = _counters.setdefault(library, [])
     if not made or made[-1].size < n:
         made.append(library.zeros(max(n, 1024), "uint32"))

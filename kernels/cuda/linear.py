@@ -1,4 +1,4 @@
-"""How several linear layers of one x are launched together (linears.cu)."""
+"""Linear layers: one is a convolution with a 1 x 1 window, several share a launch (linears.cu)."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -7,21 +7,47 @@ from types import ModuleType
 import numpy as np
 
 from minddpm.kernels.arrays import Array
-from minddpm.kernels.cuda.convolution import Sizes, register_tile, sliced
-from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, launch
+from minddpm.kernels.cuda import ladder
+from minddpm.kernels.cuda.ladder import Sizes, register_tile, weight_slices
+from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, empty, launch
+from minddpm.kernels.cuda.pointwise import add_all
+from minddpm.kernels.float32 import float32_only
+from minddpm.kernels.shapes import cut, joined
+
+
+@float32_only
+def linear(xs, w, b, extra=None):
+    (y,) = empty((*xs[0].shape[:-1], w.shape[1]))
+    if len(xs) > 2:
+        xs = (joined(xs),)
+    ladder.forward(Sizes.linear(xs, w.shape), xs, w, b, y, extra=extra)
+    return y
+
+
+@float32_only
+def linear_backward(gy, xs, w, partial=()):
+    if len(xs) > 2:
+        gxs, gw, gb = linear_backward(gy, (joined(xs),), w)
+        return add_all(cut(gxs[0], xs), partial), gw, gb
+    g = ladder.backward(Sizes.linear(xs, w.shape), gy, xs, w, partial=partial)
+    return g.gxs, g.w, g.bias
+
+
+# --- several layers of one x ---------------------------------------------------------------------
 
 
 @cache
 def _table(library: ModuleType, lines: tuple[tuple[int, ...], ...]) -> Array:
-    """The lines on the device; they are the same at every step where they name weights only.
+    """Return the lines as an array on the device.
 
-    Kept for good: a recorded graph reads them wherever they lay.
+    They name weights only, so they are the same at every step. The cache keeps every table for
+    good: a recorded graph goes on reading it at its address.
     """
     return library.asarray(np.array(lines, np.uint64))
 
 
-def _cut(flat: Array, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
-    """One array of each shape, one behind the other."""
+def _split(flat: Array, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
+    """Return consecutive parts of flat, one array of each shape."""
     parts, start = [], 0
     for shape in shapes:
         size = int(np.prod(shape))
@@ -30,49 +56,48 @@ def _cut(flat: Array, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
     return tuple(parts)
 
 
-def _vector(s: Sizes, Ks: Sequence[int], *arrays: Array | None) -> bool:
-    return s.C % 4 == 0 and all(K % 4 == 0 for K in Ks) and aligned(*arrays)
+def _vector(s: Sizes, widths: Sequence[int], *arrays: Array | None) -> bool:
+    """Return whether kernels may fetch four numbers at once; widths: C_out of each layer."""
+    return s.C % 4 == 0 and all(width % 4 == 0 for width in widths) and aligned(*arrays)
 
 
-def forward(x: Array, ws: Sequence[Array], bs: Sequence[Array]) -> tuple[Array, ...]:
-    """x w + b for each w and b: [..., C] -> as many [..., K]."""
-    s, Ks = Sizes.linear((x,), ws[0].shape), [w.shape[1] for w in ws]
-    rung = register_tile(max(Ks))
-    starts = np.cumsum([0, *Ks[:-1]])
-    lines = zip(ws, bs, Ks, starts, strict=True)
-    table = tuple((w.data.ptr, b.data.ptr, K, int(start)) for w, b, K, start in lines)
-    y = cupy().empty(s.pixels * sum(Ks), "float32")
-    grid = blocks(s.pixels, rung.rows), sum(blocks(K, rung.columns) for K in Ks)
+@float32_only
+def linears(x, ws, bs):
+    s, widths = Sizes.linear((x,), ws[0].shape), [w.shape[1] for w in ws]
+    rung = register_tile(max(widths))
+    starts = np.cumsum([0, *widths[:-1]])
+    lines = zip(ws, bs, widths, starts, strict=True)
+    table = tuple((w.data.ptr, b.data.ptr, width, int(start)) for w, b, width, start in lines)
+    y = cupy().empty(s.pixels * sum(widths), "float32")
+    grid = blocks(s.pixels, rung.rows), sum(blocks(width, rung.columns) for width in widths)
     launch(
         "linears.cu", "linears", grid, rung.block, x, _table(cupy(), table), y, s.N, s.W, s.C,
-        _vector(s, Ks, x, *ws), options=rung.options,
+        _vector(s, widths, x, *ws), options=rung.options,
     )  # fmt: skip
-    return _cut(y, [(*x.shape[:-1], K) for K in Ks])
+    return _split(y, [(*x.shape[:-1], width) for width in widths])
 
 
-def backward(
-    gys: Sequence[Array], x: Array, ws: Sequence[Array], partial: Array | None
-) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
-    """gx, the sum over all layers and partial; gws; gbs."""
+@float32_only
+def linears_backward(gys, x, ws, partial=None):
     xp = cupy()
-    s, Ks = Sizes.linear((x,), ws[0].shape), [w.shape[1] for w in ws]
-    rung = register_tile(max(s.C, *Ks))
+    s, widths = Sizes.linear((x,), ws[0].shape), [w.shape[1] for w in ws]
+    rung = register_tile(max(s.C, *widths))
     gx = xp.empty(x.shape, "float32")
-    gws = _cut(xp.empty(sum(w.size for w in ws), "float32"), [w.shape for w in ws])
-    gbs = _cut(xp.empty(sum(Ks), "float32"), [(K,) for K in Ks])
-    gshifts = _cut(xp.empty(s.N * sum(Ks), "float32"), [(s.N, K) for K in Ks])
-    lines = zip(gys, ws, gws, gshifts, gbs, strict=True)
-    table = xp.asarray(
-        np.array([(*(a.data.ptr for a in line), K) for line, K in zip(lines, Ks, strict=True)],
-                 np.uint64)
-    )  # fmt: skip
+    gws = _split(xp.empty(sum(w.size for w in ws), "float32"), [w.shape for w in ws])
+    gbs = _split(xp.empty(sum(widths), "float32"), [(width,) for width in widths])
+    gshifts = _split(xp.empty(s.N * sum(widths), "float32"), [(s.N, width) for width in widths])
+    lines = [
+        (*(a.data.ptr for a in arrays), width)
+        for *arrays, width in zip(gys, ws, gws, gshifts, gbs, widths, strict=True)
+    ]
+    table = xp.asarray(np.array(lines, np.uint64))
     tiles_x = blocks(s.pixels, rung.rows) * blocks(s.C, rung.columns)
-    tiles_w = sum(blocks(s.C, rung.rows) * blocks(K, rung.columns) for K in Ks)
-    groups = sum(blocks(K, 32) for K in Ks)
-    slices, parts = sliced(s, rung, tiles_w)
+    tiles_w = sum(blocks(s.C, rung.rows) * blocks(width, rung.columns) for width in widths)
+    groups = sum(blocks(width, 32) for width in widths)
+    slices, parts = weight_slices(s, rung, tiles_w)
     launch(
         "linears.cu", "linears_backward", (tiles_x + tiles_w * slices + s.N * groups,),
-        rung.block, x, table, partial, gx, parts, counters(tiles_w + groups), len(Ks), slices, s.N,
-        s.W, s.C, _vector(s, Ks, x, *gys, *ws), options=rung.options,
+        rung.block, x, table, partial, gx, parts, counters(tiles_w + groups), len(widths), slices,
+        s.N, s.W, s.C, _vector(s, widths, x, *gys, *ws), options=rung.options,
     )  # fmt: skip
     return gx, gws, gbs

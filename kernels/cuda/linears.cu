@@ -1,17 +1,17 @@
-// Several linear layers of one x in one launch: attention's three projections, and what all
-// residual blocks make of the time embedding. Each alone would be too small to fill a GPU.
+// Several linear layers of one x in one launch: attention's three projections, and all residual
+// blocks' projections of the time embedding. Each alone would be too small to fill a GPU.
 //
-// A table in memory says where each layer's arrays are; rung 4's tile does the work.
+// A table in memory has the addresses of each layer's arrays; rung 4's tile does the work.
 #include "convolution.cuh"
 #include "product.cuh"
 
 #include "gradients.cuh"
 
-#define LINEAR(K) {N, 1, P, C, 1, P, K, 1, 1, 1, 0, 0, vector}  // as Sizes: P rows for each of N
+#define LINEAR(K) {N, 1, P, C, 1, P, K, 1, 1, 1, 0, 0, vector}  // a Sizes: P rows for each of N
 
 __device__ inline int tiles(int n, int size) { return (n + size - 1) / size; }
 
-struct Layer {  // a line of the forward's table; its y begins `start` columns into all of them
+struct Layer {  // a line of the forward's table; start: the columns of all layers before it
     unsigned long long w, bias, K, start;
 };
 
@@ -31,14 +31,14 @@ linears(const float* x, const unsigned long long* table, float* y, int N, int P,
     sums.store(p, memory, blockIdx.x * TILE, tile * COLUMNS);
 }
 
-// A line of the backward's table; gshift [N, K] is what gbias is summed from.
+// A line of the backward's table; gbias is the sum of gshift [N, K].
 struct LayerBackward {
     unsigned long long gy, w, gw, gshift, gbias, K;
 };
 
-// Grid: tiles of gx; of each layer its tiles of gw * slices; of each layer N * ceil(K / 32).
-// counters: one for each tile of gw, and one for each 32 columns.
-extern "C" __global__ void __launch_bounds__(THREADS, 2)  // at 4 blocks registers would spill
+// Grid: the tiles of gx; for each layer its tiles of gw * slices; for each layer N * ceil(K / 32).
+// counters: one for each tile of gw, and one for each 32 columns; partial is added to gx.
+extern "C" __global__ void __launch_bounds__(THREADS, 2)  // 4 blocks would spill registers
 linears_backward(const float* x, const unsigned long long* table, const float* partial, float* gx,
                  float* parts, unsigned* counters, int layers, int slices, int N, int P, int C,
                  int vector) {
@@ -59,7 +59,7 @@ linears_backward(const float* x, const unsigned long long* table, const float* p
         return;
     }
     block -= tiles_x;
-    int all = 0;  // tiles of gw of the layers before, then of all
+    int all = 0;  // tiles of gw of the layers before, in the end of all layers
     for (int i = 0; i < layers; i++) {
         int K = layer[i].K, mine = tiles(C, TILE) * tiles(K, COLUMNS);
         if (block >= 0 && block < mine * slices) {

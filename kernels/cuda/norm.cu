@@ -1,13 +1,13 @@
-// Group normalisation with or without SiLU, channels last: x [N, P, C], a group is `size` channels.
+// Group normalisation with or without SiLU, channels last: x [N, P, C], `size` channels a group.
 //
-// One block for each group of each image. Forward it reads the group three times (mean, spread,
-// result), backward twice, of which only the first time comes from far away. Sums go from thread
-// to thread by shuffles within a warp, and from warp to warp by way of shared memory.
+// One block for each group of each image. The forward reads the group three times (mean, variance,
+// result), the backward twice; after the first time it is in a cache. Sums pass between the
+// threads of a warp by shuffles, and between warps through shared memory.
 //
-// x may come in two parts that stand side by side: C1 channels are of the first.
+// x may be the concatenation of two parts: the first has C1 channels.
 //
-// With -DSTORED y is of 16 bits (narrow.cuh), for a convolution on tensor cores, which would round
-// it. All sums and the statistics are float32.
+// With -DSTORED y has 16 bits (narrow.cuh), for a convolution on tensor cores, which would round it
+// anyway. All sums and the statistics are float32.
 #include "last_block.cuh"
 #ifdef STORED
 #include "narrow.cuh"
@@ -21,7 +21,7 @@ __device__ inline Stored stored(float x) { return x; }
 #define WARPS 8
 #define THREADS (32 * WARPS)
 
-// The sum over all threads of a block, the same in each of them.
+// Return the sum over all threads of a block, to each of them.
 __device__ inline float block_sum(float value) {
     __shared__ float of_warps[WARPS];
     for (int lanes = 16; lanes; lanes /= 2) value += __shfl_xor_sync(0xffffffffu, value, lanes);
@@ -33,13 +33,13 @@ __device__ inline float block_sum(float value) {
     return total;
 }
 
-// Where channel c of a pixel lies in one of two parts of C1 and C - C1 channels.
+// Return the address of channel c of a pixel in one of two parts of C1 and C - C1 channels.
 template <class T>
 __device__ inline T* place(T* part1, T* part2, int C1, int C, long long pixel, int c) {
     return c < C1 ? part1 + pixel * C1 + c : part2 + pixel * (C - C1) + (c - C1);
 }
 
-// grid (G, N). y [N, P, C] = f((x - mean) rstd w + b); f is SiLU if with_silu, else nothing.
+// grid (G, N). y [N, P, C] = f((x - mean) rstd w + b); f: SiLU if with_silu, else the identity.
 extern "C" __global__ void __launch_bounds__(THREADS)
 group_norm(const float* x1, const float* x2, int C1, const float* weight, const float* bias,
            Stored* y, float* mean_out, float* rstd_out, int P, int C, int size, float eps,
@@ -70,7 +70,7 @@ group_norm(const float* x1, const float* x2, int C1, const float* weight, const 
     }
 }
 
-// dz = gy f'(z): of one element, n = (x - mean) rstd.
+// Return dz = gy f'(z) for one element; n = (x - mean) rstd.
 __device__ inline float slope(float gy, float n, float weight, float bias, int with_silu) {
     if (!with_silu) return gy;
     float z = n * weight + bias, s = 1.0f / (1.0f + expf(-z));
@@ -79,9 +79,9 @@ __device__ inline float slope(float gy, float n, float weight, float bias, int w
 
 // grid (G, N). With averages over the group:
 //     gx = rstd (w dz - avg(w dz) - n avg(w dz n));  gweight = sum dz n;  gbias = sum dz
-// partial, where it is not null, is added to gx.
+// plus1, plus2: partial gradients of the parts of x, added to gx unless null.
 // sums [2, N, C]: of dz and of dz n over the pixels of each image, which the last block of each
-// group adds up. counters [G]: zero, and zero again afterwards.
+// group adds up. counters [G]: zero before and after.
 extern "C" __global__ void __launch_bounds__(THREADS)
 group_norm_backward(const float* gy, const float* x1, const float* x2, int C1,
                     const float* weight, const float* bias, const float* mean, const float* rstd,
@@ -93,8 +93,8 @@ group_norm_backward(const float* gy, const float* x1, const float* x2, int C1,
     long long start = (long long)image * P;
     float m = mean[image * gridDim.x + group], r = rstd[image * gridDim.x + group];
     float average = 0.0f, average_n = 0.0f;
-    // As many channels at a time as there are threads; each thread has one of them, for every
-    // `rows`-th pixel.
+    // Up to THREADS channels at a time; each thread has one of them, and every `rows`-th pixel of
+    // it.
     for (int begin = 0; begin < size; begin += THREADS) {
         int some = min(size - begin, THREADS), rows = THREADS / some;
         int row = threadIdx.x / some, c = first + begin + threadIdx.x % some;
@@ -117,7 +117,7 @@ group_norm_backward(const float* gy, const float* x1, const float* x2, int C1,
             sums[(long long)image * C + c] = sum;
             sums[(long long)(N + image) * C + c] = sum_n;
         }
-        average += block_sum(mine ? weight[c] * sum : 0.0f);  // its barriers guard the arrays, too
+        average += block_sum(mine ? weight[c] * sum : 0.0f);  // its barriers protect both arrays
         average_n += block_sum(mine ? weight[c] * sum_n : 0.0f);
     }
     int count = P * size;

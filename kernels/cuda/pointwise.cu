@@ -1,7 +1,7 @@
-// Operations on one element at a time: each is one pass over memory, which is all that they cost.
+// Elementwise operations: each is one pass over memory, and that pass is its cost.
 //
-// A thread takes elements that lie a whole grid apart, so that the threads of a warp always read
-// neighbours, and so that any grid is right for any size. Formulas: kernels/reference.py.
+// A thread's elements are a grid apart, so that the threads of a warp always read neighbours, and
+// any grid is right for any size. Formulas: kernels/reference/.
 
 #include "each.cuh"
 
@@ -23,7 +23,7 @@ extern "C" __global__ void add(const float* a, const float* b, float* total, int
     for (EACH(i, n)) total[i] = a[i] + b[i];
 }
 
-// total += x for many pairs of arrays: pairs [count, 3] has the addresses of total and x, and the
+// total += x for many pairs of arrays; pairs [count, 3]: the addresses of total and x, and the
 // number of elements. grid (any, count)
 extern "C" __global__ void add_all(const unsigned long long* pairs) {
     const unsigned long long* pair = pairs + 3 * blockIdx.y;
@@ -37,8 +37,8 @@ extern "C" __global__ void timestep_features(const long long* t, float* features
                                              float divisor, int cosines_first, int n) {
     for (EACH(at, n)) {
         int half = C / 2, c = at % C, i = c % half;
-        // float32 would leave of t = 1000 no digits behind the fourth; then in half turns, within
-        // one turn, as sincospif wants it.
+        // In double: near 1000 a float32 has only four decimals. sincospif takes half turns, here
+        // reduced to one turn.
         double half_turns = t[at / C] * exp(-9.210340371976184 * i / divisor) / 3.141592653589793;
         float sin, cos;
         sincospif((float)(half_turns - 2 * floor(half_turns / 2)), &sin, &cos);
@@ -57,12 +57,12 @@ extern "C" __global__ void upsample_nearest(const float* x, float* y, int H, int
     }
 }
 
-// gx [N, H, W, C]: the sum over the four pixels that each one became; n counts its elements.
+// gx [N, H, W, C]: the sum over the four pixels that each pixel became; n counts its elements.
 extern "C" __global__ void upsample_nearest_backward(const float* gy, float* gx, int W, int C,
                                                      int n) {
     for (EACH(i, n)) {
         int c = i % C, w = i / C % W;
-        long long row = i / C / W;  // 2 * row is its first row in gy, as every picture doubles
+        long long row = i / C / W;  // 2 * row: its first row in gy, where every image has 2H rows
         const float* at = gy + ((2 * row) * 2 * W + 2 * w) * C + c;
         gx[i] = at[0] + at[C] + at[2 * W * C] + at[2 * W * C + C];
     }
@@ -76,8 +76,8 @@ extern "C" __global__ void q_sample(const float* x0, const float* noise, const f
 
 // One step of Adam with decoupled decay, and of the moving average, in one pass over the weights:
 // rate = lr / (1 - beta1^step), root = (1 - beta2^step)^-1/2, decay = 1 - lr weight_decay.
-// average may be null. scale, where it is not null, is what grad_scale is; if not finite, nothing
-// is changed.
+// average may be null. scale, unless null, replaces grad_scale; if it is not finite, nothing is
+// changed.
 extern "C" __global__ void adam(float* param, const float* grad, float* m, float* v,
                                 float* average, const float* scale, float grad_scale, float rate,
                                 float beta1, float beta2, float eps, float decay, float root,
@@ -96,7 +96,7 @@ extern "C" __global__ void adam(float* param, const float* grad, float* m, float
     }
 }
 
-// scale = the factor that brings a gradient down to max_norm, or nan (kernels/reference.py).
+// scale = the factor that reduces a gradient to max_norm, or nan (kernels/reference/optimizer.py).
 extern "C" __global__ void clip_scale(const double* squared_norm, float max_norm, float* scale) {
     double norm = sqrt(*squared_norm);
     *scale = (float)(max_norm / (norm > max_norm ? norm : max_norm) + (norm - norm));
@@ -107,7 +107,7 @@ extern "C" __global__ void ema(float* average, const float* param, float rest, i
     for (EACH(i, n)) average[i] += rest * (param[i] - average[i]);
 }
 
-// One reverse step of a sampler (kernels/reference.py, sampler_step); noise may be null, sigma 0.
+// One step of a sampler (sampler_step in kernels/reference/noise.py); noise may be null, sigma 0.
 extern "C" __global__ void sampler_step(const float* x_t, const float* output, const float* noise,
                                         float* x_prev, float* pred_x0, float px, float po,
                                         float k0, float kx, float ko, float sigma, int clip,
@@ -135,7 +135,7 @@ squared_norm(const float* x, double* parts, int n) {
     }
 }
 
-// total = the sum of few parts, by one thread: always in the same order.
+// total = the sum of a few parts, by one thread: always in the same order.
 extern "C" __global__ void sum_parts(const double* parts, double* total, int n) {
     double sum = 0.0;
     for (int i = 0; i < n; i++) sum += parts[i];

@@ -1,19 +1,19 @@
 // The register tile: TILE x COLUMNS results for each block, 4 x 4 of them for each thread.
-// conv4_registers.cu tells why it is built like this; a problem P is as in convolution.cuh.
+// conv4_registers.cu explains why it is built like this; P is a problem as in convolution.cuh.
 
 #define TILE 64
 #ifndef COLUMNS
-#define COLUMNS 64  // or 32, for pictures of few channels
+#define COLUMNS 64  // or 32, for few channels
 #endif
 #define DEPTH 16
 #define THREADS (TILE / 4 * (COLUMNS / 4))
-// Shared memory: two tiles of a, two of b. The four more make turned stores meet fewer banks.
+// Shared memory: two tiles of a, two of b. The + 4 gives transposed stores fewer bank conflicts.
 #define LINE_A (TILE + 4)
 #define LINE_B (COLUMNS + 4)
 #define MEMORY (2 * DEPTH * (LINE_A + LINE_B))
 #include "fetch.cuh"
 
-// Into a tile, in which a row is one depth: what lies along the depth is turned.
+// Store v into a tile whose rows are depths; a vector along the depth is transposed (turned).
 __device__ inline void put(float* tile, int width, bool turned, int fast, int slow, float4 v) {
     if (turned) {
         float numbers[4] = {v.x, v.y, v.z, v.w};
@@ -31,7 +31,7 @@ template <class P> __device__ void to_shared(const Fetch<P>& fetched, float* a, 
 }
 
 struct Tile {
-    static constexpr int numbers = 16;  // of each thread
+    static constexpr int numbers = 16;  // sums of each thread
     float sums[4][4];
     __device__ float& number(int i) { return sums[i / 4][i % 4]; }
     __device__ static int row() { return threadIdx.x / (COLUMNS / 4) * 4; }
@@ -41,7 +41,7 @@ struct Tile {
 #pragma unroll
         for (int i = 0; i < 16; i++) sums[i / 4][i % 4] = 0.0f;
     }
-    // Add the sums over depths from `start` to `end`, of the tile that begins at (row0, column0).
+    // Add the products over depths `start` to `end`, for the tile that begins at (row0, column0).
     template <class P>
     __device__ void add_up(const P& p, float* memory, int row0, int column0, int start, int end) {
         float *a = memory, *b = memory + 2 * DEPTH * LINE_A;

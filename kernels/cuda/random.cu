@@ -1,8 +1,8 @@
-// Philox4x32-10, and what is made of its words right where it is used (kernels/reference.py).
+// Philox4x32-10, and the operations that use its words at once (kernels/reference/noise.py).
 //
-// One thread makes one block of four words, whose counter is (block, step) and whose key is (seed,
-// purpose): no state, so that every element of every stream can be had by itself, in any order.
-// Results begin with a whole block; `n` need not end with one.
+// One thread computes one block of four words, whose counter is (block, step) and whose key is
+// (seed, purpose). There is no state, so every element of every stream can be computed by itself,
+// in any order. Results begin at a block's first word; `n` need not be a multiple of four.
 
 #include "each.cuh"
 
@@ -21,7 +21,7 @@ __device__ inline uint4 philox(unsigned long long block, unsigned step_low, unsi
 
 // Box-Muller: r = sqrt(-2 ln u1), angle 2 pi u2; u1 = (w1 >> 8) 2^-24 + 2^-24 and
 // u2 = (w2 >> 8) 2^-24.
-// sincospif takes its argument in units of pi, and needs no slow reduction to one turn.
+// sincospif takes its argument in units of pi and needs no slow reduction to one turn.
 __device__ inline float2 normals(unsigned w1, unsigned w2) {
     float u1 = ((w1 >> 8) + 1) * 5.9604644775390625e-8f;
     float r = sqrtf(-2.0f * logf(u1)), sin, cos;
@@ -52,7 +52,7 @@ extern "C" __global__ void random_normal(float* out, unsigned long long first, u
     }
 }
 
-// x_t = a x0 + b z and z itself, z drawn here: image k is elements k P .. k P + P - 1.
+// x_t = a x0 + b z, and noise = z, drawn here; image k is elements k P .. k P + P - 1.
 extern "C" __global__ void q_sample_normal(const float* x0, const float* a, const float* b,
                                            float* x_t, float* noise, unsigned step_low,
                                            unsigned step_high, unsigned seed, unsigned purpose,
@@ -68,7 +68,7 @@ extern "C" __global__ void q_sample_normal(const float* x0, const float* a, cons
     }
 }
 
-// y = factor x where the element's word is at least `limit`, else 0.
+// y = factor x if the upper 24 bits of the element's word are at least `limit`, else 0.
 extern "C" __global__ void dropout(const float* x, float* y, unsigned limit, float factor,
                                    unsigned step_low, unsigned step_high, unsigned seed,
                                    unsigned purpose, int n) {
@@ -91,7 +91,7 @@ extern "C" __global__ void sampler_step_normal(const float* x_t, const float* ou
                                                unsigned step_high, unsigned seed, unsigned purpose,
                                                int n) {
     Step step = {px, po, k0, kx, ko, clip};
-    int lead = first % 4;  // elements of the first block that are not ours
+    int lead = first % 4;  // elements of the first block that come before `first`
     for (EACH(block, (lead + n + 3) / 4)) {
         float z[4] = {};
         if (sigma != 0.0f) {

@@ -1,7 +1,7 @@
-"""Replay on a GPU: a function's kernels as one CUDA graph, recorded once, repeated by one launch.
+"""Replay on a GPU: a function's kernels are recorded once as a CUDA graph; one launch repeats it.
 
-A graph repeats its kernels with the very arguments that they were recorded with. So the inputs of
-every call are copied into arrays that stay where they are, and the result is copied out of one.
+A graph repeats its kernels with the arguments, hence the addresses, of the recording. So the inputs
+of every call are copied into the recorded input arrays, and the result out of the recorded output.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,11 @@ from minddpm.kernels.cuda.launch import cupy
 
 
 class replayed:  # noqa: N801 (called as a function, as in every kernel set)
-    """Return a function that launches the same kernels on the same memory at every call.
+    """A function that launches the same kernels on the same memory at every call.
 
-    function: takes and returns arrays. Its first call runs it, which compiles what was not compiled
-    yet; the second records it; from then on the host has one launch to make.
+    function: maps arrays to one array, as kernels/reference's `replayed` describes it. The first
+    call runs it, which compiles its kernels; the second records it and launches the graph; each
+    further call only launches the graph.
     """
 
     def __init__(self, function: Callable[..., Array]):
@@ -23,22 +24,22 @@ class replayed:  # noqa: N801 (called as a function, as in every kernel set)
         self._function = function
         self._stream = cuda.Stream(non_blocking=True)  # the null stream cannot record
         # Arrays made within the function are freed at its end, but the graph goes on writing to
-        # their memory: it must not be given to anyone else, so it comes from a pool of its own.
-        # The first call leaves all that is needed in the pool, and recording allocates nothing.
+        # their memory. A pool of its own keeps that memory from other users. The first call leaves
+        # all the memory needed in the pool, so recording allocates nothing on the device.
         self._pool = cuda.MemoryPool()
         self._inputs: tuple[Array, ...] | None = None
         self._output: Array | None = None
         self._graph: Any = None
 
     def __call__(self, *inputs: Array) -> Array:
-        """Run after all that the current stream was given, and before what it is given next."""
+        """Return function(*inputs), ordered as if it ran on the current stream; asynchronous."""
         cuda = cupy().cuda
         current = cuda.get_current_stream()
         first = self._inputs is None
         if first:
             self._inputs = tuple(x.copy() for x in inputs)
         else:
-            self._take(inputs)
+            self._copy_in(inputs)
         self._stream.wait_event(current.record())
         with self._stream, cuda.using_allocator(self._pool.malloc):
             if first:
@@ -50,7 +51,7 @@ class replayed:  # noqa: N801 (called as a function, as in every kernel set)
         current.wait_event(self._stream.record())
         return output.copy()
 
-    def _take(self, inputs: tuple[Array, ...]) -> None:
+    def _copy_in(self, inputs: tuple[Array, ...]) -> None:
         for own, x in zip(self._inputs, inputs, strict=True):
             own[...] = x
 

@@ -1,38 +1,40 @@
-"""Rung 5 as a sequence of launches: to points, 36 products, and back (conv5_winograd.cu)."""
+"""Rung 5 as a sequence of launches: transforms, 36 products, transforms (conv5_winograd.cu)."""
 
 from collections.abc import Sequence
 
 from minddpm.kernels.arrays import Array
-from minddpm.kernels.cuda.convolution import Gradients, Sizes, sum_pixels
+from minddpm.kernels.cuda.ladder import Gradients, Sizes, sum_pixels
 from minddpm.kernels.cuda.launch import blocks, cupy, launch
 from minddpm.kernels.precision import precision
 from minddpm.kernels.shapes import Parts
 
 FILE = "conv5_winograd.cu"
 BLOCK = (32, 8)
-# By the roofline on paper (kernels/README.md): below, what goes to memory and back between the
-# steps takes longer than the multiplications that are saved, on some cards already from 50 on.
-FEWEST_CHANNELS = 256
+# By the roofline on paper (kernels/cuda/README.md): with fewer channels the traffic to memory
+# between the steps takes longer than the multiplications saved. On some cards 50 would be enough.
+MIN_CHANNELS = 256
 
 
 def pays(s: Sizes, xs: Parts, up: int = 0) -> bool:
-    """Whether this rung is the one to use: 3 x 3, stride 1, many channels, in float32."""
+    """Return whether this rung is the one to use: 3 x 3, stride 1, many channels, in float32."""
     return (
         precision() == "float32" == xs[0].dtype
         and s.KH == s.KW == 3
         and s.stride == 1
-        and min(s.C, s.K) >= FEWEST_CHANNELS
+        and min(s.C, s.C_out) >= MIN_CHANNELS
         and len(xs) == 1
         and not up
     )
 
 
 def _tiles(N: int, OH: int, OW: int) -> tuple[int, int, int]:
+    """Return the number of 4x4 tiles of y: of all images, and down and across each image."""
     down, across = blocks(OH, 4), blocks(OW, 4)
     return N * down * across, down, across
 
 
 def _to_points(x: Array, tiles: tuple[int, int, int], top: int, left: int) -> Array:
+    """Return V [36, tiles, C], the transformed tiles of x."""
     _, H, W, C = x.shape
     v = cupy().empty((36, tiles[0], C), "float32")
     grid = blocks(tiles[0], 8), blocks(C, 32)
@@ -44,25 +46,29 @@ def _convolved(
     x: Array, w: Array, y: Array, top: int, left: int, turned: bool,
     bias: Array | None = None, shift: Array | None = None, extra: Array | None = None,
 ) -> None:  # fmt: skip
-    """y = x, padded, convolved with w, or with w turned by 180 degrees and its channels swapped."""
-    (N, OH, OW, K), C = y.shape, x.shape[3]
+    """Compute y = x, padded, convolved with w, into y.
+
+    turned: with w rotated by 180 degrees and its two channel axes exchanged instead.
+    """
+    (N, OH, OW, C_out), C = y.shape, x.shape[3]
     tiles = _tiles(N, OH, OW)
-    u, m = (cupy().empty(shape, "float32") for shape in ((36, C, K), (36, tiles[0], K)))
-    lines, columns = w.shape[2:]
-    grid = blocks(columns, 32), blocks(lines, 8)
-    launch(FILE, "weights_to_points", grid, BLOCK, w, u, lines, columns, turned)
+    u, m = (cupy().empty(shape, "float32") for shape in ((36, C, C_out), (36, tiles[0], C_out)))
+    rows, columns = w.shape[2:]
+    grid = blocks(columns, 32), blocks(rows, 8)
+    launch(FILE, "weights_to_points", grid, BLOCK, w, u, rows, columns, turned)
     v = _to_points(x, tiles, top, left)
-    grid = blocks(tiles[0], 64), blocks(K, 64), 36
-    launch(FILE, "at_points", grid, (256,), v, u, m, tiles[0], C, K, C % 4 == K % 4 == 0)
-    grid = blocks(tiles[0], 8), blocks(K, 32)
-    launch(FILE, "from_points", grid, BLOCK, m, bias, shift, extra, y, OH, OW, K, *tiles)
+    grid = blocks(tiles[0], 64), blocks(C_out, 64), 36
+    vector = C % 4 == C_out % 4 == 0
+    launch(FILE, "at_points", grid, (256,), v, u, m, tiles[0], C, C_out, vector)
+    grid = blocks(tiles[0], 8), blocks(C_out, 32)
+    launch(FILE, "from_points", grid, BLOCK, m, bias, shift, extra, y, OH, OW, C_out, *tiles)
 
 
 def forward(
     s: Sizes, xs: Parts, w: Array, bias: Array | None, y: Array, *, up: int = 0,
     shift: Array | None = None, extra: Array | None = None,
 ) -> None:  # fmt: skip
-    """convolution.forward for one part that is not doubled."""
+    """Compute ladder.forward for x in one part, without upsampling."""
     _convolved(xs[0], w, y, s.top, s.left, False, bias, shift, extra)
 
 
@@ -70,24 +76,24 @@ def backward(
     s: Sizes, gy: Array, xs: Parts, w: Array, *, up: int = 0, need_gx: bool = True,
     partial: Sequence[Array | None] = (),
 ) -> Gradients:  # fmt: skip
-    """convolution.backward for one part that is not doubled."""
+    """Return ladder.backward for x in one part, without upsampling."""
     xp, (x,) = cupy(), xs
     gx = None
     if need_gx:
-        # x(h) meets gy(h + top - kh): a convolution of gy, padded by 2 - top, with w turned.
+        # x(h) contributes to gy(h + top - kh): convolve gy, padded by 2 - top, with w turned.
         gx = xp.empty(x.shape, "float32")
         extra = partial[0] if partial else None
         _convolved(gy, w, gx, 2 - s.top, 2 - s.left, True, extra=extra)
     tiles = _tiles(s.N, s.OH, s.OW)
     v = _to_points(x, tiles, s.top, s.left)
-    shapes = (36, tiles[0], s.K), (36, s.C, s.K), w.shape
+    shapes = (36, tiles[0], s.C_out), (36, s.C, s.C_out), w.shape
     d, du, gw = (xp.empty(shape, "float32") for shape in shapes)
-    grid = blocks(tiles[0], 8), blocks(s.K, 32)
-    launch(FILE, "gradient_to_points", grid, BLOCK, gy, d, s.OH, s.OW, s.K, *tiles)
-    grid = blocks(s.C, 64), blocks(s.K, 64), 36
-    vector = s.C % 4 == s.K % 4 == 0
-    launch(FILE, "weights_at_points", grid, (256,), v, d, du, tiles[0], s.C, s.K, vector)
-    grid = blocks(s.K, 32), blocks(s.C, 8)
-    launch(FILE, "weights_from_points", grid, BLOCK, du, gw, s.C, s.K)
+    grid = blocks(tiles[0], 8), blocks(s.C_out, 32)
+    launch(FILE, "gradient_to_points", grid, BLOCK, gy, d, s.OH, s.OW, s.C_out, *tiles)
+    grid = blocks(s.C, 64), blocks(s.C_out, 64), 36
+    vector = s.C % 4 == s.C_out % 4 == 0
+    launch(FILE, "weights_at_points", grid, (256,), v, d, du, tiles[0], s.C, s.C_out, vector)
+    grid = blocks(s.C_out, 32), blocks(s.C, 8)
+    launch(FILE, "weights_from_points", grid, BLOCK, du, gw, s.C, s.C_out)
     gshift, gbias = sum_pixels(gy)
     return Gradients(None if gx is None else (gx,), gw, gshift, gbias)

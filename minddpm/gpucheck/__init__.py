@@ -1,5 +1,6 @@
-"""python -m minddpm.gpucheck: whether the CUDA kernels are right on this GPU, and how fast.
+"""python -m minddpm.gpucheck: check the CUDA kernels on this GPU, and time them.
 
-Read, in this order: arrays.py (how a result is compared), cases.py (what the kernels are given),
-checks.py (one row for each), timings.py (device events), machine.py, __main__.py (the command).
+Read, in this order: arrays.py (how results are compared), cases.py (the arguments of every
+function), checks.py (one row for each check), timings.py (device events), machine.py (the GPU and
+compute-sanitizer), __main__.py (the command).
 """

@@ -4,10 +4,9 @@
     python -m minddpm.gpucheck --quick   # smaller sizes
 
 Every function and every rung of the convolution is compared with the reference in float64,
-sampling by a CUDA graph with the same step by step, a short training with the NumPy backend;
-compute-sanitizer watches the kernels, if it is on the PATH.
-Then rungs and whole steps are timed with device events, next to plain CuPy and, where it is
-installed, PyTorch.
+sampling by a CUDA graph with eager sampling, and a short training with the NumPy backend. If
+compute-sanitizer is on the PATH, it runs the kernels, too. Then rungs, training steps and sampling
+steps are timed with device events, next to plain CuPy and, if it is installed, PyTorch.
 
 With MINDDPM_CUDA=emulate the checks run without a GPU, at small sizes, and nothing is timed.
 The exit code is 1 if a check failed, 2 for wrong use.
@@ -56,17 +55,17 @@ def main() -> int:
         flush=True,
     )
 
-    # Imported here: without a GPU the sentence that says so comes first.
+    # Imported here, so that without a GPU the error comes before these slow imports.
     from minddpm.gpucheck import checks, timings
 
-    listed = [*checks.kernel_checks(quick), *checks.whole_checks(quick)]
+    listed = [*checks.kernel_checks(quick), *checks.model_checks(quick)]
     rows = [check() for check in tqdm(listed, unit="check")]
     print(_check_table(rows) + "\n", flush=True)
     tools = machine.TOOLS if machine.sanitizer() and not emulated else ()
     verdicts = [machine.sanitized(tool) for tool in tqdm(tools, unit="tool", disable=not tools)]
     print(_sanitizer_lines(verdicts) + "\n", flush=True)
     times = [] if emulated else [task() for task in tqdm(timings.tasks(quick), unit="timing")]
-    print(_timing_table(times) if times else "Nothing was timed: this is no GPU.")
+    print(_timing_table(times) if times else "Nothing was timed: the emulator is not a GPU.")
 
     failed = sum(not one.ok for one in (*rows, *verdicts)) + sum(bool(t.problem) for t in times)
     write_json(path, _content(facts, quick, emulated, rows, verdicts, times))
@@ -122,7 +121,7 @@ def _content(
 
 
 def _number(x: float) -> float | str:
-    """JSON has no nan and no infinity: they become words."""
+    """Return x, or a string for nan and infinity, which JSON does not have."""
     return x if math.isfinite(x) else str(x)
 
 

@@ -1,4 +1,4 @@
-"""Arrays nested in arguments and results: brought to a device, and compared with what is right."""
+"""Arrays nested in arguments and results: moved to a device, and compared with expected ones."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,20 +9,20 @@ from minddpm import backend
 
 
 class WrongResultError(AssertionError):
-    """A result is not that of the reference, or nan: whoever computed it is not timed."""
+    """A result differs from the reference, or is nan: the code that computed it is not timed."""
 
 
 def mapped(function: Callable[[np.ndarray], Any], x: Any) -> Any:
-    """x with the function applied to every NumPy array in it, however deep in tuples."""
+    """Return x with the function applied to every NumPy array in it, at any depth of tuples."""
     if isinstance(x, (tuple, list)):
         return tuple(mapped(function, part) for part in x)
     return function(x) if isinstance(x, np.ndarray) else x
 
 
 def arrays(result: Any) -> list[np.ndarray]:
-    """The arrays of a result on the host, float64: one array or number, or a tuple of tuples.
+    """Return the arrays of a result on the host, float64: of one array or number, or nested tuples.
 
-    None, where nothing was asked for, is no array.
+    None, a result that was not needed, is left out.
     """
     if isinstance(result, (tuple, list)):
         return [a for part in result for a in arrays(part)]
@@ -30,9 +30,9 @@ def arrays(result: Any) -> list[np.ndarray]:
 
 
 def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
-    """The largest difference in units of the largest wanted entry; nan if there is one.
+    """Return the largest difference in units of the largest wanted entry; nan if one is nan.
 
-    inf for another shape.
+    inf if the shapes differ.
     """
     if got.shape != wanted.shape:
         return np.inf
@@ -41,7 +41,7 @@ def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def largest_error(result: Any, expected: Any) -> float:
-    """The largest relative_error of all arrays of a result, nan if one is; inf for other shapes."""
+    """Return the largest relative_error of all arrays: nan if one is, inf if the counts differ."""
     got, wanted = arrays(result), arrays(expected)
     if len(got) != len(wanted):
         return np.inf
@@ -49,11 +49,13 @@ def largest_error(result: Any, expected: Any) -> float:
 
 
 def verify(result: Any, expected: Any, tolerance: float = 1e-4) -> None:
-    """Raise WrongResultError unless every array of `result` is that of `expected`."""
+    """Raise WrongResultError unless every array of `result` is within tolerance of `expected`."""
     got, wanted = arrays(result), arrays(expected)
     if [a.shape for a in got] != [a.shape for a in wanted]:
         raise WrongResultError(f"shapes {[a.shape for a in got]}, not {[a.shape for a in wanted]}")
     for i, (a, b) in enumerate(zip(got, wanted, strict=True)):
         error = relative_error(a, b)
-        if not error < tolerance:  # the other way round, nan would pass
-            raise WrongResultError(f"array {i} is off by {error:.1e}, allowed is {tolerance:.0e}")
+        if not error < tolerance:  # error >= tolerance would let nan pass
+            raise WrongResultError(
+                f"array {i} is off by {error:.1e}; at most {tolerance:.0e} is allowed"
+            )

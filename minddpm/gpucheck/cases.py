@@ -1,7 +1,7 @@
-"""What every function of the kernel sets is given: arrays of awkward sizes, and of some real ones.
+"""The arguments with which every function is checked: of awkward sizes, and of some real ones.
 
-Odd numbers of pixels, channels that no tile divides, a picture of one pixel, parts of unequal
-width, streams of random numbers that begin in the middle of a block of four.
+Awkward sizes: odd numbers of pixels, channels that no tile divides, an image of one pixel, parts of
+unequal width, streams of random numbers that begin in the middle of a block of four.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from minddpm.kernels import reference
 from minddpm.kernels.arrays import array_module
 from minddpm.kernels.shapes import SAME, Padding, transposed_shape
 
-# Of float32 sums in another order; of Winograd's transforms, whose numbers nearly cancel.
+# Tolerances: float32 sums in another order; Winograd's transforms, in which numbers nearly cancel.
 SUMS, WINOGRAD = 1e-5, 3e-5
 ELEMENTWISE = 2e-6
-NORMAL = 3e-6  # of log, sin and cos
+NORMAL = 3e-6  # for log, sin and cos
 STREAM = (0xDEADBEEF, 7, (5 << 32) + 3)  # seed, purpose, step
 NONE = ((0, 0), (0, 0))
 EPS = 1e-2
@@ -26,10 +26,10 @@ Call = Callable[..., Any]
 
 
 class Case(NamedTuple):
-    """Arguments of one function of kernels/reference.py, with NumPy arrays.
+    """Arguments of one function of kernels/reference/, with NumPy arrays.
 
-    tolerance: of the largest error, in units of the largest entry. call: what is to be compared, as
-    call(kernels, xp, *arguments), where it is not simply what the function returns.
+    tolerance: the largest error allowed, in units of the largest entry. call: computes the result
+    to compare, as call(kernels, xp, *arguments); None: the function returns it.
     """
 
     function: str
@@ -38,33 +38,33 @@ class Case(NamedTuple):
     call: Call | None = None
 
     def result(self, kernels: ModuleType, xp: ModuleType, arguments: tuple[Any, ...]) -> Any:
-        """By this kernel set, from its library's arrays."""
+        """Return the result of this kernel set; arguments: arrays of its library xp."""
         if self.call is not None:
             return self.call(kernels, xp, *arguments)
         return getattr(kernels, self.function)(*arguments)
 
 
 class Convolution(NamedTuple):
-    """The sizes of one: N pictures of H x W with C channels, a window KH x KW, K channels out."""
+    """The sizes of a convolution: N images of H x W with C channels, a window of KH x KW."""
 
     N: int
     H: int
     W: int
     C: int
-    K: int
+    C_out: int
     KH: int = 3
     KW: int = 3
     stride: int = 1
     padding: Padding = SAME
 
     def arrays(self) -> list[np.ndarray]:
-        """x, w, b, gy, shift [N, K] and extra (of y's shape)."""
+        """Return random x, w, b, gy, shift [N, C_out] and extra (of y's shape)."""
         (top, bottom), (left, right) = self.padding
         OH = (self.H + top + bottom - self.KH) // self.stride + 1
         OW = (self.W + left + right - self.KW) // self.stride + 1
-        x, w = (self.N, self.H, self.W, self.C), (self.KH, self.KW, self.C, self.K)
-        y = (self.N, OH, OW, self.K)
-        return draw(0, x, w, self.K, y, (self.N, self.K), y)
+        x, w = (self.N, self.H, self.W, self.C), (self.KH, self.KW, self.C, self.C_out)
+        y = (self.N, OH, OW, self.C_out)
+        return draw(0, x, w, self.C_out, y, (self.N, self.C_out), y)
 
 
 AWKWARD = (
@@ -74,7 +74,7 @@ AWKWARD = (
     Convolution(2, 5, 6, 17, 8, 3, 2, 2, ((0, 1), (2, 0))),
     Convolution(2, 9, 9, 8, 8, 1, 1, 3, NONE),
 )
-REAL = (  # of the small UNet, and of none
+REAL = (  # of the small UNet, and two others
     Convolution(4, 28, 28, 32, 32),
     Convolution(4, 28, 28, 32, 32, stride=2),
     Convolution(4, 28, 28, 1, 32),
@@ -85,37 +85,37 @@ REAL = (  # of the small UNet, and of none
 
 
 def convolutions(quick: bool) -> tuple[Convolution, ...]:
-    """The awkward ones, and unless quick the real ones."""
+    """Return the awkward convolutions, and unless quick the real ones."""
     return AWKWARD if quick else AWKWARD + REAL
 
 
 def draw(seed: int, *shapes: int | tuple[int, ...]) -> list[np.ndarray]:
-    """Standard normals, float32, one array for each shape."""
+    """Return standard normals, float32, one array of each shape."""
     rng = np.random.default_rng(seed)
     return [rng.standard_normal(shape, np.float32) for shape in shapes]
 
 
 def rounded(x: np.ndarray, stored: str = "float16") -> np.ndarray:
-    """x in float32 as the type that a rung stores has it: its tensor cores then round nothing."""
+    """Return x, float32, with the bits of the type that a rung stores: its cores round nothing."""
     return widened(narrowed(x, "float16" if stored == "float32" else stored))
 
 
 def narrowed(x: np.ndarray, stored: str) -> np.ndarray:
-    """x as half ("float16"), or cut to bfloat16, of which NumPy knows the bits ("uint16")."""
+    """Return x as half ("float16"), or truncated to bfloat16, as its 16 bits ("uint16")."""
     if stored == "uint16":
         return (x.view(np.uint32) >> 16).astype(np.uint16)
     return x.astype(stored)
 
 
 def widened(x: np.ndarray) -> np.ndarray:
-    """The same numbers in float32."""
+    """Return the same numbers as float32."""
     if x.dtype == np.uint16:
         return (x.astype(np.uint32) << 16).view(np.float32)
     return x.astype(np.float32)
 
 
 def every_case(quick: bool) -> list[Case]:
-    """All functions, each with at least one case."""
+    """Return the cases of all functions, at least one for each."""
     return [
         case
         for make in (_convolutions, _linears, _norms, _attention, _blocks, _elementwise)
@@ -136,8 +136,8 @@ def _convolutions(quick: bool) -> list[Case]:
         ]
     four = 4, 4, 2, SAME
     sizes = ((2, 3, 5, 8, 20, *four), (2, 1, 1, 17, 5, 7, 7, 1, NONE), (1, 7, 7, 3, 66, *four))
-    for N, H, W, C, K, KH, KW, *how in sizes + _unless(quick, (16, 7, 7, 128, 64, *four)):
-        x, w, b = draw(0, (N, H, W, C), (KH, KW, K, C), K)
+    for N, H, W, C, C_out, KH, KW, *how in sizes + _unless(quick, (16, 7, 7, 128, 64, *four)):
+        x, w, b = draw(0, (N, H, W, C), (KH, KW, C_out, C), C_out)
         (gy,) = draw(1, transposed_shape(x.shape, w.shape, *how))
         cases += [
             Case("conv_transpose2d", (x, w, b, *how), SUMS),
@@ -145,8 +145,9 @@ def _convolutions(quick: bool) -> list[Case]:
             Case("conv_transpose2d_backward", (gy, x, w, *how, True, x), SUMS),
             Case("conv_transpose2d_backward", (gy, x, w, *how, False), SUMS),
         ]
-    for N, H, W, C, K in ((2, 3, 5, 4, 8), (1, 7, 7, 3, 66), *_unless(quick, (16, 14, 14, 64, 64))):
-        x, w, b, gy = draw(0, (N, H, W, C), (3, 3, C, K), K, (N, 2 * H, 2 * W, K))
+    sizes = ((2, 3, 5, 4, 8), (1, 7, 7, 3, 66), *_unless(quick, (16, 14, 14, 64, 64)))
+    for N, H, W, C, C_out in sizes:
+        x, w, b, gy = draw(0, (N, H, W, C), (3, 3, C, C_out), C_out, (N, 2 * H, 2 * W, C_out))
         cases += [
             Case("upsample_conv2d", (x, w, b), SUMS),
             Case("upsample_conv2d_backward", (gy, x, w), SUMS),
@@ -162,17 +163,17 @@ def _unless(quick: bool, *more: Any) -> tuple[Any, ...]:
 
 def _linears(quick: bool) -> list[Case]:
     cases = []
-    for rows, parts, K in ((7, (3, 2), 70), (130, (4, 8), 8), (1, (1, 2, 3), 1)):
+    for rows, parts, C_out in ((7, (3, 2), 70), (130, (4, 8), 8), (1, (1, 2, 3), 1)):
         xs = tuple(draw(1, *[(rows, 1, C) for C in parts]))
-        w, b, gy = draw(0, (sum(parts), K), K, (rows, 1, K))
+        w, b, gy = draw(0, (sum(parts), C_out), C_out, (rows, 1, C_out))
         cases += [
             Case("linear", (xs, w, b, gy), SUMS),
             Case("linear_backward", (gy, xs, w, (None, *xs[1:])), SUMS),
         ]
     several = (((3, 49), 8, (8, 8, 8)), ((130,), 66, (3, 70)))
-    for shape, C, Ks in several + _unless(quick, ((16, 49), 64, (64, 64, 64))):
-        x, partial, *ws = draw(0, (*shape, C), (*shape, C), *[(C, K) for K in Ks])
-        bs, gys = draw(1, *Ks), draw(2, *[(*shape, K) for K in Ks])
+    for shape, C, widths in several + _unless(quick, ((16, 49), 64, (64, 64, 64))):
+        x, partial, *ws = draw(0, (*shape, C), (*shape, C), *[(C, width) for width in widths])
+        bs, gys = draw(1, *widths), draw(2, *[(*shape, width) for width in widths])
         cases += [
             Case("linears", (x, tuple(ws), tuple(bs)), SUMS),
             Case("linears_backward", (tuple(gys), x, tuple(ws), partial), SUMS),
@@ -211,7 +212,7 @@ def _attention(quick: bool) -> list[Case]:
 
 
 def _blocks(quick: bool) -> list[Case]:
-    """Half a residual block: its backward wants what the forward of the same kernel set saved."""
+    """Half a residual block: its backward needs what the forward of the same kernel set saved."""
 
     def forward(kernels: ModuleType, _: ModuleType, *arguments: Any) -> Any:
         return kernels.norm_silu_conv2d(*arguments)[0]
@@ -223,12 +224,13 @@ def _blocks(quick: bool) -> list[Case]:
 
     sizes = ((2, 5, 7, (3, 5), 8), (1, 14, 3, (4, 8), 1), (1, 3, 3, (1, 2, 3), 8))
     cases = []
-    for N, H, W, parts, K in sizes + _unless(quick, (16, 14, 14, (64, 64), 64)):
+    for N, H, W, parts, C_out in sizes + _unless(quick, (16, 14, 14, (64, 64), 64)):
         C = sum(parts)
+        y, of_parts = (N, H, W, C_out), [(N, H, W, c) for c in parts]
         weight, bias, w, b, shift, extra, gy, *xs = draw(
-            0, C, C, (3, 3, C, K), K, (N, K), *[(N, H, W, K)] * 2, *[(N, H, W, c) for c in parts]
+            0, C, C, (3, 3, C, C_out), C_out, (N, C_out), y, y, *of_parts
         )
-        partial = (None, *draw(1, *[(N, H, W, c) for c in parts[1:]]))
+        partial = (None, *draw(1, *of_parts[1:]))
         arguments = (tuple(xs), weight, bias, 2, EPS, w, b, shift, extra)
         cases += [
             Case("norm_silu_conv2d", arguments, SUMS, forward),
@@ -290,7 +292,7 @@ def _diffusion() -> list[Case]:
 
 
 def four_calls(kernels: ModuleType, x: Any, replay: bool = True) -> tuple[Any, ...]:
-    """The results of four calls of a small model of x and t, each of the result before it."""
+    """Return the results of four calls of a small model of x and t; each takes the one before."""
     xp, N = array_module(x), len(x)
 
     def model(x: Any, t: Any) -> Any:

@@ -1,10 +1,10 @@
-"""One row for each thing that must be right: the functions, the rungs, a short training."""
+"""The checks: every function, every rung, sampling by a CUDA graph, a short training."""
 
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,8 +26,10 @@ from minddpm.gpucheck.cases import (
     rounded,
 )
 from minddpm.kernels import reference
-from minddpm.kernels.cuda import convolution, winograd
-from minddpm.kernels.cuda.convolution import RUNGS, WHOLE_BACKWARD, Rung, Sizes, rungs
+from minddpm.kernels.arrays import Array
+from minddpm.kernels.cuda import ladder, winograd
+from minddpm.kernels.cuda.ladder import FUSED_BACKWARD, RUNGS, Rung, Sizes, available_rungs
+from minddpm.kernels.shapes import Parts
 from minddpm.training.ddpm import Trainer, TrainingOptions
 from minddpm.training.run_directory import RunDirectory
 
@@ -36,14 +38,14 @@ TINY = {
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "norm_num_groups": 4,
 }  # fmt: skip
-TRAINING = {"float32": 1e-4, "tf32": 1e-3, "fp16": 1e-3, "bf16": 2e-3}  # of the loss
-GRAPH = 1e-6  # the same kernels
+TRAINING_TOLERANCES = {"float32": 1e-4, "tf32": 1e-3, "fp16": 1e-3, "bf16": 2e-3}
+GRAPH_TOLERANCE = 1e-6  # graph and eager run the same kernels
 
 
 class Row(NamedTuple):
-    """What was checked, how far off it is in units of the largest entry, and what is allowed.
+    """The result of a check: its name, its error in units of the largest entry, and the tolerance.
 
-    note: why there is no number, if there is none.
+    note: why the check failed without a number.
     """
 
     name: str
@@ -53,7 +55,7 @@ class Row(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether it is right; nan is not."""
+        """Whether the check passed; nan fails."""
         return self.error <= self.tolerance
 
 
@@ -61,15 +63,15 @@ Check = Callable[[], Row]
 
 
 def row(name: str, tolerance: float, error: Callable[[], float]) -> Row:
-    """A row with what error() gives; if that fails, one that is not ok and says why."""
+    """Return a row with the result of error(); if it raises, one that is not ok, with a note."""
     try:
         return Row(name, error(), tolerance)
-    except Exception as problem:  # of the compiler, of a launch, of the device: all are findings
+    except Exception as problem:  # compiler, launch or device: any error is a finding
         return Row(name, math.inf, tolerance, first_line(problem))
 
 
 def first_line(problem: Exception) -> str:
-    """What happened, in a line of a table."""
+    """Return the first line of an exception, for a line of a table."""
     return f"{type(problem).__name__}: {problem}".splitlines()[0]
 
 
@@ -77,14 +79,14 @@ def first_line(problem: Exception) -> str:
 
 
 def kernel_checks(quick: bool) -> list[Check]:
-    """For every function of the reference and every rung of the convolution; quick: small sizes."""
+    """Return the checks of every function and every rung of the convolution; quick: small sizes."""
     cases: dict[str, list[Case]] = {}
     for case in every_case(quick):
         cases.setdefault(case.function, []).append(case)
     sizes = convolutions(quick)
     return [
         *(partial(_function, name, cases[name]) for name in sorted(cases)),
-        *(partial(_rung, name, sizes) for name in rungs()),
+        *(partial(_rung, name, sizes) for name in available_rungs()),
         partial(_winograd, sizes),
     ]
 
@@ -94,7 +96,7 @@ def _function(name: str, cases: list[Case]) -> Row:
 
 
 def _worst(rows: list[Row]) -> Row:
-    """The first that is wrong, else the one that uses up most of its tolerance."""
+    """Return the first row that failed, else the one closest to its tolerance."""
     wrong = [one for one in rows if not one.ok]
     return wrong[0] if wrong else max(rows, key=lambda one: one.error / (one.tolerance or 1.0))
 
@@ -120,35 +122,41 @@ def _rung(name: str, sizes: tuple[Convolution, ...]) -> Row:
 
 
 def _rung_error(rung: Rung, c: Convolution, up: int, dtype: str) -> float:
-    """Forward and backward, with all that loader and store can do: two parts, doubled, sums.
+    """Return the largest error of a rung's forward and backward, with all their options.
 
-    dtype: in which x is given.
+    The options: x in two parts, upsampled (up), bias, shift and extra. dtype: the type of x.
     """
     x, w, b = (rounded(array, rung.stored) for array in c.arrays()[:3])
-    cut = [(c.C + 1) // 2]
-    xs = tuple(np.ascontiguousarray(p) for p in np.split(x, cut, axis=3) if p.size)
+    split = [(c.C + 1) // 2]
+    xs = tuple(np.ascontiguousarray(part) for part in np.split(x, split, axis=3) if part.size)
     s = Sizes.of(xs, w.shape, c.stride, c.padding, up)
-    shift, extra, gy = draw(1, (s.N, s.K), *[(s.N, s.OH, s.OW, s.K)] * 2)
+    shift, extra, gy = draw(1, (s.N, s.C_out), *[(s.N, s.OH, s.OW, s.C_out)] * 2)
     gy = rounded(gy, rung.stored)
 
     xs = tuple(narrowed(part, dtype) for part in xs)
-    xs_there, *there = mapped(backend.xp.asarray, (xs, w, b, shift, extra, gy))
-    y = backend.xp.empty(gy.shape, "float32")
-    convolution.forward(
-        s, xs_there, *there[:2], y, up=up, shift=there[2], extra=there[3], rung=rung
-    )
-    got = [y, convolution.gradients_apart(s, there[4], xs_there, there[0], rung, up)]
-    if rung.file in WHOLE_BACKWARD:
-        got.append(convolution.backward(s, there[4], xs_there, there[0], up=up, rung=rung))
+    got = _rung_results(rung, s, up, *mapped(backend.xp.asarray, (xs, w, b, shift, extra, gy)))
 
     x, w, b, shift, extra, gy = mapped(_double, (x, w, b, shift, extra, gy))
-    seen = reference.upsample_nearest(x) if up else x
-    y = reference.conv2d(seen, w, b, c.stride, c.padding) + shift[:, None, None] + extra
-    gx, gw, gb = reference.conv2d_backward(gy, seen, w, c.stride, c.padding)
+    image = reference.upsample_nearest(x) if up else x
+    y = reference.conv2d(image, w, b, c.stride, c.padding) + shift[:, None, None] + extra
+    gx, gw, gb = reference.conv2d_backward(gy, image, w, c.stride, c.padding)
     gx = reference.upsample_nearest_backward(gx) if up else gx
-    gxs = [part for part in np.split(gx, cut, axis=3) if part.size]
+    gxs = [part for part in np.split(gx, split, axis=3) if part.size]
     wanted = y, (gxs, gw), (gxs, gw, gy.sum(axis=(1, 2)), gb)
     return largest_error(got, wanted[: len(got)])
+
+
+def _rung_results(
+    rung: Rung, s: Sizes, up: int, xs: Parts, w: Array, b: Array, shift: Array, extra: Array,
+    gy: Array,
+) -> list[Any]:  # fmt: skip
+    """Return y, the gradients from separate kernels, and those from one launch if it has that."""
+    y = backend.xp.empty(gy.shape, "float32")
+    ladder.forward(s, xs, w, b, y, up=up, shift=shift, extra=extra, rung=rung)
+    results = [y, ladder.separate_gradients(s, gy, xs, w, rung, up)]
+    if rung.file in FUSED_BACKWARD:
+        results.append(ladder.backward(s, gy, xs, w, up=up, rung=rung))
+    return results
 
 
 def _winograd(sizes: tuple[Convolution, ...]) -> Row:
@@ -173,23 +181,23 @@ def _winograd_error(c: Convolution) -> float:
 
 
 def strokes(count: int, size: int, seed: int = 0) -> np.ndarray:
-    """Pictures a little like digits: three bright strokes each, uint8 [count, size, size, 1]."""
+    """Return images somewhat like digits, of three bright strokes: uint8 [count, size, size, 1]."""
     rng = np.random.default_rng(seed)
     along = np.linspace(0, 1, 3 * size)[:, None]
     rows, columns = np.mgrid[:size, :size]
-    pictures = np.zeros((count, size, size, 1), np.uint8)
-    for picture in pictures:
+    images = np.zeros((count, size, size, 1), np.uint8)
+    for image in images:
         corners = rng.uniform(0.2, 0.8, (4, 2)) * size
         for start, end in pairwise(corners):
             line = start + along * (end - start)
             squared = (rows[..., None] - line[:, 0]) ** 2 + (columns[..., None] - line[:, 1]) ** 2
             bright = 255 * np.exp(-squared.min(axis=2))
-            picture[..., 0] = np.maximum(picture[..., 0], bright.astype(np.uint8))
-    return pictures
+            image[..., 0] = np.maximum(image[..., 0], bright.astype(np.uint8))
+    return images
 
 
 def small_trainer(name: str, precision: str, config: dict, batch: int) -> Trainer:
-    """A model about to be trained, the same one on every backend; `name` is then the active one."""
+    """Activate the backend `name` and return a trainer: the same initial model on every backend."""
     minddpm.set_backend(name)
     backend.set_precision(precision)
     minddpm.manual_seed(0)
@@ -197,31 +205,31 @@ def small_trainer(name: str, precision: str, config: dict, batch: int) -> Traine
         minddpm.UNet2D(**config),
         minddpm.GaussianDiffusion(minddpm.schedules.linear(1000)),
         ImageDataset(strokes(2 * batch, config["sample_size"]), None, "strokes"),
-        RunDirectory("gpucheck"),  # no more than a name: nothing is saved
+        RunDirectory("gpucheck"),  # only a name: nothing is saved
         TrainingOptions(batch_size=batch, warmup_steps=1),
     )
 
 
 def losses(name: str, precision: str, config: dict, batch: int, steps: int) -> np.ndarray:
-    """The loss of each of the first steps, float64 [steps]."""
+    """Return the loss of each of the first training steps, float64 [steps]."""
     trainer = small_trainer(name, precision, config, batch)
     records = [trainer.train_step() for _ in range(steps)]
     return np.array([float(backend.to_numpy(record.losses).mean()) for record in records])
 
 
 def random_unet(config: dict) -> minddpm.UNet2D:
-    """An untrained model, the same one on every backend, in eval mode and without zeros."""
+    """Return an untrained model, the same on every backend, in eval mode, no weight all zeros."""
     minddpm.manual_seed(0)
     unet = minddpm.UNet2D(**config).eval()
     for parameter in unet.parameters():
         if parameter.ndim > 1 and not parameter.data.any():
-            # Zeros, with which training begins, would hide any error before them.
+            # The zeros of the initialisation would hide all errors of the layers before them.
             parameter.data = 0.05 * draw(1, parameter.shape)[0]
     return unet
 
 
 def sampling(unet: minddpm.UNet2D, batch: int, steps: int, replay: bool) -> Iterator[Step]:
-    """Ancestral steps of a model."""
+    """Return the DDPM sampler's steps for a model, which is replayed as a graph if `replay`."""
     H, W = image_size(unet)
     diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(1000))
     shape = batch, H, W, unet.config["in_channels"]
@@ -230,7 +238,7 @@ def sampling(unet: minddpm.UNet2D, batch: int, steps: int, replay: bool) -> Iter
 
 
 def graph_check(quick: bool) -> Row:
-    """Sampling with every step but the first a graph, in units of the same launched one by one."""
+    """Compare sampling by a replayed model with the same sampling by the eager model."""
     config, batch, steps = (TINY, 3, 4) if quick else (minddpm.SMALL, 8, 20)
 
     def error() -> float:
@@ -241,11 +249,11 @@ def graph_check(quick: bool) -> Row:
             for got, wanted in zip(graph, eager, strict=True)
         )
 
-    return row(f"{steps} sampling steps, graph against eager", GRAPH, error)
+    return row(f"{steps} sampling steps, graph against eager", GRAPH_TOLERANCE, error)
 
 
 def training_check(precision: str, quick: bool) -> Row:
-    """The losses of a few steps on cupy, in units of those on numpy from the same seed."""
+    """Compare the losses of a few training steps on cupy with those on numpy, from one seed."""
     config, batch, steps = (TINY, 2, 3) if quick else (minddpm.SMALL, 8, 5)
 
     def error() -> float:
@@ -254,12 +262,14 @@ def training_check(precision: str, quick: bool) -> Row:
         return float(np.max(np.abs(got - wanted) / wanted))
 
     try:
-        return row(f"losses of {steps} training steps, {precision}", TRAINING[precision], error)
+        return row(
+            f"losses of {steps} training steps, {precision}", TRAINING_TOLERANCES[precision], error
+        )
     finally:
         minddpm.set_backend("cupy")
 
 
-def whole_checks(quick: bool) -> list[Check]:
-    """Of sampling and of training, in every precision that the GPU has."""
+def model_checks(quick: bool) -> list[Check]:
+    """Return the checks of sampling, and of training in every precision that the GPU has."""
     training = [partial(training_check, name, quick) for name in backend.precisions()]
     return [partial(graph_check, quick), *training]

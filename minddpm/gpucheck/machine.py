@@ -1,4 +1,4 @@
-"""What the checks run on, and compute-sanitizer, which watches kernels at their work."""
+"""The machine that the checks run on, and compute-sanitizer, which finds faults in kernels."""
 
 import os
 import platform
@@ -11,8 +11,8 @@ import minddpm
 from minddpm import backend
 
 TOOLS = ("memcheck", "racecheck")
-FOUND = 77  # the exit code by which compute-sanitizer says that it found something
-# Without CuPy's pool of memory an access beyond an array is one beyond an allocation.
+FOUND = 77  # compute-sanitizer's exit code if it found a fault
+# Without CuPy's memory pool every array is an allocation, whose bounds compute-sanitizer checks.
 SHORT_CHECK = """
 import minddpm
 cupy = minddpm.set_backend("cupy").xp
@@ -24,7 +24,7 @@ for check in checks.kernel_checks(quick=True):
 
 
 class Verdict(NamedTuple):
-    """What a tool of compute-sanitizer says."""
+    """The result of a tool of compute-sanitizer."""
 
     tool: str
     ok: bool
@@ -32,16 +32,16 @@ class Verdict(NamedTuple):
 
 
 def is_emulated() -> bool:
-    """Whether the stand-in is in CuPy's place."""
+    """Return whether the emulator's stand-in replaces CuPy."""
     return backend.xp.__name__ != "cupy"
 
 
 def description() -> dict[str, str]:
-    """The GPU, what drives it and the versions of all that takes part, in words."""
+    """Return the GPU, its driver and the versions of all software involved, as text."""
     facts = {"minddpm": minddpm.__version__, "Python": platform.python_version()}
     facts |= {"system": platform.platform()}
     if is_emulated():
-        return {"GPU": "none: the emulator on the CPU, which says nothing about speed", **facts}
+        return {"GPU": "none: the emulator on the CPU, whose speed means nothing", **facts}
     cuda = backend.xp.cuda
     properties, device = cuda.runtime.getDeviceProperties(0), cuda.Device(0)
     return {
@@ -58,17 +58,17 @@ def description() -> dict[str, str]:
 
 
 def _version(number: int) -> str:
-    """12040 is 12.4."""
+    """Return 12.4 for 12040."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def sanitizer() -> str | None:
-    """Where compute-sanitizer is; None where it is not installed."""
+    """Return the path of compute-sanitizer, or None if it is not installed."""
     return shutil.which("compute-sanitizer")
 
 
 def sanitized(tool: str) -> Verdict:
-    """What this tool of compute-sanitizer finds while every kernel runs once, at small sizes."""
+    """Run every kernel once, at small sizes, under this tool of compute-sanitizer."""
     done = subprocess.run(
         [sanitizer(), "--tool", tool, "--error-exitcode", str(FOUND), sys.executable, "-c",
          SHORT_CHECK],

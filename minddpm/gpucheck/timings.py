@@ -1,7 +1,7 @@
-"""How long it takes, by the device's own clock: every rung, plain CuPy, PyTorch, whole steps.
+"""Timings by the device's clock: every rung, plain CuPy, PyTorch, training and sampling steps.
 
-Nothing here runs on the emulator, whose seconds say nothing. Each result is compared with the
-reference before it is timed.
+Nothing here runs on the emulator, whose speed means nothing. Each result is compared with the
+reference before the code is timed.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from minddpm.diffusion.sampling import Step
 from minddpm.gpucheck.arrays import mapped, verify
 from minddpm.gpucheck.cases import Convolution, rounded
 from minddpm.gpucheck.checks import (
-    TRAINING,
+    TRAINING_TOLERANCES,
     first_line,
     losses,
     random_unet,
@@ -26,10 +26,10 @@ from minddpm.gpucheck.checks import (
     small_trainer,
 )
 from minddpm.kernels import cuda, reference
-from minddpm.kernels.cuda import convolution, winograd
-from minddpm.kernels.cuda.convolution import RUNGS, TENSOR_CORES, Sizes, rungs
+from minddpm.kernels.cuda import ladder, winograd
+from minddpm.kernels.cuda.ladder import RUNGS, TENSOR_CORES, Sizes, available_rungs
 
-CONVOLUTIONS = {  # (H, C, K) of the small UNet
+CONVOLUTIONS = {  # (H, C, C_out) of the small UNet
     "28x28 32->32": (28, 32, 32),
     "14x14 64->64": (14, 64, 64),
     "7x7 128->64": (7, 128, 64),
@@ -38,8 +38,8 @@ BATCH, QUICK_BATCH = 128, 16
 BACKENDS = ("cupy", "cupy-reference")
 TOLERANCE = 1e-4
 CALLS = 10  # between two events
-# Keeps the device busy until the host has queued all calls: without it the time of a short kernel
-# would be that of Python, which launches it.
+# Keeps the device busy until the host has queued all calls. Without it, the time of a short kernel
+# would be the time that Python takes to launch it.
 WAIT = """extern "C" __global__ void wait(long long cycles) {
     long long start = clock64();
     while (clock64() - start < cycles) {}
@@ -48,9 +48,9 @@ CYCLES = 20_000_000  # 10 to 15 ms
 
 
 class Timing(NamedTuple):
-    """Who took how long for what, nothing else running; flops: by the definition, or None.
+    """The time that one implementation (who) takes for one task (what), alone on the device.
 
-    milliseconds: None where the result was wrong, and problem says how.
+    milliseconds: None if the result was wrong; problem describes how. flops: by the definition.
     """
 
     what: str
@@ -61,7 +61,7 @@ class Timing(NamedTuple):
 
     @property
     def gflops(self) -> float | None:
-        """Effective GFLOP/s: those of the definition, however few were done."""
+        """Effective GFLOP/s: by the definition's count, even if fewer operations were done."""
         return self.flops / self.milliseconds / 1e6 if self.flops and self.milliseconds else None
 
 
@@ -71,10 +71,10 @@ Runner = tuple[Run, Callable[[Any], Any]]
 
 
 def milliseconds(run: Callable[[], Any], rounds: int, calls: int = CALLS) -> float:
-    """Of one call, between two events on the device: the median of the rounds after a warm-up.
+    """Return the time of one call between two device events: the median of rounds, after a warm-up.
 
-    calls: between two events. One call is measured as the host launches it; of several the device
-    finds all in its queue.
+    calls: between two events. A single call is timed with its launches by the host; several calls
+    are all in the device's queue before the first one starts.
     """
     cuda = backend.xp.cuda
     wait = backend.xp.RawKernel(WAIT, "wait")
@@ -96,7 +96,7 @@ def milliseconds(run: Callable[[], Any], rounds: int, calls: int = CALLS) -> flo
 
 
 def tasks(quick: bool) -> list[Task]:
-    """Everything that is timed, in the order of the table; quick: smaller batches, fewer rounds."""
+    """Return all timings, in the order of the table; quick: smaller batches, fewer rounds."""
     batch, rounds = (QUICK_BATCH, 5) if quick else (BATCH, 21)
     return [
         *_convolutions(batch, rounds),
@@ -115,10 +115,10 @@ def _timed(
     what: str, who: str, prepare: Callable[[], Run], rounds: int, calls: int = CALLS,
     flops: int | None = None,
 ) -> Timing:  # fmt: skip
-    """prepare() gives what is to be timed, or raises where its result is wrong."""
+    """Time what prepare() returns; prepare() raises if the result is wrong."""
     try:
         return Timing(what, who, milliseconds(prepare(), rounds, calls), flops)
-    except Exception as problem:  # a wrong result, or whatever the device says
+    except Exception as problem:  # a wrong result, or any error of the device
         return Timing(what, who, None, flops, first_line(problem))
 
 
@@ -126,11 +126,12 @@ def _timed(
 
 
 def _convolutions(batch: int, rounds: int) -> list[Task]:
-    contestants = [*(f"rung {name}" for name in rungs()), "rung 5 Winograd", "chosen (cupy)"]
-    contestants += ["cupy-reference"] + ["PyTorch, channels_last"] * _torch_on_cuda()
+    contestants = [f"rung {name}" for name in available_rungs()]
+    contestants += ["rung 5 Winograd", "chosen (cupy)", "cupy-reference"]
+    contestants += ["PyTorch, channels_last"] * _torch_on_cuda()
     return [
-        partial(_convolution, name, Convolution(batch, H, H, C, K), backward, who, rounds)
-        for name, (H, C, K) in CONVOLUTIONS.items()
+        partial(_convolution, name, Convolution(batch, H, H, C, C_out), backward, who, rounds)
+        for name, (H, C, C_out) in CONVOLUTIONS.items()
         for backward in (False, True)
         for who in contestants
     ]
@@ -152,21 +153,21 @@ def _convolution(name: str, c: Convolution, backward: bool, who: str, rounds: in
         return run
 
     what = f"conv {name}{' backward' * backward}, {c.N} images"
-    flops = 2 * c.N * c.H * c.W * c.KH * c.KW * c.C * c.K * (1 + backward)
+    flops = 2 * c.N * c.H * c.W * c.KH * c.KW * c.C * c.C_out * (1 + backward)
     return _timed(what, who, prepare, rounds, flops=flops)
 
 
 def _ours(who: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Runner:
-    """The call, and how its result becomes y, or gx and gw."""
+    """Return the call, and the function that maps its result to y, or to gx and gw."""
     x, w, b, gy = mapped(backend.xp.asarray, arrays)
     s = Sizes.of((x,), w.shape, 1, c.padding)
     y = backend.xp.empty(gy.shape, "float32")
     rung = RUNGS.get(who.removeprefix("rung "))
     if rung is not None:
         if backward:
-            run = partial(convolution.gradients_apart, s, gy, (x,), w, rung)
+            run = partial(ladder.separate_gradients, s, gy, (x,), w, rung)
             return run, lambda r: (*r[0], r[1])
-        return lambda: convolution.forward(s, (x,), w, b, y, rung=rung), lambda _: y
+        return lambda: ladder.forward(s, (x,), w, b, y, rung=rung), lambda _: y
     if who == "rung 5 Winograd":
         if backward:
             return lambda: winograd.backward(s, gy, (x,), w), lambda r: (*r.gxs, r.w)
@@ -186,13 +187,13 @@ def _torch_on_cuda() -> bool:
 
 
 def _pytorch(_: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Runner:
-    """The same by cuDNN."""
+    """Return the same as _ours(), for PyTorch, which uses cuDNN."""
     import torch
 
     torch.backends.cudnn.benchmark = True  # its fastest algorithm for the shape
-    torch.backends.cudnn.allow_tf32 = False  # as all others: float32
+    torch.backends.cudnn.allow_tf32 = False  # float32, as all others
     x, w, b, gy = (torch.from_numpy(a).cuda() for a in arrays)
-    x, gy = (a.permute(0, 3, 1, 2) for a in (x, gy))  # channels last in memory as they are
+    x, gy = (a.permute(0, 3, 1, 2) for a in (x, gy))  # channels stay last in memory
     w = w.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
     if not backward:
         return (
@@ -207,7 +208,7 @@ def _pytorch(_: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Run
     )
 
 
-# --- whole steps ---------------------------------------------------------------------------------
+# --- training and sampling steps -----------------------------------------------------------------
 
 
 def _tensor_cores() -> list[tuple[str, str]]:
@@ -215,11 +216,11 @@ def _tensor_cores() -> list[tuple[str, str]]:
 
 
 def _training_step(name: str, precision: str, config: dict, batch: int, rounds: int) -> Timing:
-    """As Python launches it: noising, forward, loss, backward, Adam and the moving average."""
+    """Time noising, forward, loss, backward, Adam and the moving average, launched by Python."""
 
     def prepare() -> Run:
         wanted = losses("numpy", "float32", config, batch, 2)
-        verify(losses(name, precision, config, batch, 2), wanted, TRAINING[precision])
+        verify(losses(name, precision, config, batch, 2), wanted, TRAINING_TOLERANCES[precision])
         return small_trainer(name, precision, config, batch).train_step
 
     who = name if precision == "float32" else f"{name}, {precision}"
@@ -227,7 +228,7 @@ def _training_step(name: str, precision: str, config: dict, batch: int, rounds: 
 
 
 def _sampling_step(name: str, replay: bool, config: dict, batch: int, rounds: int) -> Timing:
-    """The network, fresh noise and the step itself, as Python launches them or as one graph."""
+    """Time the network, fresh noise and the update, launched by Python or with a graph (replay)."""
 
     def prepare() -> Run:
         wanted = _second(_sampling("numpy", config, batch, False))
@@ -245,6 +246,6 @@ def _sampling(name: str, config: dict, batch: int, replay: bool) -> Iterator[Ste
 
 
 def _second(steps: Iterator[Step]) -> Any:
-    """x after two steps: the second is the first one that a graph makes."""
+    """Return x after two steps: the second is the first for which a graph is launched."""
     next(steps)
     return next(steps).x

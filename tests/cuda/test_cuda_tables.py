@@ -1,4 +1,4 @@
-"""Occupancy, rooflines and their tables: arithmetic, checked by hand and by counting arrays."""
+"""Occupancy, rooflines and their tables: checked by hand and by counting the bytes of arrays."""
 
 import re
 
@@ -30,19 +30,19 @@ T4 = CARDS[0]
 @pytest.mark.parametrize(
     ("architecture", "threads", "registers", "shared", "blocks", "part"),
     [
-        (75, 256, 64, 0, 4, 1.0),  # 64 registers x 1024 threads: all that there are
-        (75, 256, 65, 0, 3, 0.75),  # 72 are given, room for 7 warps in each quarter
-        (80, 256, 40, 0, 6, 0.75),  # 12 warps in each quarter, with some registers left
+        (75, 256, 64, 0, 4, 1.0),  # 64 registers x 1024 threads: all of them
+        (75, 256, 65, 0, 3, 0.75),  # 72 are allocated: 7 warps fit in each quarter
+        (80, 256, 40, 0, 6, 0.75),  # 12 warps in each quarter, some registers unused
         (75, 32, 16, 0, 16, 0.5),  # blocks
         (86, 32, 16, 0, 16, 1 / 3),
         (89, 32, 16, 0, 24, 0.5),
         (90, 32, 16, 0, 32, 0.5),
         (86, 1024, 32, 0, 1, 2 / 3),  # half a block more would fit
         (80, 1024, 32, 0, 2, 1.0),
-        (80, 32, 88, 0, 20, 20 / 64),  # 5 warps in each quarter, not 23 on the whole
+        (80, 32, 88, 0, 20, 20 / 64),  # 5 warps in each quarter, not 23 in total
         (75, 128, 32, 32 * 1024, 2, 0.25),  # shared memory
         (75, 128, 32, 32 * 1024 + 1, 1, 0.125),
-        (80, 128, 32, 40 * 1024, 4, 0.25),  # 41 KB with the driver's own, of 164
+        (80, 128, 32, 40 * 1024, 4, 0.25),  # 41 KB with the driver's own, of 164 KB
         (80, 128, 32, 40 * 1024 + 1, 3, 0.1875),
         (90, 256, 79, 16896, 3, 0.375),  # the register tile: 6 warps in each quarter
         (90, 1000, 32, 0, 2, 1.0),  # 32 warps, the last one not full
@@ -69,7 +69,7 @@ def test_a_block_or_an_architecture_that_does_not_exist(architecture, threads, s
         resident_blocks(architecture, threads, 32, 0)
 
 
-def test_instructions_are_told_apart_by_name():
+def test_instructions_are_distinguished_by_name():
     opcodes = ["FFMA", "FFMA.RZ", "FADD", "HFMA2.MMA", "IMAD", "NOP", "NOP"]
     opcodes += ["HMMA.16816.F32", "HGMMA.64x64x16.F32", "UTCHMMA"]
     opcodes += ["LDG.E.128.CONSTANT", "LDG.E.64", "LDG.E", "LDCU.128", "LD.E.128"]
@@ -95,7 +95,7 @@ def test_the_definition_by_hand():
 
 
 @pytest.mark.parametrize("shape", [(28, 4, 2), (7, 3, 5), (1, 1, 1)])
-def test_operations_are_those_of_the_benchmarks(shape):
+def test_operations_equal_the_benchmarks_count(shape):
     assert Layer(2, *shape).flops == convolution(2, *shape).flops
 
 
@@ -120,10 +120,10 @@ def test_winograd_counts_each_array_once_each_time(H, tiles):
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_the_crossing_by_algebra(card):
-    # Of so many pictures that weights do not matter, each pixel of 28 x 28 takes the definition
+    # With so many images that weights do not matter, each pixel of 28 x 28 costs the definition
     # 18 C^2 operations and F(4x4) 44 C bytes: 13 and 13 in its transforms, 18 in its product.
     assert crossing(card, 10**6, 28) == int(44 / 18 * card.balance) + 1
-    # It is where the one floor falls below the other.
+    # There F(4x4)'s floor falls below the definition's.
     found = crossing(card, 128, 14)
     for channels in (found - 1, found, 2 * found):
         layer = Layer(128, 14, channels, channels)
@@ -147,8 +147,8 @@ def test_the_readme_has_the_tables_of_these_data_sheets(name):
         assert len(table.splitlines()) == 2 + len(CARDS) * len(CONVOLUTIONS)
 
 
-def test_the_picture_is_drawn(tmp_path):
-    cuda_tables.picture(tmp_path / "roofline.png")
+def test_the_plot_is_drawn(tmp_path):
+    cuda_tables.draw_roofline(tmp_path / "roofline.png")
     assert (tmp_path / "roofline.png").stat().st_size > 10_000
 
 
@@ -156,7 +156,7 @@ def test_the_picture_is_drawn(tmp_path):
     ("flag", "sentence"),
     [("compiled", r'pip install -e "\.\[nvrtc\]"'), ("speeds", "no table 'speeds': choose from")],
 )
-def test_the_command_says_what_is_missing(flag, sentence, monkeypatch, capsys):
+def test_the_command_names_what_is_missing(flag, sentence, monkeypatch, capsys):
     monkeypatch.setattr(nvrtc, "in_wheels", lambda pattern: None)
     nvrtc.compile.cache_clear()
     nvrtc._nvrtc.cache_clear()

@@ -1,4 +1,4 @@
-"""The check for whoever has a GPU, run without one: what it finds, what it says, what it leaves."""
+"""minddpm.gpucheck, run without a GPU: its findings, its messages, its files."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ from minddpm.gpucheck import checks, machine, timings
 from minddpm.gpucheck.arrays import largest_error
 from minddpm.gpucheck.cases import every_case
 from minddpm.kernels import cuda, reference
-from minddpm.kernels.cuda import convolution, replay, winograd
+from minddpm.kernels.cuda import ladder, replay, winograd
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 FUNCTIONS = set(reference.__all__) - {"constant_weights"}
@@ -27,7 +27,7 @@ FUNCTIONS = set(reference.__all__) - {"constant_weights"}
 
 @pytest.fixture
 def gpucheck(monkeypatch, capsys, tmp_path):
-    """gpucheck("--quick", ...) -> (exit code, stdout, stderr), from within tmp_path."""
+    """gpucheck("--quick", ...) -> (exit code, stdout, stderr), run in tmp_path."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -56,10 +56,10 @@ def test_the_command(tmp_path):
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "gpucheck.json").read_text())
     names = {row["name"] for row in content["checks"]}
-    rungs = {f"conv2d, rung {name}" for name in (*convolution.RUNGS, "5 Winograd")}
-    whole = {f"losses of 3 training steps, {name}" for name in backend.PRECISIONS}
-    whole.add("4 sampling steps, graph against eager")
-    assert names == FUNCTIONS | rungs | whole
+    rungs = {f"conv2d, rung {name}" for name in (*ladder.RUNGS, "5 Winograd")}
+    models = {f"losses of 3 training steps, {name}" for name in backend.PRECISIONS}
+    models.add("4 sampling steps, graph against eager")
+    assert names == FUNCTIONS | rungs | models
     assert all(row["verdict"] == "ok" for row in content["checks"])
     assert all(f"| {name} |" in done.stdout for name in names)
     assert content["emulated"] is True
@@ -79,9 +79,9 @@ def test_without_a_gpu(tmp_path):
 
 def test_a_file_that_exists_is_not_overwritten(gpucheck, tmp_path):
     (file := tmp_path / "mine.json").write_text("precious")
-    code, _, said = gpucheck("--json", file)
+    code, _, stderr = gpucheck("--json", file)
     assert code == 2
-    assert "choose another name" in said
+    assert "choose another name" in stderr
     assert file.read_text() == "precious"
 
 
@@ -92,7 +92,7 @@ def scaled(by):
     return lambda x: x * np.float32(by)
 
 
-def refuses(x):
+def launch_failure(x):
     raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS\nand more")
 
 
@@ -102,10 +102,10 @@ def test_a_wrong_kernel_fails_the_command(gpucheck, emulated_cupy, monkeypatch, 
     monkeypatch.setattr(cuda, "upsample_nearest", lambda x: right(x) * np.float32(np.nan))
     monkeypatch.setattr(timings, "tasks", lambda quick: pytest.fail("timed on the emulator"))
     (tmp_path / "gpucheck.json").write_text("precious")
-    code, said, _ = gpucheck()
+    code, stdout, _ = gpucheck()
     assert code == 1
-    assert "| upsample_nearest | nan | 0e+00 | FAILED |" in said
-    assert said.count("FAILED") == 1
+    assert "| upsample_nearest | nan | 0e+00 | FAILED |" in stdout
+    assert stdout.count("FAILED") == 1
     assert (tmp_path / "gpucheck.json").read_text() == "precious"
     content = json.loads((tmp_path / "gpucheck-2.json").read_text())
     (row,) = (row for row in content["checks"] if row["verdict"] != "ok")
@@ -119,7 +119,7 @@ def test_a_wrong_kernel_fails_the_command(gpucheck, emulated_cupy, monkeypatch, 
         (scaled(1.001), 1e-3, ""),
         (scaled(np.nan), np.nan, ""),
         (lambda x: x[:-1], np.inf, ""),
-        (refuses, np.inf, "RuntimeError: CUDA_ERROR_ILLEGAL_ADDRESS"),
+        (launch_failure, np.inf, "RuntimeError: CUDA_ERROR_ILLEGAL_ADDRESS"),
     ],
 )
 def test_a_wrong_result_fails_its_row(emulated_cupy, monkeypatch, wrong, error, note):
@@ -134,7 +134,7 @@ def test_a_wrong_result_fails_its_row(emulated_cupy, monkeypatch, wrong, error, 
     np.testing.assert_allclose(row.error, error, rtol=1e-2)
 
 
-def test_the_worst_case_stands_for_all():
+def test_a_function_is_reported_by_its_worst_case():
     rows = [checks.Row("", error, 1e-5) for error in (1e-6, np.nan, 9e-6)]
     for some in itertools.permutations(rows):
         assert np.isnan(checks._worst(some).error)
@@ -144,7 +144,7 @@ def test_the_worst_case_stands_for_all():
 
 
 @needs_compiler
-def test_wrong_gradients_by_winograd(emulated_cupy, monkeypatch):
+def test_wrong_gradients_of_winograd_fail(emulated_cupy, monkeypatch):
     right, sizes = winograd.backward, checks.convolutions(quick=True)
     assert checks._winograd(sizes).ok
 
@@ -157,8 +157,8 @@ def test_wrong_gradients_by_winograd(emulated_cupy, monkeypatch):
 
 
 @needs_compiler
-def test_wrong_gradients_of_a_rung(emulated_cupy, monkeypatch):
-    right = convolution.gradients_apart
+def test_wrong_gradients_of_a_rung_fail(emulated_cupy, monkeypatch):
+    right = ladder.separate_gradients
 
     def wrong(*arguments):
         gxs, gw = right(*arguments)
@@ -166,12 +166,12 @@ def test_wrong_gradients_of_a_rung(emulated_cupy, monkeypatch):
 
     sizes = checks.convolutions(quick=True)[:1]
     assert checks._rung("3 shared tile", sizes).ok
-    monkeypatch.setattr(convolution, "gradients_apart", wrong)
+    monkeypatch.setattr(ladder, "separate_gradients", wrong)
     assert not checks._rung("3 shared tile", sizes).ok
 
 
 @needs_compiler
-def test_a_wrong_optimiser_shows_in_the_training(emulated_cupy, monkeypatch):
+def test_a_wrong_optimiser_fails_the_training_check(emulated_cupy, monkeypatch):
     right = cuda.adam
     assert checks.training_check("float32", quick=True).ok
     assert backend.active().name == "cupy"
@@ -184,15 +184,15 @@ def test_a_wrong_optimiser_shows_in_the_training(emulated_cupy, monkeypatch):
 
 
 @needs_compiler
-def test_inputs_that_stay_the_first_ones_show_in_the_graph(emulated_cupy, monkeypatch):
-    """As if x and t had been recorded, and were not copied at every call."""
+def test_a_graph_that_keeps_its_first_inputs_fails(emulated_cupy, monkeypatch):
+    """x and t are not copied at each call."""
     assert checks.graph_check(quick=True).error == 0
-    monkeypatch.setattr(replay.replayed, "_take", lambda self, inputs: None)
+    monkeypatch.setattr(replay.replayed, "_copy_in", lambda self, inputs: None)
     row = checks.graph_check(quick=True)
     assert 0.01 < row.error < np.inf
 
 
-def test_the_largest_error():
+def test_largest_error():
     ones = np.ones(3)
     assert largest_error((ones, None, (2 * ones,)), (ones, (2 * ones, None))) == 0
     assert largest_error(ones, 2 * ones) == 0.5
@@ -204,8 +204,8 @@ def test_the_largest_error():
 # --- timings -------------------------------------------------------------------------------------
 
 
-def test_what_is_timed_between_two_events(monkeypatch):
-    """Three calls before, then in every round a wait and all calls between the events."""
+def test_calls_are_timed_between_two_events(monkeypatch):
+    """Three calls first; then in every round a wait, and all calls between the events."""
     log, elapsed = [], iter([50.0, 10.0, 20.0])
 
     class Event:
@@ -224,8 +224,8 @@ def test_what_is_timed_between_two_events(monkeypatch):
     )
     monkeypatch.setattr(timings, "backend", SimpleNamespace(xp=fake))
     assert timings.milliseconds(lambda: log.append("run"), rounds=3, calls=2) == 10.0
-    of_a_round = ["idle", "wait", "record", "run", "run", "record", "synchronize"]
-    assert log == ["run"] * 3 + of_a_round * 3
+    one_round = ["idle", "wait", "record", "run", "run", "record", "synchronize"]
+    assert log == ["run"] * 3 + one_round * 3
     log.clear()
     elapsed = iter([7.0])
     assert timings.milliseconds(lambda: log.append("run"), rounds=1, calls=1) == 7.0
@@ -233,29 +233,31 @@ def test_what_is_timed_between_two_events(monkeypatch):
 
 
 @needs_compiler
-def test_everybody_is_verified_before_it_is_timed(emulated_cupy, monkeypatch):
-    """With a clock that stands still: what the contestants compute is right on the stand-in."""
+def test_all_results_are_verified_before_they_are_timed(emulated_cupy, monkeypatch):
+    """The clock is replaced: the contestants compute the right results on the stand-in."""
     runs = []
+    # PyTorch has no stand-in.
+    monkeypatch.setattr(timings, "_torch_on_cuda", lambda: False)
     monkeypatch.setattr(timings, "milliseconds", lambda run, *_: runs.append(run()) or 2.0)
     monkeypatch.setattr(timings, "CONVOLUTIONS", {"7x7 12->8": (7, 12, 8)})
     monkeypatch.setattr(minddpm, "SMALL", checks.TINY)
     monkeypatch.setattr(timings, "QUICK_BATCH", 2)
     times = [task() for task in timings.tasks(quick=True)]
     assert [t.problem for t in times if t.problem] == []
-    assert len(times) == len(runs) == 2 * (len(convolution.RUNGS) + 3) + 8
+    assert len(times) == len(runs) == 2 * (len(ladder.RUNGS) + 3) + 8
     flops = 2 * 2 * 49 * 9 * 12 * 8
     assert times[0].gflops == flops / 2e-3 / 1e9
     assert {t.flops for t in times} == {flops, 2 * flops, None}
 
     monkeypatch.setattr(cuda, "sampler_step_normal", lambda x, *_: (x, x))
-    right = convolution.forward
+    right = ladder.forward
     monkeypatch.setattr(
-        convolution, "forward", lambda s, xs, w, *rest, **more: right(s, xs, 2 * w, *rest, **more)
+        ladder, "forward", lambda s, xs, w, *rest, **more: right(s, xs, 2 * w, *rest, **more)
     )
     runs.clear()
     wrong = [(t.what, t.who) for t in (task() for task in timings.tasks(quick=True)) if t.problem]
     forward = "conv 7x7 12->8, 2 images"
-    assert wrong[:-6] == [(forward, f"rung {name}") for name in convolution.RUNGS] + [
+    assert wrong[:-6] == [(forward, f"rung {name}") for name in ladder.RUNGS] + [
         (forward, "chosen (cupy)")
     ]
     sampling, training = "sampling step, 2 images", "training step, 2 images"
@@ -277,7 +279,7 @@ def test_everybody_is_verified_before_it_is_timed(emulated_cupy, monkeypatch):
         (1, "Internal Sanitizer Error", False),
     ],
 )
-def test_what_compute_sanitizer_says(monkeypatch, tmp_path, code, summary, ok):
+def test_the_verdict_of_compute_sanitizer(monkeypatch, tmp_path, code, summary, ok):
     tool = tmp_path / "compute-sanitizer"
     tool.write_text(f"#!/bin/sh\necho ========= $2\necho '{summary}'\nexit {code}\n")
     tool.chmod(0o755)
@@ -287,7 +289,7 @@ def test_what_compute_sanitizer_says(monkeypatch, tmp_path, code, summary, ok):
 
 
 @needs_compiler
-def test_what_compute_sanitizer_watches(emulated_cupy, monkeypatch):
+def test_compute_sanitizer_runs_every_kernel_without_the_pool(emulated_cupy, monkeypatch):
     pools = []
     monkeypatch.setattr(emulated_cupy.cuda, "set_allocator", pools.append, raising=False)
     emulated_cupy.stats.reset()

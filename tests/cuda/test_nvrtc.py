@@ -1,4 +1,4 @@
-"""CUDA's own compiler takes every kernel, for every architecture, without spilling registers."""
+"""CUDA's own compiler compiles every kernel for every architecture without register spills."""
 
 import itertools
 import shutil
@@ -61,7 +61,7 @@ extern "C" __global__ void tensor(const half* x, float* y) {
 }
 """
 
-# NVIDIA's occupancy calculator: a line with the limits of a card and a kernel's needs each.
+# NVIDIA's occupancy calculator; each line of input: the limits of a card, a kernel's needs.
 CALCULATOR = """
 #include <cstdio>
 #include "cuda_occupancy.h"
@@ -91,7 +91,7 @@ int main() {
 
 
 CONV6 = cuda.FOLDER / "conv6_tensor.cu"
-VARIANTS = {  # what else kernels/cuda compiles
+VARIANTS = {  # other macros with which kernels/cuda compiles files
     "conv4_registers.cu": [("COLUMNS=32",)],
     "linears.cu": [("COLUMNS=32",)],
     "conv6_tensor.cu": [("TF32",), ("STORED",), ("BF16",), ("BF16", "STORED")],
@@ -121,7 +121,7 @@ def test_every_kernel_compiles_without_spills(file, architecture, defines):
 
 @headers
 @pytest.mark.parametrize("define", sorted(SINCE_80))
-def test_what_a_t4_does_not_have(define):
+def test_formats_that_a_t4_lacks_are_refused(define):
     with pytest.raises(RuntimeError, match=rf"{define} needs a GPU of compute capability 8\.0"):
         nvrtc.compile(CONV6, 75, (define,))
 
@@ -133,7 +133,7 @@ def program(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
-def test_what_a_kernel_needs(program, architecture):
+def test_the_resources_of_a_kernel(program, architecture):
     needed = program(architecture, "STEPS=4", "BLOCK=128").kernels
     assert list(needed) == ["wide", "narrow", "by_launch"]
     assert [resources.threads for resources in needed.values()] == [64, None, 128]
@@ -157,27 +157,27 @@ def test_instructions_are_counted(program, architecture):
 @headers
 @disassembler
 @pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
-def test_tensor_instructions_and_cudas_own_headers(tmp_path, architecture):
+def test_tensor_instructions_are_counted_and_cudas_headers_found(tmp_path, architecture):
     (file := tmp_path / "tensor.cu").write_text(TENSOR)
     program = nvrtc.compile(file, architecture)
     assert disassembly.disassemble(program.cubin)["tensor"].tensor > 0
 
 
-def test_the_compilers_words(tmp_path):
+def test_an_error_contains_the_compilers_log(tmp_path):
     (file := tmp_path / "wrong.cu").write_text("__global__ void wrong() { missing(); }")
     with pytest.raises(RuntimeError, match=r"wrong\.cu for sm_80:\n.*missing"):
         nvrtc.compile(file, 80)
 
 
 @disassembler
-def test_no_code_is_refused():
+def test_bytes_that_are_no_code_are_refused():
     with pytest.raises(RuntimeError, match="nvdisasm does not read"):
         disassembly.disassemble(b"no cubin")
 
 
 @headers
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-def test_occupancy_is_that_of_nvidias_calculator(tmp_path):
+def test_occupancy_equals_nvidias_calculator(tmp_path):
     (source := tmp_path / "calculator.cc").write_text(CALCULATOR)
     include = nvrtc.in_wheels("cuda_occupancy.h").parent
     command = ["g++", "-w", f"-I{include}", str(source), "-o", str(tmp_path / "calculator")]
@@ -189,9 +189,9 @@ def test_occupancy_is_that_of_nvidias_calculator(tmp_path):
         )
     )  # fmt: skip
     lines = []
-    for architecture, *of_block in needs:
+    for architecture, *block_needs in needs:
         limits = LIMITS[architecture]
-        numbers = [architecture, limits.warps, limits.shared, limits.reserved, *of_block]
+        numbers = [architecture, limits.warps, limits.shared, limits.reserved, *block_needs]
         lines.append(" ".join(map(str, numbers)))
     done = subprocess.run(
         [str(tmp_path / "calculator")], input="\n".join(lines), capture_output=True, text=True
@@ -215,8 +215,8 @@ def test_the_table_has_every_kernel():
     assert [row[0] for row in rows] == expected
 
 
-def test_what_the_timings_wait_with(tmp_path):
-    """It is no file of the kernels, and the emulator has no clock."""
+def test_the_wait_kernel_of_the_timings_compiles(tmp_path):
+    """It is not in a .cu file, and the emulator has no clock."""
     (file := tmp_path / "wait.cu").write_text(timings.WAIT)
     for architecture in nvrtc.ARCHITECTURES:
         assert list(nvrtc.compile(file, architecture).kernels) == ["wait"]

@@ -1,7 +1,7 @@
-"""CuPy itself, which imports without a GPU: what the stand-in has, and minddpm uses, it has too.
+"""CuPy, which imports without a GPU, has all that the stand-in has and that minddpm uses.
 
-Names, kinds and parameters are compared, and nothing is computed. Much of CuPy is Cython, whose
-functions keep their parameters in the first line of their documentation only.
+Only names, kinds and parameters are compared. Much of CuPy is Cython, whose functions show their
+parameters only in the first line of their docstrings.
 """
 
 import ast
@@ -17,13 +17,13 @@ import pytest
 import minddpm
 from minddpm.kernels import cuda
 from minddpm.kernels.emulator import cupy_on_cpu
-from minddpm.kernels.emulator.cupy_on_cpu import array as cupy_array
+from minddpm.kernels.emulator.cupy_on_cpu import arrays as cupy_array
 
 cupy = pytest.importorskip("cupy", reason='pip install -e ".[names]"', exc_type=ImportError)
 if cupy is cupy_on_cpu:
     pytest.skip("MINDDPM_CUDA=emulate: this is not CuPy", allow_module_level=True)
 
-# Classes of which programs make no objects; the stand-in makes its own in its own way.
+# Classes whose constructors programs do not call; the stand-in's have other parameters.
 MADE_BY_CUPY = {"Graph", "RawKernel"}
 # NumPy's third parameter is CuPy's fourth.
 OTHER_ORDER = {"argmax", "argmin"}
@@ -42,9 +42,9 @@ ANY = "*"
 
 
 def parameters(function):
-    """(names in their order, which of them by name only); "*" among them: whatever you like.
+    """Return (names in order, those that are keyword-only); "*" stands for any names.
 
-    None where nothing tells: NumPy's ufuncs have no signature in older versions.
+    None if they are unknown: NumPy's ufuncs have no signature in older versions.
     """
     try:
         found = inspect.signature(function, follow_wrapped=False).parameters.values()
@@ -56,7 +56,7 @@ def parameters(function):
 
 
 def documented(function):
-    """parameters from a line like "f(self, size_t size, *, order='C') -> int", or None."""
+    """Return parameters from a line like "f(self, size_t size, *, order='C') -> int", or None."""
     first = (function.__doc__ or "").strip().partition("\n")[0].replace("\\", "")
     found = re.fullmatch(r"[\w.]+\((.*)\)(?: -> .*)?", first)
     if not found:
@@ -75,7 +75,7 @@ def documented(function):
 
 
 def ours(function):
-    """parameters of a function of the stand-in; of one that hands on to NumPy, what it lets by."""
+    """Return the stand-in's parameters; if it wraps a NumPy function, those that it passes on."""
     wrapped = getattr(function, "__wrapped__", None)
     if wrapped is None:
         return parameters(function)
@@ -96,26 +96,26 @@ def ours(function):
 
 
 def check_parameters(path, function, theirs):
-    """Every parameter of the stand-in's is one of CuPy's, at the same place."""
+    """Check that CuPy has each of the stand-in's parameters, at the same position."""
     known = parameters(theirs)
-    assert known is not None, f"{path}: CuPy does not say what it takes"
+    assert known is not None, f"{path}: CuPy's parameters are unknown"
     if ANY in known[0]:
         return
     names, by_name = ours(function)
-    for place, name in enumerate(names):
+    for position, name in enumerate(names):
         if name == ANY:
             continue
         assert name in known[0], f"{path} has no parameter {name}: {known[0]}"
         if name not in by_name and path.split(".")[-1] not in OTHER_ORDER:
-            assert known[0].index(name) == place, f"{path} has {name} elsewhere: {known[0]}"
+            assert known[0].index(name) == position, f"{path} has {name} elsewhere: {known[0]}"
             assert name not in known[1], f"{path} takes {name} by name only"
 
 
-# --- the stand-in has nothing that CuPy has not ---------------------------------------------------
+# --- the stand-in has nothing that CuPy lacks -----------------------------------------------------
 
 
 def public(holder):
-    """The names that programs may use."""
+    """Return the names that programs may use."""
     if isinstance(holder, ModuleType):
         return sorted(set(holder.__all__) - set(getattr(holder, "ITS_OWN", ())))
     named = [name for name in vars(holder) if not name.startswith("_")]
@@ -123,7 +123,7 @@ def public(holder):
 
 
 def leaves(holder, path=()):
-    """(path, value) of everything that the stand-in has, class by class."""
+    """Yield (path, value) of everything in the stand-in, class by class."""
     for name in public(holder):
         value = inspect.getattr_static(holder, name)
         value = value.__func__ if isinstance(value, staticmethod) else value
@@ -137,7 +137,7 @@ LEAVES = dict(leaves(cupy_on_cpu))
 
 
 def found_in_cupy(path):
-    """What CuPy has there. Raises AttributeError."""
+    """Return CuPy's object at the path. Raises AttributeError."""
     return functools.reduce(getattr, path, cupy)
 
 
@@ -160,7 +160,7 @@ def test_cupy_has_what_the_stand_in_has(path):
         check_parameters(name, mine, theirs)
 
 
-def test_objects_have_no_attribute_that_cupys_have_not():
+def test_objects_have_no_attribute_that_cupys_lack():
     module = cupy_on_cpu.RawModule(code="")
     kernel = cupy_on_cpu.RawKernel(module, "f")
     stream = cupy_on_cpu.cuda.Stream()
@@ -171,7 +171,7 @@ def test_objects_have_no_attribute_that_cupys_have_not():
             assert name.startswith("_") or hasattr(theirs, name), f"{kind}.{name}"
 
 
-# --- minddpm uses nothing that CuPy has not -----------------------------------------------------
+# --- minddpm uses nothing that CuPy lacks ---------------------------------------------------------
 
 PACKAGE = Path(minddpm.__file__).parent
 KERNELS = cuda.FOLDER.parent
@@ -186,9 +186,9 @@ LIBRARY_OF = ("array_module", "backend.array_module")
 
 
 def path_of(node, names):
-    """("cuda", "Event") for xp.cuda.Event; None for what does not begin with the array library.
+    """Return ("cuda", "Event") for xp.cuda.Event; None if it does not begin with the array library.
 
-    names: variables that stand for a part of it.
+    names: variables that hold a part of the library, with its path.
     """
     if ast.unparse(node) in LIBRARY:
         return ()
@@ -203,7 +203,7 @@ def path_of(node, names):
 
 
 def uses(text):
-    """(path, the call or None) of everything that a source takes from the array library."""
+    """Yield (path, the call or None) of everything that a source uses of the array library."""
     tree, names = ast.parse(text), {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -217,7 +217,7 @@ def uses(text):
 
 
 def problems(text):
-    """What a source asks of CuPy, or of the stand-in, that is not there."""
+    """Yield each use in a source of something that CuPy or the stand-in lacks."""
     for path, call in uses(text):
         name = ".".join(path)
         try:
@@ -249,7 +249,7 @@ def test_cupy_has_what_minddpm_uses(file):
 
 
 def test_arrays_have_the_methods_that_minddpm_calls():
-    """By their names: whatever NumPy's arrays have and is looked up on anything."""
+    """By name: each attribute of NumPy's arrays that the sources look up on any object."""
     looked_up = {
         node.attr
         for file in SOURCES
@@ -261,7 +261,7 @@ def test_arrays_have_the_methods_that_minddpm_calls():
     assert [name for name in sorted(used) if not hasattr(cupy.ndarray, name)] == []
 
 
-def test_what_would_be_found():
+def test_wrong_uses_are_found():
     for text, problem in (
         ("backend.xp.softmax(x)", "CuPy has no softmax"),
         ("xp = backend.xp\ncuda = xp.cuda\ncuda.Evnt()", "CuPy has no cuda.Evnt"),
@@ -277,7 +277,7 @@ def test_what_would_be_found():
     )
 
 
-def test_what_cupy_does_not_take_the_stand_in_does_not_take():
+def test_the_stand_in_refuses_arguments_that_cupy_refuses():
     x = cupy_on_cpu.ones(3)
     for call in (
         lambda: cupy_on_cpu.sum(x, where=x > 0), lambda: x.max(initial=0),

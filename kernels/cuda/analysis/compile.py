@@ -1,8 +1,8 @@
-"""NVRTC without a GPU: whether a kernel compiles for a given architecture, and what it needs there.
+"""NVRTC without a GPU: whether a kernel compiles for an architecture, and what it needs there.
 
-CUDA's own compiler comes as a wheel (pip install nvidia-cuda-nvrtc) and runs on any Linux machine.
-It makes the code of a GPU that need not be there, and says how many registers a thread takes and
-how much of them did not fit (spills, which go through memory). disassembly.py reads the code.
+CUDA's own compiler is a wheel (pip install nvidia-cuda-nvrtc) and runs on any Linux machine. It
+needs no GPU to generate code for one, and reports how many registers a thread uses and how many
+bytes did not fit (spills, which go through memory). disassembly.py reads the code.
 """
 
 import ctypes
@@ -23,10 +23,10 @@ ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 class Resources(NamedTuple):
     """What one kernel needs on one architecture.
 
-    registers: of a thread. spills: bytes that it writes and reads for want of registers. stack:
-    bytes of its own memory, for spills and for arrays whose index the compiler does not know.
-    shared: bytes of a block. threads: of a block, by __launch_bounds__, or None without. dynamic:
-    whether a launch gives it shared memory beyond those bytes.
+    registers: of a thread. spills: bytes that a thread stores and loads because registers are
+    short. stack: bytes of its local memory, for spills and for arrays whose index the compiler does
+    not know. shared: bytes of a block. threads: of a block, by __launch_bounds__, or None without.
+    dynamic: whether it uses shared memory whose size is set at the launch.
     """
 
     registers: int
@@ -45,14 +45,14 @@ class Program(NamedTuple):
 
 
 def available() -> bool:
-    """Whether the wheel is installed."""
+    """Return whether the wheel is installed."""
     return in_wheels("libnvrtc.so*") is not None
 
 
 def in_wheels(pattern: str) -> Path | None:
-    """The first file of this name in NVIDIA's wheels, whose folders differ from version to version.
+    """Return the first file that matches in NVIDIA's wheels, or None if no wheel has one.
 
-    None if no wheel has it.
+    The wheels' folders differ from version to version.
     """
     nvidia = importlib.util.find_spec("nvidia")
     folders = nvidia.submodule_search_locations or () if nvidia else ()
@@ -71,9 +71,9 @@ def _nvrtc() -> ctypes.CDLL:
 def compile(file: Path, architecture: int, defines: tuple[str, ...] = ()) -> Program:
     """Compile a .cu file for sm_<architecture>.
 
-    defines: macros, "NAME" or "NAME=value". CUDA's own headers are found if their wheels are there
-    (nvidia-cuda-runtime, and nvidia-cuda-crt for what mma.h includes). Raises RuntimeError with the
-    compiler's words if it refuses, InputError without NVRTC.
+    defines: macros, "NAME" or "NAME=value". CUDA's own headers are found if their wheels are
+    installed (nvidia-cuda-runtime, and nvidia-cuda-crt for what mma.h includes). Raises
+    RuntimeError with the compiler's log if it fails, InputError if NVRTC is not installed.
     """
     nvrtc, program = _nvrtc(), ctypes.c_void_p()
     source = file.read_bytes()
@@ -93,7 +93,7 @@ def compile(file: Path, architecture: int, defines: tuple[str, ...] = ()) -> Pro
 
 
 def _result(program: ctypes.c_void_p, what: str) -> bytes:
-    """What nvrtcGet<what> gives; empty where there is none, as after an error."""
+    """Return the result of nvrtcGet<what>, which is empty after an error."""
     size = ctypes.c_size_t()
     getattr(_nvrtc(), f"nvrtcGet{what}Size")(program, ctypes.byref(size))
     buffer = ctypes.create_string_buffer(size.value)
@@ -102,9 +102,9 @@ def _result(program: ctypes.c_void_p, what: str) -> bytes:
 
 
 def _resources(log: str, ptx: str) -> Iterator[tuple[str, Resources]]:
-    """Kernels in the order of the source, which is that of PTX, the compiler's assembly language.
+    """Yield each kernel, in the order of PTX, the compiler's assembly language, and of the source.
 
-    Registers, spills and bytes are in the log, the block and its shared memory in PTX.
+    Registers, spills and bytes are in the log; the block's threads and `dynamic` are in PTX.
     """
     logs = {part.partition("'")[0]: part for part in log.split("Compiling entry function '")[1:]}
     arrays = re.findall(r"\.extern \.shared .*?(\w+)\[\];", ptx)

@@ -1,7 +1,7 @@
-"""What the compiler made of a kernel: its machine instructions, counted by kind.
+"""The machine instructions that the compiler generated for a kernel, counted by kind.
 
-nvdisasm reads the code of any architecture and comes as a wheel (pip install nvidia-cuda-nvdisasm).
-An instruction counts once, however often a loop runs it.
+nvdisasm reads the code of any architecture and is a wheel (pip install nvidia-cuda-nvdisasm). An
+instruction in a loop counts once.
 """
 
 import json
@@ -19,8 +19,8 @@ class Instructions(NamedTuple):
     """Instructions of one kernel.
 
     fused: FFMA, a multiplication and an addition of float32. tensor: those of the tensor cores.
-    wide_loads, wide_shared_loads, wide_stores: 16 bytes a thread from global and from shared
-    memory, and to global memory. local: loads and stores of a thread's own memory.
+    wide_loads, wide_shared_loads, wide_stores: 16 bytes a thread from global memory, from shared
+    memory, and to global memory. local: loads and stores of a thread's local memory.
     """
 
     total: int
@@ -33,14 +33,14 @@ class Instructions(NamedTuple):
 
 
 def available() -> bool:
-    """Whether the wheel is installed."""
+    """Return whether the wheel is installed."""
     return in_wheels("nvdisasm") is not None
 
 
 def disassemble(cubin: bytes) -> dict[str, Instructions]:
-    """kernel -> its instructions. cubin: machine code of one architecture, as compile() gives it.
+    """Return the instructions of each kernel. cubin: machine code, as compile() returns it.
 
-    Raises InputError without nvdisasm, RuntimeError with its words if it refuses.
+    Raises InputError if nvdisasm is not installed, RuntimeError with its log if it fails.
     """
     program = in_wheels("nvdisasm")
     if program is None:
@@ -59,14 +59,14 @@ def disassemble(cubin: bytes) -> dict[str, Instructions]:
 
 
 def count(opcodes: Iterable[str]) -> Instructions:
-    """Instructions by kind, from their names with all suffixes: FFMA, LDG.E.128.CONSTANT, ..."""
+    """Count instructions by kind, from names with suffixes such as LDG.E.128.CONSTANT."""
     numbers = dict.fromkeys(Instructions._fields, 0)
     for opcode in opcodes:
         name, *suffixes = opcode.split(".")
         wide = "128" in suffixes
-        numbers["total"] += name != "NOP"  # which fills the code up at its end
+        numbers["total"] += name != "NOP"  # which pads the end of the code
         numbers["fused"] += name == "FFMA"
-        numbers["tensor"] += name.endswith("MMA")  # not HFMA2.MMA, which is no tensor instruction
+        numbers["tensor"] += name.endswith("MMA")  # not HFMA2.MMA, which is not for tensor cores
         numbers["wide_loads"] += wide and name == "LDG"
         numbers["wide_shared_loads"] += wide and name == "LDS"
         numbers["wide_stores"] += wide and name == "STG"

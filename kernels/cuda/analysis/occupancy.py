@@ -1,12 +1,12 @@
 """Theoretical occupancy: how many of the warps that a multiprocessor could hold fit on it.
 
-Registers, shared memory, warps and blocks each set a limit, and the smallest one counts. It says
-how much there is to do while some warps wait for memory, not how fast a kernel is: with enough
-independent work in each thread a quarter may be plenty.
+Registers, shared memory, warps and blocks each set a limit, and the smallest one counts. Occupancy
+shows how many warps can work while others wait for memory, not how fast a kernel is: if each thread
+has enough independent work, an occupancy of 25 % can be plenty.
 
-The limits are those of NVIDIA's CUDA C++ Programming Guide ("Compute Capabilities", the table of
-technical specifications); how much is given at a time is from cuda_occupancy.h, the occupancy
-calculator in CUDA's headers, with which tests/test_nvrtc.py compares.
+The limits are from NVIDIA's CUDA C++ Programming Guide ("Compute Capabilities", the table of
+technical specifications). The allocation units are from cuda_occupancy.h, the occupancy calculator
+in CUDA's headers, to which tests/cuda/test_nvrtc.py compares the results.
 """
 
 from typing import NamedTuple
@@ -14,13 +14,16 @@ from typing import NamedTuple
 from minddpm.errors import InputError
 
 WARP = 32
-REGISTERS = 65536  # of a multiprocessor, all architectures here
-PARTITIONS = 4  # of a multiprocessor; a warp's registers are all in one of them
-REGISTER_UNIT = 256  # registers are given to a warp so many at a time
+REGISTERS = 65536  # of a multiprocessor, on all architectures here
+PARTITIONS = 4  # of a multiprocessor; one of them holds all registers of a warp
+REGISTER_UNIT = 256  # registers are allocated to a warp in multiples of this
 
 
 class Limits(NamedTuple):
-    """What one multiprocessor holds. shared, reserved (by the driver, each block), unit: bytes."""
+    """What one multiprocessor holds.
+
+    shared, reserved (by the driver, for each block), unit (of allocation): bytes of shared memory.
+    """
 
     warps: int
     blocks: int
@@ -41,7 +44,7 @@ LIMITS = {
 
 
 def resident_blocks(architecture: int, threads: int, registers: int, shared: int) -> int:
-    """Blocks that one multiprocessor of sm_<architecture> holds at a time; 0 if not even one.
+    """Return how many blocks one multiprocessor of sm_<architecture> holds; 0 if not even one.
 
     threads: of a block. registers: of a thread. shared: bytes of a block, static and dynamic.
     Raises InputError for an architecture or a block that does not exist.
@@ -64,7 +67,7 @@ def resident_blocks(architecture: int, threads: int, registers: int, shared: int
 
 
 def occupancy(architecture: int, threads: int, registers: int, shared: int) -> float:
-    """The warps of resident_blocks() over the most that there can be: 0 to 1."""
+    """Return the warps of resident_blocks() divided by the maximum: 0 to 1."""
     blocks = resident_blocks(architecture, threads, registers, shared)
     return blocks * _units(threads, WARP) / LIMITS[architecture].warps
 

@@ -1,10 +1,10 @@
 """How fast a convolution could be on a card, on paper: arithmetic on data-sheet numbers.
 
-No card ran for this. A kernel takes at least the time of its arithmetic at the card's peak and at
-least the time of its bytes at the bandwidth of the card's memory; the longer one is its floor
-(Williams, Waterman and Patterson 2009). Each array counts once each time that a kernel reads or
-writes it. What a kernel finds in the L2 cache, where the kernel before left it, costs less, so that
-a sequence of kernels on small arrays can be faster than the sum of its floors.
+Nothing here is measured. A kernel takes at least the time of its arithmetic at the card's peak, and
+at least the time of its bytes at the bandwidth of the card's memory; the longer one is its floor
+(Williams, Waterman and Patterson 2009). An array counts once for each kernel that reads or writes
+it. Data that the kernel before left in the L2 cache costs less, so a sequence of kernels on small
+arrays can be faster than the sum of its floors.
 """
 
 from typing import NamedTuple
@@ -15,8 +15,8 @@ WORD = 4  # bytes of a float32
 class Card(NamedTuple):
     """A GPU by its data sheet: peaks at boost clock, without sparsity.
 
-    multiprocessors: how many. fp32, tf32, fp16: TFLOP/s, the last two of the tensor cores with sums
-    in float32; tf32 is None where there is none. bandwidth: GB/s. cache: L2, MB.
+    multiprocessors: their number. fp32, tf32, fp16: TFLOP/s, the last two of tensor cores with sums
+    in float32; tf32 is None if the card has none. bandwidth: GB/s. cache: L2, MB.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Card(NamedTuple):
 
     @property
     def balance(self) -> float:
-        """Operations in float32 for each byte of memory, below which memory sets the time."""
+        """float32 operations per byte of memory; below this, memory sets the time."""
         return 1e3 * self.fp32 / self.bandwidth
 
 
@@ -54,7 +54,7 @@ CARDS = (
 
 
 class Layer(NamedTuple):
-    """A convolution by a 3 x 3 window of stride 1: N pictures, H x H, C channels in, K out."""
+    """A convolution with a 3 x 3 window, stride 1: N images, H x H, C channels in, K out."""
 
     N: int
     H: int
@@ -68,7 +68,7 @@ class Layer(NamedTuple):
 
 
 class Floor(NamedTuple):
-    """The least time of one kernel in seconds, by its arithmetic and by its bytes."""
+    """The least time of one kernel in seconds, for its arithmetic and for its bytes."""
 
     arithmetic: float
     memory: float
@@ -79,14 +79,14 @@ class Floor(NamedTuple):
 
 
 def floor(card: Card, flops: float, words: float, peak: float) -> Floor:
-    """Of a kernel that moves `words` float32 numbers; peak: TFLOP/s."""
+    """Return the floor of a kernel that moves `words` float32 numbers; peak: TFLOP/s."""
     return Floor(flops / peak / 1e12, words * WORD / card.bandwidth / 1e9)
 
 
 def direct(card: Card, layer: Layer, peak: float, stored: int = WORD) -> Floor:
-    """The definition in one kernel (implicit GEMM): x, w and y pass once.
+    """Return the floor of the definition as one kernel (implicit GEMM): x, w and y move once.
 
-    peak: TFLOP/s. stored: bytes of a number of x; w and y are float32 whatever is multiplied.
+    peak: TFLOP/s. stored: bytes of a number of x; w and y are always float32.
     """
     N, H, C, K = layer
     words = N * H**2 * (C * stored / WORD + K) + 9 * C * K
@@ -94,9 +94,9 @@ def direct(card: Card, layer: Layer, peak: float, stored: int = WORD) -> Floor:
 
 
 def winograd(card: Card, layer: Layer) -> list[Floor]:
-    """F(4x4) as in conv5_winograd.cu: V = B^T x B, U = G w G^T, M = V U, y = A^T M A.
+    """Return floors of F(4x4), conv5_winograd.cu: V = B^T x B, U = G w G^T, M = V U, y = A^T M A.
 
-    The transforms count by their bytes alone: they have one or two operations for each.
+    Only the bytes of the transforms count: they do one or two operations per byte.
     """
     N, H, C, K = layer
     tiles = N * (-(-H // 4)) ** 2
@@ -111,14 +111,14 @@ def winograd(card: Card, layer: Layer) -> list[Floor]:
 
 
 def winograd_seconds(card: Card, layer: Layer) -> float:
-    """The floors of F(4x4)'s kernels, which run one after another."""
-    return sum(each.seconds for each in winograd(card, layer))
+    """Return the sum of the floors of F(4x4)'s kernels, which run one after another."""
+    return sum(floor.seconds for floor in winograd(card, layer))
 
 
 def crossing(card: Card, N: int, H: int, most: int = 4096) -> int | None:
-    """The smallest C = K from which on F(4x4) has a lower floor than the definition, up to `most`.
+    """Return the smallest C = K above which F(4x4) always has a lower floor than the definition.
 
-    Both in float32. None if it never has.
+    Both in float32, for C up to `most`; None if there is no such C.
     """
     found = None
     for channels in range(most, 0, -1):

@@ -1,0 +1,85 @@
+"""Random numbers by Philox, noised images, and the samplers' step (random.cu, pointwise.cu)."""
+
+from collections.abc import Sequence
+from types import ModuleType
+
+import numpy as np
+
+from minddpm.kernels.cuda.launch import blocks, cupy, each, empty
+from minddpm.kernels.float32 import float32_only
+
+
+def key(seed: int, purpose: int, step: int) -> tuple[np.uint32, ...]:
+    """Return step (its low and high word), seed and purpose as kernels of random.cu take them."""
+    return tuple(map(np.uint32, (step & 0xFFFFFFFF, step >> 32, seed, purpose)))
+
+
+def each_four(name: str, n: int, *arguments) -> None:
+    """Run a kernel of random.cu on n elements, four for each thread at a time."""
+    each("random.cu", name, blocks(n, 4), *arguments)
+
+
+def _stream(name: str, dtype: str, n: int, seed: int, purpose: int, step: int, first: int):
+    """Return elements first .. first + n - 1 of a stream, cut from its blocks of four."""
+    start, end = first // 4, (first + n + 3) // 4
+    out = cupy().empty(4 * (end - start), dtype)
+    if n:
+        words = key(seed, purpose, step)
+        each("random.cu", name, end - start, out, np.uint64(start), *words, end - start)
+    return out[first - 4 * start : first - 4 * start + n]
+
+
+def random_bits(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
+    return _stream("random_bits", "uint32", n, seed, purpose, step, first)
+
+
+def random_uniform(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
+    words = random_bits(xp, n, seed, purpose, step, first)
+    return (words >> np.uint32(8)).astype("float32") * np.float32(2**-24)
+
+
+def random_normal(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
+    return _stream("random_normal", "float32", n, seed, purpose, step, first)
+
+
+# --- diffusion -----------------------------------------------------------------------------------
+
+
+@float32_only
+def q_sample(x0, noise, a, b):
+    (x_t,) = empty(x0.shape)
+    each("pointwise.cu", "q_sample", x0.size, x0, noise, a, b, x_t, x0.size // len(x0), x0.size)
+    return x_t
+
+
+@float32_only
+def sampler_step(x_t, output, noise, coefficients: Sequence[float], clip: bool):
+    x_prev, pred_x0 = empty(x_t.shape, x_t.shape)
+    numbers = map(float, coefficients)
+    arrays = x_t, output, noise if coefficients[-1] != 0 else None, x_prev, pred_x0
+    each("pointwise.cu", "sampler_step", x_t.size, *arrays, *numbers, clip, x_t.size)
+    return x_prev, pred_x0
+
+
+@float32_only
+def q_sample_normal(x0, a, b, seed: int, purpose: int, step: int):
+    x_t, noise = empty(x0.shape, x0.shape)
+    sizes = x0.size // len(x0), x0.size
+    words = key(seed, purpose, step)
+    each_four("q_sample_normal", x0.size, x0, a, b, x_t, noise, *words, *sizes)
+    return x_t, noise
+
+
+@float32_only
+def sampler_step_normal(
+    x_t, output, coefficients: Sequence[float], clip: bool,
+    seed: int, purpose: int, step: int, first: int = 0,
+):  # fmt: skip
+    x_prev, pred_x0 = empty(x_t.shape, x_t.shape)
+    numbers = map(float, coefficients)
+    arrays = x_t, output, x_prev, pred_x0
+    stream = np.uint64(first), *key(seed, purpose, step)
+    n = x_t.size
+    # The first block of the stream may begin up to three elements before `first`.
+    each_four("sampler_step_normal", n + first % 4, *arrays, *numbers, clip, *stream, n)
+    return x_prev, pred_x0
