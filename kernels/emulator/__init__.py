@@ -1,15 +1,21 @@
-"""CUDA kernels on the CPU: the very same .cu files, run, checked and stepped through without a GPU.
+"""Run, check and debug the unmodified .cu files on the CPU, without a GPU.
 
     from minddpm.kernels.emulator import Library, device_array, device_empty
 
     library = Library(Path("kernel.cu").read_text(), "kernel.cu")
     library.launch("scale", (4,), (256,), (device_array(x), y, np.int32(n)), order=1)
 
-build.py makes a library of a .cu file with g++ and shim.h; half.h, bfloat16.h and wmma.h stand for
-CUDA's own cuda_fp16.h, cuda_bf16.h and mma.h; runtime.cc runs its kernels, one fiber for each CUDA
-thread; memory.py guards the arrays; launch.py checks what is passed. With mode="race" every access
-to memory is checked (race.cc), with mode="profile" counted (profile.py). cupy_on_cpu.py is a
-stand-in for CuPy on top of that.
+The files, in the order of their use:
+
+    build.py        compiles a .cu file with g++ and links it with machine/
+    machine/        C++: CUDA's declarations (shim.h; half.h, bfloat16.h and wmma.h replace
+                    cuda_fp16.h, cuda_bf16.h and mma.h), the scheduler, which runs each CUDA thread
+                    as a fiber (runtime.cc), race detection (race.cc), counting (profile.cc)
+    memory.py       device arrays between guard pages
+    launch.py       Library: checks the arguments of a launch and runs it
+    profile.py      the cost of each line, for mode="profile"
+    arithmetic.py   the number of floating-point operations, for mode="profile"
+    cupy_on_cpu/    a stand-in for CuPy built on all this
 """
 
 from minddpm.kernels.emulator.launch import EmulatorError, Library

@@ -1,7 +1,7 @@
-"""From the text of a .cu file to a shared library that g++ made of it, kept between runs.
+"""Compile a .cu file to a shared library with g++, and cache the library between runs.
 
-The text stays what it is, line by line, but for __shared__: such an array belongs to a block, which
-no C++ declaration says. Each becomes a reference into the block's memory, on the same line.
+The source is compiled unchanged, line by line, except for __shared__ arrays: no C++ declaration
+gives an array to a block. Each becomes a reference into the block's memory, on the same line.
 """
 
 import hashlib
@@ -19,35 +19,36 @@ from minddpm.errors import InputError
 from minddpm.storage.cache_folder import cache_directory
 
 MACHINE_FOLDER = Path(__file__).parent / "machine"
-# For each mode, the parts of the machine beyond those that every mode has.
+# The parts of the machine that every mode links, and those that each mode adds.
+MACHINE = ("runtime.cc", "fibers.cc", "shared.cc")
 MODES = {
     "plain": (),
     "race": ("access.cc", "order.cc", "race.cc"),
     "profile": ("access.cc", "profile.cc"),
 }
-MACHINE = ("runtime.cc", "fibers.cc", "shared.cc")
-# Casts between float* and float4* are everyday CUDA, hence no aliasing by type. DWARF 4, as some
-# addr2line tell the wrong file after #line in version 5.
+# -fno-strict-aliasing: casts between float* and float4* are usual in CUDA. DWARF 4: with version 5
+# some versions of addr2line report the wrong file after #line.
 FLAGS = ("-std=c++17", "-gdwarf-4", "-fPIC", "-fno-strict-aliasing", "-w")
-# To be watched, code is not optimised: every access of the source is made, by itself, and so is
-# every multiplication. To count these, g++ calls a function in each stretch without a branch.
-WATCHED = ("-O0", "-fsanitize=thread")
-COMPILED = {
+# Instrumented code is not optimised, so every access and every multiplication of the source is
+# executed separately. For counting, g++ inserts a function call in each basic block.
+INSTRUMENTED = ("-O0", "-fsanitize=thread")
+MODE_FLAGS = {
     "plain": ("-O2",),
-    "race": WATCHED,
-    "profile": (*WATCHED, "-fsanitize-coverage=trace-pc"),
+    "race": INSTRUMENTED,
+    "profile": (*INSTRUMENTED, "-fsanitize-coverage=trace-pc"),
 }
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
-# An included file, and where lines may come to an end that were left out, with what told of them.
-_TURN = re.compile(r'^[ \t]*#(?:include "([^"]+)"|else|elif|endif)[^\n]*$', re.M)
-# Ours for CUDA's own headers: what is in them is unknown without them, as it is to NVRTC.
+# Directives after which the line number must be set again: #include, and those that may end skipped
+# lines, within which the compiler ignores #line.
+_DIRECTIVE = re.compile(r'^[ \t]*#(?:include "([^"]+)"|else|elif|endif)[^\n]*$', re.M)
+# Our replacements for CUDA's headers. As with NVRTC, a kernel must include them to use their names.
 _HEADERS = {
     "cuda_fp16.h": MACHINE_FOLDER / "half.h",
     "cuda_bf16.h": MACHINE_FOLDER / "bfloat16.h",
     "mma.h": MACHINE_FOLDER / "wmma.h",
 }  # fmt: skip
-_CUDAS = re.compile(rf"^[ \t]*#include <({'|'.join(_HEADERS)})>", re.M)
+_CUDA_HEADER = re.compile(rf"^[ \t]*#include <({'|'.join(_HEADERS)})>", re.M)
 _ALIGN = r"(?:__align__\((\d+)\)\s+)?"
 _DYNAMIC = re.compile(rf"extern\s+__shared__\s+{_ALIGN}((?:[\w:]+\s+)+)(\w+)\s*\[\s*\]\s*;")
 _STATIC = re.compile(rf"__shared__\s+{_ALIGN}((?:[\w:]+\s+)+)(\w+[^;=]*);")
@@ -58,12 +59,12 @@ _PLACE = re.compile(r"@([0-9a-f]+)@")
 
 
 def expand(source: str, path: str, includes: Path) -> str:
-    """The source with its .cuh files put in, and without comments, which are no code.
+    """Return the source with its .cuh files inserted and comments removed.
 
-    Every line of every file stays in its place: #line tells the compiler where it is.
+    Lines keep their numbers: #line gives the compiler the file and line of each part.
     """
 
-    def turned(found: re.Match[str]) -> str:
+    def with_line_number(found: re.Match[str]) -> str:
         here = found.string.count("\n", 0, found.start()) + 1
         line = found[0]
         if found[1]:
@@ -72,26 +73,26 @@ def expand(source: str, path: str, includes: Path) -> str:
         return f'{line}\n#line {here + 1} "{path}"'
 
     text = _COMMENT.sub(lambda found: "\n" * found[0].count("\n"), source)
-    text = f'#line 1 "{path}"\n{_TURN.sub(turned, text)}'
-    return _CUDAS.sub(lambda found: f'#include "{_HEADERS[found[1]]}"', text)
+    text = f'#line 1 "{path}"\n{_DIRECTIVE.sub(with_line_number, text)}'
+    return _CUDA_HEADER.sub(lambda found: f'#include "{_HEADERS[found[1]]}"', text)
 
 
 def kernels(source: str, path: str, includes: Path) -> dict[str, str]:
-    """The kernels of a .cu file by name, with the threads of their __launch_bounds__ or 1024."""
+    """Return the kernels of a .cu file: name -> threads of its __launch_bounds__, or "1024"."""
     found = _KERNEL.findall(expand(source, path, includes))
     return {name: before or behind or "1024" for before, behind, name in found}
 
 
 def translate(text: str) -> str:
-    """What `expand` gave, with its __shared__ arrays as references."""
-    places = 0
+    """Return the result of `expand` with its __shared__ arrays replaced by references."""
+    count = 0
 
     def static(found: re.Match[str]) -> str:
-        nonlocal places
+        nonlocal count
         align, kind, arrays = found[1] or 1, found[2].strip(), []
         for name, sizes in _ARRAY.findall(found[3]):
-            places += 1
-            shared = f"::emulator::shared<{places}, {align}, {kind}{sizes}>"
+            count += 1
+            shared = f"::emulator::shared<{count}, {align}, {kind}{sizes}>"
             arrays.append(f'auto& {name} = {shared}("{name}");')
         return " ".join(arrays) + "\n" * found[0].count("\n")
 
@@ -100,58 +101,60 @@ def translate(text: str) -> str:
 
 
 def build(source: str, path: str, includes: Path, mode: str = "plain") -> Path:
-    """The library of this source, compiled unless the cache has it.
+    """Return the file of this source's library, compiling it if it is not in the cache.
 
-    path: the name under which compilers, debuggers and messages show the source. includes: the
-    folder of its .cuh files. mode: one of MODES. Raises InputError without a g++ that can do it,
-    RuntimeError with the compiler's words if it fails.
+    path: name of the source in messages and debuggers. includes: folder of its .cuh files. mode:
+    one of MODES. Raises InputError without a suitable g++, RuntimeError with the compiler's message
+    if compilation fails.
     """
     exports = [
-        f"EMULATOR_EXPORT({name}, {most})\n"
-        for name, most in kernels(source, path, includes).items()
+        f"EMULATOR_EXPORT({name}, {bound})\n"
+        for name, bound in kernels(source, path, includes).items()
     ]
     code = translate(expand(source, path, includes))
     text = f'{code}\n#line 1 "emulator"\n{"".join(exports)}'
 
-    def make(made: Path) -> None:
-        work = made.parent
+    def make(target: Path) -> None:
+        work = target.parent
         (work / "kernel.cc").write_text(text)
-        how = ("-c", *COMPILED[mode], "-include", str(MACHINE_FOLDER / "shim.h"))
-        _compile(path, *how, str(work / "kernel.cc"), "-o", str(work / "kernel.o"))
+        flags = ("-c", *MODE_FLAGS[mode], "-include", str(MACHINE_FOLDER / "shim.h"))
+        _compile(path, *flags, str(work / "kernel.cc"), "-o", str(work / "kernel.o"))
         objects = str(work / "kernel.o"), str(_machine(mode))
-        _compile(path, "-shared", "-Wl,-Bsymbolic", *objects, "-o", str(made))
+        _compile(path, "-shared", "-Wl,-Bsymbolic", *objects, "-o", str(target))
 
     return _cached(f"{mode}\0{text}", ".so", make)
 
 
 def _machine(mode: str) -> Path:
-    """What kernels of this mode are linked with, in one object file."""
+    """Return the object file of the machine with which kernels of this mode are linked."""
     parts = [str(MACHINE_FOLDER / name) for name in (*MACHINE, *MODES[mode])]
 
-    def make(made: Path) -> None:
-        _compile("the emulator", "-O2", "-r", "-nostdlib", *parts, "-o", str(made))
+    def make(target: Path) -> None:
+        _compile("the emulator", "-O2", "-r", "-nostdlib", *parts, "-o", str(target))
 
     return _cached(mode, ".o", make)
 
 
-def _cached(what: str, ending: str, make: Callable[[Path], None]) -> Path:
-    """The file that `make` makes, in a folder of its own, unless the cache has it."""
-    # The folder, too: debuggers and `source_lines` read in the library where its files lie.
-    digest = hashlib.sha256(f"{what}\0{_compiler()}\0{FLAGS}{COMPILED}{MACHINE_FOLDER}".encode())
+def _cached(contents: str, suffix: str, make: Callable[[Path], None]) -> Path:
+    """Return a file of the cache; `make` creates it, in a temporary folder, if it is missing."""
+    # MACHINE_FOLDER is part of the key, as the library contains the paths of its source files: for
+    # debuggers, and for `source_lines`.
+    key = f"{contents}\0{_compiler()}\0{FLAGS}{MODE_FLAGS}{MACHINE_FOLDER}"
+    digest = hashlib.sha256(key.encode())
     for file in sorted((*MACHINE_FOLDER.glob("*.h"), *MACHINE_FOLDER.glob("*.cc"))):
         digest.update(file.read_bytes())
-    kept = cache_directory("emulator") / f"{digest.hexdigest()[:24]}{ending}"
-    if not kept.exists():
-        with tempfile.TemporaryDirectory(dir=kept.parent) as work:
-            made = Path(work, kept.name)
-            make(made)
-            os.replace(made, kept)  # two processes may have built it
-    return kept
+    cached = cache_directory("emulator") / f"{digest.hexdigest()[:24]}{suffix}"
+    if not cached.exists():
+        with tempfile.TemporaryDirectory(dir=cached.parent) as work:
+            target = Path(work, cached.name)
+            make(target)
+            os.replace(target, cached)  # atomic, as two processes may build the same file
+    return cached
 
 
 @cache
 def _compiler() -> str:
-    """Which g++ this is, for which machine. Raises InputError if there is none."""
+    """Return the machine and the version of g++. Raises InputError if there is no g++."""
     if shutil.which("g++") is None:
         raise InputError(
             "the CUDA emulator needs g++, which is not installed: install it (the package g++ of "
@@ -173,7 +176,7 @@ def _compile(what: str, *arguments: str) -> None:
 
 
 def source_lines(library: Path, offsets: Iterable[int]) -> dict[int, str]:
-    """The "file:line" of each of these offsets into the library."""
+    """Return the "file:line" of each of these offsets into the library."""
     offsets = list(dict.fromkeys(offsets))
     command = ["addr2line", "-a", "-i", "-e", str(library), *map(hex, offsets)]
     try:
@@ -183,15 +186,15 @@ def source_lines(library: Path, offsets: Iterable[int]) -> dict[int, str]:
     lines = {}
     answers = re.split(r"^0x\w+\n", done.stdout, flags=re.M)[1:]
     for offset, answer in zip(offsets, answers, strict=True):
-        # What was inlined comes first: of that, what the emulator has is not the kernel's own.
+        # The innermost inlined function comes first; those of the emulator are skipped.
         frames = [line.partition(" (")[0] for line in answer.splitlines()]  # no discriminator
-        own = [frame for frame in frames if not frame.startswith(f"{MACHINE_FOLDER}/")]
-        lines[offset] = Path((own or frames)[0]).name
+        of_kernel = [frame for frame in frames if not frame.startswith(f"{MACHINE_FOLDER}/")]
+        lines[offset] = Path((of_kernel or frames)[0]).name
     return lines
 
 
 def with_source_lines(library: Path, text: str) -> str:
-    """text with every @offset@ into the library as "file:line"."""
+    """Return text with every @offset@ into the library replaced by its "file:line"."""
     places = [int(found, 16) for found in _PLACE.findall(text)]
     lines = source_lines(library, places)
     return _PLACE.sub(lambda found: lines[int(found[1], 16)], text)

@@ -1,8 +1,8 @@
-"""Kernels of a .cu file as functions: arguments are checked as the driver would, or more strictly.
+"""Launch the kernels of a .cu file, with arguments checked more strictly than by the driver.
 
-CuPy passes a scalar with the size that it has in NumPy, whatever the kernel declares: a Python
-float for a float parameter is 8 bytes where 4 are read. On a GPU that is a wrong number in silence;
-here it is an error.
+CuPy passes a scalar with its NumPy size, whatever the kernel declares: a Python float for a float
+parameter has 8 bytes, of which the kernel reads 4. On a GPU this is a silently wrong number; here
+it is an error.
 """
 
 import bisect
@@ -23,24 +23,24 @@ from minddpm.kernels.emulator.profile import Line
 KINDS = {"f": "floating-point", "i": "signed", "u": "unsigned"}
 
 
-_one_at_a_time = threading.Lock()  # the machine of runtime.cc is one
+_one_at_a_time = threading.Lock()  # runtime.cc has one global machine
 
 
 class EmulatorError(RuntimeError):
-    """A kernel did something that a GPU would punish, or worse: would not."""
+    """A kernel did something that is an error on a GPU, reported there or not."""
 
 
-class _Dim3(ctypes.Structure):
+class _Dim3(ctypes.Structure):  # the layout of dim3 in shim.h
     _fields_ = [(name, ctypes.c_uint) for name in "xyz"]
 
     @classmethod
     def of(cls, sizes: tuple[int, ...]) -> "_Dim3":
         if not 1 <= len(sizes) <= 3 or not all(0 <= n < 1 << 32 for n in sizes):
-            raise EmulatorError(f"{sizes} should be one to three sizes")
+            raise EmulatorError(f"a grid or block of {sizes} should have one to three sizes")
         return cls(*sizes, *(1,) * (3 - len(sizes)))
 
 
-class _DeviceArray(ctypes.Structure):  # access.h
+class _DeviceArray(ctypes.Structure):  # the layout of DeviceArray in access.h
     _fields_ = [
         *((name, ctypes.c_size_t) for name in ("before", "start", "end", "after")),
         ("poison", ctypes.c_uint64),
@@ -49,7 +49,7 @@ class _DeviceArray(ctypes.Structure):  # access.h
     ]  # fmt: skip
 
 
-class _Cost(ctypes.Structure):  # profile.cc
+class _Cost(ctypes.Structure):  # the layout of Cost in profile.cc
     _fields_ = [
         (name, ctypes.c_uint64)
         for name in (
@@ -58,29 +58,31 @@ class _Cost(ctypes.Structure):  # profile.cc
     ]  # fmt: skip
 
 
-class _Stretch(ctypes.Structure):  # profile.cc
-    _fields_ = [("place", ctypes.c_uint64), ("times", ctypes.c_uint64)]
+class _BasicBlock(ctypes.Structure):  # the layout of BasicBlock in profile.cc
+    _fields_ = [("place", ctypes.c_uint64), ("executions", ctypes.c_uint64)]
 
 
 class Library:
     """The kernels of one .cu source, to be launched by name.
 
-    path: what the source is called in messages, in debuggers, and where it finds its .cuh files.
-    mode: "plain"; "race", in which every access to memory is checked: it has to lie in an array, be
-    aligned, not read what nobody wrote, and not race with another thread's; or "profile", in which
-    they are counted.
-    Raises InputError without a g++ that can build it.
+    path: name of the source in messages and debuggers; its .cuh files are in the same folder.
+    mode: "plain"; "race", which checks every memory access: it must lie in an array, be aligned,
+    not read uninitialised memory, and not race with another thread; or "profile", which counts
+    accesses.
+    Raises InputError for an unknown mode or without a suitable g++, RuntimeError if the source does
+    not compile.
     """
 
     def __init__(self, source: str, path: str | Path = "kernel.cu", mode: str = "plain"):
         if mode not in MODES:
             raise InputError(f"there is no mode {mode!r} of the emulator: {', '.join(MODES)}.")
-        described = source, str(path), Path(path).parent
+        folder = Path(path).parent
         self.path, self.mode = path, mode
-        self.file, self.kernels = build(*described, mode), kernels(*described)
+        self.file = build(source, str(path), folder, mode)
+        self.kernels = kernels(source, str(path), folder)
         self._library = ctypes.CDLL(str(self.file))
         self._costs: list[tuple[str, _Cost]] = []
-        self._stretches: list[tuple[str, _Stretch]] = []
+        self._basic_blocks: list[tuple[str, _BasicBlock]] = []
         self._parameters: dict[str, list[str]] = {}
         for name in self.kernels:
             text = ctypes.create_string_buffer(400)
@@ -100,10 +102,10 @@ class Library:
     ) -> None:
         """Run a kernel to its end.
 
-        arguments: arrays of memory.py, or NumPy scalars of the very types that the kernel declares.
-        shared: bytes of dynamic shared memory. order: of threads and blocks, 0 as numbered, 1 the
-        other way round, from 2 on a random one of that number.
-        Raises EmulatorError, with the line of the .cu file where there is one.
+        arguments: arrays of memory.py, or NumPy scalars of exactly the types that the kernel
+        declares. shared: bytes of dynamic shared memory. order: of threads and blocks; 0: as
+        numbered, 1: reversed, 2 and above: random, with this seed.
+        Raises EmulatorError, with the line of the .cu file if it is known.
         """
         if name not in self._parameters:
             raise EmulatorError(f"there is no kernel {name}: {', '.join(self._parameters)}")
@@ -127,23 +129,24 @@ class Library:
                 ctypes.c_size_t(shared), pointers, error, ctypes.c_size_t(len(error)),
             )  # fmt: skip
             if self.mode == "profile" and not failed:
-                self._costs += [(name, c) for c in self._last("emulator_profile", _Cost)]
-                stretches = self._last("emulator_stretches", _Stretch)
-                self._stretches += [(name, stretch) for stretch in stretches]
+                costs = self._records("emulator_profile", _Cost)
+                self._costs += [(name, cost) for cost in costs]
+                blocks = self._records("emulator_basic_blocks", _BasicBlock)
+                self._basic_blocks += [(name, basic_block) for basic_block in blocks]
         if failed:
             raise EmulatorError(f"{name}: {with_source_lines(self.file, error.value.decode())}")
         for i, argument in enumerate(arguments):
-            if isinstance(argument, np.ndarray) and (where := memory.overwritten(argument)):
+            if isinstance(argument, np.ndarray) and (side := memory.overwritten(argument)):
                 raise EmulatorError(
-                    f"{name} wrote {where} argument {i}, an array of shape {argument.shape}"
+                    f"{name} wrote {side} argument {i}, an array of shape {argument.shape}"
                 )
 
     def _describe_arrays(self, arguments: tuple[Any, ...]) -> None:
-        """Tell the library where the arrays of the device are, and which of them were passed."""
+        """Give the library the extents of all device arrays, and the arguments they belong to."""
         extents = memory.extents()
         starts = [e.start for e in extents]
-        passed: dict[int, int] = {}
-        named: dict[int, int] = {}  # whose address is a number in an argument
+        passed: dict[int, int] = {}  # start of an array -> the argument that it is
+        named: dict[int, int] = {}  # start of an array -> the argument that contains its address
         for i, argument in enumerate(arguments):
             if not isinstance(argument, np.ndarray):
                 continue
@@ -161,24 +164,25 @@ class Library:
             array.argument, array.table = passed.get(start, -1), named.get(start, -1)
         self._library.emulator_arrays(arrays, ctypes.c_size_t(len(extents)))
 
-    def _last(self, function: str, kind: type[ctypes.Structure]) -> ctypes.Array:
-        """What a function of the library tells about the last launch."""
-        tell = getattr(self._library, function)
-        told = (kind * tell(None, ctypes.c_size_t(0)))()
-        tell(told, ctypes.c_size_t(len(told)))
-        return told
+    def _records(self, name: str, kind: type[ctypes.Structure]) -> ctypes.Array:
+        """Return all records that a function of the library has of the last launch."""
+        function = getattr(self._library, name)
+        records = (kind * function(None, ctypes.c_size_t(0)))()
+        function(records, ctypes.c_size_t(len(records)))
+        return records
 
     def flops(self) -> dict[str, int]:
-        """Floating-point operations of each kernel launched since it was last asked.
+        """Return the floating-point operations of each kernel launched since the last call.
 
-        A multiply-add is two (arithmetic.py says what counts). Raises InputError where they cannot
-        be counted.
+        A multiply-add is two (arithmetic.py defines what is counted). Raises InputError if the mode
+        is not "profile" or if they cannot be counted on this machine.
         """
         self._check_profile()
-        each, totals = operations(self.file), dict.fromkeys((k for k, _ in self._stretches), 0)
-        for kernel, stretch in self._stretches:
-            totals[kernel] += stretch.times * each.get(stretch.place, 0)
-        self._stretches = []
+        in_block = operations(self.file)
+        totals = dict.fromkeys((kernel for kernel, _ in self._basic_blocks), 0)
+        for kernel, block in self._basic_blocks:
+            totals[kernel] += block.executions * in_block.get(block.place, 0)
+        self._basic_blocks = []
         return totals
 
     def _check_profile(self) -> None:
@@ -186,7 +190,10 @@ class Library:
             raise InputError(f'{self.path} runs in mode {self.mode}: load it with mode="profile".')
 
     def profile(self) -> list[Line]:
-        """What the launches cost that were made since it was last asked, by kernel and line."""
+        """Return the cost of the launches since the last call, sorted by kernel and line.
+
+        Raises InputError if the mode is not "profile".
+        """
         self._check_profile()
         places = source_lines(self.file, (cost.place for _, cost in self._costs))
         totals: dict[tuple[str, ...], list[int]] = {}
@@ -194,41 +201,41 @@ class Library:
             space = "shared" if cost.shared else "global"
             key = (kernel, places[cost.place], space, ("load", "store", "atomic")[cost.kind])
             *sums, worst = totals.setdefault(key, [0] * 5)
-            more = cost.requests, cost.bytes, cost.transactions, cost.ideal
-            totals[key] = [*map(sum, zip(sums, more, strict=True)), max(worst, cost.worst)]
+            added = cost.requests, cost.bytes, cost.transactions, cost.ideal
+            totals[key] = [*map(sum, zip(sums, added, strict=True)), max(worst, cost.worst)]
         self._costs = []
         return sorted(
             (Line(*key, *numbers) for key, numbers in totals.items()),
-            key=lambda line: (line.kernel, _by_number(line.place), line.space, line.kind),
+            key=lambda line: (line.kernel, _line_order(line.place), line.space, line.kind),
         )
 
 
-def _by_number(place: str) -> tuple[str, int]:
-    """A "file:line" so that line 9 comes before line 10."""
+def _line_order(place: str) -> tuple[str, int]:
+    """Return a sorting key for "file:line" by which line 9 comes before line 10."""
     file, _, line = place.partition(":")
     return file, int(line) if line.isdigit() else 0
 
 
-def _as_parameter(what: str, argument: Any, parameter: str) -> Any:
-    """The bytes of an argument in ctypes; parameter: "Pf4" for float*, "Si4" for int."""
+def _as_parameter(label: str, argument: Any, parameter: str) -> Any:
+    """Return an argument as a ctypes value; parameter: "Pf4" for float*, "Si4" for int."""
     form, kind, size = parameter[0], parameter[1], int(parameter[2])
     wanted = f"{KINDS[kind]}, {size} bytes"
     if form == "P":
         if isinstance(argument, np.uint64) and argument == 0:  # how CuPy passes a null pointer
             return ctypes.c_void_p()
         if not isinstance(argument, np.ndarray):
-            raise EmulatorError(f"{what} should be an array ({wanted}), not {argument!r}")
+            raise EmulatorError(f"{label} should be an array ({wanted}), not {argument!r}")
         if not memory.holds(argument):
-            raise EmulatorError(f"{what} is not on the device: device_array() makes a copy there")
+            raise EmulatorError(f"{label} is not on the device: device_array() makes a copy there")
         if not argument.flags.c_contiguous:
-            raise EmulatorError(f"{what} is not C-contiguous: kernels know nothing of strides")
+            raise EmulatorError(f"{label} is not C-contiguous: kernels know nothing of strides")
         if argument.dtype.itemsize != size or argument.dtype.kind != kind:
-            raise EmulatorError(f"{what} has {argument.dtype} where {wanted} are declared")
+            raise EmulatorError(f"{label} has {argument.dtype} where {wanted} are declared")
         return ctypes.c_void_p(argument.ctypes.data)
     if not isinstance(argument, np.generic):
         raise EmulatorError(
-            f"{what} is {argument!r}: pass a NumPy scalar, so that its size is certain ({wanted})"
+            f"{label} is {argument!r}: pass a NumPy scalar, so that its size is certain ({wanted})"
         )
     if argument.dtype.itemsize != size or (argument.dtype.kind == "f") != (kind == "f"):
-        raise EmulatorError(f"{what} is a {argument.dtype} where {wanted} are declared")
+        raise EmulatorError(f"{label} is a {argument.dtype} where {wanted} are declared")
     return (ctypes.c_char * size).from_buffer_copy(argument.tobytes())

@@ -1,10 +1,10 @@
-"""What the memory accesses of a kernel cost, line by line, and how to print it.
+"""The cost of a kernel's memory accesses, line by line, as a table.
 
     library = Library(source, path, mode="profile")
     library.launch(...)
     print(table(library.profile(), library.flops()))
 
-profile.cc says how it is counted, and arithmetic.py how operations are.
+profile.cc documents how accesses are counted, arithmetic.py how operations are.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,9 +15,9 @@ class Line(NamedTuple):
     """The accesses of one kind that a line of a kernel makes to one kind of memory.
 
     place: "file:line". space: "global" or "shared". kind: "load", "store" or "atomic".
-    requests: instructions of a warp. bytes: that its lanes asked for, each once in a request.
-    transactions: sectors of 32 bytes (global), or turns of the banks (shared); ideal: the fewest
-    that would do; worst: the most sectors of one request, or the most ways of a bank conflict.
+    requests: executions by a warp. bytes: distinct bytes that the lanes of each request access.
+    transactions: sectors of 32 bytes (global), or passes over the banks (shared); ideal: the
+    fewest possible; worst: most sectors of one request, or most ways of a bank conflict.
     """
 
     kernel: str
@@ -32,9 +32,9 @@ class Line(NamedTuple):
 
 
 def global_bytes(lines: Iterable[Line]) -> dict[str, tuple[int, int]]:
-    """For each kernel the bytes that global memory delivers to it and takes, in whole sectors.
+    """Return for each kernel the bytes read from and written to global memory, in full sectors.
 
-    An atomic operation does both. Nothing is taken off for what a cache would have had.
+    An atomic operation counts as both. Caches are not modelled.
     """
     moved: dict[str, tuple[int, int]] = {}
     for line in lines:
@@ -47,7 +47,7 @@ def global_bytes(lines: Iterable[Line]) -> dict[str, tuple[int, int]]:
 
 
 def table(lines: Sequence[Line], flops: Mapping[str, int]) -> str:
-    """The lines as text, one below the other, and below that the whole of each kernel."""
+    """Return a text table with one row for each line, and below it the totals of each kernel."""
     heading = ("place", "memory", "access", "requests", "per request", "ideal", "worst")
     rows = [heading]
     kernel = None
@@ -71,9 +71,9 @@ def table(lines: Sequence[Line], flops: Mapping[str, int]) -> str:
         for row in rows
     ]
     for kernel, (read, written) in global_bytes(lines).items():
-        made = flops.get(kernel, 0)
+        count = flops.get(kernel, 0)
         text.append(
-            f"{kernel}: {made:,} operations, {read:,} bytes read, {written:,} written: "
-            f"{made / (read + written):.2f} operations for a byte"
+            f"{kernel}: {count:,} operations, {read:,} bytes read, {written:,} written: "
+            f"{count / (read + written):.2f} operations for a byte"
         )
     return "\n".join(text)

@@ -1,56 +1,15 @@
-"""The CUDA emulator: it runs a kernel in any order, and says what is wrong with a wrong one."""
+"""The CUDA emulator: runs a kernel in any order of its threads, and reports errors in kernels."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+from cuda_checks import ORDERS, needs_compiler
+from emulated import CUDA, line_of, norm_backward, planted, silu
 
-from minddpm import kernels
 from minddpm.kernels.emulator import EmulatorError, Library, build, device_array, device_empty
 
-CUDA = Path(kernels.__file__).parent / "cuda"
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-ORDERS = (0, 1, 2)
-
-
-def planted(file: str, right: str, wrong: str, mode: str = "plain") -> Library:
-    """A library of a real kernel's file with one bug in it."""
-    source = (CUDA / file).read_text()
-    assert source.count(right) >= 1, "the kernel has changed: plant the bug elsewhere"
-    return Library(source.replace(right, wrong, 1), CUDA / file, mode)
-
-
-def line_of(file: str, text: str) -> int:
-    return next(
-        i for i, line in enumerate((CUDA / file).read_text().splitlines(), 1) if text in line
-    )
-
-
-def norm_backward(library: Library, order: int = 0) -> list[np.ndarray]:
-    """group_norm_backward of two small pictures: gx, gweight, gbias."""
-    rng = np.random.default_rng(0)
-    N, P, C, groups = 2, 20, 40, 4
-    gy, x = (device_array(rng.standard_normal((N, P, C), np.float32)) for _ in range(2))
-    weight, bias = (device_array(rng.standard_normal(C, np.float32)) for _ in range(2))
-    mean, rstd = (device_array(rng.random((N, groups), np.float32)) for _ in range(2))
-    results = device_empty(x.shape), device_empty(C), device_empty(C)
-    sums, counters = device_empty((2, N, C)), device_array(np.zeros(groups, np.uint32))
-    none, C1 = np.uint64(0), np.int32(C)
-    library.launch(
-        "group_norm_backward", (groups, N), (256,),
-        (gy, x, none, C1, weight, bias, mean, rstd, none, none, results[0], none, *results[1:],
-         sums, counters, *map(np.int32, (P, C, C // groups, 1))),
-        order=order,
-    )  # fmt: skip
-    assert (counters == 0).all()
-    return [result.copy() for result in results]
-
-
-def silu(library: Library, n: int, block: int = 64) -> np.ndarray:
-    x, y = device_array(np.linspace(-3, 3, n, dtype=np.float32)), device_empty(n)
-    library.launch("silu", (2,), (block,), (x, y, np.int32(n)))
-    return y.copy()
+pytestmark = needs_compiler
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +17,7 @@ def pointwise():
     return Library((CUDA / "pointwise.cu").read_text(), CUDA / "pointwise.cu")
 
 
-def test_a_right_kernel_gives_the_same_in_every_order():
+def test_a_correct_kernel_gives_the_same_result_in_every_order():
     library = Library((CUDA / "norm.cu").read_text(), CUDA / "norm.cu")
     first, *others = (norm_backward(library, order) for order in ORDERS)
     assert all(np.isfinite(result).all() for result in first)
@@ -73,7 +32,7 @@ def test_a_missing_barrier_gives_another_result_in_another_order():
     assert not all(np.array_equal(results[0], r) for r in results)
 
 
-def test_shared_memory_that_nobody_wrote_is_nan():
+def test_uninitialised_shared_memory_is_nan():
     library = planted("norm.cu", "plain[threadIdx.x] = sum;", "")
     _, gweight, gbias = norm_backward(library)
     assert np.isnan(gbias).all()
@@ -94,7 +53,7 @@ def test_a_write_beyond_a_shared_array():
         norm_backward(library)
 
 
-def test_a_store_behind_an_array():
+def test_a_store_just_behind_an_array():
     library = planted("pointwise.cu", "EACH(i, n)) y", "EACH(i, n + 1)) y")
     with pytest.raises(EmulatorError, match="silu wrote behind argument 1"):
         silu(library, 30)
@@ -107,7 +66,7 @@ def test_a_store_far_behind_an_array_names_thread_and_line(pointwise):
         EmulatorError, match=rf"pointwise.cu:{line}: thread \(0, 0, 0\) of block \(0, 0, 0\)"
     ):
         silu(library, 32)
-    assert np.isfinite(silu(pointwise, 32)).all()  # the machine is none the worse for it
+    assert np.isfinite(silu(pointwise, 32)).all()  # the next launch works
 
 
 def test_a_store_in_front_of_an_array():
@@ -116,7 +75,7 @@ def test_a_store_in_front_of_an_array():
         silu(library, 32)
 
 
-def test_an_element_that_nobody_wrote_is_nan():
+def test_an_unwritten_element_is_nan():
     library = planted("pointwise.cu", "EACH(i, n)) y", "EACH(i, n - 1)) y")
     assert np.isnan(silu(library, 30)[-1])
 
@@ -238,13 +197,13 @@ def test_dynamic_shared_memory():
         library.launch("reversed", (1,), (8,), (x,), shared=16)
 
 
-def test_a_mask_that_names_lanes_which_are_not_there():
+def test_a_mask_that_names_missing_lanes():
     out = device_array(np.zeros((16, 8), np.int32))
     with pytest.raises(EmulatorError, match=r"line 5: the mask ffffffff names lanes that .* 16 "):
         Library(WARP).launch("together", (1,), (16,), (out, np.uint32(0xFFFFFFFF)))
 
 
-def test_lanes_that_never_come():
+def test_lanes_that_never_arrive():
     source = WARP.replace("if (!(mask >> lane & 1)) return;", "if (lane == 9) return;")
     out = device_array(np.zeros((32, 8), np.int32))
     with pytest.raises(EmulatorError, match=r"line 5: .* of which only fffffdff come"):
@@ -305,7 +264,7 @@ def test_branches_of_a_warp_may_have_their_own_operations(order):
         ("nothing", 0, "there is no kernel nothing: first_lanes"),
     ],
 )
-def test_what_else_a_gpu_would_not_do(name, shared, message):
+def test_other_errors(name, shared, message):
     out = device_array(np.zeros(32, np.int32))
     with pytest.raises(EmulatorError, match=message):
         Library(BRANCHES).launch(name, (1,), (32,), (out,), shared=shared)
@@ -330,13 +289,13 @@ def test_a_thread_that_waits_for_another_in_a_loop(mode):
 
 
 def test_another_checkout_with_the_same_cache(monkeypatch, tmp_path):
-    """Whose emulator it was built with stands in a library: the line is found in either."""
+    """A library contains the paths of its emulator: lines are found with either checkout's."""
     copy = tmp_path / "emulator"
     shutil.copytree(build.MACHINE_FOLDER, copy)
-    for here in (build.MACHINE_FOLDER, copy):
-        monkeypatch.setattr(build, "MACHINE_FOLDER", here)
+    for folder in (build.MACHINE_FOLDER, copy):
+        monkeypatch.setattr(build, "MACHINE_FOLDER", folder)
         test_a_thread_that_waits_for_another_in_a_loop("plain")
 
 
-def test_a_double_that_nobody_wrote_is_nan():
+def test_an_unwritten_double_is_nan():
     assert np.isnan(device_empty(3, "float64")).all()

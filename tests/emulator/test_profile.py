@@ -1,80 +1,79 @@
-"""Profile mode of the CUDA emulator: what it counts, and what the convolutions' rungs may cost."""
+"""Profile mode of the CUDA emulator: its counts, and bounds on the cost of each rung."""
 
 import platform
-import shutil
 from collections import Counter
 
 import numpy as np
 import pytest
-from test_cuda import draw
-from test_emulator import ORDERS
+from cuda_checks import ORDERS, draw, needs_compiler
 
 from minddpm.errors import InputError
-from minddpm.kernels.cuda import convolution
+from minddpm.kernels.cuda import ladder
 from minddpm.kernels.emulator import Library, cupy_on_cpu, device_array, device_empty
 from minddpm.kernels.emulator.cupy_on_cpu.cuda import emulation
 from minddpm.kernels.emulator.profile import Line, global_bytes, table
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+pytestmark = needs_compiler
 
 needs_x86 = pytest.mark.skipif(
-    platform.machine().lower() not in ("x86_64", "amd64"), reason="reads x86-64's instructions"
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="disassembles x86-64 code"
 )
 
-PICTURES = (2, 14, 14, 32)
+IMAGES = (2, 14, 14, 32)
 
 # --- the ladder ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def forward(stand_in, monkeypatch):
-    """Profiles the forward pass of a rung: 3 x 3, 2 images of 14 x 14, from 32 to 32 channels."""
+    """Profiles the forward pass of a rung: 3 x 3, 2 images of 14 x 14, 32 to 32 channels."""
     monkeypatch.setattr(emulation, "mode", "profile")
 
-    def run(rung: convolution.Rung, stored: str = "float32") -> list[Line]:
+    def run(rung: ladder.Rung, stored: str = "float32") -> list[Line]:
         monkeypatch.setattr(emulation, "profile", [])
         monkeypatch.setattr(emulation, "flops", Counter())
-        x, w, b, y = map(cupy_on_cpu.asarray, draw(0, PICTURES, (3, 3, 32, 32), 32, PICTURES))
-        sizes = convolution.Sizes.of((x,), w.shape, 1, ((1, 1), (1, 1)))
-        convolution.forward(sizes, (x.astype(stored),), w, b, y, rung=rung)
+        x, w, b, y = map(cupy_on_cpu.asarray, draw(0, IMAGES, (3, 3, 32, 32), 32, IMAGES))
+        sizes = ladder.Sizes.of((x,), w.shape, 1, ((1, 1), (1, 1)))
+        ladder.forward(sizes, (x.astype(stored),), w, b, y, rung=rung)
         return emulation.profile
 
     return run
 
 
 def excess(lines: list[Line], space: str, kind: str) -> float:
-    """How many times the ideal all accesses of this kind take."""
+    """Return the transactions of all accesses of this kind, as a multiple of the ideal."""
     chosen = [line for line in lines if (line.space, line.kind) == (space, kind)]
     return sum(line.transactions for line in chosen) / sum(line.ideal for line in chosen)
 
 
 @pytest.mark.parametrize("K", [32, 64])
 def test_the_default_convolution_wastes_little(forward, K):
-    lines = forward(convolution.register_tile(K))
+    lines = forward(ladder.register_tile(K))
     assert excess(lines, "global", "load") <= 1.3
-    assert max(line.worst for line in lines if line.space == "shared") <= 2  # ways of a conflict
+    ways = max(line.worst for line in lines if line.space == "shared")  # of a bank conflict
+    assert ways <= 2
 
 
-def test_the_naive_one_wastes_much(forward):
-    assert excess(forward(convolution.RUNGS["1 naive"]), "global", "load") > 5
-    assert excess(forward(convolution.RUNGS["2 coalesced"]), "global", "load") < 1.1
+def test_the_naive_convolution_wastes_much(forward):
+    assert excess(forward(ladder.RUNGS["1 naive"]), "global", "load") > 5
+    assert excess(forward(ladder.RUNGS["2 coalesced"]), "global", "load") < 1.1
 
 
 def test_each_rung_reads_less_than_the_one_before(forward):
-    ladder = [rung for rung in convolution.RUNGS.values() if not rung.options]
-    read = [global_bytes(forward(rung))["conv2d"][0] for rung in ladder]
+    rungs = [rung for rung in ladder.RUNGS.values() if not rung.options]
+    read = [global_bytes(forward(rung))["conv2d"][0] for rung in rungs]
     assert read == sorted(read, reverse=True)
     assert read[0] > 100 * read[-1]
 
 
-def test_half_reads_half_of_the_picture(forward):
-    half = convolution.RUNGS["6 tensor cores, half"]
+def test_half_reads_half_the_bytes_of_the_images(forward):
+    half = ladder.RUNGS["6 tensor cores, half"]
     read = [global_bytes(forward(half, dtype))["conv2d"][0] for dtype in ("float32", "float16")]
-    pixels = 2 * (3 * 14 - 2) ** 2  # of all windows, without what is beyond the edges
-    assert read[0] - read[1] == pixels * 32 * 2  # of 4 bytes each
+    pixels = 2 * (3 * 14 - 2) ** 2  # of all windows, without those outside the image
+    assert read[0] - read[1] == pixels * 32 * 2  # half of 4 bytes
 
 
-# --- what is counted -----------------------------------------------------------------------------
+# --- counts --------------------------------------------------------------------------------------
 
 KERNELS = """
 extern "C" __global__ void strided(const float* x, float* y, int stride, int shift) {
@@ -107,7 +106,7 @@ extern "C" __global__ void branches(int* counts, const int* x) {
 
 
 def profile(name: str, *arguments, order: int = 0, grid: int = 1) -> dict[tuple[str, str], Line]:
-    """By space and kind; a kernel has one line of each."""
+    """Return the lines of a kernel by space and kind, of which it has one each."""
     library = Library(KERNELS, "kernels.cu", mode="profile")
     library.launch(name, (grid,), (32,), arguments, order=order)
     return {(line.space, line.kind): line for line in library.profile()}
@@ -136,7 +135,7 @@ def test_ways_of_a_bank_conflict(stride, ways):
     assert (line.requests, line.transactions, line.ideal, line.worst) == (10, 10 * ways, 10, ways)
 
 
-def test_wide_accesses_take_several_turns():
+def test_wide_accesses_take_several_passes():
     x, y = device_array(np.zeros(128, "f")), device_empty(128)
     lines = profile("vectors", x, y, np.int32(1))
     assert lines["global", "load"][4:] == (1, 512, 16, 16, 16)
@@ -148,7 +147,7 @@ def test_wide_accesses_take_several_turns():
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_lanes_that_do_not_take_part(order):
+def test_inactive_lanes(order):
     counts, x = device_array(np.zeros(65, np.int32)), device_array(np.ones(3, np.int32))
     lines = profile("branches", counts, x, order=order)
     assert lines["global", "atomic"][4:] == (1, 4, 1, 1, 1)
@@ -177,7 +176,7 @@ extern "C" __global__ void sums(float* y) { atomicAdd(y, 1.0f); }
 
 
 @needs_x86
-def test_operations_are_counted_where_they_are_made():
+def test_operations_are_counted():
     library = Library(COUNTED, "counted.cu", mode="profile")
     x = device_array(np.ones(32, "f"))
     library.launch("one", (2,), (32,), (x, device_array(np.zeros(32)), np.int32(20)))
@@ -193,16 +192,16 @@ def test_operations_are_counted_where_they_are_made():
 @needs_x86
 @pytest.mark.parametrize("rung", ["1 naive", "4 register tile", "6 tensor cores, half"])
 def test_operations_of_a_rung(forward, rung):
-    """By the definition 2 N OH OW K KH KW C, with what tiles compute beyond the edges."""
-    forward(how := convolution.RUNGS[rung])
+    """2 N OH OW K KH KW C by definition, plus what tiles compute beyond the edges."""
+    forward(how := ladder.RUNGS[rung])
     pixels, window, K = 2 * 14 * 14, 9 * 32, 32
     rows, columns = (-(-n // size) * size for n, size in ((pixels, how.rows), (K, how.columns)))
-    if rung == "1 naive":  # whose threads beyond the edges have nothing to do
+    if rung == "1 naive":  # its threads beyond the edges compute nothing
         rows, columns = pixels, K
-    assert emulation.flops == {"conv2d": 2 * rows * columns * window + pixels * K}  # and the bias
+    assert emulation.flops == {"conv2d": 2 * rows * columns * window + pixels * K}  # with the bias
 
 
-def test_what_was_told_is_not_told_again():
+def test_each_launch_is_reported_once():
     library = Library(KERNELS, "kernels.cu", mode="profile")
     for _ in range(2):
         library.launch("banks", (1,), (32,), (device_empty(32), np.int32(1)))
@@ -214,11 +213,11 @@ def test_what_was_told_is_not_told_again():
         ["kernels.cu:16", "shared", "load", "20", "1.00", "1.00", "1"],
         ["kernels.cu:17", "global", "store", "2", "4.00", "4.00", "4"],
     ]
-    whole = "banks: 640 operations, 0 bytes read, 256 written: 2.50 operations for a byte"
-    assert text[-1] == whole
+    total = "banks: 640 operations, 0 bytes read, 256 written: 2.50 operations for a byte"
+    assert text[-1] == total
     assert (library.profile(), library.flops()) == ([], {})
 
 
-def test_only_a_profile_can_be_asked_for_one():
+def test_profile_raises_in_other_modes():
     with pytest.raises(InputError, match=r'kernels.cu runs in mode plain: .* mode="profile"'):
         Library(KERNELS, "kernels.cu").profile()

@@ -1,14 +1,20 @@
-"""A stand-in for CuPy that needs no GPU: its arrays on NumPy, its raw kernels on the emulator.
+"""A stand-in for CuPy without a GPU: arrays computed by NumPy, raw kernels run by the emulator.
 
     from minddpm.kernels.emulator import cupy_on_cpu
 
-    cupy = cupy_on_cpu.install()  # `import cupy` now gives this module
+    cupy = cupy_on_cpu.install()  # from now on `import cupy` imports this module
     x = cupy.asarray(numpy_array)
     cupy.RawModule(code=source).get_function("scale")((4,), (256,), (x, y, np.int32(n)))
 
-It has what minddpm uses, and is there to find what CuPy would refuse (cupy_array.py) and what a
-kernel does wrong; it is slower than NumPy and says nothing about speed. With MINDDPM_CUDA=emulate
-in the environment --backend cupy runs on it.
+This package itself takes the place of the module cupy, and has the part of CuPy that minddpm uses.
+It is for tests: it raises where CuPy would raise and finds errors in kernels, but it is slower than
+NumPy, and its speed says nothing about a GPU. With MINDDPM_CUDA=emulate in the environment,
+--backend cupy uses it.
+
+    arrays.py   cupy.ndarray, which is never converted to a NumPy array implicitly
+    cuda.py     cupy.cuda: streams, graphs, events; raw kernels
+    memory.py   memory pools and pinned memory
+    state.py    counts of launches, copies and synchronisations; what CUDA forbids while recording
 """
 
 from __future__ import annotations
@@ -21,12 +27,12 @@ from typing import Any
 import numpy as np
 
 from minddpm.kernels.emulator.cupy_on_cpu import cuda
-from minddpm.kernels.emulator.cupy_on_cpu.array import compute, ndarray, place
+from minddpm.kernels.emulator.cupy_on_cpu.arrays import compute, ndarray, on_device
 from minddpm.kernels.emulator.cupy_on_cpu.cuda import RawKernel, RawModule
 from minddpm.kernels.emulator.cupy_on_cpu.memory import MemoryPool, default_pool, is_pinned
 from minddpm.kernels.emulator.cupy_on_cpu.state import copy_from_host, launch_array_code, stats
 
-# NumPy's functions that need no more than other arrays around them.
+# NumPy's functions that need only their array arguments and results converted.
 FUNCTIONS = (
     "abs", "absolute", "add", "all", "allclose", "any", "arange", "arccos", "argmax", "argmin",
     "array_equal", "broadcast_to", "clip", "concatenate", "cos", "cumsum", "divide", "dot",
@@ -37,13 +43,13 @@ FUNCTIONS = (
     "squeeze", "stack", "std", "subtract", "sum", "swapaxes", "take", "tanh", "tensordot",
     "tile", "transpose", "var", "where", "zeros", "zeros_like",
 )  # fmt: skip
-# What is the same object in both libraries.
+# Objects that both libraries share.
 SHARED = (
     "bool_", "complex64", "complex128", "dtype", "e", "float16", "float32", "float64", "inf",
     "int8", "int16", "int32", "int64", "nan", "newaxis", "pi", "uint8", "uint16", "uint32",
     "uint64",
 )  # fmt: skip
-ITS_OWN = ("install", "stats")  # all other names are CuPy's
+ITS_OWN = ("install", "stats")  # all other public names exist in CuPy
 __version__ = "0 (the stand-in)"
 __all__ = [
     "install", "stats", *FUNCTIONS, *SHARED, "RawKernel", "RawModule", "array", "asarray",
@@ -52,90 +58,92 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _on_stand_ins(function: Callable[..., Any]) -> Callable[..., Any]:
+def _for_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a NumPy function as a function of device arrays."""
+
     def apply(*arguments: Any, **options: Any) -> Any:
         result = compute(function, *arguments, **options)
         out = options.get("out")
         return result if out is None else out
 
     apply.__doc__ = f"numpy.{function.__name__} on the device."
-    apply.__wrapped__ = function  # whose signature it has
+    apply.__wrapped__ = function  # inspect.signature reads it
     return apply
 
 
 for _name in FUNCTIONS:
-    globals()[_name] = _on_stand_ins(getattr(np, _name))
+    globals()[_name] = _for_device(getattr(np, _name))
 for _name in SHARED:
     globals()[_name] = getattr(np, _name)
 lib = SimpleNamespace(
     stride_tricks=SimpleNamespace(
-        as_strided=_on_stand_ins(np.lib.stride_tricks.as_strided),
-        sliding_window_view=_on_stand_ins(np.lib.stride_tricks.sliding_window_view),
+        as_strided=_for_device(np.lib.stride_tricks.as_strided),
+        sliding_window_view=_for_device(np.lib.stride_tricks.sliding_window_view),
     )
 )
 
 
-# --- making arrays, and to the host --------------------------------------------------------------
+# --- creating arrays, copying to the host --------------------------------------------------------
 
 
 def empty(shape: int | tuple[int, ...], dtype: Any = float) -> ndarray:
-    """A new array, full of NaNs: whoever reads it before writing will see them."""
+    """Return a new array, filled with NaNs so that reads before writes are noticed."""
     return ndarray(shape, dtype)
 
 
 def empty_like(prototype: ndarray, dtype: Any = None) -> ndarray:
-    """A new array of the shape and type of another."""
+    """Return a new array with the shape and dtype of another."""
     return ndarray(prototype.shape, dtype or prototype.dtype)
 
 
 def array(obj: Any, dtype: Any = None) -> ndarray:
-    """A copy on the device of an array, there or on the host, of a list or a number."""
+    """Return a copy on the device of a device or host array, a list or a number."""
     if isinstance(obj, ndarray):
         return compute(np.array, obj, dtype)
     values = np.array(obj, dtype)
     if not values.ndim:
-        launch_array_code()  # CuPy fills the array with the number
+        launch_array_code()  # CuPy launches a kernel that fills the array
     elif isinstance(obj, np.ndarray) and is_pinned(obj) and obj.dtype == values.dtype:
         copy_from_host(obj, pinned=True)
     else:
-        copy_from_host(None, pinned=True)  # from CuPy's own pinned memory
-    return place(values)
+        copy_from_host(None, pinned=True)  # CuPy copies by way of its own pinned memory
+    return on_device(values)
 
 
 def asarray(a: Any, dtype: Any = None) -> ndarray:
-    """The array itself if it is on the device and has the type, else a copy."""
+    """Return the array itself if it is on the device with this dtype, else a copy."""
     if isinstance(a, ndarray) and dtype in (None, a.dtype):
         return a
     return array(a, dtype)
 
 
 def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
-    """The array itself if it is C-contiguous and has the type, else a copy that is."""
+    """Return the array itself if it is C-contiguous with this dtype, else a C-contiguous copy."""
     a = asarray(a, dtype)
     return a if a.flags.c_contiguous else compute(np.ascontiguousarray, a)
 
 
 def asnumpy(a: Any) -> np.ndarray:
-    """The array on the host."""
+    """Return the array as a NumPy array on the host."""
     return a.get() if isinstance(a, ndarray) else np.asarray(a)
 
 
 def get_array_module(*args: Any) -> ModuleType:
-    """This module if one of the arguments is an array of the device, else NumPy."""
+    """Return this module if one of the arguments is a device array, else NumPy."""
     return sys.modules[__name__] if any(isinstance(a, ndarray) for a in args) else np
 
 
 def get_default_memory_pool() -> MemoryPool:
-    """Where arrays get their memory unless using_allocator says otherwise."""
+    """Return the pool that allocates arrays outside of using_allocator."""
     return default_pool
 
 
 def get_default_pinned_memory_pool() -> SimpleNamespace:
-    """A pool that holds nothing."""
+    """Return a pool that never holds free blocks."""
     return SimpleNamespace(n_free_blocks=lambda: 0, free_all_blocks=lambda: None)
 
 
 def install() -> ModuleType:
-    """Make `import cupy` and `import cupy.cuda` give the stand-in; returns it."""
+    """Make `import cupy` and `import cupy.cuda` import the stand-in; returns it."""
     sys.modules["cupy"], sys.modules["cupy.cuda"] = sys.modules[__name__], cuda
     return sys.modules[__name__]

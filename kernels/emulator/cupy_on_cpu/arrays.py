@@ -1,8 +1,8 @@
-"""The array class of the stand-in for CuPy: a NumPy array that refuses to be taken for one.
+"""The array class of the stand-in for CuPy: a NumPy array that refuses to be used as one.
 
-Its values lie in the emulator's guarded memory, and NumPy computes on them. What CuPy refuses, this
-class refuses too: nothing goes to the host or comes from there unless the code says so. What
-costs time on a GPU is counted (cupy_state.py). Where CuPy is lenient and NumPy is not, this is not.
+Its values lie in the emulator's guarded memory, and NumPy computes on them. It raises wherever CuPy
+raises: nothing is copied to or from the host implicitly. Operations that cost time on a GPU are
+counted (state.py). If CuPy accepts what NumPy rejects, this class rejects it too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from minddpm.kernels.emulator.cupy_on_cpu.state import (
     synchronise,
 )
 
-# What NumPy's functions take and CuPy's do not, or under another name.
+# The options that CuPy's ufuncs take, and those that its other functions lack or name otherwise.
 UFUNC_OPTIONS = {"out", "dtype", "casting"}
 NOT_IN_CUPY = {"where", "initial", "mean", "correction", "subok", "device", "like"}
 NOT_IN_THIS = {
@@ -34,14 +34,14 @@ NOT_IN_THIS = {
 
 
 def refuses(function: Callable[..., Any], option: str) -> bool:
-    """Whether CuPy's function of this name does not take an option that NumPy's takes."""
+    """Return whether CuPy's function of this name lacks an option that NumPy's takes."""
     if isinstance(function, np.ufunc):
         return option not in UFUNC_OPTIONS
     return option in NOT_IN_CUPY or option in NOT_IN_THIS.get(function, ())
 
 
 def compute(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """A NumPy function of stand-ins, as a stand-in."""
+    """Apply a NumPy function to device arrays; the result is on the device as well."""
     for name in options:
         if refuses(function, name):
             raise TypeError(f"cupy's {function.__name__} takes no {name}")
@@ -52,7 +52,7 @@ def compute(function: Callable[..., Any], *arguments: Any, **options: Any) -> An
 
 
 def unwrap(x: Any) -> Any:
-    """The NumPy array behind a stand-in, also within a list; other arguments as they are."""
+    """Return the NumPy values of a device array, also within a list; other arguments unchanged."""
     if isinstance(x, ndarray):
         return x._values
     if isinstance(x, np.ndarray):
@@ -61,27 +61,27 @@ def unwrap(x: Any) -> Any:
 
 
 def wrap(result: Any) -> Any:
-    """A stand-in for each result that is an array or a number: with CuPy a sum is an array, too."""
+    """Return results that are arrays or numbers as device arrays: a sum is a 0-d array in CuPy."""
     if isinstance(result, (list, tuple)):
         return type(result)(map(wrap, result))
-    if not isinstance(result, (np.ndarray, np.generic, bool)):  # array_equal gives a bool
+    if not isinstance(result, (np.ndarray, np.generic, bool)):  # array_equal returns a bool
         return result
     if not memory.holds(result):
         launch_array_code()
-    return place(np.asarray(result))
+    return on_device(np.asarray(result))
 
 
-def place(values: np.ndarray) -> ndarray:
-    """The values on the device: themselves if they lie there, else a copy."""
+def on_device(values: np.ndarray) -> ndarray:
+    """Return a device array of the values, which are copied unless they lie in device memory."""
     if values.dtype.kind not in "biufc":
         raise ValueError(f"Unsupported dtype {values.dtype}")
     x = object.__new__(ndarray)
-    x._values = values if memory.holds(values) else _on_device(values)
+    x._values = values if memory.holds(values) else _copy(values)
     return x
 
 
-def _on_device(values: np.ndarray) -> np.ndarray:
-    """A copy with its axes in the same order in memory: a transposed result stays transposed."""
+def _copy(values: np.ndarray) -> np.ndarray:
+    """Copy to device memory with the same order of axes: a transposed result stays transposed."""
     if values.flags.c_contiguous:
         return cupy_memory.array(values)
     order = sorted(range(values.ndim), key=lambda axis: -values.strides[axis])
@@ -89,7 +89,7 @@ def _on_device(values: np.ndarray) -> np.ndarray:
 
 
 def _operand(x: Any) -> Any:
-    """What may stand beside an array in arithmetic or be assigned to it: an array or a number."""
+    """Return an operand's values; raises TypeError unless it is a device array or a number."""
     if isinstance(x, ndarray):
         return x._values
     if isinstance(x, (bool, int, float, complex, np.generic)):
@@ -98,7 +98,7 @@ def _operand(x: Any) -> Any:
 
 
 def _index(key: Any) -> Any:
-    """An index with NumPy arrays in place of stand-ins; CuPy copies those of the host itself."""
+    """Return an index for NumPy. Host arrays and lists are allowed, as CuPy copies them itself."""
     if isinstance(key, tuple):
         return tuple(map(_index, key))
     if isinstance(key, (np.ndarray, list)):
@@ -122,18 +122,18 @@ class ndarray:  # noqa: N801 - CuPy's name
     def __init__(self, shape: int | tuple[int, ...], dtype: Any = float):
         self._values = cupy_memory.empty(shape, dtype)
 
-    # --- to the host, and from there -------------------------------------------------------------
+    # --- copying to and from the host ------------------------------------------------------------
 
     def get(self) -> np.ndarray:
-        """A copy on the host."""
+        """Return a copy on the host."""
         synchronise("get")
         stats.to_host += 1
         return self._values.copy()
 
     def set(self, arr: np.ndarray, stream: Any = None) -> None:
-        """Take the values of a NumPy array of the same shape and type.
+        """Copy the values of a NumPy array of the same shape and dtype to this array.
 
-        From pinned memory that is a copy for which nobody waits (HostCopies).
+        From pinned memory the copy is asynchronous (HostCopies in state.py).
         """
         if not isinstance(arr, np.ndarray):
             raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
@@ -145,13 +145,13 @@ class ndarray:  # noqa: N801 - CuPy's name
         self._values[...] = arr
 
     def item(self) -> Any:
-        """The only value, as a Python number."""
+        """Return the only value, as a Python number."""
         synchronise("item")
         stats.to_host += 1
         return self._values.item()
 
     def tolist(self) -> Any:
-        """The values as Python's lists of numbers."""
+        """Return the values as nested lists of Python numbers."""
         return self.get().tolist()
 
     def __bool__(self) -> bool:
@@ -194,7 +194,7 @@ class ndarray:  # noqa: N801 - CuPy's name
 
     def __getitem__(self, key: Any) -> ndarray:
         if _is_mask(key):
-            synchronise("a mask, whose number of places decides the shape,")
+            synchronise("indexing with a mask, whose values determine the shape of the result,")
         return wrap(self._values[_index(key)])
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -206,12 +206,12 @@ class ndarray:  # noqa: N801 - CuPy's name
 
     @property
     def data(self) -> SimpleNamespace:
-        """Where the first value lies, as .ptr."""
+        """An object whose .ptr is the address of the first value."""
         return SimpleNamespace(ptr=self._values.ctypes.data)
 
     @property
     def flags(self) -> SimpleNamespace:
-        """How the values lie in memory; those of CuPy cannot be written to, either."""
+        """The memory layout; these flags are read-only, as in CuPy."""
         flags = self._values.flags
         return SimpleNamespace(
             c_contiguous=flags.c_contiguous,
@@ -221,7 +221,7 @@ class ndarray:  # noqa: N801 - CuPy's name
 
     @property
     def T(self) -> ndarray:  # noqa: N802
-        """With the axes the other way round."""
+        """A view with the axes reversed."""
         return self.transpose()
 
     def fill(self, value: Any) -> None:
@@ -236,19 +236,20 @@ class ndarray:  # noqa: N801 - CuPy's name
 
 
 def _checked(x: Any) -> Any:
+    """Return x itself; raises TypeError as `_operand`."""
     _operand(x)
     return x
 
 
 def _into(out: Any, ufunc: np.ufunc, *inputs: Any, **options: Any) -> Any:
-    """The result of a ufunc, written to `out`."""
+    """Write the result of a ufunc to `out`, and return `out`."""
     if not isinstance(out, ndarray):
         raise TypeError("return arrays must be cupy.ndarray")
     compute(ufunc, *map(_checked, inputs), **options, out=out)
     return out
 
 
-# --- what NumPy has and the stand-in only hands on -----------------------------------------------
+# --- attributes and methods passed on to NumPy ---------------------------------------------------
 
 ATTRIBUTES = ("dtype", "itemsize", "nbytes", "ndim", "shape", "size", "strides")
 METHODS = (
@@ -278,12 +279,12 @@ def _method(name: str) -> Callable[..., Any]:
     def apply(self: ndarray, *arguments: Any, **options: Any) -> Any:
         return compute(function, self, *arguments, **options)
 
-    apply.__wrapped__ = function  # whose signature it has
+    apply.__wrapped__ = function  # inspect.signature reads it
     return apply
 
 
 def _comes_first(other: Any) -> bool:
-    """Whether the other operand's class forbids that array libraries compute with it."""
+    """Return whether the other operand must handle the operation: its __array_ufunc__ is None."""
     return getattr(type(other), "__array_ufunc__", True) is None
 
 

@@ -1,7 +1,7 @@
-"""cupy.cuda of the stand-in, and raw kernels: streams that record, and a device that is none.
+"""The stand-in for cupy.cuda, and raw kernels: streams that record, and an emulated device.
 
-Everything runs at once and in order, so streams and events have nothing to wait for; they are here
-to be counted, and to refuse what CUDA refuses while a stream records its launches.
+Everything runs immediately and in order, so streams and events never wait. They exist to count
+synchronisations, and to raise for operations that CUDA forbids while a stream records launches.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from minddpm.kernels.emulator.cupy_on_cpu.array import ndarray
+from minddpm.kernels.emulator.cupy_on_cpu.arrays import ndarray
 from minddpm.kernels.emulator.cupy_on_cpu.memory import (
     MemoryPool,
     OutOfMemoryError,
@@ -25,75 +25,77 @@ from minddpm.kernels.emulator.cupy_on_cpu.state import CUDARuntimeError, capture
 from minddpm.kernels.emulator.cupy_on_cpu.state import synchronise as _synchronise
 from minddpm.kernels.emulator.launch import Library
 
-# What CuPy has there, too; raw kernels are in cupy itself.
+# Names of cupy.cuda only; raw kernels belong to cupy itself.
 __all__ = [
     "Device", "Event", "Graph", "MemoryPool", "Stream", "alloc_pinned_memory",
     "get_current_stream", "get_elapsed_time", "memory", "nvrtc", "runtime", "using_allocator",
 ]  # fmt: skip
-# How kernels run: the order of threads and blocks, and the mode (launch.py); and where the mode is
-# "profile" what they cost, line by line, and how many operations each made.
+# How kernels run: order of threads and blocks, and mode (launch.py). In mode "profile" the costs of
+# their lines and the operations of each kernel are added to profile and flops.
 emulation = SimpleNamespace(order=0, mode="plain", profile=[], flops=Counter())
-ARCHITECTURE = "80"  # of the only device, and all that its compiler knows
-SHARED_BYTES = 48 << 10  # of dynamic shared memory, unless a kernel is told to take more
+ARCHITECTURE = "80"  # compute capability of the device; the only one its compiler supports
+SHARED_BYTES = 48 << 10  # dynamic shared memory of a block, unless a kernel raises its limit
 
 
 # --- raw kernels ---------------------------------------------------------------------------------
 
 
 class RawModule:
-    """The kernels of a CUDA source, compiled by the emulator when one is first asked for.
+    """The kernels of a CUDA source, compiled by the emulator when the first one is requested.
 
-    options: "-I<folder>" with its .cuh files and "-D<name>[=<value>]" count; CUDA's own headers,
-    and what steers only the speed of the code, are left out.
+    options: "-I<folder>" of its .cuh files and "-D<name>[=<value>]" are used; folders of CUDA's
+    headers, and options that affect only speed, are ignored.
     """
 
     def __init__(self, *, code: str, options: tuple[str, ...] = (), backend: str = "nvrtc"):
         if not isinstance(options, tuple):
             raise TypeError("options must be a tuple")
         if backend != "nvrtc":
-            raise ValueError(f"the stand-in stands for nvrtc, not for {backend}")
+            raise ValueError(f"backend {backend!r} is not emulated: use 'nvrtc'")
         self.code, self.options = code, options
         self._libraries: dict[str, Library] = {}  # by mode
 
     def get_function(self, name: str) -> RawKernel:
-        """The kernel of this name. Raises CUDARuntimeError if there is none."""
+        """Return the kernel of this name. Raises CUDARuntimeError if there is none."""
         if name not in self._library().kernels:
             raise CUDARuntimeError(f"CUDA_ERROR_NOT_FOUND: named symbol not found: {name}")
         return RawKernel(self, name)
 
     def compile(self, log_stream: TextIO | None = None) -> None:
-        """Compile now. Raises RuntimeError with the compiler's words if it fails.
+        """Compile now. Raises RuntimeError with the compiler's message if that fails.
 
-        log_stream: where they would go if it does not; the emulator's compiler has none to say.
+        log_stream: for the log of a successful compilation, which is empty here.
         """
         self._library()
 
     def _library(self) -> Library:
-        """The kernels in the mode in which they run now. Raises as `compile`."""
+        """Return the kernels compiled for the current mode. Raises as `compile`."""
         mode = emulation.mode
         if mode not in self._libraries:
             defined = [o[2:].partition("=") for o in self.options if o.startswith("-D")]
             lines = [f"#define {name} {value or 1}\n" for name, _, value in defined]
             if lines:
-                lines.append("#line 1\n")  # messages count from the first line of the code
+                lines.append("#line 1\n")  # line numbers in messages start at the code itself
             self._libraries[mode] = Library("".join(lines) + self.code, self._path(), mode)
         return self._libraries[mode]
 
     def _path(self) -> Path:
-        """Where the source is, as far as can be told: in the folder of its .cuh files."""
+        """Return the .cu file with this code if there is one, else a name beside its .cuh files."""
         folders = [Path(o[2:]) for o in self.options if o.startswith("-I")]
         for folder in folders:
             for file in folder.glob("*.cu"):
                 if file.read_text() == self.code:
                     return file
-        ours = [folder for folder in folders if any(folder.glob("*.cuh"))]
-        if len(ours) > 1:
-            raise ValueError(f"the stand-in takes one folder of .cuh files, not {ours}")
-        return (ours[0] if ours else Path()) / "kernel.cu"
+        with_headers = [folder for folder in folders if any(folder.glob("*.cuh"))]
+        if len(with_headers) > 1:
+            raise ValueError(
+                f"{with_headers} all have .cuh files: the stand-in supports one such folder"
+            )
+        return (with_headers[0] if with_headers else Path()) / "kernel.cu"
 
 
 class RawKernel:
-    """A kernel, to be called as CuPy's."""
+    """A kernel, called as in CuPy."""
 
     def __init__(self, module: RawModule, name: str):
         self.name, self._module = name, module
@@ -107,10 +109,10 @@ class RawKernel:
         *,
         shared_mem: int = 0,
     ) -> None:
-        """Run it, or record it if a stream records.
+        """Run the kernel, or record the launch if the current stream records.
 
-        Raises EmulatorError for what the emulator finds, such as a Python number, which CuPy passes
-        with 8 bytes, for a parameter of 4.
+        Raises EmulatorError for errors that the emulator finds, such as a Python number, which CuPy
+        passes with 8 bytes, for a parameter of 4 bytes.
         """
         if not all(isinstance(x, tuple) for x in (grid, block, args)):
             raise TypeError("grid, block and args must be tuples")
@@ -142,19 +144,19 @@ class RawKernel:
 
 
 def _as_argument(x: Any) -> Any:
-    """What CuPy passes to a raw kernel for x."""
+    """Return the value that CuPy passes to a raw kernel for x."""
     if isinstance(x, ndarray):
         if not x.flags.c_contiguous:
             raise ValueError(
-                f"an array of shape {x.shape} and strides {x.strides} is not C-contiguous: CuPy "
-                "would pass its first address and say nothing"
+                f"an array of shape {x.shape} and strides {x.strides} is not C-contiguous, and "
+                "CuPy would silently pass its address: use ascontiguousarray"
             )
         return x._values
     if isinstance(x, np.generic):
         return x
-    for kind, passed in ((bool, np.bool_), (int, np.int64), (float, np.float64)):
+    for kind, scalar in ((bool, np.bool_), (int, np.int64), (float, np.float64)):
         if isinstance(x, kind):
-            return passed(x)
+            return scalar(x)
     raise TypeError(f"Unsupported type {type(x)}")
 
 
@@ -162,10 +164,10 @@ def _as_argument(x: Any) -> Any:
 
 
 class Stream:
-    """A queue of work. Only what is launched within `with stream:` goes through it."""
+    """A queue of work. Launches within `with stream:` go to it."""
 
     null: Stream
-    _entered: list[Stream] = []  # noqa: RUF012 - one for all streams
+    _entered: list[Stream] = []  # noqa: RUF012 - shared by all streams
 
     def __init__(self, null: bool = False, non_blocking: bool = False):
         self._recording = False
@@ -178,27 +180,27 @@ class Stream:
         self._entered.pop()
 
     def synchronize(self) -> None:
-        """Wait until all its work is done."""
+        """Wait until all work of the stream is done."""
         _synchronise("Stream.synchronize")
 
     def record(self, event: Event | None = None) -> Event:
-        """Record an event, a new one if none is given."""
+        """Record an event, by default a new one, and return it."""
         event = event or Event()
         event.record(self)
         return event
 
     def wait_event(self, event: Event) -> None:
-        """What comes after waits for the event, on the device; here all goes in order anyway."""
+        """Make later work of the stream wait for the event: nothing to do, as all runs in order."""
 
     def begin_capture(self) -> None:
-        """From now on record raw kernels instead of running them."""
+        """Begin to record raw kernels instead of running them."""
         if self is Stream.null:
             raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the null stream")
         capture.forbids("begin_capture")
         capture.launches, self._recording = [], True
 
     def end_capture(self) -> Graph:
-        """Stop recording; what was recorded."""
+        """Stop recording, and return the recorded launches."""
         if not self._recording:
             raise CUDARuntimeError("cudaErrorIllegalState: the stream does not record")
         graph = Graph(capture.launches)
@@ -210,18 +212,18 @@ Stream.null = Stream()
 
 
 def get_current_stream() -> Stream:
-    """The stream that launches go to."""
+    """Return the stream that launches go to."""
     return Stream._entered[-1] if Stream._entered else Stream.null
 
 
 class Graph:
-    """Recorded launches, with the arrays and numbers that they were given then."""
+    """Recorded launches, with the arguments of the time of recording."""
 
     def __init__(self, launches: list[Any]):
         self._launches = launches
 
     def launch(self, stream: Stream | None = None) -> None:
-        """Run them all, in their order."""
+        """Run all launches, in the recorded order."""
         capture.forbids("Graph.launch")
         stats.launches += 1
         stats.graph_launches += 1
@@ -230,23 +232,23 @@ class Graph:
 
 
 class Event:
-    """A moment."""
+    """A point in a stream's work, with its time."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False):
         self._seconds: float | None = None
-        self._copies = 0  # that had begun before it
+        self._copies = 0  # number of host copies begun before the event
 
     def record(self, stream: Stream | None = None) -> None:
-        """It is now."""
+        """Set the event to now."""
         self._seconds, self._copies = time.perf_counter(), host_copies.begun
 
     def synchronize(self) -> None:
-        """Wait for it."""
+        """Wait until the device has reached the event."""
         _synchronise("Event.synchronize", self._copies)
 
 
 def get_elapsed_time(start_event: Event, end_event: Event) -> float:
-    """Milliseconds between two recorded events."""
+    """Return the milliseconds between two recorded events."""
     return (end_event._seconds - start_event._seconds) * 1e3
 
 
@@ -254,7 +256,7 @@ def get_elapsed_time(start_event: Event, end_event: Event) -> float:
 
 
 class Device:
-    """The only device."""
+    """The only device, number 0."""
 
     compute_capability = ARCHITECTURE
 

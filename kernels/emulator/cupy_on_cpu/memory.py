@@ -1,7 +1,7 @@
-"""Memory of the stand-in for CuPy: pools with a limit, as arrays are made, and pinned memory.
+"""Memory of the stand-in for CuPy: pools with a limit, allocation of arrays, pinned memory.
 
-An array asks an allocator for its bytes, as in CuPy; the allocator only counts them, and the array
-lies in the emulator's guarded memory. Nothing is kept for later: what a pool holds is in use.
+An array requests its bytes from an allocator, as in CuPy; the allocator only counts them, and the
+array lies in the emulator's guarded memory. Pools keep no freed blocks: all their bytes are in use.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 
 from minddpm.kernels.emulator import memory
 
-UNIT = 512  # bytes: CuPy's pools give out multiples of this
+UNIT = 512  # bytes: CuPy's pools allocate multiples of this
 
 
 class OutOfMemoryError(MemoryError):
-    """The pool's limit does not allow an allocation; total: bytes that it has given out."""
+    """An allocation exceeds the pool's limit; total: bytes allocated so far."""
 
     def __init__(self, size: int, total: int, limit: int = 0):
         super().__init__(
@@ -30,7 +30,7 @@ class OutOfMemoryError(MemoryError):
 
 
 class MemoryPointer:
-    """Bytes that a pool has given out; they go back when nobody holds this any more."""
+    """Bytes allocated from a pool, returned to it when this object is destroyed."""
 
     def __init__(self, pool: MemoryPool, size: int):
         self._pool, self._size = pool, size
@@ -41,10 +41,10 @@ class MemoryPointer:
 
 
 class MemoryPool:
-    """The device's memory, as much of it as the limit allows.
+    """Device memory, up to a limit.
 
-    CUPY_GPU_MEMORY_LIMIT in the environment is the limit of a new pool, in bytes. (CuPy also takes
-    a percentage there: of a GPU's memory, of which there is none.)
+    CUPY_GPU_MEMORY_LIMIT in the environment is the limit of a new pool, in bytes. (CuPy also
+    accepts a percentage of the GPU's memory, which does not exist here.)
     """
 
     def __init__(self) -> None:
@@ -52,30 +52,30 @@ class MemoryPool:
         self.set_limit(int(os.environ.get("CUPY_GPU_MEMORY_LIMIT", 0)))
 
     def malloc(self, size: int) -> MemoryPointer:
-        """So many bytes. Raises OutOfMemoryError."""
+        """Allocate this many bytes. Raises OutOfMemoryError beyond the limit."""
         rounded = -(-size // UNIT) * UNIT
         if self._limit and self._used + rounded > self._limit:
             raise OutOfMemoryError(rounded, self._used, self._limit)
         return MemoryPointer(self, rounded)
 
     def set_limit(self, size: int | None = None) -> None:
-        """Give out no more bytes than this at a time; None or 0: as many as there are."""
+        """Limit the bytes in use at a time; None or 0: no limit."""
         self._limit = size or 0
 
     def get_limit(self) -> int:
-        """The limit in bytes; 0 where there is none."""
+        """Return the limit in bytes; 0 if there is none."""
         return self._limit
 
     def used_bytes(self) -> int:
-        """What arrays hold."""
+        """Return the bytes that arrays hold."""
         return self._used
 
     def total_bytes(self) -> int:
-        """The same: no freed bytes are kept."""
+        """Return the same as used_bytes, as no freed blocks are kept."""
         return self._used
 
     def free_all_blocks(self) -> None:
-        """Nothing, for the same reason."""
+        """Do nothing, as no freed blocks are kept."""
 
 
 default_pool = MemoryPool()
@@ -84,7 +84,7 @@ _allocators: list[Callable[[int], MemoryPointer]] = [default_pool.malloc]
 
 @contextmanager
 def using_allocator(allocator: Callable[[int], MemoryPointer]) -> Iterator[None]:
-    """Arrays made within get their memory there: from a pool's malloc."""
+    """Allocate arrays in the `with` block by this function, such as a pool's malloc."""
     _allocators.append(allocator)
     try:
         yield
@@ -93,30 +93,30 @@ def using_allocator(allocator: Callable[[int], MemoryPointer]) -> Iterator[None]
 
 
 def empty(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array of the device, poisoned, whose bytes the allocator has counted."""
+    """Return a poisoned device array, its bytes counted by the current allocator."""
     dtype = np.dtype(dtype)
     pointer = _allocators[-1](int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
     values = memory.empty(shape, dtype)
-    weakref.finalize(values.base, id, pointer)  # it holds the pointer while there is an array
+    weakref.finalize(values.base, id, pointer)  # holds the pointer as long as the array lives
     return values
 
 
 def array(values: np.ndarray) -> np.ndarray:
-    """A copy on the device."""
+    """Return a copy in device memory."""
     copy = empty(values.shape, values.dtype)
     copy[...] = values
     return copy
 
 
 class _Pinned(bytearray):
-    """Memory of the host that the device reads itself."""
+    """Host memory that the device can read directly."""
 
 
 def alloc_pinned_memory(size: int) -> _Pinned:
-    """A buffer of at least so many bytes: np.frombuffer(it, dtype, count) is an array there."""
+    """Return a buffer of at least this many bytes, for np.frombuffer(buffer, dtype, count)."""
     return _Pinned(max(1, -(-size // UNIT)) * UNIT)
 
 
 def is_pinned(values: np.ndarray) -> bool:
-    """Whether an array of the host lies in pinned memory."""
+    """Return whether a host array lies in pinned memory."""
     return isinstance(memory.owner(values), _Pinned)

@@ -1,4 +1,4 @@
-"""What the stand-in for CuPy keeps about its device: counts of what costs time, a recording."""
+"""State of the stand-in's device: counts of costly operations, recorded launches, host copies."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from minddpm.kernels.emulator.launch import EmulatorError
 
 @dataclass
 class Stats:
-    """How often the program did what a GPU makes it wait for, or what it was asked to run.
+    """Counts of synchronisations, copies and launches.
 
-    to_device: copies from the host for which nobody waits. CuPy's asarray makes them from pinned
-    memory, into which it has copied what lay elsewhere; set() makes them from where the array is,
-    and may have to wait where that is ordinary memory: pageable_to_device.
-    launches: of CuPy's kernels, raw ones and graphs, each of which is one. A view costs none, and
-    whatever writes an array at least one: functions that CuPy puts together from others (var, pad)
-    count as one here.
+    to_device: asynchronous copies from the host. CuPy's asarray copies from pinned memory, into
+    which it first copies other arrays; set() copies directly from the array, and may synchronise
+    if that lies in ordinary memory: pageable_to_device.
+    launches: CuPy's kernels, raw kernels and graphs, each counted once. A view needs none, and
+    every operation that writes an array at least one: functions that CuPy composes of others (var,
+    pad) count as one here.
     """
 
     synchronisations: int = 0
@@ -28,28 +28,30 @@ class Stats:
     pageable_to_device: int = 0
     to_host: int = 0
     launches: int = 0
-    raw_launches: int = 0  # those of raw kernels among them
-    graph_launches: int = 0  # those of graphs
+    raw_launches: int = 0  # of raw kernels, included in launches
+    graph_launches: int = 0  # of graphs, included in launches
 
     def reset(self) -> None:
-        """Count from zero again."""
+        """Set all counts to zero."""
         self.__init__()
 
 
 class CUDARuntimeError(RuntimeError):
-    """What CUDA refuses; CuPy has a class of this name."""
+    """An error reported by CUDA; CuPy has a class of this name."""
 
 
 @dataclass
 class Capture:
-    """What a stream has recorded so far; None while no stream records."""
+    """The launches that a stream has recorded; None while no stream records."""
 
     launches: list[Callable[[], None]] | None = None
 
-    def forbids(self, what: str) -> None:
+    def forbids(self, operation: str) -> None:
         """Raise CUDARuntimeError if a stream is recording."""
         if self.launches is not None:
-            raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} during a capture")
+            raise CUDARuntimeError(
+                f"cudaErrorStreamCaptureUnsupported: {operation} during a capture"
+            )
 
 
 class _Copy(NamedTuple):
@@ -59,11 +61,10 @@ class _Copy(NamedTuple):
 
 
 class HostCopies:
-    """Copies from pinned memory that the device may not have made yet.
+    """Asynchronous copies from pinned memory that the device may not have finished.
 
-    It makes them when it comes to them. Whoever overwrites the source before, without waiting, has
-    other numbers on the device, some of the time. Here they are found out when the copy ends or the
-    next one begins.
+    A program that overwrites the source without waiting sometimes copies the new values. This class
+    detects it when the copy ends or the next one begins.
     """
 
     def __init__(self) -> None:
@@ -71,15 +72,15 @@ class HostCopies:
         self._under_way: list[_Copy] = []
 
     def begin(self, source: np.ndarray) -> None:
-        """Another copy. Raises EmulatorError as `end`."""
+        """Begin another copy. Raises EmulatorError as `end`."""
         self._check()
         self.begun += 1
         self._under_way.append(_Copy(self.begun, source, source.tobytes()))
 
     def end(self, last: int) -> None:
-        """The device has made all up to this number.
+        """Finish all copies up to this number.
 
-        Raises EmulatorError if a source is no longer what it was.
+        Raises EmulatorError if a source has changed since its copy began.
         """
         self._check()
         self._under_way = [copy for copy in self._under_way if copy.number > last]
@@ -99,24 +100,24 @@ capture = Capture()
 host_copies = HostCopies()
 
 
-def synchronise(what: str, copies: int | None = None) -> None:
-    """The host waits for the device here; impossible during a capture.
+def synchronise(operation: str, copies: int | None = None) -> None:
+    """Count a synchronisation of host and device. Raises CUDARuntimeError during a capture.
 
-    copies: how many of host_copies are then over; None for all.
+    copies: number of the last host copy that is then finished; None for all.
     """
-    capture.forbids(what)
+    capture.forbids(operation)
     stats.synchronisations += 1
     host_copies.end(host_copies.begun if copies is None else copies)
 
 
 def launch_array_code() -> None:
-    """A kernel of CuPy's own, which NumPy does in its place at once: it cannot be recorded."""
+    """Count a launch of one of CuPy's kernels; NumPy does the work, so it cannot be recorded."""
     capture.forbids("array code (the stand-in records raw kernels only)")
     stats.launches += 1
 
 
 def copy_from_host(source: np.ndarray | None, pinned: bool) -> None:
-    """A copy to the device begins. source: what must stay as it is until it is over, if pinned."""
+    """Count a copy to the device. source: if pinned, must not change until the copy is finished."""
     capture.forbids("a copy from the host")
     if pinned:
         stats.to_device += 1

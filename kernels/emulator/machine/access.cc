@@ -1,9 +1,10 @@
-// Every access of a kernel to memory: where it goes, and whether it may.
+// Every memory access of a kernel: which array it touches, and whether it is allowed.
 //
-// g++ -fsanitize=thread calls a function before each access of the code that it compiles. It is
-// meant for a library that finds races between threads of a CPU. Here the functions are our own,
-// and know what a CUDA thread is. The code is compiled without optimisation, so that each access in
-// the source is one call, with its own size: a float4 is one access of 16 bytes.
+// g++ -fsanitize=thread inserts a function call before each memory access that it compiles. The
+// functions normally belong to a library that finds races between CPU threads. Here they are
+// defined in this file, and they know what a CUDA thread is. The code is compiled without
+// optimisation, so that each access in the source is one call with its own size: a float4 is one
+// access of 16 bytes.
 
 #include "access.h"
 
@@ -16,18 +17,18 @@ std::vector<DeviceArray> device_arrays;
 
 namespace {
 
-// The linker's names for the library's ends.
+// The linker's names for the first and last address of the library.
 extern "C" __attribute__((visibility("hidden"))) const char __ehdr_start[], _end[];
 
-// The machine's own, such as threadIdx and what lanes exchange, and constants.
-bool no_memory_of_the_device(const char* at) {
+// The emulator's own variables, such as threadIdx and exchanged values, and constants.
+bool is_machine_memory(const char* at) {
     const char* first = reinterpret_cast<const char*>(fibers.data());
     return (__ehdr_start <= at && at < _end) || size_t(at - first) < fibers.size() * sizeof(Fiber);
 }
 
-// Which array of the device has this address, or is the nearest; -1 if none.
+// The index of the device array at this address, or of the nearest one; -1 if none is near.
 int device_array(const char* at) {
-    static size_t last;  // mostly the same as before
+    static size_t last;  // most accesses go to the same array as the one before
     auto around = [at](const DeviceArray& a) { return a.before <= at && at < a.after; };
     if (last < device_arrays.size() && around(device_arrays[last])) return int(last);
     auto behind = [](const char* p, const DeviceArray& a) { return p < a.after; };
@@ -37,7 +38,7 @@ int device_array(const char* at) {
     return int(last);
 }
 
-// The shared array that has this address, or else begins last before it.
+// The index of the shared array at this address, otherwise of the last one that begins before it.
 int shared_array_at(const char* at) {
     int nearest = 0;
     for (size_t i = 0; i < shared_arrays.size(); i++) {
@@ -50,7 +51,7 @@ int shared_array_at(const char* at) {
 
 [[noreturn]] void forbid(const char* what, const Access& access, const std::string& why) {
     fail("%s: %s%s", what, describe(access).c_str(), why.c_str());
-    for (;;) wait(me());
+    for (;;) suspend(me());
 }
 
 }  // namespace
@@ -76,8 +77,8 @@ std::string describe(const Access& access) {
     return text;
 }
 
-void Listener::access(Kind kind, const void* address, size_t bytes, bool natural,
-                      uint32_t place) {
+void AccessWatcher::access(Kind kind, const void* address, size_t bytes, bool aligned,
+                           uint32_t place) {
     const char* at = static_cast<const char*>(address);
     Access access = {kind, false, 0, at, 0, bytes, place};
     size_t size;
@@ -87,7 +88,7 @@ void Listener::access(Kind kind, const void* address, size_t bytes, bool natural
         const Shared& s = shared_arrays[access.array];
         access.offset = at - arena - ptrdiff_t(s.start);
         size = s.bytes;
-    } else if (no_memory_of_the_device(at)) {
+    } else if (is_machine_memory(at)) {
         return;
     } else if ((access.array = device_array(at)) >= 0) {
         const DeviceArray& a = device_arrays[access.array];
@@ -100,7 +101,7 @@ void Listener::access(Kind kind, const void* address, size_t bytes, bool natural
     if (access.offset < 0 || size_t(access.offset) + bytes > size) {
         forbid("out of bounds", access, ", which has " + std::to_string(size) + " bytes");
     }
-    if (natural && reinterpret_cast<uintptr_t>(at) % bytes) {
+    if (aligned && reinterpret_cast<uintptr_t>(at) % bytes) {
         forbid("misaligned", access, ": the address should be a multiple of the size");
     }
     accessed(access);
@@ -112,15 +113,15 @@ extern "C" void emulator_arrays(const DeviceArray* arrays, size_t count) {
 
 }  // namespace emulator
 
-// --- what g++ calls ---------------------------------------------------------------------------
+// --- functions that g++ calls -----------------------------------------------------------------
 
 namespace emulator {
 namespace {
 
-void pass_on(Kind kind, const void* at, size_t bytes, bool natural, const void* after) {
-    if (!current) return;  // the library is being loaded, or described
-    if (size_t(static_cast<const char*>(at) - me().stack) < STACK) return;  // its own variables
-    watcher->access(kind, at, bytes, natural, place_of(after) - 1);
+void pass_on(Kind kind, const void* at, size_t bytes, bool aligned, const void* after) {
+    if (!current) return;  // no kernel runs: the library is being loaded or described
+    if (size_t(static_cast<const char*>(at) - me().stack) < STACK) return;  // a local variable
+    watcher->access(kind, at, bytes, aligned, place_of(after) - 1);
 }
 
 }  // namespace
@@ -128,26 +129,26 @@ void pass_on(Kind kind, const void* at, size_t bytes, bool natural, const void* 
 
 using namespace emulator;
 
-#define CALLED(name, kind, bytes, natural)                                                       \
+#define TSAN_HOOK(name, kind, bytes, aligned)                                                    \
     extern "C" void __tsan_##name(const void* at) {                                              \
-        pass_on(kind, at, bytes, natural, __builtin_return_address(0));                          \
+        pass_on(kind, at, bytes, aligned, __builtin_return_address(0));                          \
     }
-#define CALLED_FOR(bytes)                                                                        \
-    CALLED(read##bytes, READ, bytes, true)                                                       \
-    CALLED(write##bytes, WRITE, bytes, true)                                                     \
-    CALLED(unaligned_read##bytes, READ, bytes, false)                                            \
-    CALLED(unaligned_write##bytes, WRITE, bytes, false)
-CALLED_FOR(1)
-CALLED_FOR(2)
-CALLED_FOR(4)
-CALLED_FOR(8)
-CALLED_FOR(16)
-#define CALLED_WITH_SIZE(name, kind)                                                             \
+#define TSAN_HOOKS(bytes)                                                                        \
+    TSAN_HOOK(read##bytes, READ, bytes, true)                                                    \
+    TSAN_HOOK(write##bytes, WRITE, bytes, true)                                                  \
+    TSAN_HOOK(unaligned_read##bytes, READ, bytes, false)                                         \
+    TSAN_HOOK(unaligned_write##bytes, WRITE, bytes, false)
+TSAN_HOOKS(1)
+TSAN_HOOKS(2)
+TSAN_HOOKS(4)
+TSAN_HOOKS(8)
+TSAN_HOOKS(16)
+#define TSAN_RANGE_HOOK(name, kind)                                                              \
     extern "C" void __tsan_##name##_range(const void* at, size_t bytes) {                        \
         pass_on(kind, at, bytes, false, __builtin_return_address(0));                            \
     }
-CALLED_WITH_SIZE(read, READ)
-CALLED_WITH_SIZE(write, WRITE)
+TSAN_RANGE_HOOK(read, READ)
+TSAN_RANGE_HOOK(write, WRITE)
 extern "C" void __tsan_func_entry(void*) {}
 extern "C" void __tsan_func_exit() {}
 extern "C" void __tsan_init() {}

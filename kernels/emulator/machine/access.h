@@ -1,4 +1,4 @@
-// An access to shared memory or to an array of the device, and who wants to hear of it.
+// An access to shared memory or to a device array, and the base class of its watchers.
 #pragma once
 
 #include "machine.h"
@@ -8,29 +8,29 @@ namespace emulator {
 struct Access {
     Kind kind;
     bool shared;
-    int array;  // which one of shared_arrays, or of the device's; -1 if none
+    int array;  // index into shared_arrays or device_arrays; -1 if none
     const char* at;
-    ptrdiff_t offset;  // in the array
+    ptrdiff_t offset;  // in bytes from the start of the array
     size_t bytes;
-    uint32_t place;  // of the instruction, in the library
+    uint32_t place;  // offset of the instruction in the library
 };
 
-struct DeviceArray {  // as memory.py describes it
+struct DeviceArray {  // from an Extent of memory.py
     const char *before, *start, *end, *after;  // nothing else lies between before and after
-    uint64_t poison;   // the words that nobody wrote, by their address modulo 8
-    int64_t argument;  // of the launch; -1 if it was not passed
-    int64_t table;     // which argument has its address in it; -1 if none
+    uint64_t poison;   // the 8 bytes that fill unwritten memory, at addresses divisible by 8
+    int64_t argument;  // its number among the launch's arguments; -1 if it was not passed
+    int64_t table;     // number of the argument that contains its address; -1 if none
 };
-extern std::vector<DeviceArray> device_arrays;  // by address
+extern std::vector<DeviceArray> device_arrays;  // sorted by address
 
 std::string name_of(const Access& access);
 // "@place@: thread of block reads 4 bytes at 8 of argument 0"
 std::string describe(const Access& access);
 
-// Hears every access of a kernel, leaves out what is of no interest (the thread's own variables,
-// the machine), and fails at what no kernel may do.
-struct Listener : Watcher {
-    void access(Kind kind, const void* at, size_t bytes, bool natural, uint32_t place) override;
+// Receives every access of a kernel, skips those to the emulator's own variables, fails at accesses
+// that no kernel may make, and passes the rest to `accessed`.
+struct AccessWatcher : Watcher {
+    void access(Kind kind, const void* at, size_t bytes, bool aligned, uint32_t place) override;
     virtual void accessed(const Access& access) = 0;
 };
 

@@ -1,4 +1,4 @@
-// What CUDA's cuda_bf16.h says, as far as kernels need it: bfloat16, the upper half of a float32.
+// Replaces CUDA's cuda_bf16.h, as far as kernels need it: bfloat16, the upper half of a float32.
 #pragma once
 
 #include "shim.h"
@@ -6,11 +6,11 @@
 struct __nv_bfloat16 {
     unsigned short bits;
     __nv_bfloat16() = default;
-    __nv_bfloat16(float x) : bits(of(x)) {}
+    __nv_bfloat16(float x) : bits(rounded(x)) {}
     operator float() const { return __uint_as_float((unsigned)bits << 16); }
 
-    // Rounded to nearest, ties to even; every NaN becomes one.
-    static unsigned short of(float x) {
+    // Rounds to nearest, ties to even; every NaN becomes the same one.
+    static unsigned short rounded(float x) {
         unsigned all = __float_as_uint(x);
         return x != x ? 0x7fff : (all + 0x7fff + (all >> 16 & 1)) >> 16;
     }

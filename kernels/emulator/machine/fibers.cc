@@ -1,4 +1,4 @@
-// One fiber for each thread of a block: a stack of its own, and a switch between them.
+// One fiber for each thread of a block: each has its own stack, and one function switches stacks.
 
 #include "machine.h"
 
@@ -15,21 +15,21 @@ void* kernel_arguments;
 
 namespace {
 
-constexpr size_t PAGE = 1 << 12, MOST = 1024;
-char* stacks;  // one behind the other, each behind a page that ends it
+constexpr size_t PAGE = 1 << 12;
+char* stacks;  // contiguous; each grows downwards to a guard page
 
 [[noreturn]] void run_kernel() {
     for (;;) {  // once for each block
         kernel(kernel_arguments);
         me().state = DONE;
-        wait(me());
+        suspend(me());
     }
 }
 
 #if defined(__x86_64__)
 void* scheduler;
 
-// Save the registers that a function must keep and the stack pointer, and take those of another.
+// Saves the callee-saved registers and the stack pointer, and loads those of another fiber.
 extern "C" void emulator_switch(void** from, void* to);
 asm(R"(
     .text
@@ -57,7 +57,7 @@ emulator_switch:
 
 void prepare(Fiber& f) {
     void** top = reinterpret_cast<void**>(f.stack + STACK);
-    *--top = nullptr;  // where run_kernel would return to; keeps its stack aligned
+    *--top = nullptr;  // return address of run_kernel, never used; keeps its stack aligned
     *--top = reinterpret_cast<void*>(run_kernel);
     for (int i = 0; i < 6; i++) *--top = nullptr;  // the registers
     f.at = top;
@@ -70,9 +70,9 @@ void resume(Fiber& f) {
     f.atomics = 0;
     emulator_switch(&scheduler, f.at);
 }
-void wait(Fiber& f) { emulator_switch(&f.at, scheduler); }
+void suspend(Fiber& f) { emulator_switch(&f.at, scheduler); }
 #else
-// Everywhere else: the C library's own, slower way.
+// On other processors: the C library's slower functions.
 ucontext_t scheduler_context;
 
 ucontext_t& context(Fiber& f) { return *static_cast<ucontext_t*>(f.at); }
@@ -92,22 +92,23 @@ void resume(Fiber& f) {
     f.atomics = 0;
     swapcontext(&scheduler_context, &context(f));
 }
-void wait(Fiber& f) { swapcontext(&context(f), &scheduler_context); }
+void suspend(Fiber& f) { swapcontext(&context(f), &scheduler_context); }
 #endif
 
 void make_fibers() {
     if (!stacks) {
         int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-        void* all = mmap(nullptr, MOST * (PAGE + STACK), PROT_READ | PROT_WRITE, kind, -1, 0);
+        size_t bytes = MAX_THREADS * (PAGE + STACK);
+        void* all = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, kind, -1, 0);
         if (all == MAP_FAILED) {
-            fail("there is no memory for the stacks of a block's threads");
+            fail("not enough memory for the stacks of a block's threads");
             return;
         }
         stacks = static_cast<char*>(all);
     }
     while (fibers.size() < threads) {
         char* page = stacks + fibers.size() * (PAGE + STACK);
-        mprotect(page, PAGE, PROT_NONE);  // a stack that grows too far ends in a fault
+        mprotect(page, PAGE, PROT_NONE);  // a stack overflow causes a fault
         fibers.emplace_back();
         fibers.back().stack = page + PAGE;
     }
@@ -121,6 +122,6 @@ void make_fibers() {
     }
 }
 
-bool on_a_stack(const char* at) { return size_t(at - stacks) < MOST * (PAGE + STACK); }
+bool on_a_stack(const char* at) { return size_t(at - stacks) < MAX_THREADS * (PAGE + STACK); }
 
 }  // namespace emulator

@@ -1,7 +1,7 @@
-// What CUDA's cuda_fp16.h says, as far as kernels need it: half, IEEE's binary16, and its vector.
+// Replaces CUDA's cuda_fp16.h, as far as kernels need it: half (IEEE binary16) and half2.
 //
-// To compute, a half becomes a float32, and the result is rounded to half: to nearest, ties to
-// even. For one +, -, * or / this is the same as rounding once: float32 has digits enough for it.
+// Arithmetic converts to float32 and rounds the result to half: to nearest, ties to even. For a
+// single +, -, * or / this equals rounding once, because float32 has enough significant bits.
 #pragma once
 
 #include "shim.h"
@@ -10,12 +10,12 @@ namespace emulator {
 
 inline unsigned short half_of(float x) {
     unsigned bits = __float_as_uint(x), sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
-    if (size > 0x7f800000) return 0x7fff;  // every NaN becomes this one
-    if (size >= 0x477ff000) return sign | 0x7c00;  // from 65520 on nearer to 65536: infinite
+    if (size > 0x7f800000) return 0x7fff;  // every NaN becomes the same one
+    if (size >= 0x477ff000) return sign | 0x7c00;  // 65520 and above round to infinity
     if (size < 0x38800000) {  // below 2^-14: adding 0.5 rounds to a multiple of 2^-24
         return sign | (__float_as_uint(__uint_as_float(size) + 0.5f) - __float_as_uint(0.5f));
     }
-    size += 0xfff + (size >> 13 & 1);  // round what the 13 digits beyond say
+    size += 0xfff + (size >> 13 & 1);  // round off the 13 lowest bits
     return sign | ((size >> 13) - (112 << 10));  // 112: the exponents' biases are 127 and 15
 }
 

@@ -1,6 +1,6 @@
-// What the parts of the machine know of each other: runtime.cc runs blocks of fibers (fibers.cc)
-// on shared memory (shared.cc); a watcher hears of every access (access.cc) and judges it (race.cc,
-// profile.cc).
+// What the parts of the machine share: runtime.cc runs blocks of fibers (fibers.cc) with shared
+// memory (shared.cc); a watcher receives every access (access.cc) and checks it (race.cc) or counts
+// it (profile.cc).
 #pragma once
 
 #include "shim.h"
@@ -17,46 +17,47 @@ namespace emulator {
 
 // --- fibers.cc --------------------------------------------------------------------------------
 
-constexpr size_t STACK = 1 << 16;
+constexpr size_t MAX_THREADS = 1024;  // of a block
+constexpr size_t STACK = 1 << 16;     // bytes
 enum State { READY, AT_BARRIER, IN_WARP, DONE };
 
 struct Fiber : Thread {
     State state;
-    int line;  // where it waits
-    unsigned mask;  // of the warp operation that it waits for
+    int line;  // of the barrier or warp operation at which it waits
+    unsigned mask;  // of that warp operation
     char* stack = nullptr;
-    void* at = nullptr;  // its stack pointer while others run
-    int atomics;  // operations since it waited last
-    alignas(16) char values[32 * 16];  // what the lanes of its last warp operation gave
+    void* at = nullptr;  // its stack pointer, or its context, while others run
+    int atomics;  // atomic operations since it was last resumed
+    alignas(16) char values[32 * 16];  // values that the lanes gave to its last warp operation
 };
 
 extern std::vector<Fiber> fibers;
-extern size_t threads;  // of a block: the fibers in use
+extern size_t threads;  // threads per block: the number of fibers in use
 extern void (*kernel)(void*);
 extern void* kernel_arguments;
 
 inline Fiber& me() { return static_cast<Fiber&>(*current); }
 void make_fibers();
-void resume(Fiber& f);  // until it waits
-void wait(Fiber& f);    // until it is resumed
+void resume(Fiber& f);   // returns when the fiber suspends itself
+void suspend(Fiber& f);  // returns when the fiber is resumed
 bool on_a_stack(const char* at);
 
 // --- runtime.cc -------------------------------------------------------------------------------
 
-// The launch ends with this message, which may have an @offset@ within the library, of which Python
-// makes a line. The first one counts.
+// Ends the launch with this message. Python turns each @offset@ into the library into a source
+// line. Only the first failure of a launch is reported.
 __attribute__((format(printf, 1, 2))) void fail(const char* format, ...);
-uint32_t place_of(const void* instruction);  // that offset
+uint32_t place_of(const void* instruction);  // its offset into the library
 std::string position(uint3 thread, uint3 block);
 inline std::string position(const Thread& t) { return position(t.index, block_index); }
 
 // --- shared.cc --------------------------------------------------------------------------------
 
 constexpr size_t ARENA = 1 << 18;
-constexpr size_t MOST_SHARED = 48 << 10;  // of a block, static and dynamic, on every GPU
+constexpr size_t MAX_SHARED = 48 << 10;  // bytes per block, static and dynamic, on every GPU
 struct Shared {
     const void* key;
-    size_t start, bytes;  // in the arena
+    size_t start, bytes;  // start: offset in the arena
     const char* name;
 };
 extern char arena[ARENA];
@@ -70,7 +71,7 @@ void check_red_zones();
 
 enum Kind { READ, WRITE, ATOMIC };
 
-// Who is told what a launch does. In the plain mode there is none.
+// Is notified of what a launch does. Plain mode has none.
 struct Watcher {
     virtual void launch_begins() = 0;
     virtual void launch_ends() = 0;
@@ -79,8 +80,8 @@ struct Watcher {
     virtual void barrier_passed() = 0;
     virtual void fence() = 0;
     virtual void warp_synchronised(int warp, unsigned mask) = 0;
-    // natural: the address should be a multiple of the bytes.
-    virtual void access(Kind kind, const void* at, size_t bytes, bool natural,
+    // aligned: the address must be a multiple of the bytes.
+    virtual void access(Kind kind, const void* at, size_t bytes, bool aligned,
                         uint32_t place) = 0;
 };
 extern Watcher* watcher;

@@ -1,14 +1,16 @@
-// Which access of a launch is ordered before which, by CUDA's rules:
+// Which accesses of a launch are ordered before which others, by CUDA's rules:
 //
-//   - __syncthreads orders what was before it and what is behind it, in all threads of a block;
+//   - __syncthreads orders all accesses before it before all accesses after it, for all threads of
+//     a block;
 //   - __syncwarp does so for the lanes of its mask. Shuffles and votes do not;
-//   - an atomic operation orders only together with fences. What was ordered before a thread's
-//     __threadfence, which its atomic operation on an address follows, is ordered before what comes
-//     behind a __threadfence that another thread makes after a later atomic operation on that
-//     address. Both fences have to be of the very threads that make the atomic operations.
+//   - an atomic operation orders only together with two fences. Let thread A execute __threadfence
+//     and then an atomic operation on an address, and thread B a later atomic operation on that
+//     address and then __threadfence. Then everything ordered before A's fence is ordered before
+//     everything after B's fence. Each fence must be executed by the thread that makes the atomic
+//     operation.
 //
-// Nothing else orders two blocks of a launch; launches are ordered. __threadfence_block is taken
-// for no fence at all.
+// Nothing else orders two blocks of a launch; launches are ordered. __threadfence_block orders
+// nothing here.
 
 #include "order.h"
 
@@ -20,16 +22,19 @@
 namespace emulator {
 namespace {
 
-constexpr int MOST = 1024, LANES = 32;
+constexpr int LANES = 32;
 
-// A thread's time: its clock goes on whenever it is ordered before others, and visits carry it.
-uint32_t clocks[MOST];
-// What each thread has heard of the clocks of its warp's lanes: their visits up to then are before.
-uint32_t heard[MOST][LANES];
-uint32_t at_barrier;  // the clock of all when they met last
+// Logical clocks: a thread's clock advances at each event that orders it before others, and every
+// visit records it.
+uint32_t clocks[MAX_THREADS];
+// For each thread and each lane of its warp: that lane's visits up to this clock are ordered before
+// the thread's next access.
+uint32_t heard[MAX_THREADS][LANES];
+uint32_t at_barrier;  // clock of all threads after the last barrier; smaller clocks are ordered
 uint32_t block;
 
-// What was ordered before a fence: all this, and what the others had published (known).
+// The visits of its own block that a fence orders; visits that earlier fences had published to its
+// thread (known) are ordered as well.
 struct Published {
     uint32_t block, thread, clock, at_barrier;
     uint32_t heard[LANES];
@@ -39,15 +44,16 @@ struct Published {
         return v.thread / LANES == thread / LANES && v.clock <= heard[v.thread % LANES];
     }
 };
-std::deque<Published> published;  // in this launch
-using Known = std::set<size_t>;   // which of them
-struct OfThread {
-    Known known, met;   // met: at atomic operations, and known from the next fence on
-    Known before_fence;  // known at the last fence, and that fence itself
+std::deque<Published> published;  // one for each fence of this launch
+using Known = std::set<size_t>;   // indices into published
+struct ThreadKnowledge {
+    Known known;         // ordered before the thread's next access
+    Known met;           // found at its atomic operations, known after its next fence
+    Known before_fence;  // known at its last fence, and that fence itself
 };
-OfThread of_threads[MOST];
-bool any_known;  // in this block
-std::map<const void*, Known> at_atomics;
+ThreadKnowledge knowledge[MAX_THREADS];
+bool any_known;  // whether any thread of this block knows a published fence
+std::map<const void*, Known> at_atomics;  // by address: fences before atomic operations there
 
 }  // namespace
 
@@ -64,7 +70,7 @@ bool before_now(const Visit& v) {
         if (v.thread == f.number || v.clock < at_barrier) return true;
         if (v.thread / LANES == f.warp && v.clock <= heard[f.number][v.thread % LANES]) return true;
     }
-    const Known& known = of_threads[f.number].known;
+    const Known& known = knowledge[f.number].known;
     return std::any_of(known.begin(), known.end(), [&](size_t i) { return published[i].has(v); });
 }
 
@@ -78,7 +84,7 @@ void order_block() {
     at_barrier = 1;
     std::fill_n(clocks, threads, at_barrier);
     std::fill_n(&heard[0][0], threads * LANES, 0);
-    std::fill_n(of_threads, threads, OfThread{});
+    std::fill_n(knowledge, threads, ThreadKnowledge{});
     any_known = false;
 }
 
@@ -88,9 +94,9 @@ void order_barrier() {
     if (!any_known) return;
     Known all;
     for (size_t t = 0; t < threads; t++) {
-        all.insert(of_threads[t].known.begin(), of_threads[t].known.end());
+        all.insert(knowledge[t].known.begin(), knowledge[t].known.end());
     }
-    for (size_t t = 0; t < threads; t++) of_threads[t].known = all;
+    for (size_t t = 0; t < threads; t++) knowledge[t].known = all;
 }
 
 void order_warp(int warp, unsigned mask) {
@@ -101,18 +107,18 @@ void order_warp(int warp, unsigned mask) {
         if (!(mask >> lane & 1)) continue;
         heard[thread][lane] = clocks[thread]++;
         for (int i = 0; i < LANES; i++) all[i] = std::max(all[i], heard[thread][i]);
-        known.insert(of_threads[thread].known.begin(), of_threads[thread].known.end());
+        known.insert(knowledge[thread].known.begin(), knowledge[thread].known.end());
     }
     for (int lane = 0; lane < LANES; lane++) {
         if (!(mask >> lane & 1)) continue;
         std::copy_n(all, LANES, heard[LANES * warp + lane]);
-        of_threads[LANES * warp + lane].known = known;
+        knowledge[LANES * warp + lane].known = known;
     }
 }
 
 void order_fence() {
     int thread = me().number;
-    OfThread& mine = of_threads[thread];
+    ThreadKnowledge& mine = knowledge[thread];
     if (!mine.met.empty()) any_known = true;
     mine.known.insert(mine.met.begin(), mine.met.end());
     mine.met.clear();
@@ -124,7 +130,7 @@ void order_fence() {
 }
 
 void order_atomic(const void* at) {
-    OfThread& mine = of_threads[me().number];
+    ThreadKnowledge& mine = knowledge[me().number];
     Known& there = at_atomics[at];
     mine.met.insert(there.begin(), there.end());
     there.insert(mine.before_fence.begin(), mine.before_fence.end());

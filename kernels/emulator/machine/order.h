@@ -1,24 +1,24 @@
-// Which access of a launch is ordered before which.
+// Which accesses of a launch are ordered before which others (order.cc has the rules).
 #pragma once
 
 #include "machine.h"
 
 namespace emulator {
 
-struct Visit {  // of a thread, at a byte
-    uint32_t block = 0;  // its number in the launch, from 1 on; 0 if there was no visit
+struct Visit {  // one access of a thread to a byte
+    uint32_t block = 0;  // number of its block in the launch, from 1; 0: no visit
     uint32_t clock;      // of the thread
-    uint32_t place;      // of the instruction
+    uint32_t place;      // offset of the instruction in the library
     uint16_t thread;
     bool atomic;
 };
 
 uint32_t block_number();
 Visit visit_now(uint32_t place, bool atomic);
-bool before_now(const Visit& visit);  // for the thread that runs
+bool before_now(const Visit& visit);  // whether it is ordered before the running thread's now
 
-// What orders: the current thread's fence and its atomic operation on an address, the others as the
-// watcher hears of them.
+// Events that order accesses, as the watcher receives them; fences and atomic operations are those
+// of the running thread.
 void order_launch();
 void order_block();
 void order_barrier();

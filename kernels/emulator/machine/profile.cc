@@ -1,18 +1,19 @@
-// What each access costs: sectors of the device's memory, turns of the banks of shared memory.
+// The cost of each access: sectors of global memory, passes over the banks of shared memory.
 //
-// A GPU executes an instruction for the lanes of a warp together: a request. Here threads run one
-// after the other, so that requests are put together afterwards: the n-th time that a lane comes by
-// an instruction, since the block's last barrier, belongs with the n-th time of the other lanes.
-// Where lanes take different ways through a loop, that is a guess which a GPU need not share.
+// A GPU executes an instruction for all lanes of a warp together: a request. Here threads run one
+// after the other, so requests are formed afterwards: since the block's last barrier, the n-th
+// execution of an instruction by one lane is matched with the n-th execution by the other lanes.
+// Where lanes take different paths through a loop, a GPU may group them differently.
 //
-// The memory of the device delivers sectors of 32 bytes. A request needs those that its lanes
-// touch, each once; ideally, as many as its bytes fill. Caches are not considered.
+// Global memory delivers sectors of 32 bytes. A request needs every sector that its lanes touch,
+// once; ideally, as many as its bytes fill. Caches are not modelled.
 //
-// Arithmetic is not seen here, but how often each stretch of code without a branch was run: what
-// there is in it stands in the library (arithmetic.py).
+// Shared memory has 32 banks of 4 bytes; in one pass each bank delivers one word, to all lanes that
+// read it. Ideally a request takes one pass; with 8 bytes per lane two, for half of the lanes each,
+// and with 16 bytes four.
 //
-// Shared memory has 32 banks of 4 bytes; in one turn each gives one word, to all lanes that want
-// it. Ideally a request takes one turn; one of 8 bytes two, for half of the lanes each, of 16 four.
+// Arithmetic cannot be observed here. Instead, executions of each basic block (code without a
+// branch) are counted; arithmetic.py finds the operations in each block in the compiled library.
 
 #include "access.h"
 
@@ -28,7 +29,7 @@ constexpr int LANES = 32, BANKS = 32, WORD = 4, SECTOR = 32;
 
 struct Entry {
     uint32_t place, bytes;
-    uint32_t time;  // how often the thread has come by
+    uint32_t time;  // how often the thread had executed the instruction before
     uint16_t thread;
     uint8_t kind;
     bool shared;
@@ -36,21 +37,21 @@ struct Entry {
     auto request() const { return std::make_tuple(place, shared, thread / LANES, time); }
 };
 
-struct Cost {  // as launch.py reads it
+struct Cost {  // _Cost in launch.py has the same layout
     uint64_t place, shared, kind;
     uint64_t requests = 0, bytes = 0, transactions = 0, ideal = 0;
-    uint64_t worst = 0;  // sectors of a request, or turns of the lanes that have theirs together
+    uint64_t worst = 0;  // most sectors of a request, or passes of lanes that are served together
 };
 
 std::vector<Entry> entries;  // since the last barrier
-std::unordered_map<uint32_t, std::vector<uint32_t>> times;  // place: of each thread
+std::unordered_map<uint32_t, std::vector<uint32_t>> times;  // by place, then by thread
 std::map<std::tuple<uint32_t, bool>, Cost> costs;
 
-std::vector<uint64_t> stretches;  // how often each was run, by the place of its call
+std::vector<uint64_t> block_executions;  // of each basic block, by the place of its counting call
 
 using Lanes = std::vector<Entry>::const_iterator;
 
-// How many different numbers there are, of pieces of this size, that the lanes touch.
+// The distinct numbers of the pieces of memory of this size that the lanes touch.
 std::vector<uintptr_t> pieces(Lanes begin, Lanes end, uintptr_t size) {
     std::vector<uintptr_t> all;
     for (Lanes e = begin; e < end; e++) {
@@ -77,14 +78,15 @@ void add_shared(Lanes begin, Lanes end, Cost& cost) {
         for (last = first; last < end && group(last) == group(first);) last++;
         uint64_t words[BANKS] = {};
         for (uintptr_t word : pieces(first, last, WORD)) words[word % BANKS]++;
-        uint64_t turns = *std::max_element(words, words + BANKS);
-        cost.transactions += turns;
+        uint64_t passes = *std::max_element(words, words + BANKS);
+        cost.transactions += passes;
         cost.ideal++;
-        cost.worst = std::max(cost.worst, turns);
+        cost.worst = std::max(cost.worst, passes);
     }
 }
 
-void put_together() {
+// Groups the entries into requests and adds up their costs.
+void form_requests() {
     std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
         return std::make_tuple(a.request(), a.thread) < std::make_tuple(b.request(), b.thread);
     });
@@ -99,66 +101,68 @@ void put_together() {
     times.clear();
 }
 
-struct Profile : Listener {
+struct Profile : AccessWatcher {
     void launch_begins() override {
         costs.clear();
-        stretches.assign(stretches.size(), 0);
+        block_executions.assign(block_executions.size(), 0);
     }
     void launch_ends() override {}
     void block_begins() override {
         entries.clear();
         times.clear();
     }
-    void block_ends() override { put_together(); }
-    void barrier_passed() override { put_together(); }
+    void block_ends() override { form_requests(); }
+    void barrier_passed() override { form_requests(); }
     void fence() override {}
     void warp_synchronised(int, unsigned) override {}
     void accessed(const Access& access) override {
-        std::vector<uint32_t>& of_threads = times[access.place];
-        of_threads.resize(threads);
+        std::vector<uint32_t>& executions = times[access.place];
+        executions.resize(threads);
         uint16_t thread = me().number;
-        // Within the arena addresses are those of a block's shared memory, up to a shift.
-        entries.push_back({access.place, uint32_t(access.bytes), of_threads[thread]++, thread,
+        // Addresses in the arena equal those of real shared memory, up to an offset.
+        entries.push_back({access.place, uint32_t(access.bytes), executions[thread]++, thread,
                            uint8_t(access.kind), access.shared,
                            reinterpret_cast<uintptr_t>(access.at)});
     }
 };
 
-Profile the_only_one;
-[[maybe_unused]] Watcher* const registered = watcher = &the_only_one;
+Profile profile;
+// Initialising this variable when the library is loaded installs the watcher.
+[[maybe_unused]] Watcher* const installed = watcher = &profile;
 
 }  // namespace
 
-// The costs of the last launch, at most `most` of them; how many there are.
-extern "C" size_t emulator_profile(Cost* to, size_t most) {
+// Copies at most `limit` costs of the last launch to `to`; returns how many there are.
+extern "C" size_t emulator_profile(Cost* to, size_t limit) {
     for (const auto& cost : costs) {
-        if (most == 0) break;
+        if (limit == 0) break;
         *to++ = cost.second;
-        most--;
+        limit--;
     }
     return costs.size();
 }
 
-struct Stretch {  // as launch.py reads it
-    uint64_t place, times;
+struct BasicBlock {  // _BasicBlock in launch.py has the same layout
+    uint64_t place, executions;
 };
 
-// The stretches that the last launch ran, at most `most` of them; how many there are.
-extern "C" size_t emulator_stretches(Stretch* to, size_t most) {
+// Copies at most `limit` basic blocks that the last launch executed to `to`; returns how many there
+// are.
+extern "C" size_t emulator_basic_blocks(BasicBlock* to, size_t limit) {
     size_t count = 0;
-    for (size_t place = 0; place < stretches.size(); place++) {
-        if (stretches[place] && count++ < most) *to++ = {place, stretches[place]};
+    for (size_t place = 0; place < block_executions.size(); place++) {
+        if (block_executions[place] && count++ < limit) *to++ = {place, block_executions[place]};
     }
     return count;
 }
 
 }  // namespace emulator
 
-// What g++ calls at the beginning of each.
+// g++ calls this at the beginning of each basic block.
 extern "C" void __sanitizer_cov_trace_pc() {
     using namespace emulator;
     if (!current) return;
     size_t place = place_of(__builtin_return_address(0));
-    if (place >= stretches.size()) stretches.resize(2 * place);
-    stretches[place]++;
+    if (place >= block_executions.size()) block_executions.resize(2 * place);
+    block_executions[place]++;
 }

@@ -1,15 +1,16 @@
-// Races between the threads of a launch, and reads of what nobody wrote.
+// Finds races between the threads of a launch, and reads of uninitialised memory.
 //
-// Two accesses to a byte, by different threads, at least one of them a write, not both atomic, are
-// a race unless the first is ordered before the second (order.cc).
+// Two accesses to a byte by different threads, at least one of them a write and not both atomic,
+// are a race unless the first is ordered before the second (order.cc).
 //
-// Each byte remembers who wrote it last, and two of its readers since. Two are enough: of readers
-// in different warps, any writer is in a different warp than one. What is forgotten are readers of
-// a warp of which two others have read, and that a third, unsynchronised with it alone, overwrites.
+// For each byte the last writer and two of the readers since then are stored. Two are enough: if
+// the two readers are in different warps, any writer is in a different warp than one of them. A
+// race is missed only with a third reader, when two other lanes of its warp are stored and the
+// writer is unordered with that reader alone.
 //
-// A byte of shared memory is uninitialised until its block writes it. A word of the device's memory
-// is while it has the poison that memory.py fills new arrays with, which no arithmetic gives: so
-// nothing has to be known of what NumPy or earlier launches wrote.
+// A byte of shared memory is uninitialised until its block writes it. A word of device memory is
+// uninitialised while it contains the poison with which memory.py fills new arrays; no arithmetic
+// produces this value, so writes by NumPy or by earlier launches need no tracking.
 
 #include "access.h"
 #include "order.h"
@@ -25,7 +26,7 @@ struct Cell {
     Visit writer, readers[2];
 };
 
-// Cells of an array's bytes: zero, and taking no memory, until they are touched.
+// One cell for each byte of an array. Memory from calloc is zero, and takes no space until touched.
 struct Free {
     void operator()(Cell* cells) const { free(cells); }
 };
@@ -38,7 +39,8 @@ constexpr int LANES = 32;
 Cells shared_cells;
 std::vector<Cells> device_cells;
 
-// Another block's visits to shared memory were to memory of its own.
+// Whether the visit is ordered before now. Shared memory is private to a block: a visit of another
+// block was to other memory.
 bool before(const Visit& visit, bool shared) {
     return (shared && visit.block != block_number()) || before_now(visit);
 }
@@ -54,19 +56,21 @@ uint3 index_of(size_t number, dim3 size) {
     fail("race: %s, which @%x@: %s %s: %s", describe(access).c_str(), other.place, who.c_str(),
          other.atomic ? "changed" : did,
          other.block == block_number() ? "no barrier between them" : "blocks are not ordered");
-    for (;;) wait(me());
+    for (;;) suspend(me());
 }
 
-// The first read of what nobody has written. Somebody may still write it, unordered: then the race
-// is what has to be told. Of shared memory until the next barrier, of the device's until the end.
-std::string early_shared, early_device;
+// The first read of uninitialised memory. It is reported late, because another thread may still
+// write that memory unordered, and then the race is the error to report: for shared memory at the
+// next barrier, for device memory at the end of the launch.
+std::string unwritten_shared, unwritten_device;
 
-void told_late(std::string& read) {
+void report_unwritten(std::string& read) {
     if (!read.empty()) fail("uninitialised: %s, which nobody wrote", read.c_str());
     read.clear();
 }
 
-// Keep the visit among the two readers, preferably of different warps, better of different blocks.
+// Stores the visit as one of the two readers, preferring readers of different blocks, then of
+// different warps.
 void remember(const Visit& visit, Visit* readers, bool shared) {
     for (int i = 0; i < 2; i++) {
         if (readers[i].block == visit.block && readers[i].thread == visit.thread) {
@@ -86,19 +90,19 @@ void remember(const Visit& visit, Visit* readers, bool shared) {
     }
 }
 
-struct Race : Listener {
+struct RaceDetector : AccessWatcher {
     void launch_begins() override {
         order_launch();
         shared_cells = make_cells(ARENA);
         device_cells.clear();
         device_cells.resize(device_arrays.size());
-        early_shared.clear(), early_device.clear();
+        unwritten_shared.clear(), unwritten_device.clear();
     }
-    void launch_ends() override { told_late(early_device); }
+    void launch_ends() override { report_unwritten(unwritten_device); }
     void block_begins() override { order_block(); }
-    void block_ends() override { told_late(early_shared); }
+    void block_ends() override { report_unwritten(unwritten_shared); }
     void barrier_passed() override {
-        told_late(early_shared);
+        report_unwritten(unwritten_shared);
         order_barrier();
     }
     void warp_synchronised(int warp, unsigned mask) override { order_warp(warp, mask); }
@@ -112,7 +116,7 @@ struct Race : Listener {
         return &cells[access.offset];
     }
 
-    // The whole words around the access are compared: a byte of the poison alone may be a number.
+    // Compares complete words around the access: a single byte of the poison may be a valid value.
     static bool poisoned(const Access& access) {
         const DeviceArray& array = device_arrays[access.array];
         const char* poison = reinterpret_cast<const char*>(&array.poison);
@@ -130,14 +134,14 @@ struct Race : Listener {
         bool shared = access.shared, atomic = access.kind == ATOMIC;
         Visit visit = visit_now(access.place, atomic);
         bool reads = access.kind != WRITE;
-        if (reads && !shared && early_device.empty() && poisoned(access)) {
-            early_device = describe(access);
+        if (reads && !shared && unwritten_device.empty() && poisoned(access)) {
+            unwritten_device = describe(access);
         }
         Cell* cell = cells_of(access);
         for (Cell* end = cell + access.bytes; cell < end; cell++) {
             const Visit& writer = cell->writer;
-            if (reads && shared && writer.block != visit.block && early_shared.empty()) {
-                early_shared = describe(access);
+            if (reads && shared && writer.block != visit.block && unwritten_shared.empty()) {
+                unwritten_shared = describe(access);
             }
             if (!(atomic && writer.atomic) && !before(writer, shared)) {
                 race(access, writer, "wrote");
@@ -156,8 +160,9 @@ struct Race : Listener {
     }
 };
 
-Race the_only_one;
-[[maybe_unused]] Watcher* const registered = watcher = &the_only_one;
+RaceDetector detector;
+// Initialising this variable when the library is loaded installs the watcher.
+[[maybe_unused]] Watcher* const installed = watcher = &detector;
 
 }  // namespace
 }  // namespace emulator

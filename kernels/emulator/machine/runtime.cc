@@ -1,12 +1,12 @@
-// The machine that a kernel runs on: blocks one after the other, their threads as fibers.
+// The machine that runs a kernel: blocks one after the other, their threads as fibers.
 //
-// A fiber is a stack of its own. It runs until its thread ends, or has to wait for others; then the
-// scheduler goes on with the next. So there is one order in which all happens, and it is chosen: a
-// correct kernel gives the same result in every order of its threads and blocks, and a kernel that
-// forgot a barrier mostly does not.
+// A fiber has its own stack. It runs until its thread ends or has to wait for other threads; then
+// the scheduler resumes the next fiber. So a launch runs in one definite order, which the caller
+// chooses: a correct kernel gives the same result in every order of its threads and blocks, and a
+// kernel with a missing barrier usually does not.
 //
-// What it checks: limits of a launch, barriers that not all threads reach, warp operations whose
-// lanes disagree, writes beyond a shared array, accesses to memory that is not there.
+// Checked here: limits of a launch, barriers that not all threads reach, warp operations whose
+// lanes disagree, writes beyond a shared array, accesses to unmapped memory.
 
 #include "machine.h"
 
@@ -31,7 +31,7 @@ Watcher* watcher;
 static std::string failure;
 
 void fail(const char* format, ...) {
-    if (!failure.empty()) return;  // the first one caused the others
+    if (!failure.empty()) return;  // later failures follow from the first
     char text[500];
     va_list arguments;
     va_start(arguments, format);
@@ -40,7 +40,7 @@ void fail(const char* format, ...) {
     failure = text;
 }
 
-// The linker's name for where the library begins, in memory.
+// The linker's name for the first address of the loaded library.
 extern "C" __attribute__((visibility("hidden"))) const char __ehdr_start[];
 
 uint32_t place_of(const void* instruction) {
@@ -58,7 +58,7 @@ namespace {
 
 sigjmp_buf out_of_the_kernel;
 
-// A page fault: the arrays of the device end at pages that cannot be touched (memory.py).
+// Handles a page fault: device arrays lie between inaccessible pages (memory.py).
 void on_fault(int, siginfo_t* info, void* registers) {
     uint32_t place = 0;
 #if defined(__x86_64__)
@@ -66,15 +66,15 @@ void on_fault(int, siginfo_t* info, void* registers) {
     place = place_of(reinterpret_cast<void*>(all[REG_RIP]));
 #endif
     (void)registers;
-    fail("@%x@: %s touches memory that is not there, at %p", place, position(*current).c_str(),
+    fail("@%x@: %s accesses unmapped memory at %p", place, position(*current).c_str(),
          info->si_addr);
     siglongjmp(out_of_the_kernel, 1);
 }
 
 // --- warps ------------------------------------------------------------------------------------
 
-// An operation for which not all lanes of its mask have come yet. Branches of a warp may each have
-// one of their own, with other lanes.
+// A warp operation that some lanes of its mask have not reached yet. Each branch of a warp may have
+// its own, with other lanes.
 struct Pending {
     unsigned mask, arrived;
     int warp, line;
@@ -84,10 +84,10 @@ std::vector<Pending> pending;
 
 // --- blocks -----------------------------------------------------------------------------------
 
-constexpr int MOST_ATOMICS = 1 << 20;  // of a thread, before it lets others go on
+constexpr int MAX_ATOMICS = 1 << 20;  // of a thread, before it suspends itself
 
-int barrier_votes[2];  // of a barrier, and of the one before it
-int barriers;          // passed so far
+int barrier_votes[2];  // votes at a barrier and at the one before it, by parity of the barrier
+int barriers;          // number of barriers that the block has passed
 std::vector<int> order;
 unsigned order_number;
 std::mt19937 random_numbers;
@@ -98,19 +98,20 @@ void permute(std::vector<int>& items) {
     if (order_number > 1) std::shuffle(items.begin(), items.end(), random_numbers);
 }
 
-// All that can run have run. True if the block may go on: its threads met at one barrier.
+// Called when no fiber is ready. Releases the block and returns true if all threads wait at the
+// same barrier; otherwise reports the failure.
 bool pass_barrier() {
     const Fiber* waiting = nullptr;
     const Fiber* ended = nullptr;
     for (size_t i = 0; i < threads; i++) {
         const Fiber& f = fibers[i];
         if (f.state == IN_WARP) {
-            unsigned come = 0;
+            unsigned arrived = 0;
             for (const Pending& p : pending) {
-                if (p.warp == f.warp && p.mask == f.mask) come = p.arrived;
+                if (p.warp == f.warp && p.mask == f.mask) arrived = p.arrived;
             }
             fail("line %d: %s waits for lanes %08x of its warp, of which only %08x come", f.line,
-                 position(f).c_str(), f.mask, come);
+                 position(f).c_str(), f.mask, arrived);
             return false;
         }
         if (f.state == DONE) ended = &f;
@@ -132,11 +133,11 @@ bool pass_barrier() {
     for (size_t i = 0; i < threads; i++) fibers[i].state = READY;
     barriers++;
     if (watcher) watcher->barrier_passed();
-    barrier_votes[(barriers + 1) & 1] = 0;  // of the next; those of this one are still to be read
+    barrier_votes[(barriers + 1) & 1] = 0;  // for the next; this one's are still to be read
     return true;
 }
 
-// Run each of order[begin .. end) that can run, once. False if none can.
+// Resumes each ready fiber of order[begin .. end) once. Returns false if none was ready.
 bool run_ready(size_t begin, size_t end) {
     bool ran = false;
     for (size_t i = begin; i < end && failure.empty(); i++) {
@@ -148,8 +149,8 @@ bool run_ready(size_t begin, size_t end) {
     return ran;
 }
 
-// Run all that can run. As numbered or the other way round, one warp goes as far as it can before
-// the next begins; in a random order all go forward together.
+// Resumes all ready fibers. In forward and reverse order a warp runs as far as it can before the
+// next one starts; in a random order all warps advance together. Returns false if none was ready.
 bool run_all() {
     if (order_number > 1) return run_ready(0, threads);
     bool ran = false;
@@ -178,17 +179,17 @@ void run_block(size_t dynamic) {
     check_red_zones();
 }
 
-// The limits of compute capability 7.5 and above, which the driver checks.
-void check_launch(dim3 grid, dim3 block, size_t most_threads, size_t dynamic) {
+// Checks the limits of compute capability 7.5 and above, as the driver does.
+void check_launch(dim3 grid, dim3 block, size_t max_threads, size_t dynamic) {
     uint64_t count = uint64_t(block.x) * block.y * block.z;
-    if (!count || count > 1024 || block.z > 64) {
+    if (!count || count > MAX_THREADS || block.z > 64) {
         fail("a block of (%u, %u, %u) threads: there may be 1 to 1024, and 64 in z", block.x,
              block.y, block.z);
-    } else if (count > most_threads) {
+    } else if (count > max_threads) {
         fail("a block of %zu threads, where __launch_bounds__ promises at most %zu",
-             size_t(count), most_threads);
-    } else if (dynamic > MOST_SHARED) {
-        fail("%zu bytes of shared memory: a block may have %zu", dynamic, MOST_SHARED);
+             size_t(count), max_threads);
+    } else if (dynamic > MAX_SHARED) {
+        fail("%zu bytes of shared memory: a block may have %zu", dynamic, MAX_SHARED);
     } else if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535 ||
                grid.z > 65535) {
         fail("a grid of (%u, %u, %u) blocks: there may be 1 to 2^31 - 1 in x, 65535 in y and z",
@@ -198,13 +199,13 @@ void check_launch(dim3 grid, dim3 block, size_t most_threads, size_t dynamic) {
 
 }  // namespace
 
-// --- what the shim calls ----------------------------------------------------------------------
+// --- functions that shim.h calls --------------------------------------------------------------
 
 void barrier(int line) {
     Fiber& f = me();
     f.line = line;
     f.state = AT_BARRIER;
-    wait(f);
+    suspend(f);
 }
 
 int barrier_count(int predicate, int line) {
@@ -219,7 +220,7 @@ const char* exchange(unsigned mask, const void* value, size_t bytes, int line) {
     size_t lanes = std::min<size_t>(32, threads - 32 * f.warp);
     unsigned there = lanes == 32 ? ~0u : (1u << lanes) - 1;
     if (!(mask >> f.lane & 1)) {
-        fail("line %d: %s is not in the mask %08x that it names", line, position(f).c_str(), mask);
+        fail("line %d: %s is not in the mask %08x that it passes", line, position(f).c_str(), mask);
     } else if (mask & ~there) {
         fail("line %d: the mask %08x names lanes that the block's %zu threads do not fill", line,
              mask, threads);
@@ -229,11 +230,11 @@ const char* exchange(unsigned mask, const void* value, size_t bytes, int line) {
         if (p.warp != f.warp || p.mask != mask) continue;
         mine = &p;
         if (p.line != line) {
-            fail("line %d: %s comes with mask %08x while others wait for it at line %d", line,
+            fail("line %d: %s arrives with mask %08x while others wait for it at line %d", line,
                  position(f).c_str(), mask, p.line);
         }
     }
-    if (!failure.empty()) wait(f);  // never resumed
+    if (!failure.empty()) suspend(f);  // never resumed
     if (!mine) {
         pending.push_back({mask, 0, f.warp, line, {}});
         mine = &pending.back();
@@ -243,7 +244,7 @@ const char* exchange(unsigned mask, const void* value, size_t bytes, int line) {
     if (mine->arrived != mask) {
         f.line = line, f.mask = mask;
         f.state = IN_WARP;
-        wait(f);
+        suspend(f);
         return f.values;
     }
     for (size_t lane = 0; lane < lanes; lane++) {
@@ -252,7 +253,7 @@ const char* exchange(unsigned mask, const void* value, size_t bytes, int line) {
         std::memcpy(other.values, mine->values, sizeof other.values);
         other.state = READY;
     }
-    // Of all operations of a warp only __syncwarp, which exchanges nothing, orders memory.
+    // Of the warp operations only __syncwarp orders memory; it exchanges no bytes.
     if (watcher && !bytes) watcher->warp_synchronised(f.warp, mask);
     *mine = pending.back();
     pending.pop_back();
@@ -262,21 +263,21 @@ const char* exchange(unsigned mask, const void* value, size_t bytes, int line) {
 void absent_lane(int from, unsigned mask, int line) {
     fail("line %d: %s reads lane %d, which is not in the mask %08x", line, position(me()).c_str(),
          from, mask);
-    wait(me());
+    suspend(me());
 }
 
 void refuse(const char* what, int line) {
     fail("line %d: %s %s", line, position(me()).c_str(), what);
-    wait(me());
+    suspend(me());
 }
 
 void atomic_access(const void* at, size_t bytes, const void* after) {
     uint32_t place = place_of(after) - 1;
-    if (++me().atomics > MOST_ATOMICS) {
+    if (++me().atomics > MAX_ATOMICS) {
         fail("@%x@: %s made %d atomic operations without a barrier: threads take turns here, and "
              "one that waits for another in a loop waits forever",
-             place, position(me()).c_str(), MOST_ATOMICS);
-        wait(me());
+             place, position(me()).c_str(), MAX_ATOMICS);
+        suspend(me());
     }
     if (watcher) watcher->access(ATOMIC, at, bytes, true, place);
 }
@@ -287,12 +288,12 @@ void fence() {
 
 extern "C" void emulator_order(unsigned number) { order_number = number; }
 
-int launch(void (*kernel_)(void*), void* arguments, dim3 grid, dim3 block, size_t most_threads,
+int launch(void (*kernel_)(void*), void* arguments, dim3 grid, dim3 block, size_t max_threads,
            size_t dynamic, char* error, size_t length) {
     failure.clear();
     kernel = kernel_, kernel_arguments = arguments;
     grid_size = grid, block_size = block;
-    check_launch(grid, block, most_threads, dynamic);
+    check_launch(grid, block, max_threads, dynamic);
     if (failure.empty()) {
         threads = size_t(block.x) * block.y * block.z;
         random_numbers.seed(order_number);
@@ -321,7 +322,7 @@ int launch(void (*kernel_)(void*), void* arguments, dim3 grid, dim3 block, size_
             }
             if (watcher) watcher->launch_ends();
         }
-        current = nullptr;  // from here on it is not a kernel that runs
+        current = nullptr;  // no kernel runs any more
         sigaction(SIGSEGV, &fault_before, nullptr);
         sigaction(SIGBUS, &bus_before, nullptr);
         sigaltstack(&stack_before, nullptr);

@@ -1,4 +1,4 @@
-// Shared memory: the arrays of a block, one behind the other in an arena, with red zones between.
+// Shared memory: the arrays of a block, one after the other in an arena, with red zones between.
 
 #include "machine.h"
 
@@ -12,8 +12,8 @@ std::vector<Shared> shared_arrays;
 namespace {
 
 constexpr size_t RED_ZONE = 64;
-// A signalling NaN: it makes NaN of whatever is computed from it, and is no longer the same number
-// once something was added to it. Its two halves are NaNs as well.
+// A signalling NaN: whatever is computed from it is NaN, and any arithmetic changes its bits. Its
+// two halves are float16 NaNs.
 constexpr uint32_t POISON = 0x7fa57da5;
 
 size_t arena_end, static_bytes;
@@ -25,14 +25,14 @@ void poison(char* from, size_t bytes) {
 }
 
 void begin_shared(size_t dynamic) {
-    poison(arena, arena_end);  // what the block before it used
+    poison(arena, arena_end);  // the part that the previous block used
     shared_arrays.clear();
     shared_arrays.push_back({nullptr, RED_ZONE, dynamic, "dynamic shared memory"});
     arena_end = RED_ZONE + (dynamic + 15) / 16 * 16 + RED_ZONE;
     static_bytes = 0;
 }
 
-// Around every shared array, to the byte, the poison must be whole.
+// Reports a block that has changed the poison around a shared array, to the byte.
 void check_red_zones() {
     for (const Shared& s : shared_arrays) {
         size_t end = s.start + s.bytes, next = (end + 15) / 16 * 16 + RED_ZONE;
@@ -54,13 +54,13 @@ void* shared_array(const void* key, size_t bytes, size_t align, const char* name
     }
     align = std::max<size_t>(align, 16);
     size_t start = (arena_end + align - 1) / align * align;
-    if (start / align % 2 == 0) start += align;  // nobody shall rely on more than was declared
+    if (start / align % 2 == 0) start += align;  // no better aligned than declared
     arena_end = start + (bytes + 15) / 16 * 16 + RED_ZONE;
     static_bytes += bytes;
-    if (static_bytes + shared_arrays[0].bytes > MOST_SHARED || arena_end > ARENA) {
-        fail("%s: %zu bytes of shared memory, with the dynamic ones: a block may have %zu", name,
-             static_bytes + shared_arrays[0].bytes, MOST_SHARED);
-        wait(me());
+    if (static_bytes + shared_arrays[0].bytes > MAX_SHARED || arena_end > ARENA) {
+        fail("%s: %zu bytes of shared memory, including dynamic: a block may have %zu", name,
+             static_bytes + shared_arrays[0].bytes, MAX_SHARED);
+        suspend(me());
     }
     shared_arrays.push_back({key, start, bytes, name});
     return arena + start;

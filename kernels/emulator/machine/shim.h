@@ -1,7 +1,7 @@
-// CUDA C for g++: included in front of a .cu file, which then is a C++ file like any other.
+// CUDA C for g++: included before a .cu file, it makes the file ordinary C++.
 //
-// Nothing here computes: the built-in variables and functions of CUDA are named, and those that
-// need other threads (barriers, warp operations, shared memory) are handed to runtime.cc.
+// It declares CUDA's built-in variables and functions. Those that involve other threads (barriers,
+// warp operations, shared memory) are implemented in runtime.cc and shared.cc.
 #pragma once
 
 #include <cmath>
@@ -11,19 +11,19 @@
 #include <type_traits>
 #include <utility>
 
-// What only a header would say to CUDA's own compiler is not said here either.
+// CUDA's compiler does not define these without a header, so they must not work here either.
 #undef INFINITY
 #undef NAN
 #undef M_PI
 
-#define __CUDA_ARCH__ 800  // the device of the stand-in for CuPy
+#define __CUDA_ARCH__ 800  // compute capability 8.0, as cupy_on_cpu reports it
 
 #define __global__
 #define __device__
 #define __host__
 #define __constant__ static
 #define __forceinline__ inline __attribute__((always_inline))
-#define __launch_bounds__(...)  // build.py reads it, and launches are checked against it
+#define __launch_bounds__(...)  // build.py reads it; launches are checked against it
 #define __align__(n) __attribute__((aligned(n)))
 
 struct uint3 { unsigned x, y, z; };
@@ -41,13 +41,13 @@ static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
     return {x, y, z, w};
 }
 
-// --- what runtime.cc does ---------------------------------------------------------------------
+// --- implemented in runtime.cc, shared.cc -----------------------------------------------------
 
 namespace emulator {
 
 struct Thread {
     uint3 index;
-    int number, lane, warp;  // within the block, within the warp, of the warp
+    int number, lane, warp;  // its number in the block, its lane in the warp, the warp's number
 };
 extern Thread* current;
 extern uint3 block_index;
@@ -55,16 +55,17 @@ extern dim3 block_size, grid_size;
 
 void barrier(int line);
 int barrier_count(int predicate, int line);
-// Every lane of `mask` gives `bytes` (at most 16), and gets what all gave: 16 bytes for each lane.
+// Exchanges values in a warp: every lane of `mask` gives `bytes` (at most 16); the result holds the
+// values of all lanes, 16 bytes for each.
 const char* exchange(unsigned mask, const void* value, size_t bytes, int line);
 void absent_lane(int from, unsigned mask, int line);  // does not return
-void refuse(const char* what, int line);  // reports "<thread> <what>"; does not return
+void refuse(const char* what, int line);  // fails with "<thread> <what>"; does not return
 void* shared_array(const void* key, size_t bytes, size_t align, const char* name);
 void* dynamic_shared();
-int launch(void (*kernel)(void*), void* arguments, dim3 grid, dim3 block, size_t most_threads,
+int launch(void (*kernel)(void*), void* arguments, dim3 grid, dim3 block, size_t max_threads,
            size_t dynamic, char* error, size_t length);
 
-// build.py writes __shared__ arrays as this; every place in the source has its own number.
+// build.py replaces each __shared__ array by a call of this; each declaration has its own number.
 template <int place, int align, class T> T& shared(const char* name) {
     static char key;
     return *static_cast<T*>(shared_array(&key, sizeof(T), align, name));
@@ -78,7 +79,7 @@ template <int place, int align, class T> T& shared(const char* name) {
 #define gridDim (::emulator::grid_size)
 static constexpr int warpSize = 32;
 
-// Each call knows its own line: what a default argument says is taken where the call stands.
+// Passes the line of the call: a default argument is evaluated at the caller's line.
 #define HERE int line = __builtin_LINE()
 
 static inline void __syncthreads(HERE) { emulator::barrier(line); }
@@ -97,7 +98,7 @@ static inline void __syncwarp(unsigned mask = ~0u, HERE) {
 
 namespace emulator {
 
-// The value of lane `from`, or this lane's own where that lies outside its segment of `width`.
+// The value of lane `from`, or this lane's own if `from` is outside its segment (not `inside`).
 template <class T> T shuffle(unsigned mask, T value, int from, bool inside, int line) {
     const char* all = exchange(mask, &value, sizeof(T), line);
     if (!inside) from = current->lane;
@@ -141,16 +142,16 @@ static inline int __all_sync(unsigned mask, int predicate, HERE) {
     return __ballot_sync(mask, predicate, line) == mask;
 }
 
-// Threads take turns, so that nothing can come between the two halves of an atomic operation. To
-// those who watch accesses it is one, made where the kernel calls it.
-#define UNWATCHED __attribute__((no_sanitize("thread")))
+// Threads take turns, so nothing can happen between the read and the write of an atomic operation.
+// A watcher sees one access, at the line of the kernel that calls it.
+#define UNINSTRUMENTED __attribute__((no_sanitize("thread")))
 namespace emulator {
 
 void fence();
 void atomic_access(const void* at, size_t bytes, const void* after);
 
 template <class T, class Change>
-UNWATCHED __attribute__((noinline)) T atomic(T* at, Change change) {
+UNINSTRUMENTED __attribute__((noinline)) T atomic(T* at, Change change) {
     atomic_access(at, sizeof(T), __builtin_return_address(0));
     T old = *at;
     *at = change(old);
@@ -184,7 +185,7 @@ static inline unsigned __umulhi(unsigned a, unsigned b) { return uint64_t(a) * b
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 static inline float __fdividef(float a, float b) { return a / b; }
-#define __expf(x) expf(x)  // names that the C library has given to something else
+#define __expf(x) expf(x)  // macros, as the C library has other functions of these names
 #define __logf(x) logf(x)
 static inline void sincospif(float x, float* sin, float* cos) {
     const double pi = 3.141592653589793;
@@ -200,20 +201,20 @@ namespace emulator {
 
 template <class T> constexpr bool is_floating = std::is_floating_point_v<T>;  // or half
 
-// A kernel's parameters: to be called with an array of pointers to its arguments, as the driver
-// does it, and to be described to Python: "P" (pointer) or "S" (scalar), kind, bytes.
-// Nothing of this is the kernel's own, or watched.
+// A kernel's parameters. `run` calls the kernel with an array of pointers to its arguments, as the
+// driver does. `describe` writes three characters for each: "P" (pointer) or "S" (scalar), kind,
+// bytes. None of this is part of the kernel, so it is not instrumented.
 template <class Kernel> struct Parameters;
 template <class... A> struct Parameters<void (*)(A...)> {
     template <size_t... i>
-    UNWATCHED static void call(void (*kernel)(A...), void** at, std::index_sequence<i...>) {
+    UNINSTRUMENTED static void call(void (*kernel)(A...), void** at, std::index_sequence<i...>) {
         kernel(*static_cast<std::remove_cv_t<A>*>(at[i])...);
     }
     struct Call {
         void (*kernel)(A...);
         void** arguments;
     };
-    UNWATCHED static void run(void* call_) {
+    UNINSTRUMENTED static void run(void* call_) {
         Call* c = static_cast<Call*>(call_);
         call(c->kernel, c->arguments, std::index_sequence_for<A...>());
     }
@@ -231,14 +232,14 @@ template <class... A> struct Parameters<void (*)(A...)> {
 
 }  // namespace emulator
 
-// ...: what __launch_bounds__ says, first the threads that a block may have
+// ...: the arguments of __launch_bounds__, of which the first is the maximum of threads per block
 #define EMULATOR_EXPORT(name, ...)                                                                \
     extern "C" int emulator_launch_##name(const dim3* grid, const dim3* block, size_t dynamic,    \
                                           void** arguments, char* error, size_t length) {         \
         using P = emulator::Parameters<decltype(&name)>;                                          \
         P::Call call{&name, arguments};                                                           \
-        const size_t most[] = {__VA_ARGS__};                                                      \
-        return emulator::launch(&P::run, &call, *grid, *block, *most, dynamic, error, length);    \
+        const size_t bounds[] = {__VA_ARGS__};                                                    \
+        return emulator::launch(&P::run, &call, *grid, *block, *bounds, dynamic, error, length);  \
     }                                                                                             \
     extern "C" void emulator_describe_##name(char* to) {                                          \
         emulator::Parameters<decltype(&name)>::describe(to);                                      \

@@ -1,11 +1,12 @@
-// What CUDA's mma.h says, as far as kernels need it: matrix products by a whole warp.
+// Replaces CUDA's mma.h, as far as kernels need it: matrix products computed by one warp.
 //
-// A fragment is a warp's piece of a matrix; which lane has which elements CUDA does not tell. Here
-// it is deliberately no order at all, and another one for each kind of fragment: what works here
-// relies on none. As on a GPU, every element of a matrix of 16 bits is in two lanes.
+// A fragment is a tile of a matrix, distributed over the lanes of a warp; CUDA leaves unspecified
+// which lane holds which elements. Here the order is scrambled on purpose, differently for each
+// kind of fragment, so a kernel that works here relies on no order. As on a GPU, every element of a
+// 16-bit matrix is in two lanes.
 //
-// Inputs are half, bfloat16, or TF32: float32 of which the tensor cores read 10 digits of 23.
-// Without __float_to_tf32, which rounds, the others are cut off. Products are added in float32.
+// Inputs are half, bfloat16, or TF32: float32 of whose 23 mantissa bits the tensor cores read 10.
+// The other bits are truncated unless __float_to_tf32 has rounded. Products are added in float32.
 #pragma once
 
 #include "bfloat16.h"
@@ -13,7 +14,7 @@
 
 namespace emulator {
 
-// Of a kind of fragment F: which element a lane has in x[i].
+// Which element a lane of a fragment of type F holds in x[i].
 template <class F> struct Layout {
     unsigned char element[32][F::num_elements];
     constexpr Layout() : element() {
@@ -24,50 +25,53 @@ template <class F> struct Layout {
 };
 template <class F> constexpr Layout<F> layout;
 
-// All lanes come, and with the same matrix. step: elements from one row, or column, to the next.
-template <class T> UNWATCHED void meet(const T* matrix, unsigned step, int line) {
+// Synchronises the warp and checks that all lanes pass the same matrix. step: elements from one
+// row, or column, to the next.
+template <class T> UNINSTRUMENTED void check_agreement(const T* matrix, unsigned step, int line) {
     struct {
         const T* matrix;
         unsigned long long step;
     } mine = {matrix, step}, first;
     if (reinterpret_cast<uintptr_t>(matrix) % 32) {
-        refuse("loads or stores a matrix that begins at no multiple of 32 bytes", line);
+        refuse("loads or stores a matrix that does not begin at a multiple of 32 bytes", line);
     }
     if (step * sizeof(T) % 16) {
-        refuse("loads or stores a matrix whose ldm is no multiple of 16 bytes", line);
+        refuse("loads or stores a matrix whose ldm is not a multiple of 16 bytes", line);
     }
     std::memcpy(&first, exchange(~0u, &mine, sizeof mine, line), sizeof first);
     if (first.matrix != matrix || first.step != step) {
-        refuse("loads or stores another matrix than the first lane of its warp", line);
+        refuse("loads or stores a different matrix than the first lane of its warp", line);
     }
 }
 
-template <class F> UNWATCHED int place(int i, unsigned step, bool by_rows) {
+// Index in memory of the element that this lane holds in x[i].
+template <class F> UNINSTRUMENTED int place(int i, unsigned step, bool by_rows) {
     int element = layout<F>.element[current->lane][i];
     int row = element / F::columns, column = element % F::columns;
     return by_rows ? row * step + column : column * step + row;
 }
 
-// Inlined, so that what it reads is said to be read by the kernel's line.
+// Inlined, so that its reads are attributed to the kernel's line.
 template <class F, class T>
 __forceinline__ void load(F& f, const T* from, unsigned step, bool by_rows, int line) {
-    meet(from, step, line);
+    check_agreement(from, step, line);
     for (int i = 0; i < F::num_elements; i++) f.x[i] = from[place<F>(i, step, by_rows)];
 }
 
-// A matrix from the fragments of a warp's lanes, `which` of those that each gave.
-template <class F, class Given>
-UNWATCHED void gather(const Given* const* lanes, const F* Given::*which, float* matrix, int line) {
-    bool there[F::elements] = {};
+// Assembles a matrix from the fragment `which` of each lane of a warp.
+template <class F, class Operands>
+UNINSTRUMENTED void gather(const Operands* const* lanes, const F* Operands::*which, float* matrix,
+                           int line) {
+    bool set[F::elements] = {};
     for (int lane = 0; lane < 32; lane++) {
         for (int i = 0; i < F::num_elements; i++) {
             int at = layout<F>.element[lane][i];
-            float value = (lanes[lane]->*which)->seen(i);
-            if (there[at] && __float_as_uint(value) != __float_as_uint(matrix[at])) {
-                refuse("multiplies a matrix of which two lanes have one element, not one value",
+            float value = (lanes[lane]->*which)->as_multiplied(i);
+            if (set[at] && __float_as_uint(value) != __float_as_uint(matrix[at])) {
+                refuse("multiplies a matrix where two lanes hold different values of one element",
                        line);
             }
-            matrix[at] = value, there[at] = true;
+            matrix[at] = value, set[at] = true;
         }
     }
 }
@@ -98,24 +102,24 @@ template <class Use, int m, int n, int k, class T, class Order = void> struct fr
                   "float");
     static constexpr int rows = is_a || is_sum ? m : k, columns = is_a ? k : n;
     static constexpr int elements = rows * columns;
-    static constexpr int num_elements = (is_16 ? 2 : 1) * elements / 32;  // of each lane
+    static constexpr int num_elements = (is_16 ? 2 : 1) * elements / 32;  // per lane
 
     std::conditional_t<is_16, T, float> x[num_elements];
-    fragment() { std::memset(x, 0xff, sizeof x); }  // NaN until something is put there
+    fragment() { std::memset(x, 0xff, sizeof x); }  // NaN until it is filled or loaded
 
-    // The number that the tensor cores see in x[i].
-    UNWATCHED float seen(int i) const {
+    // The value of x[i] that the tensor cores multiply.
+    UNINSTRUMENTED float as_multiplied(int i) const {
         auto value = x[i];
         if constexpr (is_tf32) return __uint_as_float(__float_as_uint(value) & ~0x1fffu);
         return value;
     }
 
-    // Which element, counted row by row, a lane has in x[i]. Each step can be undone, so that every
-    // element comes once, of 16 bits once in the first and once in the second half of x.
+    // Which element, numbered row by row, a lane holds in x[i]. Each step is invertible, so every
+    // element occurs once; with 16 bits, once in each half of x.
     static constexpr int element(int lane, int i) {
         unsigned kind = std::is_same_v<Order, col_major> + 2 * is_a + 4 * is_sum;
-        unsigned seat = 32 * i + lane, second = seat / elements;
-        unsigned at = ((37 + 8 * kind) * seat + 13 * second + kind) % elements;
+        unsigned slot = 32 * i + lane, second = slot / elements;
+        unsigned at = ((37 + 8 * kind) * slot + 13 * second + kind) % elements;
         at = 11 * (at ^ at >> 3) % elements;
         return at ^ at >> 4;
     }
@@ -145,44 +149,44 @@ __forceinline__ void load_matrix_sync(fragment<accumulator, m, n, k, float>& f, 
 template <int m, int n, int k>
 __forceinline__ void store_matrix_sync(float* to, const fragment<accumulator, m, n, k, float>& f,
                                        unsigned ldm, layout_t how, HERE) {
-    emulator::meet(to, ldm, line);
+    emulator::check_agreement(to, ldm, line);
     using F = fragment<accumulator, m, n, k, float>;
     for (int i = 0; i < f.num_elements; i++) {
         to[emulator::place<F>(i, ldm, how == mem_row_major)] = f.x[i];
     }
 }
 
-// Round to 10 digits, to nearest, ties away from zero (cvt.rna.tf32.f32).
+// Rounds to 10 mantissa bits, to nearest, ties away from zero (cvt.rna.tf32.f32).
 static inline float __float_to_tf32(float x) {
     if (x != x) return __uint_as_float(0x7fffffff);
     return __uint_as_float((__float_as_uint(x) + 0x1000) & ~0x1fffu);
 }
 
 template <int m, int n, int k, class T, class OrderA, class OrderB>
-UNWATCHED void mma_sync(fragment<accumulator, m, n, k, float>& d,
-                        const fragment<matrix_a, m, n, k, T, OrderA>& a,
-                        const fragment<matrix_b, m, n, k, T, OrderB>& b,
-                        const fragment<accumulator, m, n, k, float>& c, HERE) {
+UNINSTRUMENTED void mma_sync(fragment<accumulator, m, n, k, float>& d,
+                             const fragment<matrix_a, m, n, k, T, OrderA>& a,
+                             const fragment<matrix_b, m, n, k, T, OrderB>& b,
+                             const fragment<accumulator, m, n, k, float>& c, HERE) {
     using A = fragment<matrix_a, m, n, k, T, OrderA>;
     using B = fragment<matrix_b, m, n, k, T, OrderB>;
     using C = fragment<accumulator, m, n, k, float>;
-    struct Given {
+    struct Operands {
         const A* a;
         const B* b;
         const C* c;
         C* d;
     } mine = {&a, &b, &c, &d};
-    const Given *pointer = &mine, *lanes[32];
+    const Operands *pointer = &mine, *lanes[32];
     const char* all = emulator::exchange(~0u, &pointer, sizeof pointer, line);
     if (emulator::current->lane == 0) {
-        // The first lane finds the fragments of the others on their stacks, and computes for all.
+        // Lane 0 reads the fragments of all lanes on their stacks, and computes for all of them.
         for (int lane = 0; lane < 32; lane++) {
             std::memcpy(&lanes[lane], all + 16 * lane, sizeof pointer);
         }
         float left[m][k], right[k][n], sums[m][n];
-        emulator::gather(lanes, &Given::a, left[0], line);
-        emulator::gather(lanes, &Given::b, right[0], line);
-        emulator::gather(lanes, &Given::c, sums[0], line);
+        emulator::gather(lanes, &Operands::a, left[0], line);
+        emulator::gather(lanes, &Operands::b, right[0], line);
+        emulator::gather(lanes, &Operands::c, sums[0], line);
         for (int row = 0; row < m; row++) {
             for (int i = 0; i < k; i++) {
                 for (int column = 0; column < n; column++) {
@@ -196,7 +200,7 @@ UNWATCHED void mma_sync(fragment<accumulator, m, n, k, float>& d,
             }
         }
     }
-    emulator::exchange(~0u, nullptr, 0, line);  // the others wait for it
+    emulator::exchange(~0u, nullptr, 0, line);  // the other lanes wait for lane 0
 }
 
 }  // namespace wmma
