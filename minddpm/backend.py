@@ -7,10 +7,10 @@
 
 "cupy-reference" is CuPy with the reference kernels: plain CuPy calls, cuBLAS underneath.
 
-Everything above this file writes ``backend.xp.exp(x)`` for plain array code and
-``backend.kernels.conv2d(...)`` for the hot operations, and never asks which one is running.
-CuPy is imported only when it is asked for. With MINDDPM_CUDA=emulate in the environment a stand-in
-on the CPU is imported in its place (kernels/emulator/cupy_on_cpu.py).
+The rooms above this file write ``backend.xp.exp(x)`` for plain array code and
+``backend.kernels.conv2d(...)`` for the hot operations, whichever backend is in use.
+CuPy is imported only if it is chosen. With MINDDPM_CUDA=emulate in the environment a stand-in
+on the CPU is imported in its place (kernels/emulator/cupy_on_cpu/).
 """
 
 import importlib
@@ -37,11 +37,11 @@ BACKENDS = {
     "numpy": ("numpy", "reference"),
     "numba": ("numpy", "cpu"),
     "cupy": ("cupy", "cuda"),
-    "cupy-reference": ("cupy", "reference"),  # cuBLAS underneath, to compare with
+    "cupy-reference": ("cupy", "reference"),  # for comparison
 }
 NAMES = tuple(BACKENDS)
 
-SMALL_BYTES = 1 << 14  # up to here an array's whole bytes go through zlib's checksum
+SMALL_BYTES = 1 << 14  # up to this size zlib checksums all bytes of an array
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,15 @@ _active: Backend | None = None
 
 
 def set_backend(name: str) -> Backend:
-    """Choose the backend for everything that is made from now on, in float32.
+    """Choose the backend of all arrays created after this call, with float32 convolutions.
 
-    name: "numpy", "numba", "cupy" or "auto" (CuPy where a GPU answers, else Numba if installed).
-    Raises InputError for an unknown name, or if CuPy or its GPU is missing.
+    name: one of NAMES or "auto" (CuPy if a GPU responds, else Numba if installed, else NumPy).
+    Raises InputError for an unknown name, or if CuPy, its GPU or Numba is missing.
     """
     global _active
     emulate = _emulates_cuda()
     if name == "auto":
-        found = not emulate and gpu_problem() is None  # the emulator is no GPU worth choosing
+        found = not emulate and gpu_problem() is None  # "auto" never chooses the emulator
         name = "cupy" if found else "numba" if _has_numba() else "numpy"
     if name not in NAMES:
         raise InputError(f"unknown backend {name!r}: choose one of {', '.join(NAMES)} or auto.")
@@ -86,6 +86,7 @@ def set_backend(name: str) -> Backend:
         importlib.import_module(library),
         importlib.import_module(f"minddpm.kernels.{kernels}"),
     )
+    # From here on backend.xp and backend.kernels are ordinary names (before: __getattr__).
     globals().update(xp=_active.xp, kernels=_active.kernels)
     return _active
 
@@ -93,8 +94,8 @@ def set_backend(name: str) -> Backend:
 def set_threads(n: int | None) -> int | None:
     """Run the active backend's kernels in n threads; None: in as many as this process may use.
 
-    Returns the number, None where the array library decides it (numpy and cupy).
-    Raises InputError for a number below 1, or above what the machine has.
+    Returns the number, or None if the array library decides it (numpy and cupy).
+    Raises InputError for a number below 1 or above the machine's.
     """
     if n is not None and n < 1:
         raise InputError(f"{n} threads: choose --threads 1 or more.")
@@ -104,69 +105,70 @@ def set_threads(n: int | None) -> int | None:
 
 
 def set_precision(name: str) -> str:
-    """Let convolutions round what they multiply, to be faster; sums and statistics stay float32.
+    """Let convolutions round their factors, which is faster; sums and statistics stay float32.
 
-    name: "float32" (nothing is rounded), "tf32" (11 binary digits, the range of float32), "fp16"
-    (11 digits, no number above 65504 or below 6e-8) or "bf16" (8 digits, the range of float32).
-    With the last two, silu(norm(x)) before such a convolution is stored in 16 bits. Returns it.
-    Raises InputError for an unknown name, and where the backend or the GPU has no such cores.
+    name: "float32" (no rounding), "tf32" (11 significant bits, the range of float32), "fp16" (11
+    significant bits, from 6e-8 to 65504) or "bf16" (8 significant bits, the range of float32).
+    With the last two, silu(norm(x)) before such a convolution is stored in 16 bits. Returns name.
+    Raises InputError for an unknown name, or if the backend or the GPU has no such cores.
     """
     if name not in PRECISIONS:
         raise InputError(f"unknown precision {name!r}: choose {', '.join(PRECISIONS)}.")
     if name != "float32" and active().name != "cupy":
         raise InputError(
-            f"precision {name} is for a GPU's tensor cores, and this is the {active().name} "
-            "backend: choose --backend cupy, or --precision float32."
+            f"precision {name} needs a GPU's tensor cores, but the backend is {active().name}: "
+            "choose --backend cupy, or --precision float32."
         )
     if name != "float32" and name not in precisions():
         raise InputError(
-            f"precision {name} needs a GPU of sm_{PRECISIONS[name]} or newer, and this one is "
+            f"precision {name} needs a GPU of sm_{PRECISIONS[name]} or newer, but this one is "
             f"sm_{architecture(active().xp.cuda)}: choose another --precision."
         )
     return choose_precision(name)
 
 
 def precisions() -> list[str]:
-    """Return those of PRECISIONS that the GPU in use supports; without one float32 alone."""
+    """Return those of PRECISIONS that the GPU in use supports; without a GPU only float32."""
     on_gpu = BACKENDS[active().name][0] == "cupy"
     return available_precisions(active().xp.cuda) if on_gpu else ["float32"]
 
 
 def active() -> Backend:
-    """The backend in use; the first call picks MINDDPM_BACKEND, or "auto" where that is unset."""
+    """Return the backend in use; the first call chooses MINDDPM_BACKEND, by default "auto"."""
     return _active or set_backend(os.environ.get("MINDDPM_BACKEND", "auto"))
 
 
 def __getattr__(name: str) -> ModuleType:
-    # Called until a backend is chosen; set_backend then assigns backend.xp and backend.kernels.
-    # Write backend.xp, never "from minddpm.backend import xp", which would not follow a change.
+    # Python calls this for a missing name: backend.xp and backend.kernels, until set_backend has
+    # assigned them. Write backend.xp, never "from minddpm.backend import xp": that name would not
+    # follow a change of backend.
     if name in ("xp", "kernels"):
         return getattr(active(), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def to_numpy(x: Array) -> np.ndarray:
-    """x (an array, list or number) on the host as a NumPy array; no copy if it is one already."""
+    """Return x (an array, list or number) as a NumPy array on the host; copies only if needed."""
     xp = array_module(x)
     return np.asarray(x) if xp is np else xp.asnumpy(x)
 
 
+# Above SMALL_BYTES the sums of x's columns, as a matrix of 509 words in a row, take a tenth of the
+# time. 509 is prime: a reversed or shifted image or kernel moves its words to other columns.
 def fingerprint(x: Array) -> int | None:
-    """A checksum of the bytes of x, or None on a device, where it would force a synchronisation."""
+    """Return a checksum of the bytes of x; None on a device, where it would synchronise."""
     if not isinstance(x, np.ndarray):
         return None
     data = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
     if data.size <= SMALL_BYTES:
         return zlib.adler32(data)
-    # The sums of its columns, as a matrix of 509 words in a row, take a tenth of the time. 509 is
-    # prime: a picture or a kernel that is turned or shifted puts other words into each column.
-    whole = data.size // (8 * 509) * (8 * 509)
-    columns = np.add.reduce(data[:whole].view(np.uint64).reshape(-1, 509), axis=0)
-    return zlib.adler32(data[whole:], zlib.adler32(columns.view(np.uint8)))
+    end = data.size // (8 * 509) * (8 * 509)
+    columns = np.add.reduce(data[:end].view(np.uint64).reshape(-1, 509), axis=0)
+    return zlib.adler32(data[end:], zlib.adler32(columns.view(np.uint8)))
 
 
 def freeze(x: Array) -> bool:
-    """Make a host array read-only; True if it was writable. A device array has no such flag."""
+    """Make a host array read-only; return whether it was writable. Device arrays have no flag."""
     if not isinstance(x, np.ndarray) or not x.flags.writeable:
         return False
     x.flags.writeable = False
@@ -179,7 +181,7 @@ def thaw(x: np.ndarray) -> None:
 
 
 def _emulates_cuda() -> bool:
-    """Whether MINDDPM_CUDA asks for it. Raises InputError for a value that it does not have."""
+    """Return whether MINDDPM_CUDA is "emulate"; InputError for an unknown value."""
     value = os.environ.get("MINDDPM_CUDA", "")
     if value not in ("", "emulate"):
         raise InputError(f"unknown MINDDPM_CUDA={value!r}: unset it, or choose emulate.")
@@ -187,7 +189,7 @@ def _emulates_cuda() -> bool:
 
 
 def _install_emulator() -> None:
-    """Put the stand-in in CuPy's place, and say so the first time."""
+    """Install the stand-in as CuPy, with a message the first time."""
     emulator = importlib.import_module("minddpm.kernels.emulator.cupy_on_cpu")
     if sys.modules.get("cupy") is not emulator:
         emulator.install()

@@ -1,4 +1,4 @@
-"""The two kinds of failure that minddpm reports on purpose."""
+"""The two kinds of failure that minddpm reports deliberately."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong; the message is one sentence and names the remedy.
+    """The user's input is wrong; the message is one sentence and names the remedy.
 
     The commands in ``examples/`` print it without a traceback and exit with status 2.
     """
@@ -18,7 +18,7 @@ class GraphError(RuntimeError):
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name the file that an InputError in the block is about."""
+    """Add the file's name to an InputError raised in the block."""
     try:
         yield
     except InputError as error:

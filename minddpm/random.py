@@ -1,9 +1,9 @@
 """Random numbers as a pure function of (seed, purpose, step, element): Philox4x32-10.
 
 A counter-based generator has no state: the noise of step 1,000 is computed from the number 1,000,
-not from the 999 draws before it. So a resumed run needs no saved generator, any thread can make any
-element, and the same seed gives the same picture on every backend (integers bit for bit, normals to
-rounding).
+not from the 999 draws before it. So a resumed run needs no saved generator, any thread can compute
+any element, and the same seed gives the same sample on every backend (integers bit for bit, normals
+to rounding).
 
 Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 """
@@ -18,7 +18,7 @@ from minddpm.backend import Array
 from minddpm.errors import InputError
 from minddpm.kernels import reference
 
-# Purposes keep streams apart that share a seed and a step; the upper 24 bits number sub-streams.
+# A purpose separates streams of the same seed and step; its upper 24 bits number sub-streams.
 INIT, SHUFFLE, TIMESTEP, NOISE, X_T, SAMPLE, DROPOUT, CHECK, BOUND, LABEL = range(10)
 AUGMENT, LATENT, METRIC, BOOTSTRAP, PIXELS = range(10, 15)
 
@@ -27,11 +27,9 @@ _MAX_SEED = 2**32 - 1
 
 def check_counter(purpose: int, step: int) -> None:
     """Raise InputError if purpose or step are out of range."""
-    # Beyond these sizes they would run into the next word of the counter or key, in silence.
+    # Larger ones would silently overflow into the next word of the counter or key.
     if not (0 <= purpose < 2**32 and 0 <= step < 2**64):
-        raise InputError(
-            f"purpose {purpose} or step {step} is out of range: call manual_seed anew."
-        )
+        raise InputError(f"purpose {purpose} or step {step} is out of range: call manual_seed.")
 
 
 def check_seed(seed: int) -> int:
@@ -44,10 +42,10 @@ def check_seed(seed: int) -> int:
 
 
 def normal(shape: tuple[int, ...], seed: int, purpose: int, step: int = 0, first: int = 0) -> Array:
-    """Standard normal float32 [shape] on the active backend (Box-Muller).
+    """Draw standard normal float32 [shape] on the active backend (Box-Muller).
 
-    seed and purpose: 0 .. 2^32 - 1; step: 0 .. 2^64 - 1. first: where in the stream to begin, so
-    that a large array can be drawn in parts.
+    seed and purpose: 0 .. 2^32 - 1; step: 0 .. 2^64 - 1. first: the number of the first element,
+    so that a large array can be drawn in parts.
     """
     n = math.prod(shape)
     check_counter(purpose, step)
@@ -56,7 +54,7 @@ def normal(shape: tuple[int, ...], seed: int, purpose: int, step: int = 0, first
 
 
 class Stream(NamedTuple):
-    """Where to draw normal numbers from: a kernel that uses them may draw them itself."""
+    """The arguments of `normal`, for a kernel that draws the numbers while it uses them."""
 
     seed: int
     purpose: int
@@ -64,12 +62,12 @@ class Stream(NamedTuple):
     first: int = 0
 
     def normal(self, shape: tuple[int, ...]) -> Array:
-        """Draw them now."""
+        """Draw the numbers into an array."""
         return normal(shape, self.seed, self.purpose, self.step, self.first)
 
 
 def uniform(shape: tuple[int, ...], seed: int, purpose: int, step: int = 0) -> Array:
-    """Uniform float32 [shape] in [0, 1), multiples of 2^-24, on the active backend."""
+    """Draw uniform float32 [shape] in [0, 1), multiples of 2^-24, on the active backend."""
     n = math.prod(shape)
     check_counter(purpose, step)
     flat = backend.kernels.random_uniform(backend.xp, n, check_seed(seed), purpose, step)
@@ -77,16 +75,16 @@ def uniform(shape: tuple[int, ...], seed: int, purpose: int, step: int = 0) -> A
 
 
 def bits(n: int, seed: int, purpose: int, step: int = 0) -> np.ndarray:
-    """n random uint32 on the host."""
+    """Draw n random uint32 on the host."""
     check_counter(purpose, step)
     return reference.random_bits(np, n, check_seed(seed), purpose, step)
 
 
 def integers(high: int, n: int, seed: int, purpose: int, step: int = 0) -> np.ndarray:
-    """n integers in 0 .. high - 1, int64 [n], on the host.
+    """Draw n integers in 0 .. high - 1, int64 [n], on the host.
 
     floor(bits * high / 2^32): for high = 1000 no value is likelier than another by more than
-    high / 2^32 = 2.3e-7, far below what any use here can see.
+    high / 2^32 = 2.3e-7, which is negligible here.
     """
     return ((bits(n, seed, purpose, step).astype(np.uint64) * np.uint64(high)) >> 32).astype(
         np.int64
@@ -94,13 +92,14 @@ def integers(high: int, n: int, seed: int, purpose: int, step: int = 0) -> np.nd
 
 
 def permutation(n: int, seed: int, purpose: int, step: int = 0) -> np.ndarray:
-    """A random order of 0 .. n - 1, int64 [n], on the host: the argsort of 64-bit random keys."""
+    """Draw a permutation of 0 .. n - 1, int64 [n], on the host: the argsort of 64-bit keys."""
     high, low = bits(2 * n, seed, purpose, step).astype(np.uint64).reshape(2, n)
     return np.argsort(high << np.uint64(32) | low, kind="stable")
 
 
+# "Ambient" draws happen inside models, which pass no seed or step; manual_seed sets both.
 class _Ambient:
-    """Seed, step and draw counter behind the draws that happen inside a model."""
+    """Seed, step and number of the last draw inside a model."""
 
     seed = 0
     step = 0
@@ -108,7 +107,7 @@ class _Ambient:
 
 
 def manual_seed(seed: int, step: int = 0) -> None:
-    """Fix what the next draws inside models (initial weights, dropout masks) will be.
+    """Fix the next draws inside models (initial weights, dropout masks).
 
     The trainer calls this at every step, so that dropout depends on (seed, step) alone.
     """
@@ -116,18 +115,16 @@ def manual_seed(seed: int, step: int = 0) -> None:
 
 
 def ambient_uniform(shape: tuple[int, ...], purpose: int) -> Array:
-    """The next uniform draw of the stream that manual_seed began: float32 [shape] in [0, 1)."""
-    seed, purpose, step = ambient_stream(purpose)
-    return uniform(shape, seed, purpose, step)
+    """Draw the next uniform numbers after manual_seed: float32 [shape] in [0, 1)."""
+    return uniform(shape, *ambient_stream(purpose))
 
 
 def ambient_stream(purpose: int) -> tuple[int, int, int]:
-    """(seed, purpose, step) of the next draw of that stream, for who draws the numbers himself."""
+    """Return (seed, purpose, step) of the next draw, for callers that draw it themselves."""
     _Ambient.draw += 1
     return _Ambient.seed, purpose | _Ambient.draw << 8, _Ambient.step
 
 
 def ambient_normal(shape: tuple[int, ...], purpose: int) -> Array:
-    """The next normal draw of that stream: float32 [shape]."""
-    _Ambient.draw += 1
-    return normal(shape, _Ambient.seed, purpose | _Ambient.draw << 8, _Ambient.step)
+    """Draw the next normal numbers after manual_seed: float32 [shape]."""
+    return normal(shape, *ambient_stream(purpose))

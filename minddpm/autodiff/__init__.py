@@ -1,23 +1,24 @@
 """Hand-written reverse-mode automatic differentiation.
 
-Read, in this order, tensor.py (the graph and backward), function.py (one operation),
-elementwise.py, shape.py, layers.py, losses.py (the operations) and gradcheck.py (how we know that
-they are right).
+Read graph.py (Tensor, Function and backward; seal.py guards its saved arrays), then the operations:
+pointwise.py, shape.py, layers.py, convolution.py, losses.py; and gradcheck.py, which checks them.
 """
 
+from minddpm.autodiff.convolution import (
+    conv2d,
+    conv_transpose2d,
+    norm_silu_conv2d,
+    upsample_conv2d,
+)
 from minddpm.autodiff.gradcheck import GradientError, gradcheck
 from minddpm.autodiff.graph import Function, Tensor, no_grad
 from minddpm.autodiff.layers import (
     attention,
-    conv2d,
-    conv_transpose2d,
     dropout,
     group_norm,
     group_norm_silu,
     linear,
     linears,
-    norm_silu_conv2d,
-    upsample_conv2d,
     upsample_nearest,
 )
 from minddpm.autodiff.losses import (

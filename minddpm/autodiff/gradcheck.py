@@ -1,4 +1,4 @@
-"""A check of any backward against finite differences, in a dozen lines of arithmetic."""
+"""A check of any backward against finite differences."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,23 +22,23 @@ def gradcheck(
     """Compare backward() with central differences for each input; return the largest error.
 
     function: takes Tensors, returns a Tensor of any shape. inputs: arrays, cast to float64, or
-    tensors such as the Parameters of a float64 model, perturbed where they stand.
+    float64 tensors, such as the Parameters of a float64 model, perturbed in place.
     With a random direction d for one input and a random covector c for the output:
 
         <c, (f(x + h d) - f(x - h d)) / 2h>  against  <gx, d>,  gx = backward of c
 
-    Random ones, because a constant covector is blind: softmax and normalisation sum to a constant,
-    so their gradient for c = (1, 1, ...) is 0 whatever the backward does. The error is relative to
-    |gx| |d| / sqrt(size), the size that <gx, d> typically has; one below 2^-52 |c y| / h, what the
-    rounding of f alone does to the difference, counts as none: a gradient may be exactly 0.
+    Both are random because a constant covector sees nothing: softmax and normalisation sum to a
+    constant, so their gradient for c = (1, 1, ...) is 0 even if the backward is wrong. The error is
+    relative to |gx| |d| / sqrt(size), the typical size of <gx, d>. An error below 2^-52 |c y| / h,
+    the effect of rounding f, counts as 0, since a gradient may be exactly 0.
 
-    Raises GradientError if an error exceeds the tolerance or is not a number.
+    Raises GradientError if an error exceeds the tolerance or is NaN.
     """
     xp = backend.xp
     tensors = [x if isinstance(x, Tensor) else Tensor(xp.asarray(x, "float64")) for x in inputs]
     for i, x in enumerate(tensors):
         if x.dtype != "float64":
-            raise ValueError(f"gradcheck needs float64, input {i} has {x.dtype}")
+            raise ValueError(f"gradcheck needs float64, but input {i} has {x.dtype}: convert it")
         x.requires_grad, x.grad = True, None
 
     y = function(*tensors)
@@ -50,11 +50,11 @@ def gradcheck(
         d = xp.asarray(random.normal(x.shape, seed, random.CHECK, 1 + i), "float64")
         centre = x.data.copy()
         x.data[...] = centre + step * d
-        plus = function(*tensors).data.copy()  # copies: a reshape's result is a view of x.data
+        above = function(*tensors).data.copy()  # copies: a reshape's result is a view of x.data
         x.data[...] = centre - step * d
-        minus = function(*tensors).data.copy()
+        below = function(*tensors).data.copy()
         x.data[...] = centre
-        numeric = float((c * (plus - minus)).sum()) / (2 * step)
+        numeric = float((c * (above - below)).sum()) / (2 * step)
         gx = xp.zeros_like(centre) if x.grad is None else x.grad
         analytic = float((gx * d).sum())
         typical = float(xp.sqrt((gx * gx).sum() * (d * d).sum() / d.size))

@@ -1,7 +1,7 @@
-"""What losses are made of: logarithms of probabilities, without overflow.
+"""The parts of losses: logarithms of probabilities, without overflow.
 
-A probability is never made before its logarithm is taken: log softmax(x) of a logit of -1000 is
--1000, where softmax(x) has become zero.
+No probability is computed before its logarithm: log softmax(x) of a logit of -1000 is -1000,
+while softmax(x) is zero in floating point.
 """
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ from minddpm import backend
 from minddpm.autodiff.graph import Function, Tensor
 from minddpm.autodiff.shape import sum as sum_over
 from minddpm.backend import Array
+
+
+def sigmoid(x: Array) -> Array:
+    """Compute 1 / (1 + e^-x) of an array, without overflow: 1/2 + tanh(x / 2) / 2."""
+    return 0.5 + 0.5 * backend.xp.tanh(0.5 * x)
 
 
 class Softplus(Function):
@@ -26,10 +31,15 @@ class Softplus(Function):
         return (gy * sigmoid(x),)  # d ln(1 + e^x) / dx = 1 / (1 + e^-x)
 
 
+def softplus(x: Tensor) -> Tensor:
+    """Compute ln(1 + e^x) = -ln sigmoid(-x), elementwise."""
+    return Softplus()(x)
+
+
 class LogSoftmax(Function):
     def forward(self, x: Array) -> Array:
         xp = backend.xp
-        x = x - x.max(axis=-1, keepdims=True)  # changes nothing, and no exponent is above zero
+        x = x - x.max(axis=-1, keepdims=True)  # same result, and no exponent is above zero
         y = x - xp.log(xp.exp(x).sum(axis=-1, keepdims=True))  # y_i = x_i - ln sum_j e^x_j
         self.save(y)
         return y
@@ -40,40 +50,37 @@ class LogSoftmax(Function):
         return (gy - backend.xp.exp(y) * gy.sum(axis=-1, keepdims=True),)
 
 
-def sigmoid(x: Array) -> Array:
-    """1 / (1 + e^-x) of an array, without overflow: 1/2 + tanh(x / 2) / 2."""
-    return 0.5 + 0.5 * backend.xp.tanh(0.5 * x)
-
-
-def softplus(x: Tensor) -> Tensor:
-    """ln(1 + e^x), element by element: -ln sigmoid(-x)."""
-    return Softplus()(x)
-
-
 def log_softmax(x: Tensor) -> Tensor:
-    """ln(e^x_i / sum_j e^x_j) over the last axis."""
+    """Compute ln(e^x_i / sum_j e^x_j) over the last axis."""
     return LogSoftmax()(x)
 
 
 def cross_entropy(logits: Tensor, labels: np.ndarray) -> Tensor:
-    """-ln softmax(logits)[label] of each row: logits [N, K], labels int [N] -> [N], in nats.
+    """Compute -ln softmax(logits)[label] of each row, in nats.
 
-    Raises ValueError if the shapes do not fit, or for a label outside 0 .. K - 1.
+    logits [N, num_classes], labels int [N] -> [N].
+    Raises ValueError if the shapes do not fit, or for a label outside 0 .. num_classes - 1.
     """
     labels = backend.to_numpy(labels)
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise ValueError(f"cross_entropy: logits {logits.shape} and labels {labels.shape}")
-    K = logits.shape[1]
-    if labels.size and not (labels.min() >= 0 and labels.max() < K):
-        raise ValueError(f"cross_entropy: labels {labels.min()} .. {labels.max()} of {K} classes")
-    one_hot = np.arange(K)[None, :] == labels[:, None]
+        raise ValueError(
+            f"cross_entropy: logits {logits.shape} and labels {labels.shape} should be "
+            "[N, num_classes] and [N]"
+        )
+    num_classes = logits.shape[1]
+    if labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
+        raise ValueError(
+            f"cross_entropy: labels {labels.min()} .. {labels.max()} should be "
+            f"0 .. {num_classes - 1}"
+        )
+    one_hot = np.arange(num_classes)[None, :] == labels[:, None]
     one_hot = backend.xp.asarray(one_hot.astype(logits.dtype))
     return -sum_over(log_softmax(logits) * one_hot, axis=1)
 
 
 def binary_cross_entropy(logits: Tensor, target: Array) -> Tensor:
-    """-(y ln p + (1 - y) ln(1 - p)) with p = sigmoid(logit), element by element, in nats.
+    """Compute -(y ln p + (1 - y) ln(1 - p)) with p = sigmoid(logit), elementwise, in nats.
 
-    target: y in [0, 1], of the logits' shape. = softplus(logit) - y logit.
+    target: y in [0, 1], of the logits' shape. The result equals softplus(logit) - y logit.
     """
     return softplus(logits) - logits * target

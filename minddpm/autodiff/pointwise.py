@@ -11,15 +11,12 @@ from minddpm.backend import Array
 
 
 def unbroadcast(gy: Array, shape: tuple[int, ...]) -> Array:
-    """The gradient of the small operand of a broadcast: gy summed back to `shape`.
+    """Return the gradient of an operand that was broadcast: gy summed to the operand's `shape`.
 
-    A value that was copied along an axis has had an effect at every copy; its gradient is the sum.
+    A value that was copied along an axis has an effect at every copy; its gradient is the sum.
     """
     new_axes = gy.ndim - len(shape)
-    stretched = tuple(
-        new_axes + i for i, n in enumerate(shape) if n == 1 and gy.shape[new_axes + i] != 1
-    )
-    axes = tuple(range(new_axes)) + stretched
+    axes = tuple(i for i, n in enumerate(gy.shape) if i < new_axes or shape[i - new_axes] != n)
     return gy.sum(axis=axes).reshape(shape) if axes else gy.reshape(shape)
 
 
@@ -33,7 +30,7 @@ class Binary(Function):
         )
 
     def gradients(self, gy: Array) -> tuple[Array, Array]:
-        """The gradients of both operands at the broadcast shape."""
+        """Return the gradients of both operands, at the broadcast shape."""
         raise NotImplementedError
 
 
@@ -86,7 +83,7 @@ class Power(Function):
     def backward(self, gy: Array) -> tuple[Array]:
         (x,) = self.saved
         if self.p == 0:
-            return (gy * 0,)  # x^0 = 1, also where x^-1 would be infinite
+            return (gy * 0,)  # x^0 = 1, even if x^-1 is infinite
         return (gy * (self.p * x ** (self.p - 1)),)  # d(x^p) = p x^(p-1) dx
 
 
@@ -101,6 +98,11 @@ class Exp(Function):
         return (gy * y,)  # d(e^x) = e^x dx
 
 
+def exp(x: Tensor) -> Tensor:
+    """Compute e ** x, elementwise."""
+    return Exp()(x)
+
+
 class Log(Function):
     def forward(self, x: Array) -> Array:
         self.save(x)
@@ -109,6 +111,11 @@ class Log(Function):
     def backward(self, gy: Array) -> tuple[Array]:
         (x,) = self.saved
         return (gy / x,)  # d(ln x) = dx / x
+
+
+def log(x: Tensor) -> Tensor:
+    """Compute the natural logarithm, elementwise."""
+    return Log()(x)
 
 
 class Tanh(Function):
@@ -122,6 +129,11 @@ class Tanh(Function):
         return (gy * (1 - y * y),)  # d tanh(x) = (1 - tanh(x)^2) dx
 
 
+def tanh(x: Tensor) -> Tensor:
+    """Compute the hyperbolic tangent, elementwise: values in (-1, 1)."""
+    return Tanh()(x)
+
+
 class SiLU(Function):
     def forward(self, x: Array) -> Array:
         self.save(x)
@@ -132,23 +144,8 @@ class SiLU(Function):
         return (backend.kernels.silu_backward(gy, x),)
 
 
-def exp(x: Tensor) -> Tensor:
-    """e ** x, element by element."""
-    return Exp()(x)
-
-
-def log(x: Tensor) -> Tensor:
-    """The natural logarithm, element by element."""
-    return Log()(x)
-
-
-def tanh(x: Tensor) -> Tensor:
-    """The hyperbolic tangent, element by element: a value in (-1, 1)."""
-    return Tanh()(x)
-
-
 def silu(x: Tensor) -> Tensor:
-    """x / (1 + e^-x), also called swish (Elfwing et al. 2017), element by element."""
+    """Compute x / (1 + e^-x), also called swish (Elfwing et al. 2017), elementwise."""
     return SiLU()(x)
 
 
@@ -157,18 +154,14 @@ def _constant(x: Any, like: Tensor) -> Any:
     return backend.xp.asarray(x, dtype=like.dtype) if isinstance(x, numbers.Number) else x
 
 
-def _install_operators() -> None:
-    # The operators live here, not in tensor.py, so that the graph knows no particular function.
-    Tensor.__add__ = lambda a, b: Add()(a, _constant(b, a))
-    Tensor.__radd__ = lambda a, b: Add()(_constant(b, a), a)
-    Tensor.__sub__ = lambda a, b: Sub()(a, _constant(b, a))
-    Tensor.__rsub__ = lambda a, b: Sub()(_constant(b, a), a)
-    Tensor.__mul__ = lambda a, b: Mul()(a, _constant(b, a))
-    Tensor.__rmul__ = lambda a, b: Mul()(_constant(b, a), a)
-    Tensor.__truediv__ = lambda a, b: Div()(a, _constant(b, a))
-    Tensor.__rtruediv__ = lambda a, b: Div()(_constant(b, a), a)
-    Tensor.__neg__ = lambda a: Sub()(_constant(0, a), a)
-    Tensor.__pow__ = lambda a, p: Power(p)(a)
-
-
-_install_operators()
+# Assigned here because graph.py, which this file imports, knows no particular function.
+Tensor.__add__ = lambda a, b: Add()(a, _constant(b, a))
+Tensor.__radd__ = lambda a, b: Add()(_constant(b, a), a)
+Tensor.__sub__ = lambda a, b: Sub()(a, _constant(b, a))
+Tensor.__rsub__ = lambda a, b: Sub()(_constant(b, a), a)
+Tensor.__mul__ = lambda a, b: Mul()(a, _constant(b, a))
+Tensor.__rmul__ = lambda a, b: Mul()(_constant(b, a), a)
+Tensor.__truediv__ = lambda a, b: Div()(a, _constant(b, a))
+Tensor.__rtruediv__ = lambda a, b: Div()(_constant(b, a), a)
+Tensor.__neg__ = lambda a: Sub()(_constant(0, a), a)
+Tensor.__pow__ = lambda a, p: Power(p)(a)

@@ -1,4 +1,4 @@
-"""Functions that move or add up values: reductions, reshaping, slicing, concatenation."""
+"""Functions that sum or move values: reductions, reshaping, slicing, concatenation."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from minddpm.backend import Array
 Axes = int | tuple[int, ...] | None
 
 
+def _positive(axis: int | tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    axes = (axis,) if isinstance(axis, int) else axis
+    return tuple(a % ndim for a in axes)
+
+
 class Sum(Function):
     def __init__(self, axis: Axes, keepdims: bool):
         self.axis, self.keepdims = axis, keepdims
@@ -22,10 +27,22 @@ class Sum(Function):
         return backend.xp.asarray(x.sum(axis=self.axis, keepdims=self.keepdims))
 
     def backward(self, gy: Array) -> tuple[Array]:
-        # y = sum_i x_i, so every x_i gets the whole of gy.
+        # y = sum_i x_i, so the gradient of every x_i is gy.
         if not self.keepdims and self.axis is not None:
             gy = backend.xp.expand_dims(gy, _positive(self.axis, len(self.shape)))
         return (backend.xp.broadcast_to(gy, self.shape),)
+
+
+def sum(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
+    """Compute the sum over all elements, or over the given axes."""
+    return Sum(axis, keepdims)(x)
+
+
+def mean(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
+    """Compute the average over all elements, or over the given axes."""
+    axes = range(x.ndim) if axis is None else _positive(axis, x.ndim)
+    count = math.prod(x.shape[a] for a in axes)
+    return sum(x, axis, keepdims) * (1 / count)
 
 
 class Reshape(Function):
@@ -42,6 +59,11 @@ class Reshape(Function):
         return (gy.reshape(self.shape),)
 
 
+def reshape(x: Tensor, *shape: int) -> Tensor:
+    """Return the same values in another shape; one size may be -1."""
+    return Reshape(shape)(x)
+
+
 class Slice(Function):
     """x[index] for basic indices: integers, slices, None and Ellipsis."""
 
@@ -50,10 +72,8 @@ class Slice(Function):
     def __init__(self, index: Any):
         parts = index if isinstance(index, tuple) else (index,)
         if not all(p is None or p is Ellipsis or isinstance(p, (int, slice)) for p in parts):
-            # An array of indices may name an element twice, whose gradients would have to be added.
-            raise TypeError(
-                f"a tensor takes integers and slices as index, not {index!r}: take_rows"
-            )
+            # An array of indices may select an element twice; its gradients would have to be added.
+            raise TypeError(f"a tensor's index has integers and slices, not {index!r}: take_rows")
         self.index = index
 
     def forward(self, x: Array) -> Array:
@@ -61,7 +81,7 @@ class Slice(Function):
         return x[self.index]
 
     def backward(self, gy: Array) -> tuple[Array]:
-        gx = backend.xp.zeros(self.shape, gy.dtype)  # what was not taken had no effect
+        gx = backend.xp.zeros(self.shape, gy.dtype)  # elements outside the index have no effect
         gx[self.index] = gy
         return (gx,)
 
@@ -84,8 +104,18 @@ class Concat(Function):
         return tuple(gradients)
 
 
+def concat(tensors: Sequence[Tensor], axis: int = -1) -> Tensor:
+    """Join tensors along one axis; ValueError if their other axes differ."""
+    ndim = tensors[0].ndim
+    rest = [[n for i, n in enumerate(x.shape) if i != axis % ndim] for x in tensors]
+    if any(r != rest[0] for r in rest):
+        shapes = ", ".join(str(x.shape) for x in tensors)
+        raise ValueError(f"concat along axis {axis}: the other axes of {shapes} should be equal")
+    return Concat(axis)(*tensors)
+
+
 class TakeRows(Function):
-    """weight[index]: the embedding table's lookup."""
+    """weight[index], the lookup in an embedding table."""
 
     def __init__(self, index: Array):
         self.index = index
@@ -95,53 +125,25 @@ class TakeRows(Function):
         return weight[self.index]
 
     def backward(self, gy: Array) -> tuple[Array]:
-        # gw[r] = sum of gy over the places where row r was taken, written as one product with the
-        # one-hot matrix: the order of the additions is then fixed, unlike that of atomic ones.
+        # gw[r] = sum of gy over the positions where index is r, written as a product with the
+        # one-hot matrix: this fixes the order of the additions, unlike atomic ones.
         xp = backend.xp
         one_hot = (xp.arange(self.shape[0])[:, None] == self.index[None, :]).astype(gy.dtype)
         return (one_hot @ gy,)
 
 
-def _positive(axis: int | tuple[int, ...], ndim: int) -> tuple[int, ...]:
-    axes = (axis,) if isinstance(axis, int) else axis
-    return tuple(a % ndim for a in axes)
-
-
-def sum(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
-    """The sum over all elements, or over the named axes."""
-    return Sum(axis, keepdims)(x)
-
-
-def mean(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
-    """The average over all elements, or over the named axes."""
-    axes = range(x.ndim) if axis is None else _positive(axis, x.ndim)
-    count = math.prod(x.shape[a] for a in axes)
-    return sum(x, axis, keepdims) * (1 / count)
-
-
-def reshape(x: Tensor, *shape: int) -> Tensor:
-    """The same values in another shape; one size may be -1."""
-    return Reshape(shape)(x)
-
-
-def concat(tensors: Sequence[Tensor], axis: int = -1) -> Tensor:
-    """Tensors of equal shape but for one axis, joined along it."""
-    ndim = tensors[0].ndim
-    rest = [[n for i, n in enumerate(x.shape) if i != axis % ndim] for x in tensors]
-    if any(r != rest[0] for r in rest):
-        shapes = ", ".join(str(x.shape) for x in tensors)
-        raise ValueError(f"concat along axis {axis}: the other axes differ in {shapes}")
-    return Concat(axis)(*tensors)
-
-
 def take_rows(weight: Tensor, index: Array) -> Tensor:
-    """weight [R, C], index int [N] -> [N, C]. Raises ValueError for an index outside 0..R-1."""
+    """Return weight[index]: weight [R, C], index int [N] -> [N, C].
+
+    Raises ValueError for an index outside 0 .. R - 1.
+    """
     rows, host = weight.shape[0], backend.to_numpy(index)
     if host.size and not (host.min() >= 0 and host.max() < rows):
         raise ValueError(f"take_rows: index {host.min()} .. {host.max()} into {rows} rows")
     return TakeRows(backend.xp.asarray(index))(weight)
 
 
+# Assigned here because graph.py, which this file imports, knows no particular function.
 Tensor.sum = sum
 Tensor.mean = mean
 Tensor.reshape = reshape

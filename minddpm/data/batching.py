@@ -1,8 +1,8 @@
-"""Which images a training step sees: a pure function of the seed and the step.
+"""The images of a training step: a pure function of the seed and the step.
 
-The permutations of epoch 0, 1, 2, ... stand one after the other as one endless stream, and step s
-takes the entries [s B, (s + 1) B). So every image is seen once in an epoch, a batch is never
-short at an epoch's end, and a resumed run needs no saved state: the step number says it all.
+The permutations of epochs 0, 1, 2, ... form one endless stream, and step s takes the entries
+[s B, (s + 1) B). So every image is used once in an epoch, a batch is never short at an epoch's end,
+and a resumed run needs no saved state except the step number.
 """
 
 from functools import lru_cache
@@ -14,7 +14,7 @@ from minddpm.errors import InputError
 
 
 def batch_indices(n: int, batch_size: int, step: int, seed: int) -> np.ndarray:
-    """Indices of the images of training step ``step`` (0-based).
+    """Return the indices of the images of training step ``step`` (0-based).
 
     n: number of images. batch_size: B, may exceed n. Returns int64 ``[B]`` in 0..n-1.
     Raises InputError if n or batch_size is below 1, or step below 0.
@@ -31,7 +31,7 @@ def batch_indices(n: int, batch_size: int, step: int, seed: int) -> np.ndarray:
     return stream[skip : skip + batch_size]
 
 
-# Two: a batch that crosses the border of two epochs needs both, and the next batch the later one.
+# Two: a batch across the border of two epochs needs both, and the next batch the later one.
 @lru_cache(maxsize=2)
 def _epoch(n: int, seed: int, epoch: int) -> np.ndarray:
     return random.permutation(n, seed, random.SHUFFLE, step=epoch)

@@ -1,4 +1,4 @@
-"""A set of images, and the maps between pixels and what the network sees."""
+"""A set of images, and the maps between pixels and the network's range."""
 
 import zlib
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ import numpy as np
 from minddpm.errors import InputError
 
 
-@dataclass(frozen=True, eq=False)  # eq: the truth of "array == array" is not one boolean
+@dataclass(frozen=True, eq=False)  # no __eq__: "array == array" is not one boolean
 class ImageDataset:
     """Images with their classes, on the host.
 
     images: uint8 ``[n, H, W, C]`` in 0..255, n >= 1, C 1 (grey) or 3 (RGB).
-    labels: int64 ``[n]``, each >= 0, or None where the images have no classes.
-    source: one line that says where they came from, for logs and ``run.json``.
+    labels: int64 ``[n]``, each >= 0, or None if the images have no classes.
+    source: one line about their origin, for logs and ``run.json``.
     Raises InputError if an array has another type or shape.
     """
 
@@ -51,7 +51,7 @@ class ImageDataset:
         return len(self.images)
 
     def identity(self) -> dict[str, str | int]:
-        """What tells this data from other data, for run.json: its source, number and checksum."""
+        """Return what identifies this data in run.json: its source, number and checksum."""
         checksum = zlib.crc32(np.ascontiguousarray(self.images))
         return {"source": self.source, "images": len(self), "checksum": checksum}
 
@@ -65,7 +65,7 @@ def to_float(images: np.ndarray) -> np.ndarray:
     """
     if not _is_array(images, np.uint8):
         raise InputError(f"to_float got {_describe(images)}; give it pixels, as uint8.")
-    # The slides stop at [0, 1], but the decoder of Ho et al., eq. 13, has its open edges at ±1.
+    # The lecture slides stop at [0, 1], but the decoder of Ho et al., eq. 13, is open at ±1.
     unit = images.astype(np.float32) / np.float32(255)
     return 2 * unit - 1
 
@@ -82,10 +82,10 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     if np.isnan(images).any():
         raise InputError(
             f"to_uint8 got NaN in {np.isnan(images).sum()} of {images.size} values, so the model "
-            "or the sampler diverged; lower the learning rate or go back to an earlier checkpoint."
+            "or the sampler diverged; lower the learning rate or use an earlier checkpoint."
         )
     unit = (np.clip(images.astype(np.float32), -1, 1) + 1) / 2
-    # Rounding, not truncation: the way there and back must return all 256 values unchanged.
+    # Rounding, not truncation: to_uint8(to_float(x)) must return all 256 values unchanged.
     return np.rint(unit * 255).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Fetching MNIST's four files from public mirrors, so that a half or a wrong file never appears."""
+"""Download MNIST's four files from public mirrors; only complete, verified files are stored."""
 
 import hashlib
 import http.client
@@ -15,8 +15,8 @@ MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
 )
-TIMEOUT = 10  # seconds without an answer
-CHUNK = 1 << 16  # bytes between two moves of the progress bar
+TIMEOUT = 10  # seconds without a response
+CHUNK = 1 << 16  # bytes between two updates of the progress bar
 
 # Of the decompressed bytes: mirrors compress the same file in different ways.
 SHA256 = {
@@ -28,15 +28,15 @@ SHA256 = {
 
 
 class DownloadError(Exception):
-    """No mirror gave the right files; the message is the reason, as a clause."""
+    """No mirror had the right files; the message is the reason, as a clause."""
 
 
 def download_all(stems: list[str], directory: Path) -> None:
-    """Put the named files (keys of SHA256), gzip-compressed, into ``directory``.
+    """Download the named files (keys of SHA256), gzip-compressed, into ``directory``.
 
-    A file appears under its name only whole and with the right SHA-256. What one mirror could not
-    give is asked of the next.
-    Raises DownloadError if a file could be had from no mirror, InputError if the disk refuses it.
+    A file gets its name only once it is complete and has the right SHA-256. Files that one mirror
+    does not have are requested from the next.
+    Raises DownloadError if no mirror has a file, InputError if it cannot be written.
     """
     remaining = list(stems)
     for mirror in MIRRORS:
@@ -53,7 +53,7 @@ def download_all(stems: list[str], directory: Path) -> None:
 
 
 def _fetch(mirror: str, stem: str) -> bytes:
-    """The gzip file's bytes. At most 10 MB, so they are checked in memory, before the disk."""
+    """Return the gzip file's bytes, at most 10 MB, checked in memory before they are written."""
     url = f"{mirror}{stem}.gz"
     compressed = bytearray()
     try:

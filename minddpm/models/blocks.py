@@ -1,10 +1,12 @@
 """The UNet's blocks, with the names of diffusers' parts so that weights load by name.
 
-All images are [N, H, W, C]; shifts holds every block's projection of the time embedding.
+All images are [N, H, W, C]. Each residual block takes one shift, its projection of the time
+embedding: [N, C_out], or [N, 2 C_out] with the scales first. The UNet computes all shifts in one
+operation before the first block runs, and `shifts` yields them in the order of the blocks.
 The order of the assignments is the order of diffusers' named_parameters().
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from minddpm import autodiff as F
@@ -12,24 +14,8 @@ from minddpm.autodiff import Tensor
 from minddpm.nn import Conv2d, Dropout, GroupNorm, Linear, Module, ModuleList
 
 
-class TimeShifts:
-    """What each residual block makes of the activated time embedding temb [N, C_time].
-
-    All are known before the first block begins, and are made in one operation.
-    """
-
-    def __init__(self, temb: Tensor, resnets: Sequence["ResnetBlock2D"]):
-        layers = [resnet.time_emb_proj for resnet in resnets]
-        shifts = F.linears(temb, [layer.weight for layer in layers], [x.bias for x in layers])
-        self._shifts = {id(resnet): shift for resnet, shift in zip(resnets, shifts, strict=True)}
-
-    def of(self, resnet: "ResnetBlock2D") -> Tensor:
-        """[N, C_out], or [N, 2 C_out] with scales in front."""
-        return self._shifts[id(resnet)]
-
-
 class ResnetBlock2D(Module):
-    """Two 3x3 convolutions around a residual path, told the time in between."""
+    """Two 3x3 convolutions with a residual path; the time embedding enters between them."""
 
     def __init__(self, C_in: int, C_out: int, config: dict[str, Any], scale: float = 1.0):
         groups, eps = config["norm_num_groups"], config["norm_eps"]
@@ -44,27 +30,26 @@ class ResnetBlock2D(Module):
         if C_in != C_out:
             self.conv_shortcut = Conv2d(C_in, C_out, 1)
 
-    def forward(self, x: Tensor | tuple[Tensor, ...], shifts: TimeShifts) -> Tensor:
-        """x: a picture, or several side by side, which are never joined in memory."""
+    def forward(self, x: Tensor | tuple[Tensor, ...], shift: Tensor) -> Tensor:
+        """x: images, or parts of them along the channels, which are never joined in memory."""
         xs = x if isinstance(x, tuple) else (x,)
-        temb = shifts.of(self)
         if self.scale_shift:
             # Nichol and Dhariwal 2021: h = norm(h) (1 + scale(t)) + shift(t)
             h = self.norm1.silu_conv(xs, self.conv1)
             C = h.shape[-1]
-            temb = temb[:, None, None, :]
-            h = F.silu(self.norm2(h) * (1 + temb[..., :C]) + temb[..., C:])
+            scale, shift = shift[:, None, None, :C], shift[:, None, None, C:]
+            h = F.silu(self.norm2(h) * (1 + scale) + shift)
             h = self._shortcut(xs) + self.conv2(self.dropout(h))
         elif self.dropout.active:
-            h = self.norm2.silu(self.norm1.silu_conv(xs, self.conv1, shift=temb))
+            h = self.norm2.silu(self.norm1.silu_conv(xs, self.conv1, shift=shift))
             h = self._shortcut(xs) + self.conv2(self.dropout(h))
         else:
-            h = self.norm1.silu_conv(xs, self.conv1, shift=temb)
+            h = self.norm1.silu_conv(xs, self.conv1, shift=shift)
             h = self.norm2.silu_conv(h, self.conv2, extra=self._shortcut(xs))
         return rescale(h, self.scale)
 
     def _shortcut(self, xs: tuple[Tensor, ...]) -> Tensor:
-        """x itself, or its 1x1 convolution where the number of channels changes."""
+        """Return x itself, or its 1x1 convolution if the number of channels changes."""
         if not hasattr(self, "conv_shortcut"):
             return xs[0]
         w, b = self.conv_shortcut.weight, self.conv_shortcut.bias
@@ -89,15 +74,14 @@ class Attention(Module):
         N, H, W, C = x.shape
         x = x.reshape(N, H * W, C)
         h = self.group_norm(x) if hasattr(self, "group_norm") else x
-        layers = self.to_q, self.to_k, self.to_v
-        qkv = F.linears(h, [layer.weight for layer in layers], [x.bias for x in layers])
+        qkv = linears(h, [self.to_q, self.to_k, self.to_v])
         out = self.to_out[0]
         h = F.linear(F.attention(*qkv, self.heads), out.weight, out.bias, extra=x)
         return rescale(h.reshape(N, H, W, C), self.scale)
 
 
 class Downsample2D(Module):
-    """Half the height and width by a 3x3 convolution of stride 2."""
+    """Halves the height and width by a 3x3 convolution of stride 2."""
 
     def __init__(self, C: int, padding: int):
         # padding 0 is the paper's TensorFlow "SAME": one row and column of zeros at the far sides.
@@ -108,7 +92,7 @@ class Downsample2D(Module):
 
 
 class Upsample2D(Module):
-    """Twice the height and width: every pixel four times, then a 3x3 convolution."""
+    """Doubles the height and width: every pixel four times, then a 3x3 convolution."""
 
     def __init__(self, C: int):
         self.conv = Conv2d(C, C, 3, padding=1)
@@ -118,7 +102,7 @@ class Upsample2D(Module):
 
 
 class DownBlock2D(Module):
-    """One level on the way down; its forward returns what the way up will need as well."""
+    """One level on the way down; its forward also returns the skips for the way up."""
 
     def __init__(
         self, C_in: int, C_out: int, config: dict[str, Any], attention: bool, downsample: bool
@@ -134,11 +118,11 @@ class DownBlock2D(Module):
         if downsample:
             self.downsamplers = ModuleList([Downsample2D(C_out, config["downsample_padding"])])
 
-    def forward(self, x: Tensor, shifts: TimeShifts) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, x: Tensor, shifts: Iterator[Tensor]) -> tuple[Tensor, list[Tensor]]:
         skips = []
         attentions = getattr(self, "attentions", [identity] * len(self.resnets))
         for resnet, attention in zip(self.resnets, attentions, strict=True):
-            x = attention(resnet(x, shifts))
+            x = attention(resnet(x, next(shifts)))
             skips.append(x)
         for downsampler in getattr(self, "downsamplers", []):
             x = downsampler(x)
@@ -147,10 +131,10 @@ class DownBlock2D(Module):
 
 
 class UpBlock2D(Module):
-    """One level on the way up: each residual block first joins a picture from the way down.
+    """One level on the way up: each residual block also takes one skip from the way down.
 
-    C_prev: channels of x as it comes from the level before. C_skip: channels of the last picture
-    to be joined, which the way down took before it changed to this level's C_out.
+    C_prev: channels of x, from the level before. C_skip: channels of the last skip, which the way
+    down saved before it changed to this level's C_out.
     """
 
     def __init__(
@@ -170,16 +154,16 @@ class UpBlock2D(Module):
         resnets = []
         for i in range(layers):
             C_x = C_prev if i == 0 else C_out
-            C_joined = C_x + (C_skip if i == layers - 1 else C_out)
-            resnets.append(ResnetBlock2D(C_joined, C_out, config))
+            C_in = C_x + (C_skip if i == layers - 1 else C_out)
+            resnets.append(ResnetBlock2D(C_in, C_out, config))
         self.resnets = ModuleList(resnets)
         if upsample:
             self.upsamplers = ModuleList([Upsample2D(C_out)])
 
-    def forward(self, x: Tensor, skips: list[Tensor], shifts: TimeShifts) -> Tensor:
+    def forward(self, x: Tensor, skips: list[Tensor], shifts: Iterator[Tensor]) -> Tensor:
         attentions = getattr(self, "attentions", [identity] * len(self.resnets))
         for resnet, attention in zip(self.resnets, attentions, strict=True):
-            x = attention(resnet((x, skips.pop()), shifts))
+            x = attention(resnet((x, skips.pop()), next(shifts)))
         for upsampler in getattr(self, "upsamplers", []):
             x = upsampler(x)
         return x
@@ -193,23 +177,28 @@ class UNetMidBlock2D(Module):
         if config["add_attention"]:
             groups = config["attn_norm_num_groups"]
             if groups is None and config["resnet_time_scale_shift"] == "default":
-                # With scale_shift diffusers has no normalisation here; we follow it, for its files.
+                # With scale_shift diffusers has no normalisation here; its files require the same.
                 groups = config["norm_num_groups"]
             self.attentions = ModuleList([Attention(C, config, groups, scale)])
         self.resnets = ModuleList([ResnetBlock2D(C, C, config, scale) for _ in range(2)])
 
-    def forward(self, x: Tensor, shifts: TimeShifts) -> Tensor:
-        x = self.resnets[0](x, shifts)
+    def forward(self, x: Tensor, shifts: Iterator[Tensor]) -> Tensor:
+        x = self.resnets[0](x, next(shifts))
         for attention in getattr(self, "attentions", []):
             x = attention(x)
-        return self.resnets[1](x, shifts)
+        return self.resnets[1](x, next(shifts))
+
+
+def linears(x: Tensor, layers: Sequence[Linear]) -> tuple[Tensor, ...]:
+    """Apply several linear layers to one x in one operation."""
+    return F.linears(x, [layer.weight for layer in layers], [layer.bias for layer in layers])
 
 
 def identity(x: Tensor) -> Tensor:
-    """x: stands where a level has no attention."""
+    """Return x: used in place of attention on levels without it."""
     return x
 
 
 def rescale(x: Tensor, scale: float) -> Tensor:
-    """x / scale, which is 1 in all but a few published models."""
+    """Return x / scale; scale is 1 in all but a few published models."""
     return x if scale == 1 else x * (1 / scale)

@@ -5,7 +5,7 @@ from typing import Any
 
 from minddpm.errors import InputError
 
-# Every key that UNet2DModel has, with its default there: a key missing in a config.json means this.
+# Every key of UNet2DModel with its default there, which also applies if config.json lacks the key.
 DEFAULTS: dict[str, Any] = {
     "sample_size": None,
     "in_channels": 3,
@@ -37,7 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": None,  # diffusers uses it for learned time embeddings only
 }
 
-# Keys with a closed list of values that minddpm runs.
+# Keys that have a fixed list of supported values.
 SUPPORTED: dict[str, tuple[Any, ...]] = {
     "time_embedding_type": ("positional",),
     "mid_block_type": ("UNetMidBlock2D", None),
@@ -62,7 +62,7 @@ def _is_list(x: Any) -> bool:
     return isinstance(x, (list, tuple)) and len(x) > 0
 
 
-# What the value of every other key must be: a test and its name.
+# What the value of every other key must be: a test and its description.
 COUNT = (_is_count, "an integer of at least 1")
 OPTIONAL_COUNT = (lambda x: x is None or _is_count(x), "an integer of at least 1, or null")
 FLAG = (lambda x: isinstance(x, bool), "true or false")
@@ -133,7 +133,7 @@ PAPER: dict[str, Any] = {
 
 
 def complete_config(given: dict[str, Any]) -> dict[str, Any]:
-    """`given` with the defaults filled in. Raises InputError for what minddpm cannot run."""
+    """Return `given` with the defaults filled in. Raises InputError for unsupported values."""
     if unknown := sorted(set(given) - set(DEFAULTS)):
         raise InputError(
             f"unknown UNet configuration key {unknown[0]!r}: the keys are those of diffusers' "
@@ -148,7 +148,7 @@ def complete_config(given: dict[str, Any]) -> dict[str, Any]:
             )
     for key, (is_right, wanted) in KINDS.items():
         if not is_right(config[key]):
-            raise InputError(f"{key}={config[key]!r} is not possible: give {wanted}.")
+            raise InputError(f"{key}={config[key]!r} is invalid: give {wanted}.")
     for key, choices in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
         config[key] = tuple(config[key])
         for block in config[key]:

@@ -27,7 +27,7 @@ def write_pretrained(module: Module, config: dict[str, Any], directory: Path) ->
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the configuration in a model's folder, without diffusers' own entries.
+    """Return the configuration in a model's folder, without diffusers' private entries.
 
     Raises InputError for a missing or damaged file, and for a model that is not a UNet2DModel.
     """
@@ -50,8 +50,8 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
     for name in PICKLES:
         if (folder / name).is_file():
             raise InputError(
-                f"{folder / name} is a pickle, which could run any code when opened: open it with "
-                "diffusers and write it again with save_pretrained(..., safe_serialization=True)."
+                f"{folder / name} is a pickle, which could run any code when opened: load it with "
+                "diffusers and save it again with save_pretrained(..., safe_serialization=True)."
             )
     raise InputError(f"{folder} has no {WEIGHTS}: copy the weights there beside {CONFIG}.")
 

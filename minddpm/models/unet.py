@@ -1,7 +1,7 @@
 """The network that predicts the noise: the UNet of Ho et al. 2020, as diffusers' UNet2DModel.
 
 Down: at each level residual blocks, then half the size. Middle: residual block, attention,
-residual block. Up: the mirror image, each block joined by what the way down left at that level.
+residual block. Up: the mirror image, where each block also takes a skip from that level's way down.
 """
 
 from pathlib import Path
@@ -18,9 +18,9 @@ from minddpm.errors import InputError, naming
 from minddpm.models.blocks import (
     DownBlock2D,
     ResnetBlock2D,
-    TimeShifts,
     UNetMidBlock2D,
     UpBlock2D,
+    linears,
 )
 from minddpm.models.config import complete_config
 from minddpm.models.pretrained import (
@@ -86,8 +86,8 @@ class UNet2D(Module):
         temb = self.time_embedding(Tensor(self.timestep_features(t, x.dtype)))
         if hasattr(self, "class_embedding"):
             temb = temb + self.class_embedding(class_labels)
-        temb = F.silu(temb)  # every residual block would begin with it
-        shifts = TimeShifts(temb, self._resnets())
+        temb = F.silu(temb)  # once, instead of at the beginning of every residual block
+        shifts = iter(linears(temb, [resnet.time_emb_proj for resnet in self._resnets()]))
 
         x = self.conv_in(x)
         skips = [x]
@@ -102,61 +102,55 @@ class UNet2D(Module):
 
     @property
     def num_classes(self) -> int:
-        """The number of classes of a class-conditional model; 0 of any other.
+        """The number of classes of a class-conditional model; 0 for any other.
 
-        One embedding more than classes means no class (diffusion/sampling/guidance.py).
+        The additional embedding means "no class" (diffusion/sampling/guidance.py).
         """
         return (self.config["num_class_embeds"] or 1) - 1
 
+    # Ho et al. divide by half - 1, so that the last frequency is exactly 1/10000, and write the
+    # sines first: freq_shift=1, flip_sin_to_cos=False. The original Transformer and diffusers'
+    # default divide by half. A model works only with the convention that it was trained with.
     def timestep_features(self, t: Array, dtype: str = "float64") -> Array:
-        """Sines and cosines of t, int [N] -> [N, C] (kernels/reference.py).
-
-        Ho et al. divide by half - 1, so that the last frequency is exactly 1/10000, and write the
-        sines first: freq_shift=1, flip_sin_to_cos=False. The original Transformer and diffusers'
-        default divide by half. A model works only with the convention that it was trained with.
-        """
+        """Compute the sines and cosines of t, int [N] -> [N, C] (kernels/reference/)."""
         C, shift = self.config["block_out_channels"][0], self.config["freq_shift"]
         cosines_first = self.config["flip_sin_to_cos"]
         return backend.kernels.timestep_features(t, C, float(shift), cosines_first, str(dtype))
 
     def _resnets(self) -> list[ResnetBlock2D]:
+        """Return the residual blocks in the order in which forward runs them."""
         middle = [self.mid_block] if hasattr(self, "mid_block") else []
         blocks = [*self.down_blocks, *middle, *self.up_blocks]
         return [resnet for block in blocks for resnet in block.resnets]
 
     def _check(self, x: Any, t: Any) -> tuple[Tensor, Array]:
-        x = as_tensor(x)
-        C = self.config["in_channels"]
+        """Return x in the model's number type and t [N]; ValueError if they do not fit."""
+        x, t, C = as_tensor(x), backend.xp.asarray(t), self.config["in_channels"]
         if x.ndim != 4 or x.shape[3] != C or x.dtype.kind != "f":
-            raise ValueError(
-                f"the UNet takes floating-point images [N, H, W, {C}], not {x.dtype} {x.shape}"
-            )
+            raise ValueError(f"x is {x.dtype} {x.shape}: give floating-point [N, H, W, {C}]")
         self.check_image_size(*x.shape[1:3])
         dtype = self.conv_in.weight.dtype
         if x.dtype != dtype:
             if x.requires_grad:
-                raise ValueError(f"x has {x.dtype}, the model {dtype}: no gradient crosses that")
+                raise ValueError(f"x has {x.dtype}, the model {dtype}: convert x, or the model")
             x = Tensor(x.data.astype(dtype))
-        t = backend.xp.asarray(t)
-        if t.ndim == 0:
-            t = backend.xp.broadcast_to(t, (len(x),))
+        t = backend.xp.broadcast_to(t, (len(x),)) if t.ndim == 0 else t
         if t.shape != (len(x),):
             raise ValueError(f"t of shape {t.shape} for {len(x)} images: give one t for each")
         return x, t
 
     def _check_labels(self, class_labels: Any, N: int) -> None:
         if (class_labels is not None) != hasattr(self, "class_embedding"):
-            raise ValueError(
-                "class_labels go with a model that has num_class_embeds, and are needed there"
-            )
+            raise ValueError("give class_labels if the model has num_class_embeds, and only then")
         if class_labels is not None:
-            if not hasattr(class_labels, "dtype"):
-                class_labels = np.asarray(class_labels)
-            if class_labels.shape != (N,) or class_labels.dtype.kind not in "iu":
-                raise ValueError(f"class_labels must be {N} integers, not {class_labels.shape}")
+            labels = class_labels if hasattr(class_labels, "dtype") else np.asarray(class_labels)
+            if labels.shape != (N,) or labels.dtype.kind not in "iu":
+                raise ValueError(
+                    f"class_labels are {labels.dtype} {labels.shape}: give {N} integers"
+                )
 
     def check_image_size(self, H: int, W: int) -> None:
-        """Raise InputError if images of this size cannot go down all levels and come back."""
+        """Raise InputError if images of this size cannot be halved once for each level."""
         halvings = len(self.config["block_out_channels"]) - 1
         if H % 2**halvings or W % 2**halvings:
             raise InputError(
@@ -170,7 +164,7 @@ class UNet2D(Module):
 
         A run's model has the averaged (EMA) weights; the raw ones are in the training state.
         Raises InputError, naming the file and the remedy, for a missing or truncated file, a
-        pickle, an unsupported configuration, and weights of another architecture.
+        pickle, an unsupported configuration, or weights of another architecture.
         """
         folder = model_folder(Path(directory))
         with naming(folder / CONFIG):
@@ -184,7 +178,7 @@ class UNet2D(Module):
 
 
 class TimestepEmbedding(Module):
-    """Two linear layers with a SiLU between: [N, C] -> [N, C_time]."""
+    """Two linear layers with a SiLU between them: [N, C] -> [N, C_time]."""
 
     def __init__(self, C: int, C_time: int):
         self.linear_1 = Linear(C, C_time)

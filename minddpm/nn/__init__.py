@@ -1,4 +1,4 @@
-"""Layers with parameters, and what trains them.
+"""Layers with parameters, and the optimiser that trains them.
 
 Read module.py (the tree), layers.py, flat.py (one buffer for all parameters), optim.py.
 """

@@ -6,14 +6,14 @@ from minddpm import backend
 from minddpm.backend import Array
 from minddpm.nn.module import Parameter
 
-ALIGNMENT = 16  # numbers: 64 bytes, a line of a cache
+ALIGNMENT = 16  # numbers: 64 bytes, a cache line
 
 
 class FlatParameters:
     """Moves parameters into one flat array `data` and their gradients into one flat `grad`.
 
-    Each parameter's .data and .grad become views of these: Adam, EMA, the gradient norm and
-    zeroing the gradients are then each one operation instead of one per parameter.
+    Each parameter's .data and .grad become views of these, so that Adam, EMA, the gradient norm
+    and zeroing the gradients are one operation each instead of one per parameter.
     """
 
     def __init__(self, parameters: Iterable[Parameter]):
@@ -28,7 +28,7 @@ class FlatParameters:
             p.bind(data, grad)
 
     def views(self, flat: Array) -> list[Array]:
-        """A flat array of this layout, cut into one view per parameter."""
+        """Return views of a flat array of this layout, one for each parameter."""
         views, start = [], 0
         for p in self.parameters:
             views.append(flat[start : start + p.size].reshape(p.shape))
@@ -37,5 +37,5 @@ class FlatParameters:
 
 
 def _padded(size: int) -> int:
-    # So that every array begins where vectors may be read; what fills the gaps is and stays zero.
+    # So that every array begins at an aligned address; the padding is zero and stays zero.
     return -(-size // ALIGNMENT) * ALIGNMENT

@@ -7,14 +7,14 @@ from minddpm.backend import Array
 
 
 def fan_in_uniform(shape: tuple[int, ...], fan_in: int) -> Array:
-    """Uniform in +-1/sqrt(fan_in), float32 [shape]: the default of PyTorch's layers.
+    """Draw float32 [shape], uniform in +-1/sqrt(fan_in): the default of PyTorch's layers.
 
-    A sum of fan_in products then has the order of one term: signals do not grow with the width.
+    A sum of fan_in products is then of the order of one input: signals do not grow with the width.
     """
     bound = 1 / math.sqrt(fan_in)
     return (random.ambient_uniform(shape, random.INIT) * 2 - 1) * bound
 
 
 def standard_normal(shape: tuple[int, ...]) -> Array:
-    """Standard normal, float32 [shape]: the default of PyTorch's embedding tables."""
+    """Draw standard normal float32 [shape]: the default of PyTorch's embedding tables."""
     return random.ambient_normal(shape, random.INIT)

@@ -4,30 +4,31 @@ from minddpm import autodiff as F
 from minddpm import backend, random
 from minddpm.autodiff import Tensor
 from minddpm.backend import Array
+from minddpm.kernels.shapes import Padding
 from minddpm.nn.init import fan_in_uniform, standard_normal
 from minddpm.nn.module import Module, Parameter
 
 
 class Conv2d(Module):
-    """Convolution of [N, H, W, C_in] with a weight [K, K, C_in, C_out] and a bias [C_out].
+    """Convolution of [N, H, W, C_in]: weight [kernel_size, kernel_size, C_in, C_out], bias [C_out].
 
     padding: zeros on every side, or ((top, bottom), (left, right)). zero: start from zero weights,
-    as Ho et al. do for the last convolution of each residual block, so that every block begins as
-    the identity and the whole network as a shallow one.
+    as Ho et al. do in the last convolution of each residual block, so that every block begins as
+    the identity and the network as a shallow one.
     """
 
     def __init__(
         self,
         C_in: int,
         C_out: int,
-        K: int,
+        kernel_size: int,
         stride: int = 1,
-        padding: int | tuple[tuple[int, int], tuple[int, int]] = 0,
+        padding: int | Padding = 0,
         zero: bool = False,
     ):
-        fan_in = K * K * C_in
+        fan_in = kernel_size * kernel_size * C_in
         scale = 0.0 if zero else 1.0
-        weight = fan_in_uniform((K, K, C_in, C_out), fan_in) * scale
+        weight = fan_in_uniform((kernel_size, kernel_size, C_in, C_out), fan_in) * scale
         self.weight = Parameter(weight, torch_axes=(3, 2, 0, 1))
         self.bias = Parameter(fan_in_uniform((C_out,), fan_in) * scale)
         self.stride, self.padding = stride, padding
@@ -37,23 +38,23 @@ class Conv2d(Module):
 
 
 class ConvTranspose2d(Module):
-    """Transposed convolution of [N, H, W, C_in], weight [K, K, C_out, C_in] and bias [C_out].
+    """Transposed convolution: weight [kernel_size, kernel_size, C_out, C_in], bias [C_out].
 
-    padding: lines cut off every side, or ((top, bottom), (left, right)).
+    padding: lines cropped on every side, or ((top, bottom), (left, right)).
     """
 
     def __init__(
         self,
         C_in: int,
         C_out: int,
-        K: int,
+        kernel_size: int,
         stride: int = 1,
-        padding: int | tuple[tuple[int, int], tuple[int, int]] = 0,
+        padding: int | Padding = 0,
     ):
-        fan_in = K * K * C_out  # as PyTorch counts it: of the convolution whose transpose this is
-        self.weight = Parameter(
-            fan_in_uniform((K, K, C_out, C_in), fan_in), torch_axes=(3, 2, 0, 1)
-        )
+        # As PyTorch counts it: the fan-in of the convolution whose transpose this is.
+        fan_in = kernel_size * kernel_size * C_out
+        weight = fan_in_uniform((kernel_size, kernel_size, C_out, C_in), fan_in)
+        self.weight = Parameter(weight, torch_axes=(3, 2, 0, 1))
         self.bias = Parameter(fan_in_uniform((C_out,), fan_in))
         self.stride, self.padding = stride, padding
 
@@ -62,7 +63,7 @@ class ConvTranspose2d(Module):
 
 
 class Linear(Module):
-    """x w + b over the last axis: weight [C_in, C_out], bias [C_out]."""
+    """The map x w + b over the last axis: weight [C_in, C_out], bias [C_out]."""
 
     def __init__(self, C_in: int, C_out: int, zero: bool = False):
         scale = 0.0 if zero else 1.0
@@ -85,7 +86,7 @@ class Embedding(Module):
 
 
 class GroupNorm(Module):
-    """Group normalisation over [N, ..., C], with or without the SiLU that mostly follows it."""
+    """Group normalisation over [N, ..., C], with or without the SiLU that usually follows it."""
 
     def __init__(self, groups: int, C: int, eps: float = 1e-5):
         if C % groups:
@@ -98,23 +99,18 @@ class GroupNorm(Module):
         return F.group_norm(x, self.weight, self.bias, self.groups, self.eps)
 
     def silu(self, x: Tensor) -> Tensor:
-        """silu(forward(x)) in one operation."""
+        """Compute silu(forward(x)) in one operation."""
         return F.group_norm_silu(x, self.weight, self.bias, self.groups, self.eps)
 
     def silu_conv(
-        self,
-        x: Tensor | tuple[Tensor, ...],
-        conv: Conv2d,
-        shift: Tensor | None = None,
-        extra: Tensor | None = None,
-    ) -> Tensor:
-        """conv(silu(forward(x))) + shift + extra in one operation, for a 3x3 conv of stride 1.
-
-        x: [N, H, W, C], or several that stand side by side; shift [N, K]; extra [N, H, W, K].
-        """
+        self, x: Tensor | tuple[Tensor, ...], conv: Conv2d,
+        shift: Tensor | None = None, extra: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Compute conv(silu(forward(x))) + shift + extra for a 3x3 conv: F.norm_silu_conv2d."""
         return F.norm_silu_conv2d(
-            x, self.weight, self.bias, self.groups, self.eps, conv.weight, conv.bias, shift, extra
-        )
+            x, self.weight, self.bias, self.groups, self.eps,
+            w=conv.weight, b=conv.bias, shift=shift, extra=extra,
+        )  # fmt: skip
 
 
 class Dropout(Module):
@@ -125,7 +121,7 @@ class Dropout(Module):
 
     @property
     def active(self) -> bool:
-        """Whether it changes anything now."""
+        """Whether forward changes its input: in training, with p > 0."""
         return self.training and self.p > 0
 
     def forward(self, x: Tensor) -> Tensor:

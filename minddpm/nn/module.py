@@ -11,22 +11,21 @@ from minddpm.backend import Array
 
 
 class Parameter(Tensor):
-    """A leaf that is trained. Assigning to .data copies into the array that is already there.
+    """A leaf that is trained. Assigning to .data copies into the existing array.
 
-    The optimiser keeps all parameters in one flat buffer, of which each .data and .grad is a view
-    (see flat.py); an assignment that replaced the array would silently leave that buffer behind.
+    The optimiser holds all parameters in one flat buffer, of which each .data and .grad is a view
+    (see flat.py); an assignment that replaced the array would silently detach it from that buffer.
 
-    torch_axes: the transposition that gives PyTorch's layout, used where files are read or written.
+    torch_axes: the transposition to PyTorch's layout, applied when files are read or written.
     """
 
+    _data: Array | None = None
+    _grad: Array | None = None
+    _bound = False  # whether both are views of an optimiser's buffer
+
     def __init__(self, data: Any, torch_axes: tuple[int, ...] | None = None):
+        super().__init__(data, requires_grad=True)
         self.torch_axes = torch_axes
-        self._data = backend.xp.asarray(data)
-        self._grad = None
-        self._bound = False
-        self.private = False
-        self.requires_grad = True
-        self.creator, self.output = None, 0
 
     @property
     def data(self) -> Array:
@@ -35,9 +34,12 @@ class Parameter(Tensor):
     @data.setter
     def data(self, value: Any) -> None:
         value = backend.xp.asarray(value)
-        if value.shape != self._data.shape:
-            raise ValueError(f"a parameter of shape {self._data.shape} cannot take {value.shape}")
-        self._data[...] = value
+        if self._data is None:  # the first assignment, in Tensor.__init__
+            self._data = value
+        elif value.shape == self.shape:
+            self._data[...] = value
+        else:
+            raise ValueError(f"a parameter of shape {self.shape} cannot take {value.shape}")
 
     @property
     def grad(self) -> Array | None:
@@ -45,16 +47,16 @@ class Parameter(Tensor):
 
     @grad.setter
     def grad(self, value: Array | None) -> None:
-        # For the same reason: `p.grad = None` empties the optimiser's buffer, but stays in it.
+        # For the same reason, `p.grad = None` zeroes the view in the optimiser's buffer.
         if self._bound:
             self._grad[...] = 0 if value is None else value
         else:
             self._grad = value
 
     def bind(self, data: Array, grad: Array) -> None:
-        """Live in these arrays, of the same shape, from now on; the values move with it.
+        """Move the values into these arrays, of the same shape, and use them from now on.
 
-        Raises ValueError if it lives in an optimiser's arrays already, which would be left behind.
+        Raises ValueError if an optimiser's arrays are in use already: it would lose the parameter.
         """
         self._check_free()
         data[...] = self._data
@@ -62,7 +64,7 @@ class Parameter(Tensor):
         self._data, self._grad, self._bound = data, grad, True
 
     def astype(self, dtype: str) -> None:
-        """Convert the values; the gradient is forgotten. Raises ValueError as bind does."""
+        """Convert the values and drop the gradient. Raises ValueError as bind does."""
         self._check_free()
         self._data, self._grad = self._data.astype(dtype), None
 
@@ -72,9 +74,9 @@ class Parameter(Tensor):
 
 
 class Module:
-    """A layer, or a tree of layers: attributes that are Parameters or Modules are found by name.
+    """A layer, or a tree of layers: its Parameters and child Modules are found by attribute name.
 
-    Names are joined by dots in the order of assignment, as diffusers and PyTorch write them.
+    Names are joined by dots, in the order of assignment, as diffusers and PyTorch write them.
     """
 
     training = True
@@ -86,19 +88,19 @@ class Module:
         raise NotImplementedError
 
     def children(self) -> Iterator[tuple[str, Module]]:
-        """The (name, module) pairs directly below this one."""
+        """Yield the (name, module) pairs directly below this one."""
         for name, value in vars(self).items():
             if isinstance(value, Module):
                 yield name, value
 
     def modules(self) -> Iterator[Module]:
-        """This module and all below it."""
+        """Yield this module and all below it."""
         yield self
         for _, child in self.children():
             yield from child.modules()
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
-        """The ordered (name, Parameter) pairs of the whole tree."""
+        """Yield the (name, Parameter) pairs of the tree, in order."""
         for name, value in vars(self).items():
             if isinstance(value, Parameter):
                 yield prefix + name, value
@@ -106,26 +108,26 @@ class Module:
             yield from child.named_parameters(f"{prefix}{name}.")
 
     def parameters(self) -> list[Parameter]:
-        """All parameters, in the order of named_parameters()."""
+        """Return all parameters, in the order of named_parameters()."""
         return [p for _, p in self.named_parameters()]
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Clear all gradients."""
         for p in self.parameters():
             p.grad = None
 
     def train(self, mode: bool = True) -> Module:
-        """Turn dropout on (or off, with mode=False); returns the module."""
+        """Turn dropout on (or off, with mode=False); return the module."""
         for module in self.modules():
             module.training = mode
         return self
 
     def eval(self) -> Module:
-        """Turn dropout off; returns the module."""
+        """Turn dropout off; return the module."""
         return self.train(False)
 
     def astype(self, dtype: str) -> Module:
-        """Convert every parameter, to "float64" for a gradient check, say; returns the module."""
+        """Convert every parameter, for example to "float64" for gradcheck; return the module."""
         for p in self.parameters():
             p.astype(dtype)
         return self

@@ -1,4 +1,4 @@
-"""Adam, gradient clipping, the learning rate over time, and the moving average of the weights."""
+"""Adam, gradient clipping, learning-rate schedules, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -32,23 +32,21 @@ class Adam:
         self.steps = 0
 
     def squared_norm(self) -> Array:
-        """The squared length of all gradients together, float64 without axes, on the device."""
+        """Return the squared norm of all gradients together, a 0-d float64 array on the device."""
         return backend.kernels.squared_norm(self.flat.grad)
 
     def step(self, clip_norm: float | None = None, ema: EMA | None = None) -> Array | None:
-        """Update the parameters from their gradients, shortened to clip_norm if they are longer.
+        """Update the parameters from their gradients, scaled down to the norm clip_norm if larger.
 
-        Returns squared_norm() if there is a clip_norm. If that is no finite number, nothing is
-        updated; on a device nobody waits to find out. ema: the average of these parameters, to be
-        updated in the same pass, as ema.update would. Raises ValueError if it is of others.
+        ema: the average of these parameters, to be updated in the same pass, as ema.update would.
+        Returns squared_norm() if clip_norm is given, else None. If the norm is not finite, nothing
+        is updated; this does not synchronise. Raises ValueError for an ema of other parameters.
         """
         if ema is not None and ema.flat is not self.flat:
-            raise ValueError("the average is of other parameters: nn.EMA(optimizer.flat)")
+            raise ValueError("ema averages other parameters: create it by nn.EMA(optimizer.flat)")
         average, decay = (None, 0.0) if ema is None else (ema.average, ema.decay_at(self.steps))
-        squared, scale = None, 1.0
-        if clip_norm is not None:
-            squared = self.squared_norm()
-            scale = backend.kernels.clip_scale(squared, clip_norm)
+        squared = None if clip_norm is None else self.squared_norm()
+        scale = 1.0 if clip_norm is None else backend.kernels.clip_scale(squared, clip_norm)
         self.steps += 1
         backend.kernels.adam(
             self.flat.data, self.flat.grad, self.m, self.v, average, self.steps,
@@ -62,20 +60,20 @@ class Adam:
 
 
 def warmup_lr(lr: float, step: int, warmup_steps: int) -> float:
-    """The learning rate of step 0, 1, ...: a straight line up to lr within warmup_steps.
+    """Return the learning rate of step 0, 1, ...: linear up to lr within warmup_steps.
 
-    Adam's second moments are averages of few gradients at first, so its first steps are wild.
+    Adam's second moments average few gradients at first, so its first steps are unreliable.
     """
     return lr * min(1.0, (step + 1) / max(1, warmup_steps))
 
 
 def cooldown(step: int, steps: int, begin: int) -> float:
-    """What is left of the learning rate at step 0, 1, ...: 1 up to step `begin`, then ever less.
+    """Return the factor on the learning rate at step 0, 1, ...: 1 up to step `begin`, then linear.
 
-    From there on it is a straight line that would be 0 at step `steps`, the first one too many.
+    The line would reach 0 at step `steps`, the first step after training.
 
-    At a constant rate the weights jitter around a good solution; a straight line down lets them
-    come to rest, whenever it begins, so that how long to train need not be known before. Source:
+    At a constant rate the weights jitter around a good solution; a linear decrease lets them
+    settle whenever it begins, so the length of training need not be known in advance. Source:
     Haegele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training
     Durations", section 3.
     """
@@ -83,10 +81,10 @@ def cooldown(step: int, steps: int, begin: int) -> float:
 
 
 class EMA:
-    """The exponential moving average of the weights, which is what samples are made with.
+    """The exponential moving average of the weights, with which samples are generated.
 
     The weights jitter around a good solution at the scale of the learning rate; their average over
-    the last 1 / (1 - decay) steps is nearer to it (Ho et al. use 0.9999).
+    the last 1 / (1 - decay) steps is closer to it (Ho et al. use 0.9999).
     """
 
     def __init__(self, flat: FlatParameters, decay: float = 0.9999):
@@ -94,20 +92,20 @@ class EMA:
         self.average = flat.data.copy()
 
     def decay_at(self, step: int) -> float:
-        """The decay after training step `step` (0-based): min(decay, (1 + step) / (10 + step)).
+        """Return the decay after step `step` (0-based): min(decay, (1 + step) / (10 + step)).
 
-        With the full decay from the start, the random initial weights would still have
+        With the full decay from the start, the random initial weights would still make up
         0.9999^1000 = 90% of the average after 1,000 steps.
         """
         return min(self.decay, (1 + step) / (10 + step))
 
     def update(self, step: int) -> None:
-        """Take in the weights after training step `step` (0-based)."""
+        """Update the average with the weights after training step `step` (0-based)."""
         backend.kernels.ema(self.average, self.flat.data, self.decay_at(step))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the block the model's weights are the average; afterwards its own again."""
+        """Use the average as the model's weights within the block; restore its own afterwards."""
         own = self.flat.data.copy()
         self.flat.data[...] = self.average
         try:

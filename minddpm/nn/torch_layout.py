@@ -1,4 +1,4 @@
-"""Parameters in PyTorch's layout: the border where channels-last weights become OIHW and back."""
+"""Parameters in PyTorch's layout: here channels-last weights become OIHW, and back."""
 
 import re
 from pathlib import Path
@@ -9,13 +9,13 @@ from minddpm import backend
 from minddpm.nn.module import Module
 from minddpm.storage.tensors import check_same_names
 
-# Ho et al.'s published models carry the attention's names from before diffusers 0.15.
+# Ho et al.'s published models have the attention's names from before diffusers 0.15.
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(r"(attentions\.\d+\.)(query|key|value|proj_attn)\.(weight|bias)$")
 
 
 def torch_tensors(module: Module) -> dict[str, np.ndarray]:
-    """Every parameter on the host in PyTorch's layout, by name."""
+    """Return every parameter on the host in PyTorch's layout, by name."""
     return {
         name: np.transpose(backend.to_numpy(p.data), p.torch_axes)
         if p.torch_axes

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, whenever the program is killed."""
+"""Files that are either complete or absent, whenever the program is killed."""
 
 import os
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from minddpm.errors import InputError
 
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Open a binary file that takes the name ``path`` only when the ``with`` block has succeeded.
+    """Open a binary file that gets the name ``path`` only once the ``with`` block has succeeded.
 
-    The bytes go to a temporary name in the same folder (made if absent), reach the disk, and are
-    renamed. If the block fails, a previous file at ``path`` stays as it was.
+    The bytes go to a temporary file in the same folder (created if absent), are flushed to the disk
+    and renamed. If the block fails, a previous file at ``path`` is unchanged.
     Raises InputError if the file cannot be written.
     """
     path = Path(path)
-    # The process id keeps two runs that write the same file out of each other's way.
+    # With the process id in its name, two runs that write the same file do not collide.
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
             with open(temporary, "wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())  # else a power cut could leave the name on empty content
+                os.fsync(file.fileno())  # else a power cut could leave an empty file
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -38,7 +38,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def check_writable(path: str | os.PathLike) -> None:
-    """Raise InputError if a file at ``path`` could not be written; its folder is made if absent."""
+    """Raise InputError if no file can be written at ``path``; its folder is created if absent."""
     path = Path(path)
     probe = path.with_name(f".{path.name}.probe")
     with atomic_write(probe) as file:

@@ -16,14 +16,17 @@ from minddpm.storage.atomic import atomic_write
 def write_tensors(
     path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a safetensors file, whole or not at all."""
+    """Write a safetensors file atomically."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     with atomic_write(path) as file:
         file.write(save(contiguous, metadata))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors (as float32) and the metadata of a safetensors file."""
+    """Return the tensors (as float32) and the metadata of a safetensors file.
+
+    Raises InputError for a missing or damaged file, or one with other than float tensors.
+    """
     try:
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -32,12 +35,12 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise InputError(f"{path} does not exist: give a directory that has it.") from error
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{path} is no whole safetensors file ({error}): it is truncated or of another kind; "
-            "copy it again."
+            f"{path} is not a complete safetensors file ({error}): it is truncated "
+            "or of another kind; copy it again."
         ) from error
     except TypeError as error:
         raise InputError(
-            f"{path} holds a number type that NumPy has not ({error}): save it as float32."
+            f"{path} holds a number type that NumPy does not have ({error}): save it as float32."
         ) from error
     if wrong := [name for name, array in tensors.items() if array.dtype.kind != "f"]:
         raise InputError(f"{path}: {wrong[0]!r} is {tensors[wrong[0]].dtype}, not floating-point.")

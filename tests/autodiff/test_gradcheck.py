@@ -5,14 +5,13 @@ import pytest
 
 from minddpm import SMALL, GaussianDiffusion, Tensor, UNet2D, backend, manual_seed, nn, schedules
 from minddpm import autodiff as F
-from minddpm.autodiff import GradientError, gradcheck, layers
-from minddpm.autodiff import pointwise as elementwise
+from minddpm.autodiff import GradientError, gradcheck, layers, pointwise
 from minddpm.baselines.gan.model import SpectralNorm
 from minddpm.baselines.vae.model import DiscretizedGaussian
 from minddpm.diffusion.bound import BoundTerm
 from minddpm.kernels import reference
 from minddpm.kernels.reference.norm import normalised, spread
-from minddpm.models.blocks import Attention, ResnetBlock2D, TimeShifts
+from minddpm.models.blocks import Attention, ResnetBlock2D
 
 RNG = np.random.default_rng(0)
 
@@ -25,7 +24,7 @@ PAD = ((0, 1), (2, 0))
 
 
 def bound_term(output):
-    """Of three pictures at three t, the last step among them; tests/test_bound.py has the rest."""
+    """The bound at three timesteps, one of them 0; see also tests/diffusion/test_bound.py."""
     d = GaussianDiffusion(schedules.linear(30), variance="learned_range")
     x0, x_t = np.full((3, 2, 2, 1), 1 / 255), np.linspace(-1, 2, 12).reshape(3, 2, 2, 1)
     x0, x_t = backend.xp.asarray(x0), backend.xp.asarray(x_t)
@@ -55,7 +54,7 @@ OPERATIONS = {
         lambda w: SpectralNorm(backend.xp.asarray([0.6, -0.8]))(w),
         [normal(1, 2, 3, 2)],
     ),
-    "discretized Gaussian, black and white among the pixels": (
+    "discretized Gaussian with black and white pixels": (
         lambda mean, log_sigma: DiscretizedGaussian(backend.xp.asarray([-1, 1 / 255, 1.0]))(
             mean, log_sigma
         ),
@@ -113,12 +112,12 @@ OPERATIONS = {
         lambda x, w, b: F.conv_transpose2d(x, w, b, stride=2, padding=1),
         [normal(2, 3, 2, 3), normal(4, 4, 2, 3), normal(2)],
     ),
-    "conv_transpose2d of what others use, too": (
+    "conv_transpose2d of a tensor with another use": (
         # In this order, in which the mean's backward comes before: see topological_order.
         lambda x, w, b: (h := F.silu(x)).mean() + F.conv_transpose2d(h, w, b),
         [normal(2, 3, 2, 3), normal(2, 3, 2, 3), normal(2)],
     ),
-    "conv_transpose2d of pixels": (
+    "conv_transpose2d of one pixel": (
         F.conv_transpose2d,
         [normal(2, 1, 1, 3), normal(3, 3, 2, 3), normal(2)],
     ),
@@ -167,7 +166,7 @@ def test_no_operation_is_left_out():
         return {cls}.union(*(subclasses(c) for c in cls.__subclasses__()))
 
     ours = {c for c in subclasses(F.Function) if c.__module__.startswith("minddpm.")}
-    assert ours - seen == {F.Function, elementwise.Binary}
+    assert ours - seen == {F.Function, pointwise.Binary}
 
 
 CONFIG = {
@@ -183,7 +182,7 @@ CONFIG = {
 def resnet(**changes):
     block = ResnetBlock2D(4, 6, {**CONFIG, **changes}).train()
     temb = Tensor(normal(2, 5))
-    return block, lambda x: block(x, TimeShifts(temb, [block])), normal(2, 3, 4, 4)
+    return block, lambda x: block(x, block.time_emb_proj(temb)), normal(2, 3, 4, 4)
 
 
 def attention_block():
@@ -214,8 +213,8 @@ LAYERS = {
 
 
 def randomise(module):
-    """Zero-initialised weights would hide whatever is behind them."""
-    rng = np.random.default_rng(1)  # its own: not what the tests before it have left
+    """Zero-initialised weights would hide the layers before them."""
+    rng = np.random.default_rng(1)  # its own generator: independent of the tests before
     for p in module.astype("float64").parameters():
         p.data = p.data + backend.xp.asarray(0.3 * rng.standard_normal(p.shape))
 
@@ -234,9 +233,11 @@ def test_whole_unet(any_backend, changes):
     unet = UNet2D(**config)
     randomise(unet)
     t, labels = np.array([0, 700]), np.array([2, 1])
-    # Two forwards for each: where they are slow, every eighth has to do.
+    # Two forwards for each parameter: on a slow backend, every eighth parameter.
     parameters = unet.parameters()[:: 8 if any_backend == "cupy" else 1]
-    x = np.random.default_rng(2).standard_normal((2, 8, 8, 1))  # one for all backends and orders
+    x = np.random.default_rng(2).standard_normal(
+        (2, 8, 8, 1)
+    )  # the same on all backends and in any test order
     error = gradcheck(lambda x, *_: unet(x, t, labels), [x, *parameters])
     assert error < 1e-6
 
@@ -251,8 +252,8 @@ def test_dropout_masks_are_those_of_the_forward():
 
     assert gradcheck(function, [normal(4, 50)]) < 1e-6
     y = function(Tensor(np.ones((100, 100))))
-    kept = (y.data != 0).mean()
-    assert abs(kept - 0.5) < 0.02
+    nonzero = (y.data != 0).mean()
+    assert abs(nonzero - 0.5) < 0.02
     assert set(np.unique(y.data)) == {0.0, 2.0}
     assert layer.eval()(y) is y
 
@@ -263,8 +264,8 @@ def test_dropout_masks_are_those_of_the_forward():
 right_backward = reference.group_norm_backward
 
 
-def forgets_the_second_part(gy, x, weight, mean, rstd, groups, partial=None):
-    """group_norm's backward without the term that the variance causes."""
+def without_the_variance_term(gy, x, weight, mean, rstd, groups, partial=None):
+    """group_norm's backward without the term from the variance."""
     gx, gw, gb = right_backward(gy, x, weight, mean, rstd, groups)
     n = normalised(x, mean, rstd)
     gn = reference.norm._group_mean(gy * weight * n, groups)
@@ -273,7 +274,7 @@ def forgets_the_second_part(gy, x, weight, mean, rstd, groups, partial=None):
 
 def test_a_planted_wrong_backward_is_caught(monkeypatch):
     function, inputs = OPERATIONS["group_norm"]
-    monkeypatch.setattr("minddpm.kernels.reference.group_norm_backward", forgets_the_second_part)
+    monkeypatch.setattr("minddpm.kernels.reference.group_norm_backward", without_the_variance_term)
     with pytest.raises(GradientError, match="input 0"):
         gradcheck(function, inputs)
 
@@ -283,17 +284,17 @@ class Shifted(layers.UpsampleNearest):
         return (super().backward(gy)[0][:, ::-1].copy(),)
 
 
-class SlightlyOff(elementwise.Exp):
+class SlightlyOff(pointwise.Exp):
     def backward(self, gy):
         return (super().backward(gy)[0] * 1.00001,)
 
 
-class Nothing(elementwise.Exp):
+class Nothing(pointwise.Exp):
     def backward(self, gy):
         return (gy * 0,)
 
 
-class NotANumber(elementwise.Exp):
+class NotANumber(pointwise.Exp):
     def backward(self, gy):
         return (gy * np.nan,)
 
@@ -301,8 +302,8 @@ class NotANumber(elementwise.Exp):
 @pytest.mark.parametrize("wrong", [Shifted, SlightlyOff, Nothing, NotANumber])
 def test_other_wrong_backwards_are_caught(wrong):
     with pytest.raises(GradientError):
-        # Its own numbers, whatever else this file draws: along an unlucky direction an error of
-        # 1e-5 in the gradient can hide behind 1e-6.
+        # Fixed numbers, independent of other draws in this file: along an unlucky direction an
+        # error of 1e-5 in the gradient can be below 1e-6.
         gradcheck(lambda x: wrong()(x), [np.random.default_rng(0).standard_normal((1, 2, 2, 3))])
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from minddpm import GraphError, Tensor, no_grad
 from minddpm import autodiff as F
-from minddpm.autodiff import pointwise as elementwise
+from minddpm.autodiff import pointwise
 from minddpm.autodiff.graph import Function
 
 
@@ -27,7 +27,7 @@ def test_a_tensor_used_twice_gets_both_gradients():
 
 
 def test_each_function_runs_once_in_a_deep_diamond():
-    """x -> x + x, sixty times: walking along paths would take 2^60 steps."""
+    """x -> x + x, sixty times: following each path would take 2^60 steps."""
     a = leaf(1.0)
     x = a
     for _ in range(60):
@@ -43,7 +43,7 @@ def test_a_chain_deeper_than_the_recursion_limit():
         x = x + 1.0
     x.backward()
     assert a.grad == [1.0]
-    del x  # and the graph of 5,000 goes away without recursion troubles
+    del x  # frees the graph of 5,000 functions without recursion errors
 
 
 def test_a_second_graph_adds_to_the_gradient():
@@ -61,7 +61,7 @@ def test_the_gradient_of_a_sum_is_not_shared_between_its_operands():
     assert b.grad == [1.0]
 
 
-def test_a_leaf_without_axes_accumulates_too():
+def test_a_0d_leaf_accumulates_too():
     """Arithmetic of 0-d arrays gives scalars, which += would not change in place."""
     a = Tensor(2.0, requires_grad=True)
     (a * a + a).backward()
@@ -70,13 +70,13 @@ def test_a_leaf_without_axes_accumulates_too():
 
 
 def test_a_function_is_used_once():
-    a, f = leaf(1.0), elementwise.Exp()
+    a, f = leaf(1.0), pointwise.Exp()
     f(a)
     with pytest.raises(GraphError, match="once"):
         f(a)
 
 
-def test_an_array_is_no_index():
+def test_an_array_is_not_an_index():
     with pytest.raises(TypeError, match="take_rows"):
         leaf(1.0, 2.0)[np.array([0, 0])]
 
@@ -103,7 +103,7 @@ def test_backward_leaves_the_given_gradient_alone():
 
 
 class Share(Function):
-    """y = a + b + c whose backward gives one and the same array to all three inputs."""
+    """y = a + b + c whose backward returns the same array for all three inputs."""
 
     def forward(self, a, b, c):
         return a + b + c
@@ -113,8 +113,8 @@ class Share(Function):
 
 
 @pytest.mark.parametrize("size", [2, 100_000])
-def test_sums_of_gradients_change_no_array_that_others_hold(any_backend, size):
-    """x and y get the same array from the last function, and each adds to it three times more."""
+def test_accumulation_changes_no_shared_array(any_backend, size):
+    """x and y get the same array from the last function; each accumulates more gradients."""
     a = Tensor(np.ones(size, np.float32), requires_grad=True)
     x, y = a * 2.0, a * 3.0
     g = np.ones(size, np.float32)
@@ -125,11 +125,11 @@ def test_sums_of_gradients_change_no_array_that_others_hold(any_backend, size):
     assert (g == 1).all()
 
 
-def test_a_gradient_kept_by_its_function_is_not_added_to(any_backend):
-    """What a backward has seen stays as it was, also when it was a sum made on the way."""
+def test_a_gradient_that_a_backward_has_seen_is_not_changed(any_backend):
+    """Also if it is a sum that was accumulated on the way."""
     seen = []
 
-    class Keep(Share):
+    class Recorder(Share):
         def backward(self, gy):
             seen.append((gy, gy.copy()))
             return super().backward(gy)
@@ -137,7 +137,7 @@ def test_a_gradient_kept_by_its_function_is_not_added_to(any_backend):
     a = Tensor(np.ones(3, np.float32), requires_grad=True)
     x = a
     for _ in range(4):
-        x = Keep()(x, x * 2.0, x)
+        x = Recorder()(x, x * 2.0, x)
         x = x + x + x
     x.sum().backward()
     assert (a.grad == 12.0**4).all()
@@ -172,7 +172,7 @@ def test_no_grad_records_nothing():
     assert y.creator is None
     with pytest.raises(GraphError, match="no_grad"):
         y.backward()
-    assert (a * a).creator is not None  # and it ends with its block
+    assert (a * a).creator is not None  # recording resumes after the block
 
 
 def test_constants_get_no_gradient():
@@ -208,7 +208,7 @@ def test_backward_needs_a_gradient_of_the_right_shape():
 @pytest.mark.parametrize("size", [10, 100_000])
 @pytest.mark.parametrize("which", ["a leaf", "a result"])
 def test_a_saved_array_changed_in_place_is_refused(size, which):
-    """Small arrays and leaves: the backward refuses. Large results: NumPy refuses the write."""
+    """Small arrays and leaves: backward raises. Large results: NumPy raises at the write."""
     x = Tensor(np.ones(size), requires_grad=True)
     middle = x + 1
     y = (middle * middle).sum() if which == "a result" else (x * x).sum()
@@ -225,7 +225,7 @@ def test_a_saved_array_changed_in_place_is_refused(size, which):
 @pytest.mark.parametrize("shape", [(2,), (3, 3, 64, 64), (1000, 999)])
 @pytest.mark.parametrize("change", ["turned", "negated", "one element"])
 def test_any_change_in_place_is_noticed(shape, change):
-    """A plain sum would see neither of the first two."""
+    """A plain sum would not detect the first two."""
     values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     x = Tensor(values, requires_grad=True)
     y = (x * x).sum()
@@ -277,7 +277,7 @@ def test_integers_have_no_gradient():
 
 
 def test_backward_frees_the_graph_as_it_goes():
-    """A saved array is gone once its function is done, although the result is still held."""
+    """A saved array is freed after its function's backward, although the result is alive."""
     a = Tensor(np.ones(1000), requires_grad=True)
     y = F.exp(a)
     saved = weakref.ref(y.creator._saved[0])
@@ -290,7 +290,7 @@ def test_backward_frees_the_graph_as_it_goes():
 
 
 def test_memory_does_not_grow_with_the_number_of_steps():
-    """No cycles: every graph is gone before the next one, without the garbage collector's help."""
+    """No cycles: every graph is freed before the next one, without the garbage collector."""
     rng = np.random.default_rng(0)
     w = Tensor(rng.standard_normal((3, 3, 8, 8)), requires_grad=True)
     b = Tensor(np.zeros(8), requires_grad=True)
@@ -316,5 +316,5 @@ def test_memory_does_not_grow_with_the_number_of_steps():
         tracemalloc.stop()
         gc.enable()
     one_activation = x.data.nbytes
-    assert after_twelve - after_two < one_activation  # ten steps have not left a single one behind
+    assert after_twelve - after_two < one_activation  # ten steps leave none behind
     assert peak_of_twelve - peak_of_two < one_activation

@@ -1,4 +1,4 @@
-"""Logarithms of probabilities against SciPy, far out where naive formulas overflow, too."""
+"""Logarithms of probabilities against SciPy, also at values for which naive formulas overflow."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ FAR = np.array([-2000.0, -745, -50, -1, 0, 1e-9, 1, 50, 745, 2000])
 
 @pytest.fixture(autouse=True)
 def on_every_backend(any_backend):
-    """All of this file runs on each backend."""
+    """Run all tests of this file on each backend."""
 
 
 def value(x):
