@@ -6,6 +6,7 @@ faster, safer and more general; tests hold both equal (tests/diffusion/test_algo
 """
 
 from collections.abc import Callable, Iterator
+from math import sqrt
 
 import numpy as np
 
@@ -40,15 +41,16 @@ def sample(
 
     sigma_t^2 is the posterior variance of equation 7, the "fixed_small" choice of section 3.2.
     """
-    T, alphas, alphas_cumprod = len(betas), 1 - betas, np.cumprod(1 - betas)
+    alphas = 1 - betas
+    alphas_cumprod = np.cumprod(alphas)
     alphas_cumprod_prev = np.append(1.0, alphas_cumprod[:-1])
     sigmas = np.sqrt(betas * (1 - alphas_cumprod_prev) / (1 - alphas_cumprod))
+    T, tables = len(betas), np.stack([betas, alphas, alphas_cumprod, sigmas], axis=1).tolist()
+
     x = random.normal(shape, seed, random.X_T)  # line 1: x_T ~ N(0, I)
     for t in reversed(range(T)):  # line 2
         z = random.normal(shape, seed, random.SAMPLE, T - 1 - t) if t > 0 else 0  # line 3
+        beta, alpha, ac, sigma = tables[t]
         eps = model(x, backend.xp.full(shape[0], t))
-        mean = (x - float(betas[t] / np.sqrt(1 - alphas_cumprod[t])) * eps) * float(
-            alphas[t] ** -0.5
-        )
-        x = mean + float(sigmas[t]) * z  # line 4
+        x = (x - beta / sqrt(1 - ac) * eps) / sqrt(alpha) + sigma * z  # line 4
         yield x

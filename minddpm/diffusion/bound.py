@@ -49,7 +49,7 @@ class BoundEstimate(NamedTuple):
 
     total [N] = prior + decoder + the mean of the drawn L_t / p_t, t = 1 .. T - 1 (`draw_chances`).
     t [N, k]: which were drawn; terms [N, k]: their L_t; decoder [N]: L_0. standard_error: of the
-    mean of total, as a mean over images that were drawn, too.
+    mean of total, with the images regarded as drawn at random, too.
     """
 
     total: np.ndarray
@@ -61,7 +61,7 @@ class BoundEstimate(NamedTuple):
 
 
 def normal_kl(mean1: Array, log_variance1: Array, mean2: Array, log_variance2: Array) -> Array:
-    """KL( N(mean1, e^log_variance1) || N(mean2, e^log_variance2) ) of each pixel, in nats.
+    """Return KL( N(mean1, e^log_variance1) || N(mean2, e^log_variance2) ) of each pixel, in nats.
 
     KL = (e^d - 1 - d + (mean1 - mean2)^2 / e^log_variance2) / 2, d = log_variance1 - log_variance2
     """
@@ -73,7 +73,7 @@ def normal_kl(mean1: Array, log_variance1: Array, mean2: Array, log_variance2: A
 def normal_kl_gradients(
     mean1: Array, log_variance1: Array, mean2: Array, log_variance2: Array
 ) -> tuple[Array, Array]:
-    """dKL / dmean2 and dKL / dlog_variance2.
+    """Return dKL / dmean2 and dKL / dlog_variance2.
 
     dKL/dmean2 = (mean2 - mean1) / e^log_variance2
     dKL/dlog_variance2 = (1 - e^d - (mean1 - mean2)^2 / e^log_variance2) / 2
@@ -85,7 +85,7 @@ def normal_kl_gradients(
 
 
 def bits(nats: Array) -> Array:
-    """The mean over the dimensions of each image, in bits: [N, ...] -> [N]."""
+    """Return the mean over the dimensions of each image, in bits: [N, ...] -> [N]."""
     return nats.mean(axis=tuple(range(1, nats.ndim))) / math.log(2)
 
 

@@ -1,16 +1,16 @@
-"""The last step of the bound: how likely a normal distribution makes a pixel of 256 grey levels.
+"""The decoder, the last term of the bound: the probability of a pixel of 256 grey levels.
 
-Ho et al. 2020, equation 13: the level x0 stands for all numbers of its bin,
+Ho et al. 2020, equation 13: the level x0 represents all numbers of its bin,
 
     P(x0) = integral from x0 - 1/255 to x0 + 1/255 of N(x; mean, sigma^2) dx,
 
-and the bins of black (-1) and white (1) reach to -infinity and infinity. (The slides begin every
-bin at -infinity; and pixels of [0, 1] would never meet the edges of -1 and 1.)
+and the bins of black (-1) and white (1) extend to -infinity and infinity. (The lecture slides begin
+every bin at -infinity; and with pixels in [0, 1] the edges -1 and 1 would have no meaning.)
 
-Far from the mean P is far too small for a float64, and its bounds are two numbers near 1. So the
-logarithm is made directly, of the tail on the side where the bin lies. With Q(z) = P(Z > z):
+Far from the mean P is much too small for a float64, and a difference of two numbers near 1. So the
+logarithm is computed directly, from the tail on the bin's side. With Q(z) = P(Z > z):
 
-    Q(z) = exp(-z^2/2) E(z / sqrt(2)) / 2,    E(x) = exp(x^2) erfc(x), a smooth and slow function.
+    Q(z) = exp(-z^2/2) E(z / sqrt(2)) / 2,    E(x) = exp(x^2) erfc(x), which varies slowly.
 """
 
 import math
@@ -25,13 +25,13 @@ EDGE = 0.999  # beyond it a pixel is black or white, and its bin open
 
 
 def log_likelihood(x0: Array, mean: Array, log_sigma: Array) -> Array:
-    """log P(x0), in nats: x0 in -1 .. 1, multiples of 2/255; all float64, of one shape."""
+    """Return log P(x0) in nats: x0 in -1 .. 1, multiples of 2/255; all float64, of one shape."""
     lower, upper = _bounds(x0, mean, log_sigma)
     return _log_probability(lower, upper)
 
 
 def log_likelihood_gradients(x0: Array, mean: Array, log_sigma: Array) -> tuple[Array, Array]:
-    """d log P / d mean and d log P / d log_sigma.
+    """Return d log P / d mean and d log P / d log_sigma.
 
     With u, l the bounds in units of sigma and phi the standard normal density:
     dP/dmean = -(phi(u) - phi(l)) / sigma;  dP/dlog_sigma = -(u phi(u) - l phi(l))
@@ -45,13 +45,13 @@ def log_likelihood_gradients(x0: Array, mean: Array, log_sigma: Array) -> tuple[
         return xp.exp(-z * z / 2 - math.log(2 * math.pi) / 2 - log_p)
 
     at_lower, at_upper = density(lower), density(upper)
-    # z phi(z) is 0 at infinity, where the computer has infinity times 0.
+    # z phi(z) is 0 at infinity, where floating point computes infinity times 0.
     u, l = (xp.where(xp.isinf(z), 0.0, z) for z in (upper, lower))  # noqa: E741
     return -(at_upper - at_lower) * xp.exp(-log_sigma), -(u * at_upper - l * at_lower)
 
 
 def _bounds(x0: Array, mean: Array, log_sigma: Array) -> tuple[Array, Array]:
-    """Where the bin begins and ends, in units of sigma from the mean."""
+    """Return where the bin begins and ends, in units of sigma from the mean."""
     xp = array_module(mean)
     per_sigma = xp.exp(-log_sigma)
     lower = xp.where(x0 < -EDGE, -math.inf, (x0 - mean - HALF_BIN) * per_sigma)
@@ -60,17 +60,17 @@ def _bounds(x0: Array, mean: Array, log_sigma: Array) -> tuple[Array, Array]:
 
 
 def _log_probability(lower: Array, upper: Array) -> Array:
-    """log(Phi(upper) - Phi(lower)), to about 1e-12 of P."""
+    """Return log(Phi(upper) - Phi(lower)), to about 1e-12 of P."""
     xp = array_module(lower)
-    # The normal distribution is symmetric: let the middle of the bin be at or above 0.
+    # The normal distribution is symmetric: mirror the bin so that its middle is at or above 0.
     below = lower + upper < 0
     near, far = xp.where(below, -upper, lower), xp.where(below, -lower, upper)
     root = math.sqrt(0.5)
-    # All of it above 0: Q(near) - Q(far), without exp(-near^2 / 2), which may be 0.
+    # The bin lies above 0: Q(near) - Q(far), with exp(-near^2 / 2), which may be 0, factored out.
     a = xp.maximum(near, 0)
     ratio = xp.exp((a - far) * (a + far) / 2)
     tail = -a * a / 2 + xp.log((scaled_erfc(a * root) - ratio * scaled_erfc(far * root)) / 2)
-    # 0 within: 1 without what lies on both sides.
+    # The bin contains 0: 1 minus both tails.
     b = xp.maximum(-near, 0)
     outside = sum(xp.exp(-z * z / 2) * scaled_erfc(z * root) / 2 for z in (b, far))
     within = xp.log1p(-xp.where(near > 0, 0.0, outside))
@@ -81,10 +81,10 @@ MIDDLE = 3.75  # of the map of 0 .. infinity to -1 .. 1
 
 
 def scaled_erfc(x: Array) -> Array:
-    """exp(x^2) erfc(x) for x >= 0, infinity included, to 1e-13 relative.
+    """Return exp(x^2) erfc(x) for x >= 0, infinity included, to 1e-13 relative.
 
     (1 + 2x) exp(x^2) erfc(x) goes from 1 to 2 / sqrt(pi); as a function of
-    t = (x - 3.75) / (x + 3.75) a polynomial follows it (Shepherd and Laframboise 1981).
+    t = (x - 3.75) / (x + 3.75) it is close to a polynomial (Shepherd and Laframboise 1981).
     """
     t = 1 - 2 * MIDDLE / (x + MIDDLE)
     # Clenshaw's sum of the Chebyshev polynomials: b_k = c_k + 2 t b_{k+1} - b_{k+2}
@@ -97,7 +97,7 @@ def scaled_erfc(x: Array) -> Array:
 
 @cache
 def _coefficients() -> tuple[float, ...]:
-    """Of the Chebyshev polynomials, from the function itself at as many points."""
+    """Return the Chebyshev coefficients, from the function itself at as many points."""
 
     def function(t: np.ndarray) -> np.ndarray:
         xs = MIDDLE * (1 + t) / (1 - t)

@@ -140,7 +140,7 @@ class ReverseProcess(ForwardProcess):
     # --- p ---------------------------------------------------------------------------------------
 
     def p_mean_variance(self, model: Model, x_t: Array, t: Any) -> ReverseStep:
-        """Return p(x_{t-1} | x_t): the posterior of equation 7 with pred_x0 in place of x_0.
+        """Return p(x_{t-1} | x_t): the posterior of equation 7 with pred_x0 for x_0.
 
         Algorithm 2 goes straight to mean = (x_t - beta_t / sqrt(1 - ac_t) eps) / sqrt(alpha_t)
         (equation 11). Unclipped both are the same; but early on pred_x0 is often far outside

@@ -11,20 +11,21 @@ from minddpm.errors import InputError
 
 
 def linear(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> np.ndarray:
-    """betas rising in a straight line (Ho et al. 2020, section 4), rescaled by 1000 / T.
+    """Return betas that rise linearly (Ho et al. 2020, section 4), rescaled by 1000 / T.
 
     Why rescaled? alphas_cumprod[T-1] is about exp(-sum of betas). With 1e-4 .. 0.02 left as they
-    are, the sum shrinks with T, and x_T keeps a share of the picture: alphas_cumprod[T-1] is
-    4e-5 at T = 1000, but .0481 at 300 and .364 at 100. Sampling starts from pure noise, and would
-    start from something that the model never saw. Raises InputError where a beta would reach 1.
+    are, the sum shrinks with T, and part of the image survives in x_T: alphas_cumprod[T-1] is
+    4e-5 at T = 1000, but .0481 at 300 and .364 at 100. Sampling starts from pure noise, which such
+    a model has never seen at t = T-1. Raises InputError where a beta would reach 1.
     """
     scale = 1000 / check_T(T)
     return check_betas(np.linspace(beta_start * scale, beta_end * scale, T, dtype=np.float64))
 
 
 def cosine(T: int, offset: float = 0.008, max_beta: float = 0.999) -> np.ndarray:
-    """betas from a squared cosine for alphas_cumprod (Nichol and Dhariwal 2021, equation 17).
+    """Return betas that make alphas_cumprod a squared cosine.
 
+    Nichol and Dhariwal 2021, equation 17:
     alphas_cumprod(t) = f(t) / f(0), f(t) = cos((t/T + offset) / (1 + offset) * pi/2)^2
     beta_t = 1 - alphas_cumprod(t+1) / alphas_cumprod(t), at most max_beta: at the end
     alphas_cumprod reaches 0, and beta = 1 would leave nothing to reverse.
@@ -35,7 +36,7 @@ def cosine(T: int, offset: float = 0.008, max_beta: float = 0.999) -> np.ndarray
 
 
 def quadratic(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> np.ndarray:
-    """betas whose square roots rise in a straight line, with the ends and the scaling of linear.
+    """Return betas whose square roots rise linearly, with the ends and the scaling of linear().
 
     The "quad" schedule of Ho et al.'s code; diffusers calls it scaled_linear.
     """
@@ -48,7 +49,7 @@ BY_NAME = {"linear": linear, "cosine": cosine, "quadratic": quadratic}
 
 
 def check_betas(betas: np.ndarray) -> np.ndarray:
-    """betas as float64 [T]. Raises InputError unless all lie strictly between 0 and 1."""
+    """Return betas as float64 [T]. Raises InputError unless all lie strictly between 0 and 1."""
     betas = np.asarray(betas, dtype=np.float64)
     if betas.ndim != 1 or len(betas) == 0:
         raise InputError(f"betas have shape {betas.shape}: give one number for each of T steps.")

@@ -43,12 +43,11 @@ def dpm_solver(
         raise InputError(f"unknown order {order!r} of dpm_solver: choose {', '.join(ORDERS)}.")
     d, x = diffusion, initial_noise(shape, seed, first, x_T)
     if order == "2S":
-        yield from _single_step(d, model, x, steps, spacing)
-    elif order == "SDE":
+        return _single_step(d, model, x, steps, spacing)
+    if order == "SDE":
         noise = noise or (lambda i: Stream(seed, SAMPLE, i, first))
-        yield from _multistep_sde(d, model, x, steps, spacing, noise)
-    else:
-        yield from _multistep(d, model, x, steps, spacing, second_order=order == "2M")
+        return _multistep(d, model, x, steps, spacing, noise)
+    return _multistep(d, model, x, steps, spacing, second_order=order == "2M")
 
 
 ORDERS = ("1", "2M", "2S", "SDE")
@@ -56,21 +55,30 @@ ORDERS = ("1", "2M", "2S", "SDE")
 
 def _multistep(
     d: GaussianDiffusion, model: Model, x: Array, steps: int | None, spacing: str,
-    second_order: bool,
+    noise: Noise | None = None, second_order: bool = True,
 ) -> Iterator[Step]:  # fmt: skip
     """DPM-Solver++(2M), algorithm 2: the slope of pred_x0 comes from the step before.
 
     D = x0_s + (h / (2 h')) (x0_s - x0_r), where r is the step before and h' = lambda_s - lambda_r
+
+    With noise, SDE-DPM-Solver++(2M): the reverse SDE, whose noise removes the errors of x_s,
+        x_t = (sigma_t / sigma_s) e^-h x_s + alpha_t (1 - e^-2h) D + sigma_t sqrt(1 - e^-2h) z
+    with the same D; D = x0_s would be DDPM's own step.
     """
     x0_r, lambda_r = None, 0.0
     for i, t, ac, ac_prev in reverse_steps(d, steps, spacing):
         prediction, _ = predict(d, model, x, d.timestep_map[t])
         lambda_s, h = lambda_at(ac), lambda_at(ac_prev) - lambda_at(ac)
-        gain = sqrt(ac_prev) * (1 - exp(-h))  # alpha_t (1 - e^-h)
-        # x_t = (sigma_t / sigma_s) x_s + alpha_t (1 - e^-h) x0_s
-        x, x0_s = update(d, t, x, prediction, of_x0=gain, of_x_t=sqrt((1 - ac_prev) / (1 - ac)))
+        alpha_t, sigma_t, sigma_s = sqrt(ac_prev), sqrt(1 - ac_prev), sqrt(1 - ac)
+        if noise is None:
+            of_x, of_D, sigma, z = sigma_t / sigma_s, alpha_t * (1 - exp(-h)), 0.0, None
+        else:
+            of_x, of_D = sigma_t / sigma_s * exp(-h), alpha_t * (1 - exp(-2 * h))
+            sigma, z = sigma_t * sqrt(1 - exp(-2 * h)), noise(i) if ac_prev < 1 else None
+        # the step with D = x0_s, then what the slope adds to D
+        x, x0_s = update(d, t, x, prediction, of_x0=of_D, of_x_t=of_x, sigma=sigma, z=z)
         if second_order and i > 0 and ac_prev < 1:
-            x = x + gain * h / (2 * (lambda_s - lambda_r)) * (x0_s - x0_r)
+            x = x + of_D * h / (2 * (lambda_s - lambda_r)) * (x0_s - x0_r)
         x0_r, lambda_r = x0_s, lambda_s
         yield Step(x, x0_s, int(d.timestep_map[t]))
 
@@ -96,31 +104,6 @@ def _single_step(
             x_next = sqrt((1 - ac_prev) / (1 - ac_s)) * x_s + sqrt(ac_prev) * (1 - exp(-h)) * D
         x_s, x0_s, ac_s, x = x, pred_x0, ac, x_next
         yield Step(x, pred_x0, int(d.timestep_map[t]))
-
-
-def _multistep_sde(
-    d: GaussianDiffusion, model: Model, x: Array, steps: int | None, spacing: str,
-    noise: Noise,
-) -> Iterator[Step]:  # fmt: skip
-    """SDE-DPM-Solver++(2M), of the reverse SDE, whose noise removes the errors of x_s:
-
-    x_t = (sigma_t / sigma_s) e^-h x_s + alpha_t (1 - e^-2h) D + sigma_t sqrt(1 - e^-2h) z
-    with D as in 2M; D = x0_s would be DDPM's own step.
-    """
-    x0_r, lambda_r = None, 0.0
-    for i, t, ac, ac_prev in reverse_steps(d, steps, spacing):
-        prediction, _ = predict(d, model, x, d.timestep_map[t])
-        lambda_s, h = lambda_at(ac), lambda_at(ac_prev) - lambda_at(ac)
-        gain = sqrt(ac_prev) * (1 - exp(-2 * h))  # alpha_t (1 - e^-2h)
-        z = noise(i) if ac_prev < 1 else None
-        x, x0_s = update(
-            d, t, x, prediction, of_x0=gain, of_x_t=sqrt((1 - ac_prev) / (1 - ac)) * exp(-h),
-            sigma=sqrt(1 - ac_prev) * sqrt(1 - exp(-2 * h)), z=z,
-        )  # fmt: skip
-        if i > 0 and ac_prev < 1:
-            x = x + gain * h / (2 * (lambda_s - lambda_r)) * (x0_s - x0_r)
-        x0_r, lambda_r = x0_s, lambda_s
-        yield Step(x, x0_s, int(d.timestep_map[t]))
 
 
 def lambda_at(ac: float) -> float:

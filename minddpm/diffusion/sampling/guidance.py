@@ -1,11 +1,11 @@
-"""Pictures of a chosen class: classifier-free guidance (Ho and Salimans 2022).
+"""Samples of a chosen class: classifier-free guidance (Ho and Salimans 2022).
 
-The model is trained with a class for each picture, and now and then with none, which is one class
-more. So it knows two directions out of the noise, and what the class adds can be exaggerated:
+The model is trained with the class of each image, and sometimes with none, which is one more class.
+So it gives two predictions of the noise, and the effect of the class can be exaggerated:
 
     eps = eps_none + guidance (eps_class - eps_none)    (their equation 6 with w = guidance - 1)
 
-guidance 1 is the model itself; above, pictures get more typical and less varied.
+guidance 1 is the model itself; above 1, samples get more typical and less varied.
 """
 
 import math
@@ -19,11 +19,11 @@ from minddpm.errors import InputError
 
 
 class Guided:
-    """A class-conditional model that is told the class of each picture: (x, t) -> output.
+    """A class-conditional model with the class of each image fixed: (x, t) -> output.
 
-    labels: integers [N]; the last one that the model has an embedding for means none.
-    Raises InputError for labels out of range, a model without classes, or a guidance that is no
-    number of at least 0.
+    labels: integers [N]; num_classes, one beyond the last class, means none.
+    Raises InputError for labels out of range, a model without classes, and a negative or infinite
+    guidance.
     """
 
     def __init__(self, unet: Model, labels: np.ndarray, guidance: float = 1.0):
@@ -41,18 +41,21 @@ class Guided:
                 f"labels reach from {labels.min()} to {labels.max()}: choose 0 .. {none - 1}."
             )
         if not 0 <= guidance < math.inf:
-            raise InputError(f"guidance {guidance}: choose a number of at least 0; 1 is none.")
+            raise InputError(
+                f"guidance {guidance}: choose a number of at least 0; 1 means no guidance."
+            )
         self.unet, self.guidance = unet, float(guidance)
-        # On the host, where the embedding checks them without waiting for a device.
+        # On the host, where the embedding can check them without a synchronisation.
         self.labels = labels.astype(np.int64)
         self.none = np.full(len(labels), none)
 
     def __call__(self, x: Array, t: Array) -> Array:
+        """Return the guided output, [N, H, W, C] or [N, H, W, 2 C]."""
         output = self.unet(x, t, self.labels).data
         if self.guidance == 1:
             return output
         without, C = self.unet(x, t, self.none).data, x.shape[-1]
-        # A learned variance, in the channels beyond, is the class's own.
+        # A learned variance, in the other channels, is that of the conditional prediction.
         prediction = without[..., :C] + self.guidance * (output[..., :C] - without[..., :C])
         if output.shape[-1] == C:
             return prediction

@@ -23,21 +23,21 @@ def inpaint(
     seed: int = 0,
     spacing: str = "leading",
 ) -> Iterator[Step]:
-    """Ancestral sampling of pictures of which a part is known (Lugmayr et al. 2022, RePaint).
+    """Complete images of which a part is known, by ancestral sampling (algorithm 1).
 
-    After each step the known part is put in, with the noise that it has there:
+    After each step the known part is inserted with the noise of its timestep:
         x_{t-1} = mask q_sample(x0, t-1) + (1 - mask) (a step of p from x_t)
-    What was just sampled knew nothing of that part. So each step is taken `resample` times: back to
-    x_t by q_step, and down again, until both parts fit (algorithm 1).
+    The sampled part did not depend on the inserted one. So each step is taken `resample` times:
+    back to x_t by q_step and down again, until both parts match.
 
-    x0 [N, H, W, C]; mask broadcastable to it, 1 where x0 is known and 0 where it is to be made.
+    x0 [N, H, W, C]; mask broadcastable to it, 1 where x0 is known and 0 where it is sampled.
     Raises InputError for a resample below 1, or a mask with other numbers.
     """
     x0, mask = backend.xp.asarray(x0), backend.xp.asarray(mask, dtype="float32")
     if resample < 1:
         raise InputError(f"resample {resample}: choose at least 1, which is once.")
     if not bool(((mask == 0) | (mask == 1)).all()):
-        raise InputError("the mask must be 1 where the picture is known, and 0 elsewhere.")
+        raise InputError("the mask must be 1 where the image is known, and 0 elsewhere.")
     d = diffusion.respaced(visited_timesteps(diffusion, steps, spacing))
     x, draws = initial_noise(x0.shape, seed, 0, None), 0
 
@@ -47,14 +47,14 @@ def inpaint(
         return random.normal(x0.shape, seed, random.SAMPLE, draws)
 
     for t in reversed(range(d.T)):
-        here, before = np.full(len(x0), t), np.full(len(x0), t - 1)
+        here, next_t = np.full(len(x0), t), np.full(len(x0), t - 1)
         for again in reversed(range(resample if t > 0 else 1)):
             p = d.p_mean_variance(model, x, here)
             if t == 0:
                 x = mask * x0 + (1 - mask) * p.mean
                 break
-            made = p.mean + backend.xp.sqrt(p.variance) * noise()
-            x = mask * d.q_sample(x0, before, noise()) + (1 - mask) * made
+            sampled = p.mean + backend.xp.sqrt(p.variance) * noise()
+            x = mask * d.q_sample(x0, next_t, noise()) + (1 - mask) * sampled
             if again:
                 x = d.q_step(x, here, noise())
         yield Step(x, p.pred_x0, int(d.timestep_map[t]))

@@ -36,16 +36,18 @@ def probability_flow(
     """Sample by Heun's method, of second order: the slope at both ends of a step, two model runs.
 
     y' = y + (rho' - rho) eps(y);    y'' = y + (rho' - rho) (eps(y) + eps(y')) / 2
-    The last step, to rho = 0 where the model was not trained, is Euler's.
+    The last step, to rho = 0 where the model was not trained, is Euler's, which leads to pred_x0.
     Arguments: sampling/steps.py.
     """
     d, x = diffusion, initial_noise(shape, seed, first, x_T)
     visited = list(reverse_steps(d, steps, spacing))
     for i, t, ac, ac_prev in visited:
         eps, pred_x0 = flow(d, model, x, int(d.timestep_map[t]), ac)
-        y, d_rho = x / math.sqrt(ac), rho(ac_prev) - rho(ac)
-        x = math.sqrt(ac_prev) * (y + d_rho * eps)
-        if ac_prev < 1:
+        if ac_prev == 1:
+            x = pred_x0  # y - rho eps, without the rounding of two large numbers
+        else:
+            y, d_rho = x / math.sqrt(ac), rho(ac_prev) - rho(ac)
+            x = math.sqrt(ac_prev) * (y + d_rho * eps)
             next_t = int(d.timestep_map[visited[i + 1][1]])
             next_eps, _ = flow(d, model, x, next_t, ac_prev)
             x = math.sqrt(ac_prev) * (y + d_rho / 2 * (eps + next_eps))

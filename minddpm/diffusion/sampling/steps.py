@@ -104,12 +104,13 @@ def log_snr_timesteps(alphas_cumprod: np.ndarray, steps: int) -> np.ndarray:
 
 def initial_noise(shape: tuple[int, ...], seed: int, first: int, x_T: Array | None) -> Array:
     """Return x_T: standard normal from the seed's stream, or the given one."""
-    random.check_seed(seed)
     if x_T is None:
         return random.normal(shape, seed, random.X_T, first=first)
-    if backend.xp.shape(x_T) != tuple(shape):
-        raise InputError(f"x_T has shape {x_T.shape}, the images {tuple(shape)}: make them equal.")
-    return backend.xp.asarray(x_T)
+    random.check_seed(seed)
+    x = backend.xp.asarray(x_T)
+    if x.shape != tuple(shape):
+        raise InputError(f"x_T has shape {x.shape}, the images {tuple(shape)}: make them equal.")
+    return x
 
 
 def predict(
