@@ -4,22 +4,22 @@ import importlib.util
 import sys
 
 if "--benchmark-only" in sys.argv and importlib.util.find_spec("torch"):
-    # Before tests/conftest.py loads the Numba kernels: benchmarks/contestants.py says why.
+    # Before tests/conftest.py loads the Numba kernels; the reason is in benchmarks/contestants.py.
     import torch  # noqa: F401
 
 
 def pytest_collection_modifyitems(config, items):
     timing = config.getoption("benchmark_only")
-    unwanted = [item for item in items if item.path.name.startswith("bench_") != timing]
-    config.hook.pytest_deselected(items=unwanted)
+    deselected = [item for item in items if item.path.name.startswith("bench_") != timing]
+    config.hook.pytest_deselected(items=deselected)
     items[:] = [item for item in items if item.path.name.startswith("bench_") == timing]
 
 
 def pytest_report_header(config):
     if not config.getoption("benchmark_only"):
         return []
-    lines = ["benchmarks: 3 minutes; python benchmarks/report.py makes the README's tables"]
+    lines = ["benchmarks: 3 minutes; benchmarks/readme_tables.py makes the documents' tables"]
     if missing := [name for name in ("torch", "diffusers") if not importlib.util.find_spec(name)]:
         needed = 'pip install -e ".[parity]"'
-        lines.append(f"PyTorch is not compared: {' and '.join(missing)} not installed ({needed})")
+        lines.append(f"without PyTorch: {' and '.join(missing)} not installed ({needed})")
     return lines

@@ -1,6 +1,7 @@
-"""Every rung of the ladder of convolutions at the UNet's shapes, beside the one that is chosen.
+"""Time every rung of the ladder of convolutions, and the chosen kernel, at the UNet's shapes.
 
-A result is compared with the reference before it is timed: a wrong or nan one fails the benchmark.
+Each result is compared with the reference before it is timed: a wrong result or a NaN fails the
+benchmark.
 """
 
 import pytest
@@ -15,7 +16,7 @@ CASES = convolutions(N)
 
 
 def parameters():
-    """Every rung that is made for a shape, the kernel that is chosen for it, and a GPU's."""
+    """Yield (shape, backward, name) for every fitting rung, the chosen kernel and GPU kernels."""
     for shape, make in CASES.items():
         case = make()
         rungs = [name for name in ladder.LADDER if fits(name, case)]

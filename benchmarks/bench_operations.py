@@ -1,6 +1,7 @@
-"""Every hot operation by each kernel set, and by PyTorch where that is installed.
+"""Time every hot operation with each kernel set, and with PyTorch if it is installed.
 
-A result is compared with the reference before it is timed: a wrong or nan one fails the benchmark.
+Each result is compared with the reference before it is timed: a wrong result or a NaN fails the
+benchmark.
 """
 
 import pytest
@@ -13,7 +14,7 @@ CASES = {**convolutions(N, awkward=True), **other_operations(N)}
 
 
 def parameters():
-    """Every direction of every operation with everyone who computes it."""
+    """Yield (name, backward, contestant) for both directions of every operation."""
     for name, backward in directions(CASES):
         for contestant in (*OURS, *layouts(name)):
             label = f"{name}{' backward' * backward}"

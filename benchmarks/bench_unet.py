@@ -1,9 +1,10 @@
-"""The whole UNet (minddpm.SMALL): forward, one sampling step, one training step.
+"""Time a UNet (minddpm.SMALL): forward, one sampling step, one training step.
 
-With PyTorch's eager modes where PyTorch and diffusers are installed. torch.compile, OpenVINO and
-ONNX Runtime take minutes to compile: report.py measures them, these benchmarks do not.
+PyTorch's eager modes are included if PyTorch and diffusers are installed. torch.compile, OpenVINO
+and ONNX Runtime take minutes to compile: only readme_tables.py measures them.
 
-A result is compared with the reference before it is timed: a wrong or nan one fails the benchmark.
+Each result is compared with the reference before it is timed: a wrong result or a NaN fails the
+benchmark.
 """
 
 import pytest
@@ -18,7 +19,7 @@ _wanted = {}
 
 
 def parameters():
-    """numpy only for the smaller batches: what it costs is clear from those."""
+    """Yield (task, N, mode); numpy only for the smaller batches, since it is slow."""
     for task in TASKS:
         for N in ROUNDS:
             for mode in ("numba", *GPU, *EAGER, *(("numpy",) if N <= 16 else ())):

@@ -1,6 +1,6 @@
-"""Who is compared on one operation: our kernel sets, the rungs of the ladder, PyTorch's layouts.
+"""The implementations of an operation: our kernel sets, the ladder's rungs, PyTorch's layouts.
 
-A contestant is a function without arguments. Each has been verified when it leaves this file.
+A Contestant is a function without arguments that runs one implementation, already verified.
 """
 
 import importlib.util
@@ -9,9 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-# Before Numba starts its threads. The other way round both would share one OpenMP library, in which
-# Numba allows parallel regions inside parallel regions; PyTorch's attention then opens one for each
-# of its small products and takes 300 times as long. share_threads() makes sure of it.
+# PyTorch must be imported before Numba starts its threads. In the other order both share one OpenMP
+# library, in which Numba allows nested parallel regions; PyTorch's attention then opens a region
+# for each of its small products and takes 300 times as long. share_threads() checks this.
 if importlib.util.find_spec("torch"):
     import torch
 import numba
@@ -25,31 +25,31 @@ from minddpm.kernels import reference
 
 Contestant = Callable[[], Any]
 
-# Where a GPU answers, its kernels and plain CuPy; "auto" never takes the emulator for one.
+# CUDA kernels and plain CuPy, if there is a GPU. "auto" never chooses the emulator.
 GPU = ("cupy", "cupy-reference") if minddpm.set_backend("auto").name == "cupy" else ()
 OURS = ("numpy", "numba", *GPU)
 THEIRS = ("PyTorch NCHW", "PyTorch channels_last")
-# Winograd's transforms add numbers that nearly cancel: 3e-5 at worst, see conv4_winograd.py.
+# Winograd's transforms add numbers that nearly cancel: error 3e-5 at worst, see conv4_winograd.py.
 TOLERANCE = 1e-4
 
 
 def has(module: str) -> bool:
-    """Whether the library is installed."""
+    """Return whether the library is installed."""
     return importlib.util.find_spec(module) is not None
 
 
 def share_threads(threads: int | None = None) -> int:
-    """Give everybody the same number of threads (default: as many as Numba has), and return it."""
+    """Set all libraries to the same number of threads (default: Numba's), and return it."""
     threads = threads or numba.get_num_threads()
     numba.set_num_threads(threads)
     if has("torch"):
         torch.set_num_threads(threads)
-        check_pytorch_is_whole(threads)
+        check_pytorch_threads(threads)
     return threads
 
 
-def check_pytorch_is_whole(threads: int) -> None:
-    """Raise RuntimeError if more threads make PyTorch's attention slower by far, as above."""
+def check_pytorch_threads(threads: int) -> None:
+    """Raise RuntimeError if more threads make PyTorch's attention far slower (see the top)."""
     q = torch.zeros(16, 8, 49, 8)
 
     def seconds() -> float:
@@ -67,43 +67,43 @@ def check_pytorch_is_whole(threads: int) -> None:
     if together > 20 * alone:
         raise RuntimeError(
             f"PyTorch's attention takes {together * 1e3:.0f} ms on {threads} threads and "
-            f"{alone * 1e3:.1f} on one: it was imported after Numba had started its threads."
+            f"{alone * 1e3:.1f} ms on one: import torch before Numba starts its threads."
         )
 
 
 def expected(operation: Operation, backward: bool) -> Any:
-    """The result by the reference."""
+    """Return the result of the reference kernel."""
     name, arguments = operation.call(backward)
     return called(getattr(reference, name), arguments, operation.in_place)
 
 
 def clock(name: str) -> list[Any]:
-    """The marks of a benchmark: a GPU's kernels are timed by its own events."""
+    """Return the marks of a benchmark; GPU kernels are timed by the device's own clock."""
     import pytest
 
     return [pytest.mark.benchmark(timer=device_clock())] if name in GPU else []
 
 
 def ours(operation: Operation, backward: bool, name: str, wanted: Any) -> Contestant:
-    """The kernel of the backend `name`, which stays the one in use."""
+    """Return the verified kernel of backend `name`; that backend stays active."""
     minddpm.set_backend(name)
     kernels, (function, arguments) = backend.kernels, operation.call(backward)
     kernel, arguments = getattr(kernels, function), mapped(backend.xp.asarray, arguments)
-    if function == "norm_silu_conv2d_backward":  # each kernel set keeps what it likes
+    if function == "norm_silu_conv2d_backward":  # each kernel set saves its own intermediates
         _, saved = kernels.norm_silu_conv2d(*mapped(backend.xp.asarray, operation.arguments))
         arguments = (*arguments[:4], saved, *arguments[5:])
     result = called(kernel, arguments, operation.in_place)
     if function == "norm_silu_conv2d":
         result, wanted = result[0], wanted[0]
     verify(result, wanted, TOLERANCE)
-    if operation.in_place:  # `arguments` are still to be read by others
+    if operation.in_place:  # other implementations read the same arguments
         arguments = (arguments[0].copy(), *arguments[1:])
     run = partial(kernel, *arguments)
     return synchronised(run) if backend.BACKENDS[name][0] == "cupy" else run
 
 
 def theirs(operation: Operation, backward: bool, mode: str, wanted: Any) -> Contestant:
-    """PyTorch in one of its layouts."""
+    """Return the verified operation of PyTorch in one of its layouts."""
     from torch_operations import in_our_layout, runner
 
     run = runner(operation, backward, mode)
@@ -114,7 +114,7 @@ def theirs(operation: Operation, backward: bool, mode: str, wanted: Any) -> Cont
 
 
 def fits(name: str, operation: Operation) -> bool:
-    """Whether this rung of the ladder is made for a convolution of this shape."""
+    """Return whether this rung of the ladder supports a convolution of this shape."""
     from minddpm.kernels.cpu.ladder.choose import LADDER
 
     x, w, _, stride, padding = operation.arguments
@@ -122,7 +122,7 @@ def fits(name: str, operation: Operation) -> bool:
 
 
 def rung(operation: Operation, backward: bool, name: str, wanted: Any) -> Contestant:
-    """A rung of the ladder of convolutions."""
+    """Return a verified rung of the ladder of convolutions."""
     from minddpm.kernels.cpu.ladder.choose import LADDER
 
     function = LADDER[name].backward if backward else LADDER[name].forward
@@ -132,7 +132,7 @@ def rung(operation: Operation, backward: bool, name: str, wanted: Any) -> Contes
 
 
 def layouts(name: str) -> tuple[str, ...]:
-    """PyTorch's layouts that make a difference to this case: pictures have two."""
+    """Return the PyTorch layouts to time: two for images, one for other arrays."""
     if not has("torch"):
         return ()
     return THEIRS if name.startswith(("conv", "window", "half", "norm", "upsample")) else THEIRS[:1]

@@ -1,11 +1,11 @@
-"""What can be said of the CUDA kernels without a GPU: the tables and the picture of it.
+"""Analyse the CUDA kernels without a GPU: the tables and the roofline of kernels/cuda/README.md.
 
     python benchmarks/cuda_tables.py                  # print all tables, half a minute
     python benchmarks/cuda_tables.py --only crossings # some of them
-    python benchmarks/cuda_tables.py --write          # and put them into kernels/README.md
+    python benchmarks/cuda_tables.py --write          # and write them into kernels/cuda/README.md
 
-What the compiler made needs its wheels, pip install -e ".[nvrtc]", but no GPU. The rest is
-arithmetic on data-sheet numbers. Nothing here was measured on a card.
+The table of compiled code needs the compiler's wheels, pip install -e ".[nvrtc]", but no GPU. The
+rest is arithmetic on data-sheet numbers. Nothing here was measured on a card.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cases import CONVOLUTIONS
-from minddpm import drawing as viz
+from cases import CONVOLUTIONS, TABLE_BATCH
+from minddpm import drawing
 from minddpm.commands import cli
 from minddpm.errors import InputError
 from minddpm.kernels import cuda
@@ -30,20 +30,19 @@ from minddpm.kernels.cuda.analysis.roofline import (
     winograd,
     winograd_seconds,
 )
-from readme_tables import CONV_BATCH, ROOT
-from tables import markdown, write
+from tables import ROOT, markdown, write
 
-FILE = ROOT / "kernels" / "README.md"
-PICTURE = ROOT / "docs" / "roofline.png"
-COUNTED = 80  # instructions hardly differ between architectures: those of the A100
-ANY_BLOCK = 256  # of a kernel without __launch_bounds__, which takes any
+FILE = ROOT / "kernels" / "cuda" / "README.md"
+ROOFLINE = ROOT / "docs" / "roofline.png"
+COUNTED = 80  # instructions are counted for the A100; other architectures hardly differ
+ANY_BLOCK = 256  # block size assumed for a kernel without __launch_bounds__
 SIZES = (28, 14, 7)
-MOST = 4096  # channels up to which crossings() looks
+MAX_CHANNELS = 4096  # the largest number that crossings() tries
 Table = tuple[list[str], list[list[str]]]
 
 
 def compiled() -> Table:
-    """Every kernel: what it needs on each card, and the instructions that it became."""
+    """Return the resources and the instructions of every kernel on each card."""
     rows = []
     for file in tqdm(cuda.files(), unit="file"):
         programs = {a: compile(file, a) for a in ARCHITECTURES}
@@ -64,7 +63,7 @@ def _needs(name: str, programs: dict[int, Program]) -> list[str]:
     block, shared = first.threads or ANY_BLOCK, max(need.shared for need in needs.values())
     registers, percent = [], []
     for a in (card.architecture for card in CARDS):
-        need = needs.get(a)  # none where an architecture has no such kernel
+        need = needs.get(a)  # None if this architecture has no such kernel
         part = occupancy(a, block, need.registers, need.shared) if need else 0.0
         registers.append(f"{need.registers}" if need else "-")
         percent.append(f"{100 * part:.0f}" if need else "-")
@@ -83,7 +82,7 @@ def _counts(instructions: Instructions | None) -> list[str]:
 
 
 def cards() -> Table:
-    """The data sheets."""
+    """Return the numbers of the data sheets."""
     head = ["card", "SMs", "FP32, TFLOP/s", "TF32", "FP16", "memory, GB/s", "L2, MB", "source"]
     return head, [
         [
@@ -99,11 +98,11 @@ def cards() -> Table:
 
 
 def floors() -> Table:
-    """The least times of the small UNet's convolutions."""
+    """Return lower bounds on the time of the small UNet's convolutions."""
     rows = []
     for card in CARDS:
         for name, shape in CONVOLUTIONS.items():
-            layer = Layer(CONV_BATCH, *shape)
+            layer = Layer(TABLE_BATCH, *shape)
             plain = direct(card, layer, card.fp32)
             rows.append(
                 [
@@ -126,13 +125,12 @@ def _microseconds(seconds: float) -> str:
 
 
 def crossings() -> Table:
-    """From how many channels on F(4x4) has the lower floor."""
+    """Return the smallest number of channels for which F(4x4) has the lower floor."""
     rows = []
     for card in CARDS:
-        found = [crossing(card, CONV_BATCH, H, MOST) for H in SIZES]
-        rows.append(
-            [card.name, f"{card.balance:.0f}", *(str(C) if C else f"over {MOST}" for C in found)]
-        )
+        channels = [crossing(card, TABLE_BATCH, H, MAX_CHANNELS) for H in SIZES]
+        cells = (str(C) if C else f"over {MAX_CHANNELS}" for C in channels)
+        rows.append([card.name, f"{card.balance:.0f}", *cells])
     head = ["F(4x4) below the definition from C = K on", "FP32 FLOP per byte of memory"]
     return head + [f"{H}x{H}" for H in SIZES], rows
 
@@ -140,15 +138,15 @@ def crossings() -> Table:
 TABLES = {f.__name__: f for f in (compiled, cards, floors, crossings)}
 
 
-def picture(path: Path) -> None:
-    """The roof of each card, and where two kernels of a layer with 64 channels stand below it."""
+def draw_roofline(path: Path) -> None:
+    """Draw each card's roof, and two kernels' operations per byte, for a layer of 64 channels."""
     low, high, bottom = 1.0, 1000.0, 0.3
     series = {}
     for card in CARDS:
         xs = [low, card.balance, high]
         series[card.name] = (xs, [card.fp32 * min(1, x / card.balance) for x in xs])
-    layer, top = Layer(CONV_BATCH, 28, 64, 64), max(card.fp32 for card in CARDS)
-    card = CARDS[0]  # a kernel has its operations per byte on whatever card
+    layer, top = Layer(TABLE_BATCH, 28, 64, 64), max(card.fp32 for card in CARDS)
+    card = CARDS[0]  # a kernel has the same operations per byte on every card
     kernels = {
         "F(4x4)'s product": winograd(card, layer)[2],
         "definition": direct(card, layer, card.fp32),
@@ -158,15 +156,15 @@ def picture(path: Path) -> None:
         series[name] = ([x, x], [bottom, top])
     title = "Data-sheet roofs in FP32, and two kernels for 28x28 64->64"
     xlabel = "operations per byte of memory (of a kernel: upright lines)"
-    viz.curve(series, path, title, xlabel, "TFLOP/s at most", log_y=True, log_x=True)
+    drawing.curve(series, path, title, xlabel, "TFLOP/s at most", log_y=True, log_x=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", help="tables, with commas: " + ", ".join(TABLES))
-    parser.add_argument("--write", action="store_true", help="write kernels/README.md and docs/")
+    parser.add_argument("--only", help="tables, separated by commas: " + ", ".join(TABLES))
+    parser.add_argument("--write", action="store_true", help=f"write {FILE.relative_to(ROOT)}")
     args = parser.parse_args()
     names = args.only.split(",") if args.only else list(TABLES)
     if unknown := [name for name in names if name not in TABLES]:
@@ -175,8 +173,8 @@ def main() -> int:
     print(*done.values(), sep="\n\n")
     if args.write:
         write(FILE, done)
-        picture(PICTURE)
-        print(f"written: {FILE.relative_to(ROOT)}, {PICTURE.relative_to(ROOT)}")
+        draw_roofline(ROOFLINE)
+        print(f"wrote {FILE.relative_to(ROOT)} and {ROOFLINE.relative_to(ROOT)}")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""The same UNet in JAX: a function of a dictionary of parameters, which XLA compiles whole.
+"""The same UNet in JAX: a function of a dictionary of parameters, compiled by XLA as one program.
 
-The weights are minddpm's own arrays: its layouts (channels last, [KH, KW, C_in, C_out]) are what
-XLA's convolution takes. XLA uses all cores of the process, whatever --threads says.
+The weights are minddpm's own arrays: XLA's convolution accepts their layouts (channels last,
+[KH, KW, C_in, C_out]). XLA always uses all cores of the process; --threads does not limit it.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def attention(p: Parameters, name: str, x: Array, c: dict[str, Any]) -> Array:
 
 
 def block(p: Parameters, name: str, x: Array, temb: Array, c: dict[str, Any], i: int) -> Array:
-    """Residual block i of a level, with its attention where the level has one."""
+    """Compute residual block i of a level, and its attention if the level has one."""
     x = resnet(p, f"{name}.resnets.{i}", x, temb, c)
     if f"{name}.attentions.{i}.to_q.weight" in p:
         x = attention(p, f"{name}.attentions.{i}", x, c)
@@ -69,7 +69,7 @@ def block(p: Parameters, name: str, x: Array, temb: Array, c: dict[str, Any], i:
 
 
 def unet(c: dict[str, Any], p: Parameters, x: Array, features: Array) -> Array:
-    """eps for x [N, H, W, C] and the features of its timesteps [N, C]."""
+    """Return eps for x [N, H, W, C] and the features of its timesteps [N, C]."""
     temb = jax.nn.silu(linear(p, "time_embedding.linear_1", features))
     temb = jax.nn.silu(linear(p, "time_embedding.linear_2", temb))
     x = conv2d(p, "conv_in", x)
@@ -96,28 +96,28 @@ def unet(c: dict[str, Any], p: Parameters, x: Array, features: Array) -> Array:
 
 
 def build_jax(task: str, p: Problem) -> Callable[..., Any]:
-    """A contestant, not verified yet. For configurations without dropout."""
+    """Return an implementation, not yet verified. The configuration must have no dropout."""
     model = our_unet(p)
     c = model.config
     parameters = {name: jnp.array(q.data) for name, q in model.named_parameters()}
-    every = jnp.array(model.timestep_features(np.arange(T)).astype(np.float32))
+    all_features = jnp.array(model.timestep_features(np.arange(T)).astype(np.float32))
     net = partial(unet, c)
     if task == "train":
-        return train(net, parameters, every, p)
+        return train(net, parameters, all_features, p)
     if task == "forward":
         forward = jax.jit(net)
-        x, features = jnp.array(p.x0), every[p.t]
+        x, features = jnp.array(p.x0), all_features[p.t]
         return lambda: np.asarray(forward(parameters, x, features))
-    return sample(net, parameters, every, p)
+    return sample(net, parameters, all_features, p)
 
 
-def sample(net: Any, parameters: Parameters, every: Array, p: Problem) -> Callable[..., Any]:
-    """x_{t-1} = k0 pred_x0 + kx x_t + sigma z for the first step from T - 1."""
+def sample(net: Any, parameters: Parameters, all_features: Array, p: Problem) -> Callable[..., Any]:
+    """Return a function for the step from T - 1: x_{t-1} = k0 pred_x0 + kx x_t + sigma z."""
     d = minddpm.GaussianDiffusion(minddpm.schedules.linear(T))
     px, po = float(d.pred_x0_coef1[-1]), float(d.pred_x0_coef2[-1])
     k0, kx = float(d.posterior_mean_coef1[-1]), float(d.posterior_mean_coef2[-1])
     sigma = float(d.posterior_variance[-1]) ** 0.5
-    last = jnp.repeat(every[-1:], p.batch, axis=0)
+    last = jnp.repeat(all_features[-1:], p.batch, axis=0)
 
     @jax.jit
     def step(parameters: Parameters, x: Array, z: Array) -> Array:
@@ -125,24 +125,25 @@ def sample(net: Any, parameters: Parameters, every: Array, p: Problem) -> Callab
         return k0 * pred_x0 + kx * x + sigma * z
 
     @jax.jit
-    def fresh(parameters: Parameters, x: Array, key: Array) -> Array:
+    def step_with_noise(parameters: Parameters, x: Array, key: Array) -> Array:
         return step(parameters, x, jax.random.normal(key, x.shape))
 
     x, key = jnp.array(p.x0), jax.random.key(0)
 
     def run(z: np.ndarray | None = None) -> np.ndarray:
-        done = fresh(parameters, x, key) if z is None else step(parameters, x, jnp.array(z))
-        return np.asarray(done)
+        if z is None:
+            return np.asarray(step_with_noise(parameters, x, key))
+        return np.asarray(step(parameters, x, jnp.array(z)))
 
     return run
 
 
-def train(net: Any, parameters: Parameters, every: Array, p: Problem) -> Callable[..., Any]:
-    """Noising, forward, backward, clipping, Adam and moving average as one compiled function."""
+def train(net: Any, parameters: Parameters, all_features: Array, p: Problem) -> Callable[..., Any]:
+    """Return a training step (noising to moving average) as one compiled function."""
     d = minddpm.GaussianDiffusion(minddpm.schedules.linear(T))
     tables = (d.sqrt_alphas_cumprod, d.sqrt_one_minus_alphas_cumprod)
     a, b = (jnp.array(table[p.t].astype(np.float32).reshape(-1, 1, 1, 1)) for table in tables)
-    x0, noise, features = jnp.array(p.x0), jnp.array(p.noise), every[p.t]
+    x0, noise, features = jnp.array(p.x0), jnp.array(p.noise), all_features[p.t]
 
     def loss_of(parameters: Parameters) -> Array:
         eps = net(parameters, a * x0 + b * noise, features)

@@ -1,4 +1,4 @@
-"""How it is measured: results are verified, contestants take turns, ratios are taken per round."""
+"""How to measure: results are verified, implementations alternate, ratios are taken per round."""
 
 import gc
 import statistics
@@ -12,13 +12,13 @@ from minddpm import backend
 from minddpm.gpucheck.arrays import WrongResultError as WrongResultError
 from minddpm.gpucheck.arrays import verify as verify
 
-# A thread pool keeps its threads spinning for some milliseconds after its work, in case there is
-# more: long enough to disturb whoever is measured next.
+# Seconds. Pool threads busy-wait a few milliseconds after finishing, which would disturb the next
+# measurement.
 PAUSE = 0.02
 
 
 def called(function: Callable[..., Any], arguments: Iterable[Any], in_place: bool) -> Any:
-    """What the function returns, or what it makes of (a copy of) its first argument."""
+    """Return the result; if in_place, the copy of the first argument that the function modified."""
     if not in_place:
         return function(*arguments)
     arguments = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
@@ -27,9 +27,9 @@ def called(function: Callable[..., Any], arguments: Iterable[Any], in_place: boo
 
 
 def device_clock() -> Callable[[], float]:
-    """Seconds by the device's own clock, as a timer for pytest-benchmark.
+    """Return a timer for pytest-benchmark that reads the device's own clock, in seconds.
 
-    Each reading is an event behind all that was launched, and waits for it.
+    Each reading records an event after all launched work and synchronises with it.
     """
     seconds, last = 0.0, None
 
@@ -40,7 +40,7 @@ def device_clock() -> Callable[[], float]:
         now.record()
         now.synchronize()
         if last is not None:
-            # From one to the next: milliseconds are float32 here, which a long time would use up.
+            # Sum short intervals: CUDA reports float32 milliseconds, too coarse for long ones.
             seconds += cuda.get_elapsed_time(last, now) / 1e3
         last = now
         return seconds
@@ -49,15 +49,15 @@ def device_clock() -> Callable[[], float]:
 
 
 def synchronised(run: Callable[..., Any]) -> Callable[..., Any]:
-    """run and a wait for the device, without which no more than the launches would be timed."""
+    """Return run followed by a synchronisation, without which only launches would be timed."""
     device = backend.xp.cuda.Device()
 
-    def both(*arguments: Any) -> Any:
+    def run_and_synchronize(*arguments: Any) -> Any:
         result = run(*arguments)
         device.synchronize()
         return result
 
-    return both
+    return run_and_synchronize
 
 
 def interleave(
@@ -66,10 +66,11 @@ def interleave(
     shortest: float = 0.03,
     progress: Callable[[], Any] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Seconds of one call, for each contestant and round.
+    """Return the seconds per call for each implementation and round.
 
-    In every round each contestant has its turn, so that what else the machine does meets all of
-    them. A turn is as many calls as last `shortest` seconds, after one that is not counted.
+    Every implementation has one turn in each round, so that other load on the machine affects all
+    of them. A turn is an untimed call, then enough calls to last about `shortest` seconds. If one
+    call lasts about `shortest` or longer, the turn is that single call, without an untimed one.
     """
     calls = {}
     for name, function in contestants.items():
@@ -97,10 +98,10 @@ def median(seconds: list[float]) -> float:
 
 
 def best(seconds: dict[str, list[float]], names: Iterable[str]) -> str | None:
-    """The name with the smallest median, or None if none of them was measured."""
+    """Return the name with the smallest median, or None if none of them was measured."""
     return min((n for n in names if n in seconds), key=lambda n: median(seconds[n]), default=None)
 
 
 def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
-    """How many times as long as `fast` `slow` takes: the median of the ratios of the rounds."""
+    """Return the time of `slow` divided by that of `fast`: the median of the ratios per round."""
     return median([a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)])

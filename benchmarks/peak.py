@@ -1,4 +1,4 @@
-"""What this machine can do: multiply-adds per second, and bytes per second from memory."""
+"""Measure this machine's peaks: multiply-adds per second and bytes per second from memory."""
 
 import time
 from collections.abc import Callable
@@ -9,15 +9,15 @@ from llvmlite import ir
 from minddpm.kernels.cpu.memory import add, address, share, workspace
 from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.cpu.vector.gemm import panel_product
-from minddpm.kernels.cpu.vector.instructions import BYTES, I64, ROWS, Emitter, W, kernel
+from minddpm.kernels.cpu.vector.instructions import BYTES, I64, LANES, ROWS, Emitter, kernel
 
-CHAINS = 12  # independent sums: enough to hide the latency of each
-BLOCKS = 4  # the micro-kernel is timed on 4 W channels, as a layer of 64 has with AVX-512
+CHAINS = 12  # independent sums: enough to hide the latency of a multiply-add
+BLOCKS = 4  # the register tile is timed on 4 * LANES channels: 64 with AVX-512
 
 
 @kernel
 def multiply_add(e: Emitter, numbers, count) -> None:
-    """`count` times CHAINS multiply-adds that stay in registers."""
+    """Compute `count` times CHAINS multiply-adds in registers."""
     a, b = e.load(numbers), e.load(numbers, BYTES)
     sums = [e.const(i) for i in range(CHAINS)]
 
@@ -40,7 +40,7 @@ def _micro_kernel(t, threads, at):
     space, row, count = integers(at, 3)
     a = space + t * row
     b = a + BLOCKS * ROWS * BYTES
-    c = b + BLOCKS * W * 2 * BYTES
+    c = b + BLOCKS * LANES * 2 * BYTES
     for _ in range(count):
         panel_product((a, b, c, BLOCKS, ROWS * BYTES, ROWS * BYTES))
 
@@ -53,7 +53,7 @@ def _add(t, threads, at):
 
 
 def _best(run: Callable[[], None], rounds: int = 7) -> float:
-    """The shortest of a few times: what the machine can do, not what it mostly does."""
+    """Return the shortest of several times: for a peak, not for a typical speed."""
     run()
     seconds = []
     for _ in range(rounds):
@@ -70,21 +70,21 @@ def _space(threads: int, floats: int) -> np.ndarray:
 
 
 def fma_peak(threads: int, count: int = 3_000_000) -> float:
-    """GFLOP/s of multiply-adds in registers."""
-    space = _space(threads, (CHAINS + 2) * W)
+    """Return the GFLOP/s of multiply-adds in registers."""
+    space = _space(threads, (CHAINS + 2) * LANES)
     seconds = _best(lambda: _multiply_add(threads, address(space), space.strides[0], count))
-    return threads * count * CHAINS * 2 * W / seconds / 1e9
+    return threads * count * CHAINS * 2 * LANES / seconds / 1e9
 
 
 def micro_kernel(threads: int, count: int = 20_000) -> float:
-    """GFLOP/s of the register tile on panels that stay in the first cache."""
-    space = _space(threads, (BLOCKS + 2) * ROWS * W + BLOCKS * W * 2 * W)
+    """Return the GFLOP/s of the register tile on panels that stay in the L1 cache."""
+    space = _space(threads, (BLOCKS + 2) * ROWS * LANES + BLOCKS * LANES * 2 * LANES)
     seconds = _best(lambda: _micro_kernel(threads, address(space), space.strides[0], count))
-    return threads * count * BLOCKS * W * ROWS * 2 * 2 * W / seconds / 1e9
+    return threads * count * BLOCKS * LANES * ROWS * 2 * 2 * LANES / seconds / 1e9
 
 
 def bandwidth(threads: int, megabytes: int = 200) -> float:
-    """GB/s read and written together, of an array far larger than the caches."""
-    x = np.ones(megabytes * 250_000 // W * W, np.float32)
-    seconds = _best(lambda: _add(threads, address(x), x.size // W))
+    """Return the GB/s (read plus written) for an array far larger than the caches."""
+    x = np.ones(megabytes * 250_000 // LANES * LANES, np.float32)
+    seconds = _best(lambda: _add(threads, address(x), x.size // LANES))
     return 2 * x.nbytes / seconds / 1e9

@@ -1,22 +1,20 @@
-"""Start-up times and peak memory: each figure from a process of its own."""
+"""Measure start-up times and peak memory, each in a process of its own."""
 
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 SETUP = """
 import time; start = time.perf_counter()
 from pathlib import Path
 import sys
-def peak():  # GB; ru_maxrss would begin with what the parent process had
+def peak():  # GB; ru_maxrss would include the memory of the parent process
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(s.split()[1]) for s in lines if s.startswith("VmHWM")) * 1024 / 1e9
 """
 IMPORT = SETUP + "import minddpm\nprint(time.perf_counter() - start)"
-# Not from unets.py: that imports PyTorch, whose time and memory are not ours.
+# Does not use unets.py, which imports PyTorch and would add PyTorch's time and memory to ours.
 OURS = """
 import numpy as np, minddpm
 from minddpm import nn, random
@@ -58,15 +56,9 @@ def _run(code: str, *arguments: str, **variables: str) -> list[float]:
     return [float(x) for x in done.stdout.split()]
 
 
-@contextmanager
-def _empty_cache() -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as directory:
-        yield directory
-
-
 def start_up() -> dict[str, float]:
-    """Seconds until minddpm is imported, and until a first training step is done."""
-    with _empty_cache() as cache:
+    """Return the seconds until minddpm is imported and until a first training step is done."""
+    with tempfile.TemporaryDirectory() as cache:
         cold = _run(FIRST_STEP, XDG_CACHE_HOME=cache)[0]
         warm = min(_run(FIRST_STEP, XDG_CACHE_HOME=cache)[0] for _ in range(3))
     return {
@@ -77,8 +69,8 @@ def start_up() -> dict[str, float]:
 
 
 def training_memory(mode: str) -> tuple[float, float]:
-    """Peak resident GB of a process that trains with batch 128, and what its steps added to it.
+    """Return the peak resident GB of training with batch 128, and how much of it the steps added.
 
-    Linux only: the kernel's own high-water mark. Theirs includes the import of our comparison.
+    Linux only: reads the kernel's high-water mark. PyTorch's peak includes importing unets.py.
     """
     return tuple(_run(OUR_MEMORY) if mode == "minddpm" else _run(THEIR_MEMORY, mode))

@@ -1,4 +1,4 @@
-"""The operations of cases.py as a user of PyTorch would call them."""
+"""The operations of cases.py as a PyTorch user would write them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,12 +16,15 @@ Back = Callable[[Tensor], Tensor]
 
 
 class Twin(NamedTuple):
-    """run(*leaves) -> y, or several; `back` brings those, then each leaf, into minddpm's layout."""
+    """An operation in PyTorch: run(*leaves) returns one or several results.
+
+    back: functions that convert each result, then each leaf's gradient, to minddpm's layout.
+    """
 
     run: Callable[..., Tensor]
     leaves: tuple[Tensor, ...]
     back: tuple[Back, ...]
-    image: Callable[[np.ndarray], Tensor] = torch.from_numpy  # makes gy of minddpm's
+    image: Callable[[np.ndarray], Tensor] = torch.from_numpy  # converts minddpm's gy
 
 
 def same(x: Tensor) -> Tensor:
@@ -37,7 +40,7 @@ def hwio(w: Tensor) -> Tensor:
 
 
 def images(layout: torch.memory_format) -> Callable[[np.ndarray], Tensor]:
-    """[N, H, W, C] -> PyTorch's [N, C, H, W] in this layout of memory, a copy."""
+    """Return a function that copies [N, H, W, C] to [N, C, H, W] in this memory layout."""
 
     def convert(x: np.ndarray) -> Tensor:
         x = torch.from_numpy(x).permute(0, 3, 1, 2)
@@ -47,7 +50,7 @@ def images(layout: torch.memory_format) -> Callable[[np.ndarray], Tensor]:
 
 
 def twin(operation: Operation, layout: torch.memory_format) -> Twin:
-    """The same operation in PyTorch, with the same numbers."""
+    """Return the same operation in PyTorch, with the same numbers."""
     image = images(layout)
     match operation.function, operation.arguments:
         case "conv2d" | "conv_transpose2d" as name, (x, w, b, stride, ((pad, _), _)):
@@ -124,7 +127,7 @@ def twin(operation: Operation, layout: torch.memory_format) -> Twin:
 
 
 def runner(operation: Operation, backward: bool, mode: str) -> Callable[[], Any]:
-    """One direction of the operation as a function without arguments."""
+    """Return the forward or the backward as a function without arguments."""
     run, leaves, _, image = twin(operation, LAYOUTS[mode])
     if backward:
         leaves = tuple(leaf.clone().requires_grad_() for leaf in leaves)
@@ -135,12 +138,12 @@ def runner(operation: Operation, backward: bool, mode: str) -> Callable[[], Any]
         with torch.inference_mode():
             return run(*leaves)
 
-    # Adam's own bookkeeping does not allow inference mode
+    # torch.optim.Adam does not work in inference mode.
     return run if operation.function == "adam" else forward
 
 
 def in_our_layout(operation: Operation, backward: bool, mode: str, result: Any) -> Any:
-    """What `runner` returned, as the kernels of minddpm would return it."""
+    """Convert the result of `runner` to minddpm's layout."""
     back = twin(operation, LAYOUTS[mode]).back
     parts = result if isinstance(result, tuple) else (result,)
     back = back[1:] if backward else back[: len(parts)]

@@ -1,6 +1,6 @@
-"""The same UNet under PyTorch (eager in both layouts, torch.compile), OpenVINO and ONNX Runtime.
+"""The same UNet in PyTorch (eager in both layouts, torch.compile), OpenVINO and ONNX Runtime.
 
-The network is diffusers' UNet2DModel. Each mode gets what its documentation recommends for a CPU:
+The network is diffusers' UNet2DModel. Each mode uses what its documentation recommends for a CPU:
 inference mode, fused Adam, frozen weights for the compiler, the latency hint for OpenVINO.
 """
 
@@ -36,7 +36,7 @@ def their_unet(p: Problem, mode: str) -> UNet2DModel:
 
 
 class Plain(torch.nn.Module):
-    """The UNet from tensors to a tensor, for the exporters."""
+    """The UNet as a module that returns a tensor, for the exporters."""
 
     def __init__(self, net: UNet2DModel):
         super().__init__()
@@ -48,7 +48,7 @@ class Plain(torch.nn.Module):
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Compilers and exporters tell their own story at length."""
+    """Silence the output of compilers and exporters."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
@@ -59,7 +59,7 @@ def quiet() -> Iterator[None]:
 
 
 def predictor(mode: str, p: Problem, x: Tensor, t: Tensor) -> Predict:
-    """eps(x, t) in inference, compiled for the shape of x."""
+    """Return eps(x, t) for inference, compiled for the shape of x."""
     net = Plain(their_unet(p, mode)).eval().requires_grad_(False)
     if mode in ("PyTorch NCHW", "PyTorch channels_last"):
         return net
@@ -69,7 +69,7 @@ def predictor(mode: str, p: Problem, x: Tensor, t: Tensor) -> Predict:
 
 
 def compiled(net: Plain, x: Tensor, t: Tensor) -> Predict:
-    """With frozen weights, which lets the compiler bring them into the layout that it prefers."""
+    """Compile with frozen weights, so that the compiler can change their layout."""
     import torch._inductor.config as inductor
 
     torch._dynamo.reset()
@@ -94,7 +94,7 @@ def openvino(net: Plain, x: Tensor, t: Tensor) -> Predict:
     request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
-        # share_inputs: no copy; the result is copied, as the next call overwrites it
+        # share_inputs avoids a copy; the result is copied because the next call overwrites it
         result = request.infer([x.numpy(), t.numpy()], share_inputs=True)
         return torch.from_numpy(result[0])
 
@@ -124,7 +124,7 @@ def their_inference(task: str, mode: str, p: Problem) -> Callable[..., np.ndarra
     with torch.no_grad():
         predict = predictor(mode, p, x, t)
 
-    # Compiled code is bound to the mode that it was compiled in.
+    # Compiled code must run in the gradient mode in which it was compiled.
     no_gradient = torch.no_grad if mode == "torch.compile" else torch.inference_mode
 
     def forward() -> np.ndarray:
@@ -176,6 +176,6 @@ def their_train(mode: str, p: Problem) -> Callable[[], tuple[float, float]]:
 
 
 def build_theirs(mode: str, task: str, p: Problem) -> Callable[..., Any]:
-    """A contestant of this mode, not verified yet."""
+    """Return this mode's implementation, not yet verified."""
     torch.manual_seed(0)
     return their_train(mode, p) if task == "train" else their_inference(task, mode, p)

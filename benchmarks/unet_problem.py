@@ -1,4 +1,4 @@
-"""The problem on which whole UNets are compared: a configuration, weights and a batch."""
+"""The problem that every UNet of a comparison solves: a configuration, weights and a batch."""
 
 from typing import Any, NamedTuple
 
@@ -8,11 +8,11 @@ import minddpm
 from cases import normal
 
 LR, CLIP, DECAY, T = 1e-4, 1.0, 0.999, 1000
-DIFFERENT = 8  # images in a batch that differ
+DISTINCT = 8  # images in a batch that differ
 
 
 class Problem(NamedTuple):
-    """A configuration of the UNet, and what it is fed with."""
+    """A configuration of the UNet and its inputs."""
 
     config: dict[str, Any]
     x0: np.ndarray  # [N, H, W, C]
@@ -25,28 +25,28 @@ class Problem(NamedTuple):
 
     @property
     def tolerance(self) -> float:
-        """For losses: dropout draws other numbers in every library."""
+        """Tolerance of the losses: with dropout, libraries draw different numbers."""
         return 0.05 if self.config.get("dropout") else 1e-3
 
 
 def problem(config: dict[str, Any], N: int, size: int | None = None) -> Problem:
-    """N random pictures for this configuration, of its own size unless another is given.
+    """Return N random images for this configuration, of size `size` (default: its sample_size).
 
-    At most DIFFERENT of them differ. The loss and the gradient, averages over the batch, are then
-    those of the first few, so that the slow reference need not go through all of them.
+    At most DISTINCT of them differ. The loss and the gradient are averages over the batch, so they
+    equal those of the first DISTINCT images, and the slow reference needs to compute only these.
     """
     rng = np.random.default_rng(0)
     size = size or config["sample_size"]
-    few = min(N, DIFFERENT)
-    shape = (few, size, size, config["in_channels"])
-    arrays = normal(rng, *shape), rng.integers(0, T, few), normal(rng, *shape)
-    assert N % few == 0
-    x0, t, noise = (np.concatenate([a] * (N // few)) for a in arrays)
+    distinct = min(N, DISTINCT)
+    shape = (distinct, size, size, config["in_channels"])
+    arrays = normal(rng, *shape), rng.integers(0, T, distinct), normal(rng, *shape)
+    assert N % distinct == 0
+    x0, t, noise = (np.concatenate([a] * (N // distinct)) for a in arrays)
     return Problem({**config, "sample_size": size}, x0, t, noise)
 
 
 def our_unet(p: Problem) -> minddpm.UNet2D:
-    """Random weights, without the zeros that training begins with: they would hide any error."""
+    """Return a UNet with random weights; the usual zero-initialised weights would hide errors."""
     minddpm.manual_seed(0)
     unet = minddpm.UNet2D(**p.config)
     rng = np.random.default_rng(1)
@@ -57,7 +57,7 @@ def our_unet(p: Problem) -> minddpm.UNet2D:
 
 
 def weights(p: Problem) -> dict[str, np.ndarray]:
-    """our_unet's weights under diffusers' names and in PyTorch's layout."""
+    """Return our_unet's weights under diffusers' names and in PyTorch's layout."""
     return {
         name: np.ascontiguousarray(q.data.transpose(q.torch_axes) if q.torch_axes else q.data)
         for name, q in our_unet(p).named_parameters()

@@ -1,10 +1,9 @@
-"""Who is compared on the whole UNet: minddpm, and the same UNet in PyTorch (diffusers') and in JAX.
+"""The implementations of a UNet: in minddpm, in PyTorch (diffusers) and in JAX.
 
-All have the same weights and see the same pictures, t and noise. A contestant is built for one
-task:
+All have the same weights, images, t and noise. Each implementation is built for one task:
 
-    forward   the network alone, nothing kept for a gradient
-    sample    one step of ancestral sampling: the network, fresh noise, the step itself
+    forward   the network alone, without storing anything for a gradient
+    sample    one step of ancestral sampling: the network, new noise, the update
     train     noising, forward, loss, backward, gradient norm and clipping, Adam, moving average
 """
 
@@ -20,11 +19,11 @@ import minddpm
 from contestants import has
 from measure import synchronised, verify
 from minddpm import backend, nn, samplers
-from unet_problem import CLIP, DECAY, DIFFERENT, LR, Problem, T, our_unet
+from unet_problem import CLIP, DECAY, DISTINCT, LR, Problem, T, our_unet
 from unet_problem import problem as problem
 
 TASKS = ("forward", "sample", "train")
-PYTORCH = {  # mode: the modules that it needs
+PYTORCH = {  # mode: modules that it needs
     "PyTorch NCHW": ("torch", "diffusers"),
     "PyTorch channels_last": ("torch", "diffusers"),
     "torch.compile": ("torch", "diffusers"),
@@ -34,17 +33,16 @@ INFERENCE = {
     "OpenVINO": ("torch", "diffusers", "openvino"),
     "ONNX Runtime": ("torch", "diffusers", "onnx", "onnxruntime", "onnxscript"),
 }
-EXTRA = 'pip install -e ".[benchmark]"'
 
 
 def modes(task: str) -> list[str]:
-    """Whom minddpm is compared with in this task, as far as installed."""
+    """Return the installed modes that minddpm is compared with in this task."""
     known = {**PYTORCH, **XLA} if task == "train" else {**PYTORCH, **XLA, **INFERENCE}
     return [mode for mode, needed in known.items() if all(map(has, needed))]
 
 
 def missing() -> list[str]:
-    """Whom it is not compared with, as not installed."""
+    """Return the modes that are not installed."""
     known = {**PYTORCH, **XLA, **INFERENCE}
     return [mode for mode, needed in known.items() if not all(map(has, needed))]
 
@@ -64,20 +62,21 @@ def our_forward(p: Problem) -> Callable[[], backend.Array]:
 
 
 def our_sample(p: Problem) -> Callable[..., np.ndarray]:
-    """sample(z) makes the first step with the noise z; sample() makes one step after the other.
+    """Return sample: sample(z) computes the first step with noise z, sample() the next step.
 
-    The weights are said to stay, as minddpm.generate says it.
+    The weights are declared constant, as in minddpm.generate.
     """
     unet = our_unet(p).eval()
     diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(T))
-    walk = partial(samplers.ddpm, diffusion, unet, p.x0.shape, x_T=p.x0)
-    endless = itertools.chain.from_iterable(walk() for _ in itertools.count())
+    start = partial(samplers.ddpm, diffusion, unet, p.x0.shape, x_T=p.x0)
+    endless_steps = itertools.chain.from_iterable(start() for _ in itertools.count())
 
     kernels, derived = backend.kernels, {}
 
     def sample(z: np.ndarray | None = None) -> np.ndarray:
         with kernels.constant_weights(derived):
-            return next(endless if z is None else walk(noise=lambda i: z)).x
+            steps = endless_steps if z is None else start(noise=lambda i: z)
+            return next(steps).x
 
     return sample
 
@@ -101,19 +100,19 @@ def our_train(p: Problem) -> Callable[[], tuple[float, float]]:
 OURS = {"forward": our_forward, "sample": our_sample, "train": our_train}
 
 
-# --- verified ------------------------------------------------------------------------------------
+# --- verification --------------------------------------------------------------------------------
 
 
 class Expected(NamedTuple):
-    """What the reference kernels compute: of the first pictures, as each is computed by itself."""
+    """Results of the reference kernels for the first images of a batch; images are independent."""
 
     task: str
     problem: Problem
     values: Any
 
     def check(self, contestant: Callable[..., Any]) -> None:
-        """Raise WrongResultError if the contestant computes something else."""
-        if self.task == "train":  # the second loss tells whether the first step was right
+        """Raise WrongResultError if the implementation's results differ."""
+        if self.task == "train":  # the second loss depends on the first step's update
             trace = np.array([contestant(), contestant()])
             verify(tuple(trace.T), self.values, self.problem.tolerance)
         else:
@@ -122,25 +121,25 @@ class Expected(NamedTuple):
 
 
 def expected(task: str, p: Problem) -> Expected:
-    """Computed with the NumPy backend."""
+    """Compute the expected results with the NumPy backend."""
     minddpm.set_backend("numpy")
-    few = p._replace(**{a: getattr(p, a)[:DIFFERENT] for a in ("x0", "t", "noise")})
+    first = p._replace(x0=p.x0[:DISTINCT], t=p.t[:DISTINCT], noise=p.noise[:DISTINCT])
     if task == "train":
-        train = our_train(few)
+        train = our_train(first)
         return Expected(task, p, tuple(np.array([train(), train()]).T))
-    contestant = OURS[task](few)
-    return Expected(task, p, contestant(few.noise) if task == "sample" else contestant())
+    contestant = OURS[task](first)
+    return Expected(task, p, contestant(first.noise) if task == "sample" else contestant())
 
 
 def _on(name: str, contestant: Callable[..., Any], *arguments: Any) -> Any:
-    """Run it on its own backend, whichever the others left active."""
+    """Run the implementation on its own backend; others may have activated another backend."""
     if backend.active().name != name:
         minddpm.set_backend(name)
     return contestant(*arguments)
 
 
 def build(mode: str, task: str, p: Problem, wanted: Expected) -> Callable[[], Any]:
-    """A verified contestant; mode: a backend of minddpm, or one of `modes(task)`."""
+    """Return a verified implementation; mode: a backend of minddpm or one of `modes(task)`."""
     minddpm.set_backend(mode if mode in backend.NAMES else "numpy")
     if mode in backend.NAMES:
         contestant = partial(_on, mode, OURS[task](p))

@@ -1,11 +1,11 @@
-"""Train a DDPM, a GAN and a VAE for the same time each, and compare them: pictures and numbers.
+"""Train a DDPM, a GAN and a VAE for the same time each and compare their samples and metrics.
 
     python examples/compare_models.py                    # four minutes each, three seeds: an hour
     python examples/compare_models.py --budget 30        # half an hour each
-    python examples/compare_models.py --slides           # as many steps as in the slides: a night
+    python examples/compare_models.py --slides           # the step counts of the slides: a night
 
-Interrupted, it goes on where it was. It leaves report.html, which needs nothing beside itself, and
-report.md.
+The same command continues an interrupted comparison. Writes report.html, which is self-contained,
+and report.md.
 """
 
 import argparse
@@ -43,25 +43,27 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
     parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--budget", type=float, default=4, help="minutes of each training (4)")
-    length.add_argument("--slides", action="store_true", help="the slides' numbers of steps")
-    parser.add_argument("--seeds", type=cli.positive, default=3, help="trainings of each (3)")
-    parser.add_argument("--count", type=cli.positive, default=1000, help="pictures of each (1000)")
-    parser.add_argument("--sampler", choices=SAMPLERS, default=Sampler().name, help="of the DDPM")
+    length.add_argument("--budget", type=float, default=4, help="minutes per training run (4)")
+    length.add_argument(
+        "--slides", action="store_true", help="train as many steps as the lecture slides"
+    )
+    parser.add_argument("--seeds", type=cli.positive, default=3, help="runs of each model (3)")
+    parser.add_argument("--count", type=cli.positive, default=1000, help="samples per run (1000)")
+    parser.add_argument("--sampler", choices=SAMPLERS, default=Sampler().name, help="for the DDPM")
     parser.add_argument("--sampler-steps", type=cli.positive, default=Sampler().steps)
     parser.add_argument(
         "--classification-steps", type=int, default=1000,
-        help="of the classifiers that learn from the pictures (1000; 0: leave them out)",
+        help="training steps of classifiers on the samples (1000; 0: no classifiers)",
     )  # fmt: skip
     args = parser.parse_args()
     if not args.budget > 0 or args.classification_steps < 0:
-        parser.error("--budget has to be above 0, and --classification-steps at least 0")
+        parser.error("--budget must be above 0 and --classification-steps at least 0")
     return args
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
-    """The plan of the flags."""
-    timesteps(DDPM.T, args.sampler_steps)  # refuses a wrong number before any work
+    """Return the plan that the flags describe."""
+    timesteps(DDPM.T, args.sampler_steps)  # raises before any work if the number is invalid
     return Plan(
         args.out,
         tuple(range(args.seeds)),
@@ -73,11 +75,11 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def begin(plan: Plan, judge: Judge, data: dict[str, ImageDataset]) -> None:
-    """Note what is compared, and how; the seeds may become more.
+    """Write the settings of the comparison to plan.json; only the number of seeds may change later.
 
-    Raises InputError if another comparison was begun in --out.
+    Raises InputError if --out holds a comparison with other settings.
     """
-    kept = {
+    settings = {
         "minutes": plan.minutes, "count": plan.count, "sampler": vars(plan.sampler),
         "classification_steps": plan.classification_steps, "judge": judge.name,
         "cooldown": COOLDOWN,
@@ -86,35 +88,36 @@ def begin(plan: Plan, judge: Judge, data: dict[str, ImageDataset]) -> None:
     file = plan.out / PLAN
     if file.is_file():
         before = read_json(file)
-        others = [name for name in {**before, **kept} if before.get(name) != kept.get(name)]
-        if others:
-            had, has = ({name: it.get(name) for name in others} for it in (before, kept))
+        changed = [n for n in {**before, **settings} if before.get(n) != settings.get(n)]
+        if changed:
+            old, new = ({n: values.get(n) for n in changed} for values in (before, settings))
             raise InputError(
-                f"{plan.out} holds a comparison with {had}, and this is one with {has}: give the "
-                "same options and digits to go on, or another --out."
+                f"{plan.out} holds a comparison with {old}, but this one has {new}: use the same "
+                "options and data to continue it, or choose another --out."
             )
     elif plan.out.exists() and any(plan.out.iterdir()):
-        raise InputError(f"{plan.out} exists and is no comparison: choose another --out.")
-    write_json(file, kept)
+        raise InputError(f"{plan.out} exists and holds no comparison: choose another --out.")
+    write_json(file, settings)
 
 
 def announce(plan: Plan) -> None:
-    many = len(plan.systems) * len(plan.seeds)
+    """Print the planned work and about how long it takes."""
+    trainings = len(plan.systems) * len(plan.seeds)
     if plan.minutes is None:
         steps = ", ".join(f"{s.name} {s.slides_steps:,} steps" for s in plan.systems)
-        print(f"{steps}, {len(plan.seeds)} seeds of each; then {plan.count} pictures of each")
+        print(f"{steps}, {len(plan.seeds)} seeds of each; then {plan.count} samples of each")
         return
     print(
-        f"{many} trainings of {plan.minutes:g} minutes, then {plan.count} pictures of each, "
-        f"judged: about {many * (plan.minutes + 2):.0f} min in all",
+        f"{trainings} trainings of {plan.minutes:g} minutes, then {plan.count} samples of each "
+        f"and their metrics: about {trainings * (plan.minutes + 2):.0f} min in total",
         flush=True,
     )
 
 
 def compare(plan: Plan, reference: Reference) -> Results | None:
-    """Every result, made or found; None if Ctrl-C stopped a training."""
+    """Compute every result that is not stored yet and return all; None if Ctrl-C stopped a run."""
     results: Results = {system.name: [] for system in plan.systems}
-    for seed in plan.seeds:  # seed by seed, so that a first comparison is there early
+    for seed in plan.seeds:  # seed by seed: the first report needs only one run of each
         for system in plan.systems:
             training = runs.train(plan, system, seed, reference.train)
             if training is None:
@@ -126,43 +129,46 @@ def compare(plan: Plan, reference: Reference) -> Results | None:
 
 
 def protocol(plan: Plan, reference: Reference) -> list[str]:
-    """What the numbers of the table mean."""
-    real, taught = (min(plan.count, len(d)) for d in (reference.test, reference.train))
-    bounded = min(plan.bound_images, len(reference.test))
-    said = [
-        f"{plan.count:,} pictures of each training, averaged weights;",
-        f"features and classes by {reference.judge.name};",
-        f"distances to {reference.train.source}; real digits are {real:,} of",
-        f"{reference.test.source}, shuffled pixels are these with the pixels of each in disorder.",
+    """Return the lines that explain the numbers of the table."""
+    real, labelled = (min(plan.count, len(d)) for d in (reference.test, reference.train))
+    bound_images = min(plan.bound_images, len(reference.test))
+    lines = [
+        f"{plan.count:,} samples of each training run, drawn with the averaged weights;",
+        f"features and classes from {reference.judge.name};",
+        f"distances to {reference.train.source}. The row of real digits uses {real:,} of",
+        f"{reference.test.source}; the row of shuffled pixels uses the same images, with the",
+        "pixels of each image permuted.",
         f"In the last {COOLDOWN:.0%} of each training's steps the learning rate falls to zero.",
-        f"The DDPM draws by {plan.sampler.steps} steps of {plan.sampler.name}.",
-        f"The bound and the -ELBO are of {bounded:,} test digits. The VAE's likelihood is a",
-        "Bernoulli, which is none of grey pixels, and so it has no bits/dim; its pictures are the",
-        "means of p(x|z).",
+        f"The DDPM samples with {plan.sampler.steps} steps of {plan.sampler.name}.",
+        f"The bound and the -ELBO are computed on {bound_images:,} test digits. The VAE's",
+        "likelihood is a Bernoulli, which is not a distribution of grey values, so it has no",
+        "bits/dim; its samples are the means of p(x|z).",
     ]
     if plan.classification_steps is not None:
-        said += [
-            "The classification score: the judge labels the pictures, a new classifier learns from",
-            f"them alone and is tested on real digits; beside it {taught:,} training digits with",
-            "their own labels, and naming the commonest digit.",
+        lines += [
+            "Classification score: the judge labels the samples, and a new classifier is trained",
+            "on them alone and tested on real digits. For comparison:",
+            f"{labelled:,} training digits with their own labels, and always predicting the most",
+            "frequent digit.",
         ]
-    return [*said, "Means and standard deviations over the seeds."]
+    return [*lines, "Means and standard deviations over the seeds."]
 
 
-def write_report(plan: Plan, results: Results, said: list[str]) -> None:
+def write_report(plan: Plan, results: Results, notes: list[str]) -> None:
+    """Write report.html, report.md and samples.png."""
     seed = plan.seeds[0]
-    pictures = {s.name: runs.first_pictures(plan, s, seed) for s in plan.systems}
+    samples = {s.name: runs.first_samples(plan, s, seed) for s in plan.systems}
     curves = {}
     for system in plan.systems:
         run = RunDirectory(runs.directory(plan, system, seed))
         draw_log(run, system.curves, "loss", log_y=system.name != "GAN")
         curves[system.name] = (run.path / "loss.png").read_bytes()
-    text = page(results, said, pictures, curves, runs.frames(plan, seed))
-    table = f"{as_markdown(results)}\n\n{verdict(results)}\n\n{' '.join(said)}\n"
+    text = page(results, notes, samples, curves, runs.frames(plan, seed))
+    table = f"{as_markdown(results)}\n\n{verdict(results)}\n\n{' '.join(notes)}\n"
     for name, content in (("report.html", text), ("report.md", table)):
         with atomic_write(plan.out / name) as file:
             file.write(content.encode())
-    save_png(grid(pictures[DDPM.name]), plan.out / "samples.png")
+    save_png(grid(samples[DDPM.name]), plan.out / "samples.png")
 
 
 def main() -> int:
@@ -177,11 +183,11 @@ def main() -> int:
     announce(plan)
     results = compare(plan, Reference(network, **data))
     if results is None:
-        print(f"\nstopped, saved; the same command with --out {plan.out} goes on")
+        print(f"\nstopped and saved; the same command with --out {plan.out} continues")
         return cli.INTERRUPTED
     print(f"\n{as_markdown(results)}\n\n{verdict(results)}")
     minutes = (time.perf_counter() - started) / 60
-    print(f"{minutes:.1f} min, {cli.peak_memory()}. In {plan.out}: report.html, report.md and more")
+    print(f"{minutes:.1f} min, {cli.peak_memory()}. Wrote report.html and report.md in {plan.out}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Make pictures with a trained model: a run directory, or a diffusers pipeline of a UNet2DModel.
+"""Draw samples from a trained model: a run directory or a diffusers pipeline with a UNet2DModel.
 
 python examples/sample.py --model runs/mnist --sampler dpm_solver --steps 20
 python examples/sample.py --model runs/digits --label 7 --guidance 2
@@ -27,35 +27,53 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cli.add_model(parser)
-    parser.add_argument("--count", type=cli.positive, default=64, help="pictures to make (64)")
+    parser.add_argument("--count", type=cli.positive, default=64, help="samples to draw (64)")
     parser.add_argument("--sampler", default="ddpm", choices=SAMPLERS, help="default: ddpm")
-    parser.add_argument("--steps", type=int, help="of the sampler (ddpm: all T; others: 50)")
-    parser.add_argument("--label", type=int, help="the digit, for a class-conditional model (all)")
+    parser.add_argument("--steps", type=int, help="sampling steps (ddpm: all T; others: 50)")
     parser.add_argument(
-        "--guidance", type=float, default=1.0, help="how much the label is exaggerated (1: not)"
+        "--label",
+        type=int,
+        help="class label, for a class-conditional model (default: all classes)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="decides the noise (0)")
-    parser.add_argument("--batch-size", type=cli.positive, default=64, help="at a time (64)")
-    parser.add_argument("--out", type=Path, help="the grid (default: a new samples.png here)")
-    parser.add_argument("--npz", type=Path, help="also all pictures, uint8 [N, H, W], as 'images'")
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, help="strength of the conditioning (1: no guidance)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed (0)")
+    parser.add_argument(
+        "--batch-size", type=cli.positive, default=64, help="samples per batch (64)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="PNG file for the grid "
+        "(default: samples.png, or a free name, in the current directory)",
+    )
+    parser.add_argument(
+        "--npz", type=Path, help="also write all samples, uint8 [N, H, W], as 'images'"
+    )
     return parser.parse_args()
 
 
 def choose_labels(
     args: argparse.Namespace, unet: minddpm.UNet2D
 ) -> tuple[np.ndarray | None, int | None]:
-    """The label of each picture and the columns of the grid; None, None without classes."""
+    """Return the label of each sample and the number of grid columns.
+
+    Both are None if the model has no classes.
+    """
     labels, columns = class_rows(unet, args.count)
     if args.label is not None:
         labels, columns = np.full(args.count, args.label), None
         if not unet.num_classes or not 0 <= args.label < unet.num_classes:
-            known = (
-                f"0 .. {unet.num_classes - 1}" if unet.num_classes else "none: leave --label out"
+            remedy = (
+                f"choose 0 .. {unet.num_classes - 1}"
+                if unet.num_classes
+                else "the model has no classes; omit --label"
             )
-            raise InputError(f"label {args.label} of {args.model}: its classes are {known}.")
+            raise InputError(f"{args.model} has no label {args.label}: {remedy}.")
     if labels is None and args.guidance != 1:
         raise InputError(
-            f"{args.model} has no classes for --guidance: leave it out, or train a model with "
+            f"{args.model} is not class-conditional: omit --guidance, or train with "
             "--class-conditional."
         )
     return labels, columns
@@ -76,9 +94,9 @@ def main() -> None:
     each = 2 if diffusion.variance == "learned_range" else 1
     if channels not in ((1, each), (3, 3 * each)):
         raise InputError(
-            f"{args.model} maps {channels[0]} channels to {channels[1]}, variance "
-            f"{diffusion.variance}: choose a model of grey or colour pictures, with twice as many "
-            "channels out where the variance is learned_range."
+            f"{args.model} maps {channels[0]} channels to {channels[1]} with variance "
+            f"{diffusion.variance}: choose a model of grey or colour images, with twice as many "
+            "output channels if the variance is learned_range."
         )
     labels, columns = choose_labels(args, unet)
     steps = args.steps
@@ -86,27 +104,23 @@ def main() -> None:
         steps = diffusion.T if args.sampler == "ddpm" else min(50, diffusion.T)
 
     batch = min(args.batch_size, args.count)
-    minddpm.samplers.timesteps(diffusion.T, steps)  # refuses a wrong number before the timing
+    minddpm.samplers.timesteps(diffusion.T, steps)  # check steps before timing the model
     for path in filter(None, (out, args.npz)):
         check_writable(path)
     each_run = seconds_per_run(unet, batch, args.guidance) * args.count / batch
     if args.sampler in ADAPTIVE:
-        print(
-            f"{args.count} pictures by {args.sampler}: {each_run:.1f} s for each run of the model"
-        )
+        print(f"{args.count} samples with {args.sampler}: {each_run:.1f} s per model evaluation")
     else:
         seconds = each_run * steps * (2 if args.sampler == "probability_flow" else 1)
-        print(
-            f"{args.count} pictures by {steps} {args.sampler} steps: about {seconds / 60:.1f} min"
-        )
-    pictures = generate(
+        print(f"{args.count} samples in {steps} {args.sampler} steps: about {seconds / 60:.1f} min")
+    samples = generate(
         (unet, diffusion), args.count, args.sampler, steps, args.seed, args.batch_size,
         labels=labels, guidance=args.guidance,
     )  # fmt: skip
-    save_png(grid(pictures, columns), out)
+    save_png(grid(samples, columns), out)
     files = str(out)
     if args.npz is not None:
-        pixels = to_uint8(pictures)
+        pixels = to_uint8(samples)
         with atomic_write(args.npz) as file:
             np.savez_compressed(file, images=pixels[..., 0] if pixels.shape[3] == 1 else pixels)
         files += f" and {args.npz}"

@@ -1,8 +1,8 @@
-"""Train the classifier that judges what the other models draw, on MNIST.
+"""Train on MNIST the classifier that evaluates the other models' samples.
 
     python examples/train_classifier.py
 
-It leaves classifier.safetensors; the one that the package brings along was made so.
+Writes classifier.safetensors; the judge shipped with the package was trained this way.
 """
 
 import argparse
@@ -22,8 +22,7 @@ from minddpm.baselines.classifier.training import (
     accuracy,
     in_batches,
 )
-from minddpm.commands import cli
-from minddpm.commands import training_run as command
+from minddpm.commands import cli, training_run
 from minddpm.commands.run_figures import draw_log
 from minddpm.data import ImageDataset, load_mnist, to_float
 from minddpm.drawing import grid, save_png
@@ -32,20 +31,20 @@ from minddpm.training.run_directory import RunDirectory
 
 DEFAULT_OUT = Path("runs/classifier")
 FILE = "classifier.safetensors"
-RUN_OPTIONS: dict[str, Any] = {**command.MACHINE, **dataclasses.asdict(ClassifierOptions())}
+RUN_OPTIONS: dict[str, Any] = {**training_run.MACHINE, **dataclasses.asdict(ClassifierOptions())}
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    command.add_run(parser, DEFAULT_OUT)
-    command.add_options(parser, ClassifierOptions())
+    training_run.add_run(parser, DEFAULT_OUT)
+    training_run.add_options(parser, ClassifierOptions())
     return parser.parse_args()
 
 
 def draw_mistakes(run: RunDirectory, classifier: Classifier, test: ImageDataset) -> None:
-    """mistakes.png: the test digits that it takes for another, for a person to judge."""
+    """Draw up to 100 misclassified test digits in mistakes.png."""
     wrong = in_batches(classifier, test.images).argmax(axis=1) != test.labels
     if wrong.any():
         save_png(
@@ -55,33 +54,33 @@ def draw_mistakes(run: RunDirectory, classifier: Classifier, test: ImageDataset)
 
 def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> int:
     started = time.perf_counter()
-    training = command.training_options(ClassifierOptions, options)
+    training = training_run.training_options(ClassifierOptions, options)
     minddpm.manual_seed(training.seed)
     loop = ClassifierLoop(Classifier(), load_mnist(args.data_dir), run, training)
-    command.begin(args, loop, options)
-    if not command.train(loop):
+    training_run.begin(args, loop, options)
+    if not training_run.train(loop):
         return cli.INTERRUPTED
     test = load_mnist(args.data_dir, "test")
     with loop.ema.applied():
-        share = accuracy(loop.module, test.images, test.labels)
+        fraction_correct = accuracy(loop.module, test.images, test.labels)
         draw_mistakes(run, loop.module, test)
         source = f"{len(test):,} test digits after training on {len(loop.dataset):,}"
-        save_classifier(loop.module, run.path / FILE, share, source)
-    draw_log(run, {"cross entropy": "loss", "share of errors": "error"}, "", log_y=True)
+        save_classifier(loop.module, run.path / FILE, fraction_correct, source)
+    draw_log(run, {"cross entropy": "loss", "error rate": "error"}, "", log_y=True)
     minutes = (time.perf_counter() - started) / 60
     print(
-        f"{share:.2%} of {source}; {minutes:.1f} min, {cli.peak_memory()}. "
-        f"In {run.path}: {FILE}, mistakes.png, loss.png and loss.csv."
+        f"{fraction_correct:.2%} of {source}; {minutes:.1f} min, {cli.peak_memory()}. "
+        f"Wrote {FILE}, mistakes.png, loss.png and loss.csv in {run.path}."
     )
     return 0
 
 
 def main() -> int:
     args = parse()
-    run = command.choose_run(args, DEFAULT_OUT)
-    options = command.choose_options(args, run, RUN_OPTIONS, {})
-    command.start(options)
-    return command.interruptible(run, lambda: train(args, run, options))
+    run = training_run.choose_run(args, DEFAULT_OUT)
+    options = training_run.choose_options(args, run, RUN_OPTIONS, {})
+    training_run.start(options)
+    return training_run.interruptible(run, lambda: train(args, run, options))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Train a DDPM on MNIST (or on a folder of pictures) and leave samples, curves and the model.
+"""Train a DDPM on MNIST (or a folder of images); write the model, samples and loss curves.
 
     python examples/train_mnist.py
     python examples/train_mnist.py --out runs/mnist --resume --steps 4000
 
-The directory that it writes opens in diffusers too: DDPMPipeline.from_pretrained("runs/mnist").
+diffusers can also open the run directory: DDPMPipeline.from_pretrained("runs/mnist").
 """
 
 import argparse
@@ -16,9 +16,7 @@ from typing import Any
 
 import minddpm
 from minddpm import backend
-from minddpm.commands import cli
-from minddpm.commands import run_figures as report
-from minddpm.commands import training_run as command
+from minddpm.commands import cli, run_figures, training_run
 from minddpm.data import ImageDataset, load_folder, load_mnist
 from minddpm.diffusion.losses import LOSSES
 from minddpm.diffusion.reverse import PREDICTIONS, VARIANCES
@@ -29,9 +27,9 @@ from minddpm.training.run_directory import RunDirectory
 DEFAULT_OUT = Path("runs/mnist")
 MODELS = {"small": minddpm.SMALL, "paper": minddpm.PAPER}
 
-# Options that are part of the run: a resumed run has those of its beginning.
+# Options stored with the run: --resume reads them from run.json.
 RUN_OPTIONS: dict[str, Any] = {
-    **command.MACHINE,
+    **training_run.MACHINE,
     "model": "small",
     "timesteps": 1000,
     "schedule": "linear",
@@ -55,14 +53,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    command.add_run(parser, DEFAULT_OUT)
-    parser.add_argument("--samples", type=cli.positive, default=64, help="in samples.png (64)")
-    parser.add_argument(
-        "--sample-steps", type=cli.positive, help="steps for samples.png (250, at most T)"
-    )
-    group = parser.add_argument_group("the run", "kept in run.json; --resume takes them from there")
+    training_run.add_run(parser, DEFAULT_OUT)
+    parser.add_argument("--samples", type=cli.positive, default=64, help="samples to draw (64)")
+    parser.add_argument("--sample-steps", type=cli.positive, help="sampling steps (250, at most T)")
+    group = parser.add_argument_group("the run", "stored in run.json and reused by --resume")
     length = group.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=cli.positive, help="passes over the data, for --steps")
+    length.add_argument("--epochs", type=cli.positive, help="passes over the data; sets --steps")
 
     def add(name: str, kind: Any, text: str, to: Any = group) -> None:
         to.add_argument(
@@ -72,40 +68,41 @@ def parse() -> argparse.Namespace:
             help=f"{text} (default: {RUN_OPTIONS[name]})",
         )
 
-    add("steps", cli.positive, "training steps in all", length)
-    add("batch_size", cli.positive, "images in a step")
-    add("seed", int, "decides the initial weights, batches and noise")
+    add("steps", cli.positive, "total training steps", length)
+    add("batch_size", cli.positive, "images per step")
+    add("seed", int, "determines the initial weights, batches and noise")
     add("lr", float, "learning rate of Adam")
     add("warmup_steps", int, "steps of linear warm-up of the learning rate")
-    add("cooldown", float, "share of the steps, the last ones, in which the rate falls to zero")
-    add("clip_norm", float, "longest gradient")
+    add("cooldown", float, "final fraction of the steps, in which the learning rate falls to zero")
+    add("clip_norm", float, "largest norm of the gradient")
     add("weight_decay", float, "decoupled weight decay (AdamW)")
-    add("ema_decay", float, "of the averaged weights, with which samples are made")
+    add("ema_decay", float, "decay of the averaged weights, which are used for sampling")
     add("model", str, "small: 1.6M parameters; paper: Ho et al.'s CIFAR-10 model, 35.7M")
     add("timesteps", cli.positive, "T, the length of the diffusion process")
-    add("schedule", str, "of the noise")
-    add("prediction", str, "what the network predicts")
-    add("variance", str, "of the reverse step; learned_range goes with --loss hybrid or vlb")
-    add("loss", str, "simple; vlb, the bound in bits/dim; hybrid, which adds 0.001 of it")
+    add("schedule", str, "noise schedule")
+    add("prediction", str, "the quantity that the network predicts")
+    add("variance", str, "variance of the reverse step; learned_range needs --loss hybrid or vlb")
+    add("loss", str, "simple; vlb: the bound in bits/dim; hybrid: simple + 0.001 vlb")
     for name, text in (
-        ("importance-sampling", "draw t by how much its loss varies, for --loss vlb"),
-        ("class-conditional", "tell the model the digit, now and then none, for guidance"),
+        ("importance-sampling", "draw t in proportion to its RMS loss, for --loss vlb"),
+        ("class-conditional", "condition on the class, and drop some labels to allow guidance"),
     ):
         group.add_argument(f"--{name}", action="store_true", default=None, help=text)
-    add("label_dropout", float, "share of the pictures whose class is left out")
-    add("image_folder", Path, "train on the pictures in this folder instead of MNIST")
-    add("image_size", cli.positive, "height and width of the pictures of --image-folder")
-    add("log_every", cli.positive, "steps for one row of loss.csv")
+    add("label_dropout", float, "probability that an image's class is dropped")
+    add("image_folder", Path, "train on the images in this folder instead of MNIST")
+    add("image_size", cli.positive, "height and width of the images of --image-folder")
+    add("log_every", cli.positive, "steps per row of loss.csv")
     add("checkpoint_every", cli.positive, "steps between checkpoints")
     args = parser.parse_args()
     if args.image_folder is not None:
         if args.data_dir is not None:
-            parser.error("--data-dir is for MNIST, --image-folder for other pictures: give one")
-        args.image_folder = str(args.image_folder.resolve())  # to be found again when resuming
+            parser.error("--data-dir is for MNIST, --image-folder for other images: give only one")
+        args.image_folder = str(args.image_folder.resolve())  # --resume may run elsewhere
     return args
 
 
 def load_data(args: argparse.Namespace, options: dict[str, Any]) -> ImageDataset:
+    """Return MNIST's training set, or the images of --image-folder."""
     if options["image_folder"] is None:
         return load_mnist(args.data_dir)
     channels = MODELS[options["model"]]["in_channels"]
@@ -113,7 +110,7 @@ def load_data(args: argparse.Namespace, options: dict[str, Any]) -> ImageDataset
 
 
 def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> Trainer:
-    """The trainer at the step where it has to begin; nothing but an empty directory is written."""
+    """Return the trainer before its first step; create only an empty directory."""
     dataset = load_data(args, options)
     if args.epochs is not None:
         options["steps"] = -(-args.epochs * len(dataset) // options["batch_size"])
@@ -122,18 +119,18 @@ def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]
         options["prediction"],
         options["variance"],
     )
-    training = command.training_options(TrainingOptions, options)
+    training = training_run.training_options(TrainingOptions, options)
     minddpm.manual_seed(training.seed)
     _, H, W, C = dataset.images.shape
     config = {**MODELS[options["model"]], "sample_size": H, "in_channels": C, "out_channels": C}
     if options["variance"] == "learned_range":
         config["out_channels"] = 2 * C
     if training.class_conditional and dataset.labels is not None:
-        config["num_class_embeds"] = int(dataset.labels.max()) + 2  # and one for none
+        config["num_class_embeds"] = int(dataset.labels.max()) + 2  # the last means "no class"
     unet = minddpm.UNet2D(**config)
     unet.check_image_size(H, W)
     trainer = Trainer(unet, diffusion, dataset, run, training)
-    command.open_run(args, trainer)
+    training_run.open_run(args, trainer)
     return trainer
 
 
@@ -141,35 +138,35 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
     started = time.perf_counter()
     T = options["timesteps"]
     sample_steps = min(250, T) if args.sample_steps is None else args.sample_steps
-    minddpm.samplers.timesteps(T, sample_steps)  # refuses a wrong number before the training
+    minddpm.samplers.timesteps(T, sample_steps)  # check steps before training
     trainer = prepare(args, run, options)
     seconds = seconds_per_run(trainer.unet, args.samples) * sample_steps
-    command.announce(trainer, options, f", then {args.samples} samples", seconds)
+    training_run.announce(trainer, options, f", then {args.samples} samples", seconds)
     run.write_info(options, trainer.dataset.identity())
 
     unet, diffusion, seed = trainer.unet, trainer.diffusion, trainer.options.seed
-    report.draw_forward(run, diffusion, trainer.dataset, seed)
-    if not command.train(trainer):
+    run_figures.draw_forward(run, diffusion, trainer.dataset, seed)
+    if not training_run.train(trainer):
         return cli.INTERRUPTED
-    report.draw_loss(run)
+    run_figures.draw_loss(run)
     with trainer.ema.applied():
-        report.draw_samples(run, unet, diffusion, args.samples, "ddpm", sample_steps, seed)
+        run_figures.draw_samples(run, unet, diffusion, args.samples, "ddpm", sample_steps, seed)
     print(
         f"{(time.perf_counter() - started) / 60:.1f} min, {cli.peak_memory()}. "
-        f"In {run.path}: samples.png, denoising.gif, forward.png, loss.png, loss.csv and the model "
-        "(averaged weights), which diffusers opens too."
+        "Wrote samples.png, denoising.gif, forward.png, loss.png, loss.csv and the model "
+        f"(averaged weights; diffusers opens it, too) in {run.path}."
     )
     sample = Path(sys.argv[0]).with_name("sample.py")
-    print(f"more digits: {shlex.join([sys.executable, str(sample), '--model', str(run.path)])}")
+    print(f"more samples: {shlex.join([sys.executable, str(sample), '--model', str(run.path)])}")
     return 0
 
 
 def main() -> int:
     args = parse()
-    run = command.choose_run(args, DEFAULT_OUT)
-    options = command.choose_options(args, run, RUN_OPTIONS, CHOICES)
-    command.start(options)
-    return command.interruptible(run, lambda: train(args, run, options))
+    run = training_run.choose_run(args, DEFAULT_OUT)
+    options = training_run.choose_options(args, run, RUN_OPTIONS, CHOICES)
+    training_run.start(options)
+    return training_run.interruptible(run, lambda: train(args, run, options))
 
 
 if __name__ == "__main__":

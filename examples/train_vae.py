@@ -1,8 +1,8 @@
-"""Train a VAE on MNIST, to compare with the DDPM, or to see its code collapse.
+"""Train a VAE on MNIST for comparison with the DDPM, or to see the latent code collapse.
 
 python examples/train_vae.py
 python examples/train_vae.py --likelihood gaussian      # a bound in bits/dim
-python examples/train_vae.py --beta 30                  # a posterior that says nothing
+python examples/train_vae.py --beta 30                  # a posterior equal to the prior
 """
 
 import argparse
@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 
 import minddpm
-from minddpm.baselines.sampling import bound, from_vae, reconstructions
+from minddpm.baselines.sampling import bound, reconstructions, sample_vae
 from minddpm.baselines.vae.model import LIKELIHOODS, VAE, active_units
-from minddpm.baselines.vae.training import FILE, VAELoop, VAEOptions
-from minddpm.commands import cli
-from minddpm.commands import training_run as command
+from minddpm.baselines.vae.training import VAE_FILE, VAELoop, VAEOptions
+from minddpm.commands import cli, training_run
 from minddpm.commands.run_figures import draw_log
 from minddpm.data import ImageDataset, load_mnist, to_float
 from minddpm.drawing import grid, save_png, strip
@@ -28,7 +27,7 @@ from minddpm.training.run_directory import RunDirectory
 
 DEFAULT_OUT = Path("runs/vae")
 RUN_OPTIONS: dict[str, Any] = {
-    **command.MACHINE,
+    **training_run.MACHINE,
     "likelihood": "bernoulli",
     "latent": 16,
     **dataclasses.asdict(VAEOptions()),
@@ -39,60 +38,60 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    command.add_run(parser, DEFAULT_OUT)
-    group = command.add_options(parser, VAEOptions())
-    group.add_argument("--likelihood", choices=LIKELIHOODS, help="of a pixel (bernoulli)")
-    group.add_argument("--latent", type=cli.positive, help="numbers in a code (16)")
+    training_run.add_run(parser, DEFAULT_OUT)
+    group = training_run.add_options(parser, VAEOptions())
+    group.add_argument("--likelihood", choices=LIKELIHOODS, help="of each pixel (bernoulli)")
+    group.add_argument("--latent", type=cli.positive, help="latent dimensions (16)")
     return parser.parse_args()
 
 
-def tell_bound(vae: VAE, test: ImageDataset) -> str:
-    """The bound on the test digits and the active units, in a sentence."""
+def describe_bound(vae: VAE, test: ImageDataset) -> str:
+    """Return one line with the bound on the test digits and the number of active units."""
     reconstruction, kl, codes = bound(vae, test)
     nats = reconstruction + kl.sum(axis=1)
     error = nats.std(ddof=1) / math.sqrt(len(nats)) if len(nats) > 1 else math.nan
-    told = (
+    text = (
         f"-ELBO of {len(test):,} test digits: {nats.mean():.2f} nats (standard error {error:.2f}), "
         f"reconstruction {reconstruction.mean():.2f} and KL {kl.sum(axis=1).mean():.2f}"
     )
     if vae.likelihood == "gaussian":
-        told += f"; {nats.mean() / math.log(2) / test.images[0].size:.3f} bits/dim"
-    return f"{told}; {active_units(codes)} of {vae.latent} units are active"
+        text += f"; {nats.mean() / math.log(2) / test.images[0].size:.3f} bits/dim"
+    return f"{text}; {active_units(codes)} of {vae.latent} units are active"
 
 
 def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> int:
     started = time.perf_counter()
-    training = command.training_options(VAEOptions, options)
+    training = training_run.training_options(VAEOptions, options)
     minddpm.manual_seed(training.seed)
     vae = VAE(latent=options["latent"], likelihood=options["likelihood"])
     loop = VAELoop(vae, load_mnist(args.data_dir), run, training)
-    command.begin(args, loop, options)
-    if not command.train(loop):
+    training_run.begin(args, loop, options)
+    if not training_run.train(loop):
         return cli.INTERRUPTED
     test = load_mnist(args.data_dir, "test")
     with loop.ema.applied():
-        save_png(grid(from_vae(vae, 64, training.seed)), run.path / "samples.png")
+        save_png(grid(sample_vae(vae, 64, training.seed)), run.path / "samples.png")
         shown = test.images[:16]
         pairs = np.stack([to_float(shown), reconstructions(vae, shown)], axis=1)
         save_png(strip(list(pairs)), run.path / "reconstructions.png")
-        print(tell_bound(vae, test))
-    names = {"reconstruction": "reconstruction", "KL": "kl", "both": "loss"}
-    draw_log(run, names, "nats for each picture", log_y=True)
+        print(describe_bound(vae, test))
+    names = {"reconstruction": "reconstruction", "KL": "kl", "sum": "loss"}
+    draw_log(run, names, "nats per image", log_y=True)
     minutes = (time.perf_counter() - started) / 60
     print(
-        f"{minutes:.1f} min, {cli.peak_memory()}. In {run.path}: samples.png, "
-        f"reconstructions.png, loss.png, loss.csv and {FILE} (averaged weights)."
+        f"{minutes:.1f} min, {cli.peak_memory()}. Wrote samples.png, reconstructions.png, "
+        f"loss.png, loss.csv and {VAE_FILE} (averaged weights) in {run.path}."
     )
     return 0
 
 
 def main() -> int:
     args = parse()
-    run = command.choose_run(args, DEFAULT_OUT)
+    run = training_run.choose_run(args, DEFAULT_OUT)
     choices = {"likelihood": list(LIKELIHOODS)}
-    options = command.choose_options(args, run, RUN_OPTIONS, choices)
-    command.start(options)
-    return command.interruptible(run, lambda: train(args, run, options))
+    options = training_run.choose_options(args, run, RUN_OPTIONS, choices)
+    training_run.start(options)
+    return training_run.interruptible(run, lambda: train(args, run, options))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Arrays of either library: their type, and the library of a given array."""
+"""Arrays of NumPy or CuPy: their type, and the library of a given array."""
 
 import sys
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""Dispatch of the compiled kernel sets: contiguous float32 arrays, else the reference."""
+"""Dispatch of compiled kernel sets: float32 arrays to their kernels, others to the reference."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -12,9 +12,9 @@ from minddpm.kernels.arrays import array_module
 
 
 def float32_only(function: Callable) -> Callable:
-    """Return `function` for contiguous float32 arrays; it calls the reference for other types.
+    """Make `function` call the reference unless all arrays are float32; it gets contiguous ones.
 
-    The reference's function is the one with the same name. The parameter `saved`, which the forward
+    The reference's function has the same name. The parameter `saved`, which the forward
     of the same kernel set returned, is passed on unchanged.
     """
     names = list(signature(function).parameters)

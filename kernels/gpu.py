@@ -1,4 +1,4 @@
-"""The GPU in use, and the reasons why CuPy cannot use it, as sentences with the remedy."""
+"""The GPU in use, and why CuPy cannot use it: each reason is one sentence with its remedy."""
 
 import importlib
 from types import ModuleType
@@ -36,7 +36,7 @@ def gpu_problem() -> str | None:
 def _compiler_problem(cuda: ModuleType) -> str | None:
     """Return why NVRTC cannot compile kernels for the GPU, or None if it can.
 
-    CuPy would load it only for the first kernel.
+    CuPy itself loads NVRTC only for the first kernel.
     """
     try:
         known = cuda.nvrtc.getSupportedArchs()
@@ -44,7 +44,7 @@ def _compiler_problem(cuda: ModuleType) -> str | None:
     except Exception as error:
         return f"the cupy backend could not load CUDA's compiler ({_first_line(error)}): {INSTALL}"
     has = architecture(cuda)
-    # For a GPU newer than NVRTC, CuPy takes NVRTC's latest architecture: valid within a family.
+    # For a GPU newer than NVRTC, CuPy takes NVRTC's latest architecture, valid within a family.
     if has in known or (has > max(known) and has // 10 == max(known) // 10):
         return None
     return f"NVRTC {version}, CUDA's compiler, makes no code for this GPU of sm_{has}: {INSTALL}"
@@ -65,7 +65,7 @@ NOT_FITTING = (
 def device_problem(error: BaseException) -> str | None:
     """Return why the GPU failed, as one sentence with the remedy, or None for any other error.
 
-    The error of a wrong kernel is one of the others: its author needs the traceback.
+    An error of a wrong kernel returns None, too: its author needs the traceback.
     """
     text, line = str(error), _first_line(error)
     from_cupy = type(error).__module__.startswith(("cupy", "cuda.", "minddpm.kernels.emulator"))

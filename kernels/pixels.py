@@ -11,7 +11,7 @@ from minddpm.kernels.shapes import Padding
 
 
 def are_pixels(x_shape: Sequence[int], padding: Padding) -> bool:
-    """Return whether conv_transpose2d is a product: images of one pixel, and no padding to cut."""
+    """Return whether conv_transpose2d is a matrix product: images of one pixel, no padding."""
     return tuple(x_shape[1:3]) == (1, 1) and not any(map(any, padding))
 
 

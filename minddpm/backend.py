@@ -1,4 +1,4 @@
-"""The seam: which array library holds the data and which kernel set computes on it.
+"""The seam: it chooses the array library that holds the data and the kernels that compute on it.
 
     backend   arrays   kernels
     numpy     NumPy    minddpm.kernels.reference
@@ -7,10 +7,10 @@
 
 "cupy-reference" is CuPy with the reference kernels: plain CuPy calls, cuBLAS underneath.
 
-The rooms above this file write ``backend.xp.exp(x)`` for plain array code and
+The packages above this file write ``backend.xp.exp(x)`` for plain array code and
 ``backend.kernels.conv2d(...)`` for the hot operations, whichever backend is in use.
 CuPy is imported only if it is chosen. With MINDDPM_CUDA=emulate in the environment a stand-in
-on the CPU is imported in its place (kernels/emulator/cupy_on_cpu/).
+on the CPU is imported instead (kernels/emulator/cupy_on_cpu/).
 """
 
 import importlib
@@ -41,7 +41,7 @@ BACKENDS = {
 }
 NAMES = tuple(BACKENDS)
 
-SMALL_BYTES = 1 << 14  # up to this size zlib checksums all bytes of an array
+SMALL_BYTES = 1 << 14  # in arrays of at most this size, zlib checksums all bytes
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ def set_backend(name: str) -> Backend:
 
 
 def set_threads(n: int | None) -> int | None:
-    """Run the active backend's kernels in n threads; None: in as many as this process may use.
+    """Set the active backend's number of threads; None: as many as this process may use.
 
     Returns the number, or None if the array library decides it (numpy and cupy).
-    Raises InputError for a number below 1 or above the machine's.
+    Raises InputError for a number below 1 or above the machine's maximum.
     """
     if n is not None and n < 1:
         raise InputError(f"{n} threads: choose --threads 1 or more.")
@@ -105,12 +105,12 @@ def set_threads(n: int | None) -> int | None:
 
 
 def set_precision(name: str) -> str:
-    """Let convolutions round their factors, which is faster; sums and statistics stay float32.
+    """Set the type to which convolutions round their factors; sums and statistics stay float32.
 
     name: "float32" (no rounding), "tf32" (11 significant bits, the range of float32), "fp16" (11
     significant bits, from 6e-8 to 65504) or "bf16" (8 significant bits, the range of float32).
-    With the last two, silu(norm(x)) before such a convolution is stored in 16 bits. Returns name.
-    Raises InputError for an unknown name, or if the backend or the GPU has no such cores.
+    Rounding is faster. fp16 and bf16 also store silu(norm(x)) in 16 bits. Returns name.
+    Raises InputError for an unknown name, or if the backend or GPU does not support the precision.
     """
     if name not in PRECISIONS:
         raise InputError(f"unknown precision {name!r}: choose {', '.join(PRECISIONS)}.")
@@ -128,7 +128,7 @@ def set_precision(name: str) -> str:
 
 
 def precisions() -> list[str]:
-    """Return those of PRECISIONS that the GPU in use supports; without a GPU only float32."""
+    """Return the PRECISIONS that the active GPU supports; without a GPU only float32."""
     on_gpu = BACKENDS[active().name][0] == "cupy"
     return available_precisions(active().xp.cuda) if on_gpu else ["float32"]
 
@@ -153,8 +153,8 @@ def to_numpy(x: Array) -> np.ndarray:
     return np.asarray(x) if xp is np else xp.asnumpy(x)
 
 
-# Above SMALL_BYTES the sums of x's columns, as a matrix of 509 words in a row, take a tenth of the
-# time. 509 is prime: a reversed or shifted image or kernel moves its words to other columns.
+# Above SMALL_BYTES, checksumming the column sums of x, as a matrix with 509 words per row, takes a
+# tenth of the time. 509 is prime: reversing or shifting an image moves its words to other columns.
 def fingerprint(x: Array) -> int | None:
     """Return a checksum of the bytes of x; None on a device, where it would synchronise."""
     if not isinstance(x, np.ndarray):
@@ -176,7 +176,7 @@ def freeze(x: Array) -> bool:
 
 
 def thaw(x: np.ndarray) -> None:
-    """Undo freeze."""
+    """Make an array that freeze() made read-only writable again."""
     x.flags.writeable = True
 
 

@@ -1,4 +1,4 @@
-"""The two kinds of failure that minddpm reports deliberately."""
+"""The two exceptions that minddpm raises for wrong use."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Any number of pictures from a model, in batches, the same ones whatever the batch size."""
+"""Generate any number of samples, in batches; sample i does not depend on the batch size."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -28,9 +28,10 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
     "probability_flow": samplers.probability_flow,
     "probability_flow_adaptive": samplers.probability_flow_adaptive,
 }
-# By FID; 2S, whose steps are twice as long, gains nothing by 20 of them and loses by 10.
+# Samplers whose timesteps are evenly spaced in log SNR, chosen by FID. dpm_solver_2s, whose steps
+# are twice as long, gains nothing from it at 20 steps and loses at 10.
 IN_LOG_SNR = ("dpm_solver", "dpm_solver_sde")
-ADAPTIVE = ("probability_flow_adaptive",)  # whose number of steps nobody knows before
+ADAPTIVE = ("probability_flow_adaptive",)  # number of steps not known in advance
 
 
 def generate(
@@ -44,15 +45,15 @@ def generate(
     labels: np.ndarray | None = None,
     guidance: float = 1.0,
 ) -> np.ndarray:
-    """Return `count` images, float32 [count, H, W, C] in about [-1, 1] on the host; show a bar.
+    """Return `count` samples, float32 [count, H, W, C] in about [-1, 1]; show a progress bar.
 
-    model: what minddpm.load returns, or (unet, diffusion). A saved model has averaged weights.
-    sampler: a key of SAMPLERS. steps: None for all T. seed: image i depends on (seed, i) alone, not
-    on the batch size. labels: int [count], for a class-conditional model; guidance exaggerates
-    their effect (diffusion/sampling/guidance.py). watch(number of images before this batch, step)
-    is called at every step.
-    Raises InputError for an unknown sampler, a count below 1, steps outside 1 .. T, and labels that
-    the model lacks or does not know.
+    model: (unet, diffusion), for example the result of minddpm.load, which has averaged weights.
+    sampler: a key of SAMPLERS. steps: number of sampling steps; None for all T. seed: sample i
+    depends on (seed, i) alone, not on the batch size. labels: int [count], for a class-conditional
+    model; guidance exaggerates their effect (diffusion/sampling/guidance.py). watch is called after
+    every step, as watch(number of samples in earlier batches, step). The result is on the host.
+    Raises InputError for an unknown sampler, a count below 1, steps outside 1 .. T, missing labels,
+    and labels that the model does not know.
     """
     unet, diffusion = model
     if sampler not in SAMPLERS:
@@ -66,14 +67,14 @@ def generate(
     if labels is not None and len(labels) != count:
         raise InputError(f"{len(labels)} labels for {count} images: give one for each.")
     if steps is not None:
-        timesteps(diffusion.T, steps)  # refuses a wrong number, also where it means nothing
+        timesteps(diffusion.T, steps)  # checks steps, even if the sampler ignores them
     H, W = image_size(unet)
     C = unet.config["in_channels"]
     starts = range(0, count, batch_size)
     images = np.empty((count, H, W, C), np.float32)
     total = None if sampler in ADAPTIVE else len(starts) * (steps or diffusion.T)
     with (
-        _evaluating(unet),
+        _eval_mode(unet),
         backend.kernels.constant_weights(),
         tqdm(total=total, unit="step", desc=sampler) as bar,
     ):
@@ -95,13 +96,13 @@ def generate(
 
 
 def spacing(sampler: str) -> str:
-    """Which of the model's T steps a sampler of fewer takes: even in t, or in log SNR."""
+    """Return how a sampler spaces its timesteps: evenly in "log_snr", or in t ("linspace")."""
     return "log_snr" if sampler in IN_LOG_SNR else "linspace"
 
 
 @contextmanager
-def _evaluating(unet: UNet2D) -> Iterator[None]:
-    """Without dropout, which is for training; afterwards as before."""
+def _eval_mode(unet: UNet2D) -> Iterator[None]:
+    """Set eval mode (no dropout) within the block, and restore the previous mode afterwards."""
     before = unet.training
     unet.eval()
     try:
@@ -110,31 +111,29 @@ def _evaluating(unet: UNet2D) -> Iterator[None]:
         unet.train(before)
 
 
-def conditioned(unet: UNet2D, labels: np.ndarray | None, guidance: float = 1.0) -> Model:
-    """The model, told these classes if there are any."""
-    return unet if labels is None else Guided(unet, labels, guidance)
+def conditioned(unet: UNet2D, labels: np.ndarray, guidance: float = 1.0) -> Model:
+    """Return the model conditioned on labels [N]; without classes, return it unchanged."""
+    return Guided(unet, labels, guidance) if unet.num_classes else unet
 
 
 def seconds_per_run(unet: UNet2D, batch_size: int, guidance: float = 1.0) -> float:
-    """How long a run of the model on a batch takes here, on noise (the second one of two)."""
+    """Return the seconds that the model takes for a batch of noise, timed on its second run."""
     shape = (batch_size, *image_size(unet), unet.config["in_channels"])
     x, t = random.normal(shape, 0, random.CHECK), np.zeros(batch_size, np.int64)
-    model = conditioned(unet, t if unet.num_classes else None, guidance)
+    model = conditioned(unet, t, guidance)
     for _ in range(2):
         start = time.perf_counter()
         with no_grad():
             output = model(x, t)
-            # to the host: a device returns before it is done
+            # Copying to the host synchronises: the kernels of a GPU run asynchronously.
             backend.to_numpy(output.data if isinstance(output, Tensor) else output)
         seconds = time.perf_counter() - start
     return seconds
 
 
 def image_size(unet: UNet2D) -> tuple[int, int]:
-    """(H, W) of the pictures that the model was made for."""
+    """Return (H, W) of the model's images. Raises InputError if its config has no sample_size."""
     size = unet.config["sample_size"]
     if size is None:
-        raise InputError(
-            "the model's config.json has no sample_size: add it, so that we know H, W."
-        )
+        raise InputError("the model's config.json has no sample_size: add it.")
     return (size, size) if isinstance(size, int) else tuple(size)

@@ -1,9 +1,10 @@
-"""A trained model with its diffusion process, as a directory that diffusers opens.
+"""Load and save a trained model with its diffusion process, as a diffusers pipeline.
 
-directory/                      a run directory is a diffusers pipeline:
-  model_index.json              diffusers.DDPMPipeline.from_pretrained(directory)
-  unet/                         models/pretrained.py
-  scheduler/scheduler_config.json         diffusion/scheduler_file.py
+A run directory is such a pipeline; diffusers.DDPMPipeline.from_pretrained(directory) opens it:
+
+    model_index.json                     the classes of the two parts
+    unet/                                the model: see models/pretrained.py
+    scheduler/scheduler_config.json      the process: see diffusion/scheduler_file.py
 """
 
 from pathlib import Path
@@ -16,17 +17,17 @@ from minddpm.storage.json_files import diffusers_header, write_json
 
 
 class Pipeline(NamedTuple):
-    """A model and the diffusion process that it was trained for."""
+    """A model and the diffusion process for which it was trained."""
 
     unet: UNet2D
     diffusion: GaussianDiffusion
 
 
 def load(directory: str | Path) -> Pipeline:
-    """Return the model in a directory and its own diffusion process: (unet, diffusion).
+    """Return the model in a directory and its diffusion process: (unet, diffusion).
 
-    directory: a run directory, or one that diffusers' save_pretrained wrote. The schedule, the
-    prediction and the variance are those of the training; the weights are the averaged ones (EMA).
+    directory: a run directory, or one that diffusers' save_pretrained wrote. The schedule,
+    the prediction and the variance are those used in training; the weights are the EMA weights.
     Raises InputError for missing, damaged or unsupported files.
     """
     return Pipeline(UNet2D.from_pretrained(directory), load_diffusion(directory))

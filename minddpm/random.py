@@ -27,7 +27,7 @@ _MAX_SEED = 2**32 - 1
 
 def check_counter(purpose: int, step: int) -> None:
     """Raise InputError if purpose or step are out of range."""
-    # Larger ones would silently overflow into the next word of the counter or key.
+    # Larger values would silently overflow into the next word of the counter or key.
     if not (0 <= purpose < 2**32 and 0 <= step < 2**64):
         raise InputError(f"purpose {purpose} or step {step} is out of range: call manual_seed.")
 
@@ -44,7 +44,7 @@ def check_seed(seed: int) -> int:
 def normal(shape: tuple[int, ...], seed: int, purpose: int, step: int = 0, first: int = 0) -> Array:
     """Draw standard normal float32 [shape] on the active backend (Box-Muller).
 
-    seed and purpose: 0 .. 2^32 - 1; step: 0 .. 2^64 - 1. first: the number of the first element,
+    seed and purpose: 0 .. 2^32 - 1; step: 0 .. 2^64 - 1. first: the index of the first element,
     so that a large array can be drawn in parts.
     """
     n = math.prod(shape)
@@ -83,8 +83,8 @@ def bits(n: int, seed: int, purpose: int, step: int = 0) -> np.ndarray:
 def integers(high: int, n: int, seed: int, purpose: int, step: int = 0) -> np.ndarray:
     """Draw n integers in 0 .. high - 1, int64 [n], on the host.
 
-    floor(bits * high / 2^32): for high = 1000 no value is likelier than another by more than
-    high / 2^32 = 2.3e-7, which is negligible here.
+    Each integer is floor(bits * high / 2^32). For high = 1000, the probabilities of two integers
+    differ by at most a factor 1 + high / 2^32 = 1 + 2.3e-7, which is negligible here.
     """
     return ((bits(n, seed, purpose, step).astype(np.uint64) * np.uint64(high)) >> 32).astype(
         np.int64
@@ -107,7 +107,7 @@ class _Ambient:
 
 
 def manual_seed(seed: int, step: int = 0) -> None:
-    """Fix the next draws inside models (initial weights, dropout masks).
+    """Set the seed and step of the next draws inside models (initial weights, dropout masks).
 
     The trainer calls this at every step, so that dropout depends on (seed, step) alone.
     """
@@ -120,7 +120,7 @@ def ambient_uniform(shape: tuple[int, ...], purpose: int) -> Array:
 
 
 def ambient_stream(purpose: int) -> tuple[int, int, int]:
-    """Return (seed, purpose, step) of the next draw, for callers that draw it themselves."""
+    """Return (seed, purpose, step) of the next draw, for callers that draw the numbers."""
     _Ambient.draw += 1
     return _Ambient.seed, purpose | _Ambient.draw << 8, _Ambient.step
 

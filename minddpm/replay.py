@@ -1,12 +1,12 @@
-"""Replay: what runs many times is recorded once, then repeated without Python between kernels.
+"""Replay: record a computation once, then repeat it without running Python between kernels.
 
     model = minddpm.replayed(unet)
-    eps = model(x, t)       # for each shape: eager at first, then recorded, then replayed
+    eps = model(x, t)       # calls with one shape: the first is eager, then recorded, then replayed
 
-A sampler calls one model hundreds of times with arrays of one shape. What each call does on a GPU
-is then always the same list of kernels on the same memory: a CUDA graph (kernels/cuda/replay.py).
-A kernel set that cannot record calls the model (kernels/reference). Results are the same bit for
-bit either way, and whoever calls the model need not know.
+A sampler calls one model hundreds of times with arrays of one shape. On a GPU a CUDA graph
+(kernels/cuda/replay.py) then repeats the same kernels on the same memory. Kernel sets that cannot
+record, such as kernels/reference, call the model each time. Results are bit-equal either way, and
+callers need not know whether the model is recorded.
 """
 
 from typing import Any
@@ -19,10 +19,10 @@ from minddpm.nn import Module
 
 
 class Replayed:
-    """A model (x, t) -> array whose work is recorded, once for each shape.
+    """A model (x, t) -> array that is recorded once for each shape.
 
-    Recorded anew when the weights lie in other arrays. A model in training mode is called as it
-    is, since its dropout differs from call to call.
+    It is recorded again if a weight has been replaced by another array. A model in training mode is
+    not recorded, since its dropout differs from call to call.
     """
 
     def __init__(self, model: Model):
@@ -36,7 +36,7 @@ class Replayed:
             return self._run(x, t)
         x, t = backend.xp.asarray(x), backend.xp.asarray(t)
         weights = [p.data for p in self._parameters]
-        if any(now is not then for now, then in zip(weights, self._weights, strict=False)):
+        if any(new is not old for new, old in zip(weights, self._weights, strict=False)):
             self._records.clear()
         self._weights = weights
         key = (backend.active().name, backend.precision(), x.shape, x.dtype, t.shape, t.dtype)
@@ -51,9 +51,10 @@ class Replayed:
 
 
 def replayed(model: Model) -> Model:
-    """Return a model that records what `model` does for a shape and replays it; results are equal.
+    """Return a model that records the work of `model` for each shape and replays it.
 
-    model: (x, t) -> array or Tensor; a UNet2D, or any callable that does the same for all values of
-    x and t and reads none of them on the host. The result has no gradient.
+    model: (x, t) -> array or Tensor; a UNet2D, or any callable that runs the same kernels for all
+    values of x and t and does not read these values on the host. Results are bit-equal to those of
+    `model`, and have no gradient.
     """
     return Replayed(model)

@@ -1,4 +1,4 @@
-"""What the tests of the commands share."""
+"""Shared by the tests of the commands in examples/."""
 
 import importlib.util
 import re
@@ -11,6 +11,7 @@ QUICK += ["--samples", "4", *NUMPY]
 
 
 def load(name):
+    """Import the module examples/<name>.py."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -18,11 +19,12 @@ def load(name):
 
 
 def snapshot(folder):
+    """Return {path: bytes} of every file under a folder."""
     return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def refused(result, *words):
-    """Exit code 2 and one sentence on stderr, no traceback."""
+    """Check for exit code 2 and one sentence on stderr with these words, no traceback."""
     code, _, stderr = result
     assert code == 2, stderr
     sentence = stderr.strip().splitlines()[-1]

@@ -1,6 +1,7 @@
-"""One test body over every backend that is present; the header of the run says what is not.
+"""Fixtures: every backend that is present, the stand-in for CuPy, and the commands of examples/.
 
-Without a GPU the cupy backend is tested on the emulator's stand-in for CuPy.
+The report header names the backends that are missing. Without a GPU the cupy backend is tested on
+the emulator's stand-in for CuPy.
 """
 
 import gzip
@@ -36,7 +37,7 @@ def pytest_report_header():
 
 @pytest.fixture(params=PRESENT + EMULATED)
 def any_backend(request):
-    """The test runs once for each backend."""
+    """Activate each backend in turn; the test runs once per backend."""
     if request.param in EMULATED:
         request.getfixturevalue("emulated_cupy")
         return "cupy"
@@ -46,19 +47,19 @@ def any_backend(request):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """The stand-in in CuPy's place, for this test alone; the active backend stays."""
+    """Replace CuPy by the stand-in during this test; the active backend does not change."""
     from minddpm.kernels.emulator import cupy_on_cpu
 
     for name in ("cupy", "cupy.cuda"):
-        monkeypatch.setitem(sys.modules, name, None)  # so that they are put back afterwards
+        monkeypatch.setitem(sys.modules, name, None)  # monkeypatch restores them
     return cupy_on_cpu.install()
 
 
 @pytest.fixture
 def emulated_cupy(monkeypatch):
-    """The stand-in as the active backend, for this test alone."""
+    """Make the stand-in the active backend during this test."""
     for name in ("cupy", "cupy.cuda"):
-        monkeypatch.setitem(sys.modules, name, None)  # so that they are put back afterwards
+        monkeypatch.setitem(sys.modules, name, None)  # monkeypatch restores them
     monkeypatch.setenv("MINDDPM_CUDA", "emulate")
     yield minddpm.set_backend("cupy").xp
     minddpm.set_backend("numpy")
@@ -66,7 +67,7 @@ def emulated_cupy(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _start_from_numpy():
-    """Every test starts on NumPy from the same seed, whatever the one before it did."""
+    """Start every test on NumPy with the same seed, so that the order does not matter."""
     minddpm.set_backend("numpy")
     minddpm.manual_seed(0)
 
@@ -76,7 +77,7 @@ def _start_from_numpy():
 
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path):
-    """command("sample", "--model", ...) -> (exit code, stdout, stderr), from within tmp_path."""
+    """Return command("sample", "--model", ...) -> (exit code, stdout, stderr), run in tmp_path."""
     monkeypatch.chdir(tmp_path)
 
     def run(name, *arguments):
@@ -92,7 +93,7 @@ def command(monkeypatch, capsys, tmp_path):
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
-    """A folder with 30 tiny "digits" in MNIST's files."""
+    """A folder with 30 images of noise in MNIST's file format."""
     folder = tmp_path_factory.mktemp("digits")
     pixels = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
     for part in ("train", "t10k"):
@@ -103,28 +104,28 @@ def digits(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def trained(digits, tmp_path_factory):
-    """A finished run of two steps, made by the real command in a process of its own."""
-    out = tmp_path_factory.mktemp("runs") / "run"
-    arguments = ["--data-dir", digits, "--out", out, *QUICK]
+def train_in_a_process(digits, out, *options):
+    """Train a tiny model by the command in a process of its own, on one thread."""
     subprocess.run(
-        [sys.executable, EXAMPLES / "train_mnist.py", *arguments],
+        [
+            sys.executable, EXAMPLES / "train_mnist.py", "--data-dir", digits, "--out", out,
+            *QUICK, *options,
+        ],
         check=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    )
+    )  # fmt: skip
     return out
+
+
+@pytest.fixture(scope="session")
+def trained(digits, tmp_path_factory):
+    """A finished run of two training steps."""
+    return train_in_a_process(digits, tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture(scope="session")
 def conditional(digits, tmp_path_factory):
-    """A class-conditional run with a learned variance."""
+    """A finished class-conditional run with a learned variance."""
     out = tmp_path_factory.mktemp("runs") / "conditional"
-    arguments = ["--data-dir", digits, "--out", out, *QUICK, "--class-conditional"]
-    arguments += ["--variance", "learned_range", "--loss", "hybrid", "--importance-sampling"]
-    subprocess.run(
-        [sys.executable, EXAMPLES / "train_mnist.py", *arguments],
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    )
-    return out
+    options = ["--class-conditional", "--variance", "learned_range", "--loss", "hybrid"]
+    return train_in_a_process(digits, out, *options, "--importance-sampling")

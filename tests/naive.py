@@ -1,6 +1,6 @@
-"""The kernels' naive twins: plain loops in float64, written from the definitions.
+"""Naive versions of the kernels: plain float64 loops, written from the definitions.
 
-They share no line with minddpm/kernels, and say nothing twice: what a fast kernel has to equal.
+They share no line with kernels/. The fast kernels are tested against them.
 """
 
 import math
@@ -27,20 +27,20 @@ def conv2d(x, w, b, stride, padding):
 
 
 def conv_transpose2d(x, w, b, stride, padding):
-    """w [KH, KW, C_out, C_in]: each pixel of x adds its window to y, whose sides are then cut."""
+    """w [KH, KW, C_out, C_in]: each pixel of x adds a window to y, which is then cropped."""
     (top, bottom), (left, right) = padding
     N, H, W, _ = x.shape
     KH, KW, C_out, _ = w.shape
-    whole = np.zeros((N, (H - 1) * stride + KH, (W - 1) * stride + KW, C_out))
+    uncropped = np.zeros((N, (H - 1) * stride + KH, (W - 1) * stride + KW, C_out))
     for n in range(N):
         for i in range(H):
             for j in range(W):
                 for kh in range(KH):
                     for kw in range(KW):
-                        for k in range(C_out):
-                            value = w[kh, kw, k].astype(float) @ x[n, i, j].astype(float)
-                            whole[n, i * stride + kh, j * stride + kw, k] += value
-    return whole[:, top : whole.shape[1] - bottom, left : whole.shape[2] - right] + b
+                        for c_out in range(C_out):
+                            value = w[kh, kw, c_out].astype(float) @ x[n, i, j].astype(float)
+                            uncropped[n, i * stride + kh, j * stride + kw, c_out] += value
+    return uncropped[:, top : uncropped.shape[1] - bottom, left : uncropped.shape[2] - right] + b
 
 
 def group_norm(x, weight, bias, groups, eps):
@@ -87,7 +87,7 @@ def upsample_nearest(x):
 
 
 def adam(param, grad, m, v, step, lr, beta1, beta2, eps, weight_decay, grad_scale):
-    """Returns the new (param, m, v)."""
+    """Return the new (param, m, v)."""
     out = []
     for p, g, a, b in zip(*(np.asarray(x, float) for x in (param, grad, m, v)), strict=True):
         g = g * grad_scale

@@ -1,4 +1,4 @@
-"""What several test files say in the same words."""
+"""A check for InputError, shared by the tests."""
 
 from contextlib import contextmanager
 
@@ -9,7 +9,7 @@ from minddpm.errors import InputError
 
 @contextmanager
 def refused(*words):
-    """InputError, in one sentence with these words in it."""
+    """Expect an InputError in the block: one sentence that contains these words."""
     with pytest.raises(InputError) as caught:
         yield
     message = str(caught.value)

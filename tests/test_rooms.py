@@ -1,4 +1,4 @@
-"""The order of the rooms: no file imports upwards, and no files import each other in a circle."""
+"""The order of the rooms: no file imports from a higher room, and there are no import cycles."""
 
 import ast
 import graphlib
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# From the bottom to the top: each room may import from those before it. "" is minddpm/__init__.py,
-# what users import; the rooms behind it are above the library.
+# From bottom to top: each room may import from those before it. "" is minddpm/__init__.py, which
+# users import; the rooms after it are above the library.
 ROOMS = (
     "errors", "version", "storage", "kernels", "backend", "random", "autodiff", "nn", "models",
     "diffusion", "pipeline", "replay", "generate", "data", "drawing", "training", "",
@@ -21,7 +21,7 @@ KERNEL_ROOMS = (
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the project with its file: minddpm.x, examples.x, benchmarks.x."""
+    """Return every module of the project with its file: minddpm.x, examples.x, benchmarks.x."""
     found = {}
     for folder in ("minddpm", "kernels", "examples", "benchmarks"):
         for file in (ROOT / folder).rglob("*.py"):
@@ -35,7 +35,7 @@ MODULES = modules()
 
 
 def imports(module: str) -> set[str]:
-    """The project's modules that a module imports, at its head or within its functions."""
+    """Return the project's modules that a module imports, at the top or in its functions."""
     tree, names = ast.parse(MODULES[module].read_text()), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -50,7 +50,7 @@ def imports(module: str) -> set[str]:
 
 
 def place(module: str, order: tuple[str, ...], depth: int) -> int:
-    """The position of a module's room; depth: which part of its name says the room."""
+    """Return the position of a module's room; depth: the part of its name that is the room."""
     parts = [*module.split("."), ""]
     return order.index(parts[depth] if parts[0] == "minddpm" else parts[0])
 
@@ -65,27 +65,25 @@ def test_every_module_is_in_a_room():
 def test_no_import_upwards(module):
     for other in imports(module):
         assert place(other, ROOMS, 1) <= place(module, ROOMS, 1), f"{module} imports {other}"
-        inside = [name.startswith("minddpm.kernels.") for name in (module, other)]
-        if all(inside):
+        if all(name.startswith("minddpm.kernels.") for name in (module, other)):
             assert place(other, KERNEL_ROOMS, 2) <= place(module, KERNEL_ROOMS, 2), (
                 f"{module} imports {other}"
             )
 
 
-def test_no_circle():
+def test_no_import_cycle():
     graph = {module: imports(module) for module in MODULES}
-    # A package's __init__ imports what it exports; its files name their own siblings.
     order = list(graphlib.TopologicalSorter(graph).static_order())
     assert set(order) == set(MODULES)
 
 
-def test_a_circle_would_be_found():
+def test_an_import_cycle_would_be_found():
     with pytest.raises(graphlib.CycleError):
         list(graphlib.TopologicalSorter({"a": {"b"}, "b": {"a"}}).static_order())
 
 
 def test_no_source_file_is_long():
-    """Under 350 lines, so that one idea fits on a few screens."""
+    """At most 350 lines, so that one idea fits on a few screens."""
     for folder in ("minddpm", "kernels", "examples", "benchmarks"):
         for file in (ROOT / folder).rglob("*"):
             if file.suffix in (".py", ".cu", ".cuh", ".cc", ".h"):

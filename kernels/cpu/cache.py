@@ -1,8 +1,8 @@
-"""The cache of compiled code: one directory for each state of the sources.
+"""The cache of compiled code: one directory for each version of the sources.
 
-Numba notices when the file of a compiled function changes, but not when a kernel or constant that
-it imports from another file does, and would load code for another vector length. So the name of the
-directory is a fingerprint of all these files, the vector length and the CPU.
+Numba notices a change in the file of a compiled function, but not in a kernel or constant that the
+function imports from another file, and it would load code for another vector length. So the name of
+the directory is a fingerprint of all these files, the vector length and the CPU.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ def directory() -> Path:
 
 @contextmanager
 def own_cache() -> Iterator[None]:
-    """Functions with cache=True that are defined within the block store their code there."""
+    """Make functions defined in the block with cache=True store their code in directory()."""
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(directory())
     try:
@@ -47,9 +47,9 @@ _seconds = 0.0
 
 @contextmanager
 def compiling(function: Callable[..., Any]) -> Iterator[None]:
-    """Report on stderr the compilation of a function, during its first call.
+    """Report on stderr that a function is compiled during its first call.
 
-    One line, which each kernel overwrites on a terminal; none if the code is in the cache.
+    Prints one line, which the next kernel overwrites on a terminal; nothing if the code is cached.
     """
     global _compiled, _seconds
     name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"

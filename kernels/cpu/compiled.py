@@ -1,4 +1,4 @@
-"""Decorators of compiled functions; the third is `task` (task.py)."""
+"""Two decorators of compiled functions; task.py has the third, `task`."""
 
 from numba import njit
 

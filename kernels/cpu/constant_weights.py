@@ -1,7 +1,7 @@
-"""Arrays derived from weights alone, transformed or packed: cached while the weights are constant.
+"""Cache transformed or packed weights while the weights are constant.
 
-Training changes every weight at every step. But a sampler calls one model a thousand times, and a
-convolution of few images takes less time than the transformation of its weights.
+Training changes every weight at every step. But a sampler calls the same model a thousand times,
+and for few images the convolution takes less time than the transformation of its weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ def constant_weights(derived: Derived | None = None) -> Iterator[Derived]:
 
 
 def from_weights(make: Callable[..., Any], w: np.ndarray | None, *args: Any) -> Any:
-    """Return make(w, *args), or within constant_weights() its earlier result for the same array."""
+    """Return make(w, *args), or within constant_weights() the cached result for these arguments."""
     if _derived is None:
         return make(w, *args)
     shape, strides = (None, None) if w is None else (w.shape, w.strides)

@@ -1,11 +1,11 @@
 """Convolution and transposed convolution: the shape decides how each is computed.
 
-conv2d: see the table of ladder/choose.py. conv_transpose2d:
+conv2d follows the table in ladder/choose.py, conv_transpose2d this one:
 
     images of one pixel       a matrix product: each pixel times the window (matrix_product.py)
     3x3 or 1x1, stride 1      a convolution with the rotated window, by the ladder
-    4x4, stride 2, padding 1  one 3x3 convolution by Winograd, where that pays (subpixel.py)
-    anything else             the gradient of x of rung 3, with a bias (transposed.py)
+    4x4, stride 2, padding 1  one 3x3 convolution by Winograd, if that is faster (subpixel.py)
+    anything else             rung 3's gradient with respect to x, plus a bias (transposed.py)
 """
 
 import sys
@@ -21,7 +21,7 @@ from minddpm.kernels.float32 import float32_only
 from minddpm.kernels.pixels import are_pixels, pixels_backward, window_columns
 from minddpm.kernels.shapes import Padding, transposed_shape
 
-CPU = sys.modules[__package__]  # this kernel set, complete by the time that a function runs
+CPU = sys.modules[__package__]  # this kernel set, fully imported when a function runs
 
 
 @float32_only

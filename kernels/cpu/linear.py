@@ -7,7 +7,7 @@ from minddpm.kernels.cpu import matrix_product
 from minddpm.kernels.cpu.pointwise import add_all, add_to
 from minddpm.kernels.float32 import float32_only
 
-CPU = sys.modules[__package__]  # this kernel set, complete by the time that a function runs
+CPU = sys.modules[__package__]  # this kernel set, fully imported when a function runs
 
 
 @float32_only

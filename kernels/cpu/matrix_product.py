@@ -1,7 +1,7 @@
 """Linear layers and 1x1 convolutions: the register tile reads the rows of x in place.
 
-x may come in parts, side by side along the last axis (the concatenations in the UNet's decoder):
-each part is multiplied by its own lines of w, and no concatenated array is ever stored.
+x may have several parts, side by side along the last axis (as in the UNet's decoder): each part is
+multiplied by its own rows of w, and no concatenated array is ever stored.
 
     y = sum over parts of x_p w_p + b;  gx_p = gy w_p^T;  gw_p = x_p^T gy;  gb = column sums of gy
 """
@@ -24,14 +24,14 @@ from minddpm.kernels.cpu.vector.gemm import ROWS_T, transposed_product
 from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, ROWS
 from minddpm.kernels.cpu.vector.tile import TILE_SPACE, pack, padded_bias, tile_rows
 
-BLOCK = 128 // ROWS * ROWS  # rows whose gradients are computed together, so that they stay in L1
+BLOCK = 128 // ROWS * ROWS  # rows per step of the backward: few enough to stay in the L1 cache
 
 
 @serial
 def product_rows(first, last, x, C, packed, C_out, bias, add, y, space, spare):
-    """Compute rows first .. last - 1 of y = x w + bias; add: add them to y.
+    """Compute rows first .. last - 1 of y = x w + bias, or add them to y if `add`.
 
-    spare: ROWS C floats, into which the last tile is copied: it must not read beyond x.
+    spare: ROWS C floats for a copy of the last tile's rows, so that it does not read beyond x.
     """
     for r in range(first, last, ROWS):
         count, from_x, to = min(ROWS, last - r), x + r * C * 4, y + r * C_out * 4
@@ -46,10 +46,10 @@ def product_rows(first, last, x, C, packed, C_out, bias, add, y, space, spare):
 
 @task
 def _forward(t, threads, at):
-    """After the seven numbers come x, C and the packed weights of each part."""
+    """Compute y. Arguments: seven numbers, then x, C and the packed weights of each part."""
     R, C_out, bias, y, space, row, parts = integers(at, 7)
     space += t * row
-    zeros = space + TILE_SPACE * 4  # the bias of all parts but the first
+    zeros = space + TILE_SPACE * 4  # serves as the bias of all parts but the first
     spare = zeros + pairs(C_out) * BYTES
     clear(space, TILE_SPACE + pairs(C_out) * LANES)
     for r in range(share(R, t, threads), share(R, t + 1, threads), BLOCK):
@@ -65,7 +65,7 @@ def forward(xs, w, b):
     C_out = w.shape[1]
     y = np.empty((*xs[0].shape[:-1], C_out), np.float32)
     parts, start = [], 0
-    packed_parts = []  # so that their memory is held until the kernel has read it
+    packed_parts = []  # keeps their memory alive until the kernel has read it
     for x in xs:
         C = x.shape[-1]
         packed_parts.append(from_weights(pack, w[start : start + C]))
@@ -82,7 +82,7 @@ def forward(xs, w, b):
 
 @task
 def _backward(t, threads, at):
-    """gx of one part of x, and this thread's gw [C', C_out'] and gb [C_out]."""
+    """Compute gx of one part of x, and this thread's gw [C', C_out'] and gb [C_out]."""
     (R, gy, C_out, x, C, packed, bias, gx, gw, gw_row, gb, gb_row, sum_gy, space, row) = integers(
         at, 15
     )

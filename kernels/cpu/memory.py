@@ -16,12 +16,12 @@ _byte = ctypes.c_char
 def keep_freed_memory() -> None:
     """Ask the C library to keep large freed blocks for the next allocation of that size.
 
-    By default glibc maps every array above 128 KB anew and unmaps it when it is freed: the
-    operating system then clears all its pages again, at every layer of every step.
+    By default glibc maps new pages for every array above 128 KB and unmaps them when it is freed,
+    so the operating system clears all these pages again at every layer of every step.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # not glibc: another allocator decides
+    except (OSError, AttributeError):  # not glibc: no such option
         return
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
     mallopt(M_MMAP_THRESHOLD, 1 << 30)
@@ -31,8 +31,8 @@ def keep_freed_memory() -> None:
 def workspace(floats: int, slot: int = 0, rows: int | None = None) -> np.ndarray:
     """Return uninitialised float32 [threads (or rows), at least `floats`], rows on cache lines.
 
-    Every call with the same slot returns the same memory: a kernel uses it only until it returns.
-    So kernels run one after another: two Python threads must not call them at the same time.
+    Every call with the same slot returns the same memory, which a kernel uses until it returns.
+    So kernels must run one after another: only one Python thread may call them at a time.
     """
     rows = rows or get_num_threads()
     width = -(-floats // 16) * 16
@@ -46,32 +46,32 @@ def workspace(floats: int, slot: int = 0, rows: int | None = None) -> np.ndarray
 def address(x: np.ndarray | None) -> int:
     """Return the address of the data of x; 0 for None.
 
-    Kernels take addresses and sizes rather than arrays: Numba would compile another version for
+    Kernels take addresses and sizes rather than arrays, because Numba would compile one version for
     every combination of read-only and writable arrays.
     """
     if x is None:
         return 0
     try:
-        return ctypes.addressof(_byte.from_buffer(x))  # four times as fast as the other way
+        return ctypes.addressof(_byte.from_buffer(x))  # four times as fast as the line below
     except (TypeError, ValueError):  # read-only, not contiguous, or empty
         return x.__array_interface__["data"][0]
 
 
 @register_jitable
 def pairs(C: int) -> int:
-    """Return how many blocks of LANES channels hold C channels: even, as the tile takes two."""
+    """Return how many blocks of LANES hold C channels, rounded up to even: a tile takes two."""
     return 2 * -(-C // (2 * LANES))
 
 
 @register_jitable
 def share(n: int, t: int, threads: int) -> int:
-    """Return where the share of thread t begins when n items are divided in order."""
+    """Return the first item of thread t when n items are divided among the threads in order."""
     return n * t // threads
 
 
 @intrinsic
 def pointer(typing_context, address):
-    """Convert an int64 address to a pointer, as carray takes it."""
+    """Convert an int64 address to a pointer for carray."""
 
     def codegen(context, builder, signature, args):
         return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
@@ -81,13 +81,13 @@ def pointer(typing_context, address):
 
 @njit(inline="always")
 def floats(at, n):
-    """Return the n floats at an address as an array."""
+    """Return the n floats at address `at` as an array."""
     return carray(pointer(at), (n,), np.float32)
 
 
 @njit(inline="always")
 def integers_at(at, n):
-    """Return the n int64 at an address as an array."""
+    """Return the n int64 values at address `at` as an array."""
     return carray(pointer(at), (n,), np.int64)
 
 
@@ -115,7 +115,7 @@ def copy(e: Emitter, source, to, vectors) -> None:
 
 @kernel
 def add(e: Emitter, a, b, to, vectors) -> None:
-    """to = a + b, `vectors` (at least 1) vectors."""
+    """Compute to = a + b for `vectors` (at least 1) vectors."""
 
     def one(moving, carried):
         e.store(e.add(e.load(moving[0]), e.load(moving[1])), moving[2])
@@ -137,7 +137,7 @@ def copy_floats(source, to, n):
 
 @serial
 def add_floats(a, b, to, n):
-    """to = a + b, n floats."""
+    """Compute to = a + b for n floats."""
     in_vectors = n // LANES * LANES
     if in_vectors:
         add((a, b, to, in_vectors // LANES))
@@ -148,7 +148,7 @@ def add_floats(a, b, to, n):
 
 @serial
 def clear(at, n):
-    """Store n zeros at an address."""
+    """Store n zeros at address `at`."""
     in_vectors = n // LANES * LANES
     if in_vectors:
         zero((at, in_vectors // LANES))
@@ -169,7 +169,7 @@ def copy_pixels(source, to, pixels, C, source_step, to_step):
 def copy_image(source, H, W, C, to, top, left, PH, PW, Cp):
     """Copy an image [H, W, C] to (top, left) of a larger one, [PH, PW, Cp].
 
-    Pixels outside the larger image are omitted; its border and its channels beyond C are unchanged.
+    Pixels outside the larger image are omitted. Its border and channels beyond C stay unchanged.
     """
     for i in range(min(H, PH - top)):
         at = to + ((i + top) * PW + left) * Cp * 4
@@ -178,7 +178,7 @@ def copy_image(source, H, W, C, to, top, left, PH, PW, Cp):
 
 @kernel
 def column_sum(e: Emitter, at, rows, step, out) -> None:
-    """out += the sum of a column of `rows` (at least 1) vectors, `step` bytes apart."""
+    """Add to out the sum of a column of `rows` (at least 1) vectors, `step` bytes apart."""
     (total,) = e.loop(
         rows, [(at, step)], [e.load(out)], lambda moving, acc: [e.add(acc[0], e.load(moving[0]))]
     )
@@ -187,7 +187,7 @@ def column_sum(e: Emitter, at, rows, step, out) -> None:
 
 @serial
 def add_columns(at, rows, C, out):
-    """out [C] += the sums over the rows of a matrix [rows, C]: the gradient of a bias."""
+    """Add to out [C] the sums over the rows of a matrix [rows, C]: the gradient of a bias."""
     in_vectors = C // LANES * LANES if rows else 0
     for c in range(0, in_vectors, LANES):
         column_sum((at + 4 * c, rows, 4 * C, out + 4 * c))

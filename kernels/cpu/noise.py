@@ -39,7 +39,7 @@ def random_normal(xp: ModuleType, n: int, seed: int, purpose: int, step: int, fi
 
 @parallel
 def _bits(first_block, step, k0, k1, out):
-    """Complete blocks: out uint32 [4 blocks]."""
+    """Draw complete blocks of random words: out uint32 [4 blocks]."""
     for i in prange(out.size // 4):
         words = philox(first_block + np.uint64(i), step, k0, k1)
         for j in range(4):
@@ -48,7 +48,7 @@ def _bits(first_block, step, k0, k1, out):
 
 @parallel
 def _normals(first_block, step, k0, k1, out):
-    """Complete blocks of standard normals: out float32 [4 blocks]."""
+    """Draw complete blocks of standard normals: out float32 [4 blocks]."""
     for k in prange(-(-out.size // CHUNK)):
         block = first_block + np.uint64(k * (CHUNK // 4))
         normal_blocks(block, step, k0, k1, out[k * CHUNK : (k + 1) * CHUNK])
@@ -75,14 +75,14 @@ def q_sample_normal(x0, a, b, seed: int, purpose: int, step: int):
 
 @parallel
 def _q_sample(x0, noise, a, b, x_t):
-    """x_t[n] = a[n] x0[n] + b[n] noise[n], all [N, P]."""
+    """Compute x_t[n] = a[n] x0[n] + b[n] noise[n] for arrays [N, P]."""
     for n in prange(x0.shape[0]):
         _mix(x0[n], noise[n], a[n], b[n], x_t[n])
 
 
 @parallel
 def _q_sample_normal(x0, a, b, P, step, k0, k1, x_t, noise):
-    """x_t[n] = a[n] x0[n] + b[n] noise[n] and the noise, flat: image n is elements nP .. nP+P-1."""
+    """Compute x_t of q_sample and its noise, flat: image n is elements nP .. nP + P - 1."""
     for k in prange(-(-x0.size // CHUNK)):
         start = np.int64(k * CHUNK)
         end = min(start + CHUNK, x0.size)
@@ -96,7 +96,7 @@ def _q_sample_normal(x0, a, b, P, step, k0, k1, x_t, noise):
 
 @njit
 def _mix(x0, noise, a, b, x_t):
-    """x_t = a x0 + b noise for numbers a, b."""
+    """Compute x_t = a x0 + b noise for numbers a, b."""
     for i in range(x0.size):
         x_t[i] = a * x0[i] + b * noise[i]
 
@@ -142,11 +142,11 @@ def _sampler_step(x_t, output, noise, px, po, k0, kx, ko, sigma, clip, x_prev, p
 def _sampler_step_normal(
     x_t, output, px, po, kp, kx, ko, sigma, clip, first, step, k0, k1, x_prev, pred_x0
 ):
-    """The update with the stream's elements first, first + 1, ... as its noise, flat.
+    """Apply _update with elements first, first + 1, ... of the stream as noise; arrays are flat.
 
-    kp is _update's k0, as k0 and k1 are the stream's key here.
+    kp is _update's coefficient k0, because k0 and k1 are the stream's key here.
     """
-    lead = first % 4  # elements of the first block before the one that is asked for
+    lead = first % 4  # elements of the first block that come before `first`
     for k in prange(-(-x_t.size // CHUNK)):
         start = np.int64(k * CHUNK)
         end = min(start + CHUNK, x_t.size)
@@ -161,7 +161,7 @@ def _sampler_step_normal(
 
 @njit
 def _update(x_t, output, noise, px, po, k0, kx, ko, sigma, clip, x_prev, pred_x0):
-    """x_{t-1} and pred_x0, flat; see kernels.reference.sampler_step."""
+    """Compute x_{t-1} and pred_x0, flat; see kernels.reference.sampler_step."""
     for i in range(x_t.size):
         x0 = px * x_t[i] + po * output[i]
         if clip:

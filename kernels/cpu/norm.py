@@ -28,7 +28,7 @@ def group_norm(x, weight, bias, groups: int, eps: float):
 
 @float32_only
 def group_norm_backward(gy, x, weight, mean, rstd, groups: int, partial=None):
-    # Without SiLU the gradient does not depend on the bias: any array [C] serves.
+    # Without SiLU the gradient does not depend on the bias: any array [C] will do.
     gx, gw, gb = _gradients(gy, x, weight, weight, mean, rstd, groups, False)
     return add_to(gx, partial), gw, gb
 
@@ -117,7 +117,7 @@ def _backward(t, threads, arguments):
             copy_pixels(from_gy, wide_g, P, C, 4 * C, 4 * Cp)
             from_x, from_gy, to = wide_x, wide_g, wide_g
         spread_groups(at, C, groups, weight, mean + stats, rstd + stats)
-        clear(at.first, 2 * Cp)  # and second, behind it
+        clear(at.first, 2 * Cp)  # also `second`, which follows `first`
         gradient_sums(
             from_x, from_gy, to, P, Cp, step, step, silu, at.mean, at.scale, bias, at.first,
             at.second,

@@ -1,12 +1,12 @@
 """The passes of group normalisation over one image, with or without SiLU, forward and backward.
 
 Forward: per-channel sums, combined into the group's mean and rstd; then
-y = f((x - mean) rstd w + b). Backward, with z that argument, dz = gy f'(z) and n = (x - mean) rstd:
-per-channel sums of dz and dz (x - mean); then gx = rstd (w dz - avg(w dz) - n avg(w dz n)). Between
-the passes dz is stored in gx.
+y = f(z) with z = n w + b, n = (x - mean) rstd. Backward, with dz = gy f'(z): per-channel
+sums of dz and dz (x - mean); then gx = rstd (w dz - avg(w dz) - n avg(w dz n)). Between the passes
+dz is stored in gx.
 
-Each pass is a function of its own, over some channels of neighbouring pixels: norm.py runs them on
-batches, ladder/conv6_fused.py on images that are being copied into a convolution.
+Each pass is a separate function over some channels of neighbouring pixels. norm.py runs the passes
+on batches, ladder/conv6_fused.py on each image while copying it into a convolution.
 """
 
 import math
@@ -20,7 +20,7 @@ from minddpm.kernels.cpu.vector.tile import PAIR  # with AVX2 a pair of blocks i
 
 @kernel
 def sums(e: Emitter, x, pixels, step, pivot, out, second) -> None:
-    """out, second = sums of x - pivot and (x - pivot)^2 over the pixels for a pair of blocks."""
+    """Sum x - pivot into out, (x - pivot)^2 into second, over the pixels for a pair of blocks."""
     pivots = [e.load(pivot, j * BYTES) for j in range(2)]
 
     def one(at, acc):
@@ -60,7 +60,7 @@ def _backward_sums(with_silu: bool):
     def backward_sums(
         e: Emitter, x, gy, dz, pixels, x_step, gy_step, mean, scale, bias, out, second
     ) -> None:
-        """dz = gy f'(z); its sums with 1 and with x - mean are added to out and second.
+        """Compute dz = gy f'(z); add its sum to out and the sum of dz (x - mean) to second.
 
         silu'(z) = s (1 + z (1 - s))
         """
@@ -129,16 +129,16 @@ CHANNEL_ROWS = len(Channels._fields)
 
 @serial
 def channels_at(at, C):
-    """Return the six rows of working memory at an address."""
+    """Return the addresses of six rows of working memory that begin at address `at`."""
     step = 4 * C
     return Channels(at, at + step, at + 2 * step, at + 3 * step, at + 4 * step, at + 5 * step)
 
 
 @serial
 def moments(x, pixels, C, first, second, mean):
-    """mean [C] of each channel, and second = sum (x - mean)^2, over part of an image.
+    """Compute each channel's mean [C] and second = sum (x - mean)^2 over part of an image.
 
-    The mean first, then the squares around it: E[x^2] - E[x]^2 would cancel where |mean| >> std.
+    Squared deviations from the mean: E[x^2] - E[x]^2 would cancel where |mean| >> std.
     """
     means, sum_x, pivot = floats(mean, C), floats(first, C), floats(x, C)
     for c in range(C):
@@ -166,8 +166,8 @@ def group_moments(at, C, groups, pixels, eps, weight, mean_out, rstd_out):
         m /= size
         var = 0.0
         for c in range(g * size, (g + 1) * size):
-            apart = means[c] - m
-            var += seconds[c] / pixels + apart * apart
+            deviation = means[c] - m
+            var += seconds[c] / pixels + deviation * deviation
         r = 1 / math.sqrt(var / size + eps)
         mean[g], rstd[g] = m, r
         for c in range(g * size, (g + 1) * size):
@@ -200,7 +200,7 @@ def normalise(x, y, pixels, C, x_step, y_step, silu, mean, scale, bias):
 
 @serial
 def gradient_sums(x, gy, dz, pixels, C, x_step, gy_step, silu, mean, scale, bias, first, second):
-    """dz of neighbouring pixels; first += dz and second += dz (x - mean), channel by channel."""
+    """Compute dz of neighbouring pixels; per channel, first += dz, second += dz (x - mean)."""
     for c in range(0, C, PAIR):
         at = 4 * c
         arguments = (
@@ -223,15 +223,15 @@ def group_slopes(at, C, groups, pixels, weight, rstd_in, gw_out, gb_out):
     gw, gb = floats(gw_out, C), floats(gb_out, C)
     for g in range(groups):
         r = rstd[g]
-        plain, tilted = 0.0, 0.0  # sums of w dz and of w dz n
+        sum_dz, sum_dz_n = 0.0, 0.0  # sums of w dz and of w dz n
         for c in range(g * size, (g + 1) * size):
             gw[c] += seconds[c] * r
             gb[c] += firsts[c]
-            plain += w[c] * firsts[c]
-            tilted += w[c] * seconds[c] * r
+            sum_dz += w[c] * firsts[c]
+            sum_dz_n += w[c] * seconds[c] * r
         for c in range(g * size, (g + 1) * size):
-            slopes[c] = -r * r * tilted / (size * pixels)
-            shifts[c] = -r * plain / (size * pixels)
+            slopes[c] = -r * r * sum_dz_n / (size * pixels)
+            shifts[c] = -r * sum_dz / (size * pixels)
 
 
 @serial

@@ -1,4 +1,4 @@
-"""Adam, moving averages and gradient norms: one pass over a flat array of all parameters each."""
+"""Adam, moving averages and gradient norms, each one pass over a flat array of all parameters."""
 
 import math
 
@@ -8,7 +8,7 @@ from numba import njit, prange
 from minddpm.kernels.cpu.compiled import parallel
 from minddpm.kernels.float32 import float32_only
 
-PART = 1 << 14  # numbers that one addend of squared_norm sums
+PART = 1 << 14  # numbers in each partial sum of squared_norm
 
 
 def adam(
@@ -26,9 +26,9 @@ def adam(
 
 @parallel
 def _adam(param, grad, m, v, average, lr, beta1, beta2, eps, decay, grad_scale, root2, rest):
-    """lr is already divided by 1 - beta1^step, root2 = (1 - beta2^step)^-1/2, decay = 1 - lr wd.
+    """Here lr is lr / (1 - beta1^step), root2 (1 - beta2^step)^-1/2, decay 1 - lr weight_decay.
 
-    The average is updated in the same pass: a second one would read every parameter again.
+    The average is updated in the same pass, because a second pass would read every parameter again.
     """
     one = np.float32(1)
     for i in prange(param.size):
@@ -67,12 +67,12 @@ def squared_norm(x):
 
 @parallel
 def _squared_norm(x, parts):
-    """parts[k] = the sum of x^2 over the k-th PART, the same for any number of threads."""
+    """Compute parts[k], the sum of x^2 over the k-th PART: the same for any number of threads."""
     for k in prange(parts.size):
         parts[k] = _sum_of_squares(x[k * PART : (k + 1) * PART])
 
 
-# These flags let LLVM add in the lanes of vectors: not in the loop's order, but in a fixed one.
+# These flags let LLVM sum in vector lanes: in a fixed order, which is not the loop's.
 @njit(fastmath={"reassoc", "nsz"})
 def _sum_of_squares(x):
     total = 0.0

@@ -1,9 +1,9 @@
 """The generator Philox4x32-10 and the normals made from its words.
 
-kernels/reference/noise.py has the definitions. The loops are plain, so that LLVM vectorises them:
-hence polynomials instead of calls of log, cos and sin, selections instead of branches, and NumPy's
-error model, as Numba's own checks each division for zero. The polynomials are in float64 and as
-long as float32 can distinguish: some results differ from the reference's in the last bit.
+kernels/reference/noise.py has the definitions. The loops are plain so that LLVM vectorises them:
+they use polynomials instead of calls of log, cos and sin, selections instead of branches, and
+NumPy's error model, because Numba's own checks each division for zero. The polynomials are float64
+and accurate to float32: some results differ from the reference's in the last bit.
 """
 
 import math
@@ -21,7 +21,7 @@ B52, B32, B8 = np.uint64(52), np.uint64(32), np.uint64(8)
 # A float64 is 2^(E - 1023) (1 + fraction / 2^52), E in the 11 bits above the 52 of the fraction.
 FRACTION = np.uint64(2**52 - 1)
 ROOT_HALF = np.uint64(0x3FE6A09E667F3BCD)  # the bits of sqrt(1/2)
-UP_TO_ONE = np.uint64(0x3FF0000000000000) - ROOT_HALF  # from there to the bits of 1
+UP_TO_ONE = np.uint64(0x3FF0000000000000) - ROOT_HALF  # the bits of 1, minus those of sqrt(1/2)
 
 CHUNK = 1024  # numbers that a thread draws at a time: they stay in its cache; a multiple of 4
 
@@ -62,7 +62,7 @@ def log(x):
 def cos_sin(n):
     """Return cos and sin of 2 pi n / 2^24, int32 n in 0 .. 2^24 - 1: Taylor series within pi / 4.
 
-    angle = quarter pi/2 + y: each quarter turn makes (cos, sin) from (-sin, cos) of the one before.
+    angle = quarter pi/2 + y, |y| <= pi/4: each quarter turn maps (cos, sin) to (-sin, cos).
     """
     quarter = (n + np.int32(1 << 21)) >> np.int32(22)
     y = np.float64(np.int32(n - (quarter << np.int32(22)))) * (math.pi / 2 * 2.0**-22)
@@ -79,7 +79,7 @@ def cos_sin(n):
 
 @njit(inline="always")
 def box_muller(w1, w2):
-    """Return two normals made from two words; see kernels.reference.random_normal."""
+    """Return two normals computed from two words; see kernels.reference.random_normal."""
     u1 = np.float64(np.int32(w1 >> B8)) * 2.0**-24 + 2.0**-24
     r = math.sqrt(-2.0 * log(u1))
     cos, sin = cos_sin(np.int32(w2 >> B8))

@@ -1,6 +1,6 @@
 """SiLU, dropout, upsampling and sums of gradients.
 
-Loops that LLVM vectorises well are plain. SiLU is written in vector instructions: for it LLVM
+Loops that LLVM vectorises well are plain. SiLU is written in vector instructions, because LLVM
 would call tanh for one number at a time.
 """
 
@@ -17,7 +17,7 @@ from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, Emitter, kernel
 from minddpm.kernels.float32 import float32_only
 
-FEW = 1 << 16  # up to this size NumPy has added before the threads have started
+FEW = 1 << 16  # up to this size NumPy finishes an addition before threads would have started
 
 
 # --- SiLU ----------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def _forward(t, threads, at):
     first, end = share(n // LANES, t, threads), share(n // LANES, t + 1, threads)
     if end > first:
         _silu((x + 4 * LANES * first, y + 4 * LANES * first, end - first))
-    if t == threads - 1 and n % LANES:  # the last LANES numbers, some of them a second time
+    if t == threads - 1 and n % LANES:  # compute the last LANES numbers, some for the second time
         _silu((x + 4 * (n - LANES), y + 4 * (n - LANES), 1))
 
 
@@ -102,7 +102,7 @@ def dropout(x, p: float, seed: int, purpose: int, step: int):
 
 @parallel
 def _dropout(x, p, factor, step, k0, k1, y):
-    """y = factor x where the element's number of the stream is at least p, else 0; flat."""
+    """y = factor x if the element's uniform number is at least p, else 0; arrays are flat."""
     # u = (word >> 8) / 2^24 >= p, as a condition on the word
     limit = np.uint64(math.ceil(p * 2.0**24)) << B8
     for k in prange(-(-x.size // CHUNK)):
@@ -121,7 +121,7 @@ def _dropout(x, p, factor, step, k0, k1, y):
 
 @njit
 def _dropout_blocks(first_block, limit, factor, step, k0, k1, x, y):
-    """Dropout of complete blocks: x and y [4 blocks]."""
+    """Apply dropout to complete blocks: x and y [4 blocks]."""
     k0, k1 = k0 & LOW, k1 & LOW  # tells LLVM that their upper halves are zero
     zero = np.float32(0)
     for i in range(x.size // 4):

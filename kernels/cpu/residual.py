@@ -1,7 +1,7 @@
-"""Half a residual block, and upsampling with its convolution: each as one fused operation.
+"""Half a residual block, and upsampling with its convolution, each as one fused operation.
 
-Rung 6 of the ladder (ladder/conv6_fused.py) computes them for 8 channels or more, which with a norm
-must also be multiples of PAIR; other shapes go through the separate operations.
+Rung 6 of the ladder (ladder/conv6_fused.py) computes both for 8 or more channels; with a norm the
+channels must also be a multiple of PAIR. Other shapes use the separate operations.
 """
 
 import sys
@@ -18,7 +18,7 @@ from minddpm.kernels.cpu.vector.tile import PAIR
 from minddpm.kernels.float32 import float32_only
 from minddpm.kernels.shapes import SAME
 
-CPU = sys.modules[__package__]  # this kernel set, complete by the time that a function runs
+CPU = sys.modules[__package__]  # this kernel set, fully imported when a function runs
 
 
 @float32_only

@@ -1,14 +1,14 @@
 """Transposed convolution by Winograd: 4x4, stride 2, padding 1 as one 3x3 convolution.
 
 The four pixels (2i + p, 2j + q) of y, p and q = 0 or 1, depend on the same 3x3 pixels of x: tap
-(t, tw) of that window is multiplied by w[3 + p - 2t, 3 + q - 2tw], or by zero where w has no such
-tap. So a 3x3 convolution, which Winograd can do, computes them as four times as many channels, and
-these are then rearranged into pixels (the sub-pixel convolution of Shi et al. 2016):
+(t, tw) of that window is multiplied by w[3 + p - 2t, 3 + q - 2tw], or by zero if w has no such tap.
+So a 3x3 convolution with four times as many channels, which Winograd supports, computes the four
+pixels, and its channels are rearranged into pixels (the sub-pixel convolution, Shi et al. 2016):
 
     z = conv2d(x, u, 1, SAME) [N, H, W, 2, 2, C_out],  y[2i + p, 2j + q] = z[i, j, p, q]
 
-The 3x3 window takes 36 multiplications for the four pixels, 20 of them by zero, where the 4x4
-window takes 16. F(4x4) does them in 9, so it pays where its tiles lie within the image.
+For the four pixels the 3x3 window takes 36 multiplications, 20 of them by zero; the 4x4 window
+takes 16. F(4x4) takes only 9, so it is faster if its tiles lie mostly within the image.
 """
 
 from itertools import product

@@ -1,19 +1,19 @@
-"""A task: a function that every thread runs with its own number t, compiled on its first call.
+"""A task: a function that every thread runs with its own thread number t (not a timestep).
 
 Numba's parallel=True would compile each kernel twice, with and without the loop over threads, and
 each time optimise everything that the kernel calls. So there is a single parallel loop, `_launch`,
-which calls a compiled function by its address:
+which calls a task, compiled on its first call, by its address:
 
     @task
-    def scale(t, threads, at):                   # t = 0 .. threads - 1, each in a thread of its own
+    def scale(t, threads, at):                   # t = 0 .. threads - 1, each in its own thread
         x, n, factor = integers(at, 3)           # the arguments of the call, in their order
         ...
 
     scale(threads, address(x), x.size, factor)   # from Python; arrays come as addresses
 
-All arguments are int64, so the first line of a task names them, in the order of the call. A float
-is passed as its bits, and as_float converts it back. All tasks use the same memory for their
-arguments, as they run one after another (see memory.workspace).
+All arguments are int64. The first line of a task unpacks them in call order. A float is passed as
+its bits, and as_float converts it back. All tasks share one argument buffer, because tasks never
+run concurrently (see memory.workspace).
 """
 
 import ctypes
@@ -32,7 +32,7 @@ from minddpm.kernels.cpu.vector.instructions import I64
 
 @intrinsic(prefer_literal=True)
 def integers(typing_context, at, n):
-    """Return the n int64 at an address as a tuple; n is a constant."""
+    """Return the n int64 values at address `at` as a tuple; n must be a compile-time constant."""
     count = n.literal_value
     result = types.UniTuple(types.int64, count)
 
@@ -48,7 +48,7 @@ def integers(typing_context, at, n):
 
 @intrinsic
 def as_float(typing_context, bits):
-    """Return the float64 with these bits."""
+    """Reinterpret an int64 as float64."""
 
     def codegen(context, builder, signature, args):
         return builder.bitcast(args[0], ir.DoubleType())
@@ -58,7 +58,7 @@ def as_float(typing_context, bits):
 
 @intrinsic
 def _call(typing_context, function, t, threads, at):
-    """Call the compiled function at an address with (t, threads, at)."""
+    """Call the compiled function at address `function` with the arguments (t, threads, at)."""
 
     def codegen(context, builder, signature, args):
         kind = ir.FunctionType(ir.VoidType(), [I64] * 3)
@@ -75,7 +75,7 @@ def _launch(function, threads, at):
 
 
 def bits(x: float) -> int:
-    """Return the int64 with the bits of the float x."""
+    """Reinterpret the float64 x as int64."""
     return struct.unpack("q", struct.pack("d", x))[0]
 
 
@@ -84,7 +84,7 @@ _arguments_at = ctypes.addressof(_arguments)
 
 
 class Task:
-    """A compiled function, called as task(threads, *numbers); see the head of this file."""
+    """A compiled function, called as task(threads, *numbers). See the module docstring."""
 
     def __init__(self, function: Callable[[int, int, int], None]):
         self.function, self._compiled = function, None

@@ -9,7 +9,7 @@ import numba
 from minddpm.errors import InputError
 
 # Numba's own order begins with TBB, whose threads steal work. OpenMP gives a thread the same share
-# of a loop each time, so the thread finds in its cache what it wrote before.
+# of a loop each time, so the data that the thread wrote before is still in its cache.
 NUMBAS_ORDER, ORDER = ["tbb", "omp", "workqueue"], ["omp", "tbb", "workqueue"]
 
 
@@ -43,7 +43,7 @@ def _install_openmp() -> str:
 def set_threads(n: int | None) -> int:
     """Use n threads (None: default_threads()), and return the number.
 
-    Raises InputError outside 1 .. NUMBA_NUM_THREADS, the number of threads that Numba has started.
+    Raises InputError unless n is in 1 .. NUMBA_NUM_THREADS, the number of threads started by Numba.
     """
     most = numba.config.NUMBA_NUM_THREADS
     n = default_threads() if n is None else n
@@ -63,7 +63,7 @@ def default_threads() -> int:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use at once: its affinity or its quota."""
+    """Return how many cores this process may use: the smaller of its affinity and its quota."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -75,8 +75,8 @@ def usable_cores() -> int:
 def cpu_quota(proc: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> float | None:
     """Return the CPU seconds per second that control groups (of a container) allow; None: no limit.
 
-    Version 2: cpu.max holds "quota period" in microseconds, or "max period". Version 1: two files,
-    and a quota of -1 for no limit. The limits of all enclosing groups apply to a group.
+    Version 2: cpu.max holds "quota period" in microseconds, or "max period". Version 1: quota and
+    period are in two files, and -1 is no limit. The limits of enclosing groups apply as well.
     """
     try:
         lines = Path(proc).read_text().splitlines()
@@ -89,14 +89,14 @@ def cpu_quota(proc: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> 
             continue
         top = Path(root, "cpu") if controllers else Path(root)
         inner = PurePosixPath(group.lstrip("/"))
-        # A container sees its own group as the top, though /proc may still name it from outside.
+        # In a container its own group is the top, but /proc may still give the path from outside.
         for folder in (top / inner, *(top / outer for outer in inner.parents)):
             limits += _limit(folder)
     return min(limits, default=None)
 
 
 def _limit(folder: Path) -> list[float]:
-    """Return the quota in the files of one group, [] if there is none."""
+    """Return the quota of one group from its files, as a list; [] if there is none."""
     try:
         if (folder / "cpu.max").exists():
             quota, period = (folder / "cpu.max").read_text().split()

@@ -1,8 +1,8 @@
 """Transposed convolution for any window, stride and padding, on the loops of rung 3.
 
-It is what a convolution does to the gradient of its image: y = the gradient of x of that
-convolution + a bias. The gradient of x is the convolution itself, and the gradient of w is the
-convolution's with x and gy exchanged: here both read the same bordered image of gy.
+It is the backward of a convolution with respect to its image, plus a bias. So its own gradient of x
+is that convolution applied to gy, and its gradient of w is the convolution's, with x and gy
+exchanged. Both read the same bordered image of gy.
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ from minddpm.kernels.shapes import transposed_shape
 
 @task
 def _forward(t, threads, at):
-    """s: the convolution whose transpose this is: y is [H, W, C] and x is [OH, OW, C_out]."""
+    """s: the sizes of the transposed convolution's convolution: y [H, W, C], x [OH, OW, C_out]."""
     s = Shape(*integers(at, SHAPE))
     x, phases, packed, bias, y, space, row = integers(at + 8 * SHAPE, 7)
     space += t * row

@@ -2,13 +2,13 @@
 
 The .cu files are the kernels. Each subject of the reference has its file of host functions here,
 under the same name: convolution.py, linear.py, norm.py, attention.py, pointwise.py, residual.py,
-noise.py, optimizer.py. What the functions return is documented in the reference. Below them,
-launch.py compiles and launches kernels, ladder.py and winograd.py know the rungs of the
-convolution; replay.py records CUDA graphs. All need an array library called cupy, which may be the
-stand-in that runs the kernels on the CPU (kernels/emulator).
+noise.py, optimizer.py. The reference documents what they return. They build on launch.py
+(compiles and launches kernels), ladder.py and winograd.py (the rungs of the convolution), replay.py
+(records CUDA graphs). All need an array library called cupy, which may be the stand-in that runs
+the kernels on the CPU (kernels/emulator).
 
-float32 only: other types (gradient checks use float64) go to the reference. Inside, silu(norm(x))
-before a 3x3 convolution on tensor cores is stored in the type that they read (ladder.stored_as).
+float32 only: other types (gradient checks use float64) go to the reference. Internally, the
+input silu(norm(x)) of a 3x3 convolution on tensor cores has the type they read (ladder.stored_as).
 """
 
 from pathlib import Path
@@ -72,5 +72,5 @@ __all__ = [
 
 
 def files() -> list[Path]:
-    """Return the .cu files, sorted by name: the rungs of the ladder come in their order."""
+    """Return the .cu files, sorted by name, so the rungs of the ladder are in order."""
     return sorted(FOLDER.glob("*.cu"))

@@ -2,10 +2,10 @@
 //
 //     s_j = c q . k_j;  p_j = e^(s_j - max) / sum;  y = sum_j p_j v_j;  c = 1 / sqrt(D)
 //
-// A warp has one query. Keys pass through shared memory in tiles of 32, one key for each lane, so
-// that a lane computes a full score without data from other lanes. Then the roles change: a lane
-// has every 32nd of the D channels of the result. When a larger score appears, the sums of the
-// tiles before are multiplied by e^(old max - new max) (Milakov and Gimelshein 2018; Dao et al.
+// Each warp has one query. Keys pass through shared memory in tiles of 32, one key for each lane,
+// so that a lane computes a full score without data from other lanes. Then the roles change: a lane
+// has every 32nd of the D channels of the result. When a larger score appears, the sums over
+// earlier tiles are multiplied by e^(old max - new max) (Milakov and Gimelshein 2018; Dao et al.
 // 2022).
 //
 // The backward recomputes the scores, and from them p, with each query's max and sum:
@@ -16,8 +16,8 @@
 // All arrays are [N, L, heads * D], D at most 256. Block (32, 7), grid (ceil(L / 7), heads, N),
 // dynamic shared memory: 4 (32 (D + 1) + 14 D) bytes, for a tile and two rows for each warp.
 
-#define WARPS 7  // 8 would need, with D = 256, 128 bytes more than all GPUs have
-#define PARTS 8  // of 32 channels: D <= 256
+#define WARPS 7  // 8 with D = 256 would need 128 bytes more than every GPU has
+#define PARTS 8  // parts of 32 channels: D <= 256
 #define INFINITE __uint_as_float(0x7f800000u)  // NVRTC has no header that defines it
 #define EVERY(d, r) int r = 0, d = threadIdx.x; r < PARTS && d < D; r++, d += 32
 
@@ -44,7 +44,7 @@ __device__ inline void load_tile(const float* x, int first, int L, int step, int
     }
 }
 
-// Load one row, which a warp keeps.
+// Load a warp's own row.
 __device__ inline void load_row(const float* x, int row, int L, int step, int D, float* to) {
     for (int d = threadIdx.x; d < D; d += 32) {
         to[d] = row < L ? x[(long long)row * step + d] : 0.0f;
@@ -101,8 +101,8 @@ attention(const float* q, const float* k, const float* v, float* y, int L, int D
     store_row(y + head, query, L, step, D, sums, 1.0f / total);
 }
 
-// Compute gq, and for attention_gradient_kv, of each query, stats [N, heads, L, 2]:
-// log(sum e^s) and delta.
+// Compute gq, and for attention_gradient_kv each query's log(sum e^s) and delta:
+// stats [N, heads, L, 2].
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
 attention_gradient_q(const float* gy, const float* q, const float* k, const float* v, float* gq,
                      float* stats, int L, int D) {
@@ -148,7 +148,7 @@ attention_gradient_q(const float* gy, const float* q, const float* k, const floa
     }
 }
 
-// Compute gk and gv: the same with the roles exchanged, a warp has one key and a lane one query.
+// Compute gk and gv with the roles exchanged: a warp has one key, a lane one query.
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
 attention_gradient_kv(const float* gy, const float* q, const float* k, const float* v,
                       const float* stats, float* gk, float* gv, int L, int D) {

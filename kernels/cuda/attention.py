@@ -4,7 +4,7 @@ from minddpm.kernels import reference
 from minddpm.kernels.cuda.launch import blocks, empty, launch
 from minddpm.kernels.float32 import float32_only
 
-MAX_HEAD_CHANNELS = 256  # that attention.cu supports
+MAX_HEAD_CHANNELS = 256  # the most that attention.cu supports
 
 
 def _launch(name: str, q, heads: int, *arrays) -> None:

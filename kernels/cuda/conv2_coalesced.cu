@@ -1,8 +1,8 @@
 // Rung 2: the same threads, numbered along columns.
 //
 // Neighbouring threads have neighbouring columns, which are adjacent in w and y: a warp's 32
-// numbers are 4 sectors, of which all bytes are used. From x all lanes read the same number, which
-// costs no more than reading it once.
+// numbers fill 4 sectors, and all their bytes are used. All lanes read the same number of x, which
+// costs as much as a single read.
 #include "convolution.cuh"
 
 #define THREADS 256

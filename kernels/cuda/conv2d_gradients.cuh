@@ -3,7 +3,7 @@
 #include "gradients.cuh"
 
 // Grid (tiles of gx, or 0, + tiles of gw * slices + N * ceil(K / 32)), block (THREADS).
-// counters [tiles of gw + ceil(K / 32)]: zero before and after.
+// counters [tiles of gw + ceil(K / 32)]: zero on entry and on exit.
 extern "C" __global__ void __launch_bounds__(BOUNDS)
 conv2d_gradients(const float* gy, const Stored* x1, const Stored* x2, int C1, int up,
                  const float* w, const float* plus1, const float* plus2, float* gx1, float* gx2,

@@ -7,7 +7,7 @@
 // products, one for each point, by the register tile of rung 4:
 //
 //     forward     V = B^T x B, U = G w G^T, M = V U at each point, y = A^T M A
-//     gradient_x  the same of gy, with the window turned by 180 degrees and C, K exchanged
+//     gradient_x  the same for gy, with the window rotated by 180 degrees and C, K exchanged
 //     gradient_w  D = A gy A^T, dU = V^T D at each point, gw = G^T dU G
 //
 // V, M, D: [36, tiles, channels]; tiles: of all images, tiles_h x tiles_w in each.
@@ -72,7 +72,7 @@ __device__ inline void gt(const float* u, float* w, int step) {
     for (int i = 0; i < (to_rows); i++) transform((tile) + 6 * i, (tile) + 6 * i, 1)
 
 struct Place {
-    int image, row, column;  // of the tile, in tiles
+    int image, row, column;  // the tile's image, and its position counted in tiles
 };
 
 __device__ inline Place place(int tile, int tiles_h, int tiles_w) {

@@ -1,10 +1,10 @@
 // Rung 6: tensor cores, which multiply small matrices in one instruction of a warp.
 //
-// In rung 4 each multiplication belongs to a thread. Here a warp passes 16 x 16 of a and 16 x 16 of
-// b to the cores and gets the sums of all 4096 products. The hardware does not document which lane
-// has which numbers (a fragment), so results go to their places through shared memory. Each of the
-// block's four warps has 32 x 32 of its 64 x 64 results: four fragments of sums, for which it reads
-// two of a and two of b. The next tile is fetched meanwhile, as in rung 4.
+// In rung 4 each multiplication belongs to a thread. Here a warp passes a 16 x 16 tile of a and one
+// of b (fragments) to the cores and gets the sums of all 4096 products. NVIDIA does not document
+// which lane has which numbers, so results go to their places through shared memory. Each of the
+// block's four warps has 32 x 32 of the 64 x 64 results: four fragments of sums, for which it reads
+// two fragments of a and two of b. Meanwhile the next tile is fetched, as in rung 4.
 //
 // The cores read fewer bits than a float32 has. By default half: 11 significant bits, no numbers
 // above 65504 or below 6e-8; sm_75 or later. With -DBF16 bfloat16: 8 bits and the range of float32;
@@ -12,9 +12,9 @@
 // later. All add in float32.
 //
 // Arrays are float32. With -DSTORED x has the type that the cores read: norm.cu, which computed it
-// for this convolution alone, has rounded it already, so that no bit of a result changes. The
-// window reads every number of an image nine times, and the backward reads it again: each time half
-// as many bytes, and x takes half the memory until the backward.
+// for this convolution alone, has rounded it already, so that no bit of a result changes. A
+// 3 x 3 window reads every number of x nine times, and the backward reads it again: each read has
+// half as many bytes, and x takes half the memory until the backward.
 //
 // Nothing is scaled here. Small gradients lose bits in half below 6e-5 and are zero below 3e-8:
 // training/loss_scale.py multiplies the loss by a power of two and divides the gradients by it.
@@ -90,7 +90,7 @@ __device__ void to_shared(const Fetch<P>& fetched, Input* a, Input* b) {
 struct Tile {
     static constexpr int numbers = 4 * Sums::num_elements;
     Sums sums[2][2];
-    __device__ static int down() { return threadIdx.x / 64 * 32; }  // the warp's 32 x 32
+    __device__ static int down() { return threadIdx.x / 64 * 32; }  // row of its 32 x 32
     __device__ static int right() { return threadIdx.x / 32 % 2 * 32; }
     // The layout of a fragment is unknown, but it is the same in all fragments of a kind.
     __device__ float& number(int i) {
@@ -136,8 +136,8 @@ struct Tile {
             __syncthreads();
         }
     }
-    // Store each fragment through a patch of the warp's own, in the shared memory that add_up()
-    // no longer needs.
+    // Store each fragment by way of the warp's own patch of shared memory, which add_up() no
+    // longer needs.
     template <class P>
     __device__ void store(const P& p, float* memory, int row0, int column0) const {
         int lane = threadIdx.x % 32;

@@ -13,15 +13,15 @@
 //
 // Operations that could be separate kernels happen where a number is read or written: x may be the
 // concatenation of two parts (the first has C1 channels), or be upsampled to twice the height and
-// width (up: every pixel counts as four); and y gets a bias, a shift for each image, and an extra
-// image added.
+// width (up = 1: every pixel counts as four). A bias, a shift for each image, and an extra image
+// are added to y.
 //
-// a4 and b4 fetch four numbers at once, if `vector` says that all sizes and addresses are multiples
-// of four numbers. a is contiguous along the depth or along the rows; b along the columns or along
+// a4 and b4 fetch four numbers together if `vector` is 1: all sizes and addresses are multiples of
+// four numbers. a is contiguous along the depth or along the rows; b along the columns or along
 // the depth.
 //
-// x has the including file's type Stored, and four of its numbers the type Stored4: float32, unless
-// the file defines STORED and both types. A is the type that a4 returns.
+// A number of x has type Stored, four of them Stored4: float32, unless the including file defines
+// STORED and both types. A is the return type of a4.
 #ifndef STORED
 typedef float Stored;
 typedef float4 Stored4;
@@ -44,7 +44,7 @@ struct Picture {
     const Stored *x1, *x2;
     int C1, up;
 
-    // The address of channel c of pixel (n, h, w); h and w count upsampled pixels.
+    // Address of channel c of pixel (n, h, w); h and w count upsampled pixels.
     __device__ const Stored* place(const Sizes& s, int n, int h, int w, int c) const {
         long long pixel = ((long long)n * (s.H >> up) + (h >> up)) * (s.W >> up) + (w >> up);
         return c < C1 ? x1 + pixel * C1 + c : x2 + pixel * (s.C - C1) + (c - C1);
@@ -63,7 +63,7 @@ struct Forward {
     __device__ int rows() const { return s.N * s.OH * s.OW; }
     __device__ int depth() const { return s.KH * s.KW * s.C; }
     __device__ int columns() const { return s.K; }
-    // The address of number d of the window over pixel `row` of y; null outside the image.
+    // Address of number d of the window over pixel `row` of y; null outside the image.
     __device__ const Stored* window(int row, int d) const {
         int c = d % s.C, kw = d / s.C % s.KW, kh = d / s.C / s.KW;
         int ow = row % s.OW, oh = row / s.OW % s.OH, n = row / s.OW / s.OH;
@@ -92,8 +92,8 @@ struct Forward {
 };
 
 // gx has the two parts of x. Their partial gradients plus1 and plus2, and a bias, are added to it
-// unless null; with a bias it is the result of a transposed convolution. With up a pixel of x
-// counts as four, each with a window.
+// unless null; with a bias it is the result of a transposed convolution. With up, a pixel
+// of x stands for four pixels, each with its own window.
 struct GradientX {
     typedef float4 A;
     const float *gy, *w, *plus1, *plus2;

@@ -10,7 +10,7 @@ from minddpm.kernels.float32 import float32_only
 from minddpm.kernels.pixels import are_pixels, pixels_backward, window_columns
 from minddpm.kernels.shapes import Padding, transposed_shape
 
-CUDA = sys.modules[__package__]  # this kernel set, complete by the time that a function runs
+CUDA = sys.modules[__package__]  # this kernel set, fully imported when a function runs
 
 
 def convolved(xs, w, b, stride, padding, up=0, shift=None, extra=None):

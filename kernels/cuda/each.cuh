@@ -1,9 +1,9 @@
-// for (EACH(i, n)): a thread's elements are a grid apart, so that any grid is right for any n.
+// for (EACH(i, n)): a thread's elements are one grid apart, so any grid works for any n.
 #define EACH(i, n)                                                              \
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (n);    \
     i += (long long)gridDim.x * blockDim.x
 
-// A sampler's step for one element: pred_x0, and x_prev without its noise (sampler_step in
+// One step of a sampler for one element: pred_x0, and x_prev without noise (sampler_step in
 // kernels/reference/noise.py).
 struct Step {
     float px, po, k0, kx, ko;

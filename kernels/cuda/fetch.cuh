@@ -1,8 +1,8 @@
-// The next tiles of a and of b, held in registers: TILE rows, COLUMNS columns, DEPTH of each. The
+// The next tiles of a (TILE rows) and b (COLUMNS columns), DEPTH deep, held in registers. The
 // including file defines these and THREADS; P is a problem as in convolution.cuh.
 
 #define FETCH_A (TILE * DEPTH / 4 / THREADS)     // vectors of a that a thread fetches
-#define FETCH_B (COLUMNS * DEPTH / 4 / THREADS)  // and of b
+#define FETCH_B (COLUMNS * DEPTH / 4 / THREADS)  // vectors of b
 
 // Fetch four numbers as one vector, or one by one if p.vector() is false.
 #define FOUR(Vector, result, together, one, inside)                                  \

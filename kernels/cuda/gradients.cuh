@@ -1,12 +1,12 @@
-// The parts of a backward that are sums over all pixels of all images, by a Tile (tiled.cuh).
+// The gradients that are sums over all pixels of all images, computed by a Tile (tiled.cuh).
 //
-// gw has few tiles, each with a long sum. Each slice of the pixels has its own block, and the last
+// gw has few tiles with long sums. So each slice of the pixels has its own block, and the last
 // block to finish adds up the sums of all slices, always in the same order. The gradient of the
 // bias is summed over images in the same way.
 #include "last_block.cuh"
 
 // Compute one slice of a tile of gw. parts [slices, tiles, Tile::numbers, THREADS]: each thread's
-// sums. The same thread of the last block has the same entries, whichever they are.
+// sums. The same thread of the last block has the same entries in the same order.
 __device__ inline void weight_tile(const GradientW& p, float* memory, float* parts,
                                    unsigned* counters, int tile, int tiles, int slice, int slices) {
     int tiles_down = (p.rows() + TILE - 1) / TILE;

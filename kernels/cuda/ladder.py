@@ -12,7 +12,7 @@ from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, launch
 from minddpm.kernels.precision import available_precisions, precision
 from minddpm.kernels.shapes import Padding, Parts
 
-BFLOAT16 = "uint16"  # NumPy has no bfloat16, and CuPy only with ml_dtypes: its bits
+BFLOAT16 = "uint16"  # bfloat16's bits: NumPy lacks the type, CuPy needs ml_dtypes
 
 
 class Rung(NamedTuple):
@@ -49,7 +49,7 @@ TENSOR_CORES = {
 MIN_CHANNELS = 16  # for tensor cores: below, most of a fragment would be zeros
 FUSED_BACKWARD = "conv4_registers.cu", "conv6_tensor.cu"  # all gradients in one launch
 MIN_BLOCKS = 256  # for gw: two for each multiprocessor of a large GPU
-MIN_PIXELS = 64  # that a slice of gw adds up
+MIN_PIXELS = 64  # at least this many pixels per slice of gw
 
 
 class Sizes(NamedTuple):
@@ -116,7 +116,7 @@ def register_tile(columns: int) -> Rung:
 
 
 def choose_rung(s: Sizes, columns: int, dtype: str = "float32") -> Rung:
-    """Return the rung for a convolution of these sizes; columns: of its widest result.
+    """Return the rung for a convolution of these sizes; columns: those of its widest result.
 
     dtype: the type of x. Only one rung reads x of a 16-bit type, even if precision() has changed
     since x was stored.
@@ -130,7 +130,7 @@ def choose_rung(s: Sizes, columns: int, dtype: str = "float32") -> Rung:
 
 
 def stored_as(s: Sizes) -> str:
-    """Return the type in which to store an x that only this convolution reads: its rung's input."""
+    """Return the type in which to store an x that only this convolution reads (see Rung.stored)."""
     return choose_rung(s, s.C_out).stored
 
 
@@ -201,7 +201,7 @@ def backward(
 def sum_pixels(gy: Array) -> tuple[Array, Array]:
     """Return gy [N, H, W, C] summed over the pixels of each image, [N, C], and over all, [C].
 
-    Rung 4's backward has three kinds of blocks; only those that sum pixels are launched.
+    Rung 4's backward has three kinds of blocks; this launches only the blocks that sum pixels.
     """
     N, C = gy.shape[0], gy.shape[3]
     s = Sizes.of((gy,), (1, 1, C, C), 1, ((0, 0), (0, 0)))
@@ -245,5 +245,5 @@ def two_parts(parts: Sequence[Array | None]) -> tuple[Array | None, Array | None
 
 
 def _vector(s: Sizes, xs: Parts, *arrays: Array | None) -> bool:
-    """Return whether kernels may fetch four numbers at once."""
+    """Return whether kernels may fetch four numbers together."""
     return s.C % 4 == s.C_out % 4 == xs[0].shape[-1] % 4 == 0 and aligned(*arrays)

@@ -1,4 +1,4 @@
-"""How a kernel is launched: compiled once, every argument in the size that the kernel reads."""
+"""Launch kernels: each is compiled once and gets every argument in the size that it reads."""
 
 import sys
 from functools import cache
@@ -18,7 +18,7 @@ MAX_ELEMENTS = 2**31 - 1  # of an array, because kernels count elements with an 
 
 
 def cupy() -> ModuleType:
-    """Return the array library. It is never imported here: the caller's arrays came from it."""
+    """Return the array library, which is already imported: the caller's arrays came from it."""
     return sys.modules["cupy"]
 
 
@@ -29,7 +29,7 @@ def is_array(x: Any) -> bool:
 
 @cache
 def _module(library: ModuleType, file: str, options: tuple[str, ...]) -> Any:
-    # The text, because RawModule's path= expects a compiled file.
+    # Pass the text, because RawModule's path= expects a compiled file.
     code = (FOLDER / file).read_text()
     options = (f"-I{FOLDER}", *_header_options(code), "--std=c++17", *options)
     return library.RawModule(code=code, options=options)
@@ -67,7 +67,7 @@ def launch(
 
 
 def each(file: str, name: str, n: int, *arguments: Any) -> None:
-    """Run a kernel on n elements: each thread takes one, or several that lie a grid apart."""
+    """Run a kernel on n elements: each thread takes one, or several that are one grid apart."""
     launch(file, name, (min(blocks(n, BLOCK), MAX_BLOCKS),), (BLOCK,), *arguments)
 
 

@@ -40,8 +40,8 @@ def linear_backward(gy, xs, w, partial=()):
 def _table(library: ModuleType, lines: tuple[tuple[int, ...], ...]) -> Array:
     """Return the lines as an array on the device.
 
-    They name weights only, so they are the same at every step. The cache keeps every table for
-    good: a recorded graph goes on reading it at its address.
+    The lines refer to weights only, so they are the same at every step. The cache never frees a
+    table, because a recorded graph continues to read it at its address.
     """
     return library.asarray(np.array(lines, np.uint64))
 
@@ -57,7 +57,7 @@ def _split(flat: Array, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
 
 
 def _vector(s: Sizes, widths: Sequence[int], *arrays: Array | None) -> bool:
-    """Return whether kernels may fetch four numbers at once; widths: C_out of each layer."""
+    """Return whether kernels may fetch four numbers together; widths: C_out of each layer."""
     return s.C % 4 == 0 and all(width % 4 == 0 for width in widths) and aligned(*arrays)
 
 

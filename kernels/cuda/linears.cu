@@ -1,7 +1,7 @@
 // Several linear layers of one x in one launch: attention's three projections, and all residual
 // blocks' projections of the time embedding. Each alone would be too small to fill a GPU.
 //
-// A table in memory has the addresses of each layer's arrays; rung 4's tile does the work.
+// A table in memory has the addresses of each layer's arrays; rung 4's tile computes the products.
 #include "convolution.cuh"
 #include "product.cuh"
 
@@ -59,7 +59,7 @@ linears_backward(const float* x, const unsigned long long* table, const float* p
         return;
     }
     block -= tiles_x;
-    int all = 0;  // tiles of gw of the layers before, in the end of all layers
+    int all = 0;  // tiles of gw of the previous layers; after the loop, of all layers
     for (int i = 0; i < layers; i++) {
         int K = layer[i].K, mine = tiles(C, TILE) * tiles(K, COLUMNS);
         if (block >= 0 && block < mine * slices) {

@@ -1,5 +1,5 @@
-// Numbers of 16 bits, which tensor cores read: half with 11 significant bits, none above 65504 or
-// below 6e-8; or with -DBF16 bfloat16, with 8 bits and the range of float32.
+// The 16-bit numbers that tensor cores read. half: 11 significant bits, none above 65504 or below
+// 6e-8. With -DBF16 bfloat16: 8 significant bits and the range of float32.
 #ifdef BF16
 #if __CUDA_ARCH__ < 800
 #error "BF16 needs a GPU of compute capability 8.0 (sm_80) or above: compile without -DBF16"

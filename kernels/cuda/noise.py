@@ -10,7 +10,7 @@ from minddpm.kernels.float32 import float32_only
 
 
 def key(seed: int, purpose: int, step: int) -> tuple[np.uint32, ...]:
-    """Return step (its low and high word), seed and purpose as kernels of random.cu take them."""
+    """Return step (low and high word), seed and purpose as the kernels of random.cu take them."""
     return tuple(map(np.uint32, (step & 0xFFFFFFFF, step >> 32, seed, purpose)))
 
 

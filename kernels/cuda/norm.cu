@@ -1,13 +1,13 @@
-// Group normalisation with or without SiLU, channels last: x [N, P, C], `size` channels a group.
+// Group normalisation with or without SiLU. x [N, P, C]: P pixels, `size` channels per group.
 //
 // One block for each group of each image. The forward reads the group three times (mean, variance,
-// result), the backward twice; after the first time it is in a cache. Sums pass between the
+// result), the backward twice; after the first read it is usually cached. Sums pass between the
 // threads of a warp by shuffles, and between warps through shared memory.
 //
 // x may be the concatenation of two parts: the first has C1 channels.
 //
-// With -DSTORED y has 16 bits (narrow.cuh), for a convolution on tensor cores, which would round it
-// anyway. All sums and the statistics are float32.
+// With -DSTORED y is stored in 16 bits (narrow.cuh): the tensor-core convolution that reads it
+// would round it anyway. All sums and the statistics are float32.
 #include "last_block.cuh"
 #ifdef STORED
 #include "narrow.cuh"
@@ -21,19 +21,19 @@ __device__ inline Stored stored(float x) { return x; }
 #define WARPS 8
 #define THREADS (32 * WARPS)
 
-// Return the sum over all threads of a block, to each of them.
+// Return the block-wide sum to every thread.
 __device__ inline float block_sum(float value) {
-    __shared__ float of_warps[WARPS];
+    __shared__ float warp_sums[WARPS];
     for (int lanes = 16; lanes; lanes /= 2) value += __shfl_xor_sync(0xffffffffu, value, lanes);
-    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = value;
+    if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = value;
     __syncthreads();
     float total = 0.0f;
-    for (int w = 0; w < WARPS; w++) total += of_warps[w];
+    for (int w = 0; w < WARPS; w++) total += warp_sums[w];
     __syncthreads();  // the next sum must not overwrite what others still read
     return total;
 }
 
-// Return the address of channel c of a pixel in one of two parts of C1 and C - C1 channels.
+// Address of (pixel, c) when the channels are split into part1 (C1) and part2 (C - C1).
 template <class T>
 __device__ inline T* place(T* part1, T* part2, int C1, int C, long long pixel, int c) {
     return c < C1 ? part1 + pixel * C1 + c : part2 + pixel * (C - C1) + (c - C1);
@@ -51,11 +51,11 @@ group_norm(const float* x1, const float* x2, int C1, const float* weight, const 
         sum += *place(x1, x2, C1, C, start + i / size, first + i % size);
     }
     float mean = block_sum(sum) / count;
-    // The squares around the mean: E[x^2] - E[x]^2 would cancel where |mean| >> std.
+    // Squared deviations from the mean: E[x^2] - E[x]^2 would cancel where |mean| >> std.
     float squares = 0.0f;
     for (int i = threadIdx.x; i < count; i += THREADS) {
-        float apart = *place(x1, x2, C1, C, start + i / size, first + i % size) - mean;
-        squares += apart * apart;
+        float deviation = *place(x1, x2, C1, C, start + i / size, first + i % size) - mean;
+        squares += deviation * deviation;
     }
     float rstd = 1.0f / sqrtf(block_sum(squares) / count + eps);
     if (threadIdx.x == 0) {
@@ -79,25 +79,25 @@ __device__ inline float slope(float gy, float n, float weight, float bias, int w
 
 // grid (G, N). With averages over the group:
 //     gx = rstd (w dz - avg(w dz) - n avg(w dz n));  gweight = sum dz n;  gbias = sum dz
-// plus1, plus2: partial gradients of the parts of x, added to gx unless null.
-// sums [2, N, C]: of dz and of dz n over the pixels of each image, which the last block of each
-// group adds up. counters [G]: zero before and after.
+// partial1, partial2: gradients already accumulated for the parts of x, added to gx unless null.
+// sums [2, N, C]: per-image sums of dz and dz n over pixels; the last block of each group sums them
+// over images. counters [G]: zero on entry and on exit.
 extern "C" __global__ void __launch_bounds__(THREADS)
 group_norm_backward(const float* gy, const float* x1, const float* x2, int C1,
                     const float* weight, const float* bias, const float* mean, const float* rstd,
-                    const float* plus1, const float* plus2, float* gx1, float* gx2,
+                    const float* partial1, const float* partial2, float* gx1, float* gx2,
                     float* gweight, float* gbias, float* sums, unsigned* counters, int P, int C,
                     int size, int with_silu) {
-    __shared__ float plain[THREADS], tilted[THREADS];
+    __shared__ float sums_dz[THREADS], sums_dz_n[THREADS];
     int group = blockIdx.x, image = blockIdx.y, N = gridDim.y, first = group * size;
     long long start = (long long)image * P;
     float m = mean[image * gridDim.x + group], r = rstd[image * gridDim.x + group];
     float average = 0.0f, average_n = 0.0f;
-    // Up to THREADS channels at a time; each thread has one of them, and every `rows`-th pixel of
-    // it.
+    // Up to THREADS channels per pass; each thread sums every `rows`-th pixel of one channel.
+    // block_sum's barriers also keep the next pass from overwriting both arrays early.
     for (int begin = 0; begin < size; begin += THREADS) {
-        int some = min(size - begin, THREADS), rows = THREADS / some;
-        int row = threadIdx.x / some, c = first + begin + threadIdx.x % some;
+        int channels = min(size - begin, THREADS), rows = THREADS / channels;
+        int row = threadIdx.x / channels, c = first + begin + threadIdx.x % channels;
         float sum = 0.0f, sum_n = 0.0f;
         for (int p = row; row < rows && p < P; p += rows) {
             float n = (*place(x1, x2, C1, C, start + p, c) - m) * r;
@@ -105,20 +105,20 @@ group_norm_backward(const float* gy, const float* x1, const float* x2, int C1,
             sum += dz;
             sum_n += dz * n;
         }
-        plain[threadIdx.x] = sum;
-        tilted[threadIdx.x] = sum_n;
+        sums_dz[threadIdx.x] = sum;
+        sums_dz_n[threadIdx.x] = sum_n;
         __syncthreads();
-        bool mine = threadIdx.x < some;
-        for (int other = 1; mine && other < rows; other++) {
-            sum += plain[other * some + threadIdx.x];
-            sum_n += tilted[other * some + threadIdx.x];
+        bool writes = threadIdx.x < channels;
+        for (int other = 1; writes && other < rows; other++) {
+            sum += sums_dz[other * channels + threadIdx.x];
+            sum_n += sums_dz_n[other * channels + threadIdx.x];
         }
-        if (mine) {
+        if (writes) {
             sums[(long long)image * C + c] = sum;
             sums[(long long)(N + image) * C + c] = sum_n;
         }
-        average += block_sum(mine ? weight[c] * sum : 0.0f);  // its barriers protect both arrays
-        average_n += block_sum(mine ? weight[c] * sum_n : 0.0f);
+        average += block_sum(writes ? weight[c] * sum : 0.0f);
+        average_n += block_sum(writes ? weight[c] * sum_n : 0.0f);
     }
     int count = P * size;
     average /= count;
@@ -129,7 +129,7 @@ group_norm_backward(const float* gy, const float* x1, const float* x2, int C1,
         float n = (*place(x1, x2, C1, C, pixel, c) - m) * r;
         float dz = slope(gy[pixel * C + c], n, weight[c], bias[c], with_silu);
         float gx = r * (weight[c] * dz - average - n * average_n);
-        if (c < C1 ? plus1 : plus2) gx += *place(plus1, plus2, C1, C, pixel, c);
+        if (c < C1 ? partial1 : partial2) gx += *place(partial1, partial2, C1, C, pixel, c);
         *place(gx1, gx2, C1, C, pixel, c) = gx;
     }
     if (!last_block(counters + group, N)) return;

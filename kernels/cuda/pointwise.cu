@@ -1,7 +1,7 @@
-// Elementwise operations: each is one pass over memory, and that pass is its cost.
+// Elementwise operations: each is one pass over memory, which takes nearly all of its time.
 //
-// A thread's elements are a grid apart, so that the threads of a warp always read neighbours, and
-// any grid is right for any size. Formulas: kernels/reference/.
+// A thread's elements are one grid apart, so the threads of a warp always read neighbouring ones,
+// and any grid works for any size. Formulas: kernels/reference/.
 
 #include "each.cuh"
 
@@ -50,14 +50,14 @@ extern "C" __global__ void timestep_features(const long long* t, float* features
 extern "C" __global__ void upsample_nearest(const float* x, float* y, int H, int W, int C, int n) {
     for (EACH(i, n)) {
         int c = i % C, w = i / C % (2 * W);
-        long long row = i / C / (2 * W);  // of all images: (image * 2H + h)
+        long long row = i / C / (2 * W);  // counted over all images: image * 2H + h
         long long image = row / (2 * H);
         int h = row % (2 * H);
         y[i] = x[((image * H + h / 2) * W + w / 2) * C + c];
     }
 }
 
-// gx [N, H, W, C]: the sum over the four pixels that each pixel became; n counts its elements.
+// gx [N, H, W, C]: sums of gy over the four copies of each pixel; n counts the elements of gx.
 extern "C" __global__ void upsample_nearest_backward(const float* gy, float* gx, int W, int C,
                                                      int n) {
     for (EACH(i, n)) {
@@ -68,7 +68,7 @@ extern "C" __global__ void upsample_nearest_backward(const float* gy, float* gx,
     }
 }
 
-// x_t = a x0 + b noise; P elements have one a and b.
+// x_t = a x0 + b noise; a and b have one number for each image of P elements.
 extern "C" __global__ void q_sample(const float* x0, const float* noise, const float* a,
                                     const float* b, float* x_t, int P, int n) {
     for (EACH(i, n)) x_t[i] = a[i / P] * x0[i] + b[i / P] * noise[i];
@@ -107,7 +107,7 @@ extern "C" __global__ void ema(float* average, const float* param, float rest, i
     for (EACH(i, n)) average[i] += rest * (param[i] - average[i]);
 }
 
-// One step of a sampler (sampler_step in kernels/reference/noise.py); noise may be null, sigma 0.
+// One step of a sampler (sampler_step in kernels/reference/noise.py); noise: null if sigma = 0.
 extern "C" __global__ void sampler_step(const float* x_t, const float* output, const float* noise,
                                         float* x_prev, float* pred_x0, float px, float po,
                                         float k0, float kx, float ko, float sigma, int clip,
@@ -135,7 +135,7 @@ squared_norm(const float* x, double* parts, int n) {
     }
 }
 
-// total = the sum of a few parts, by one thread: always in the same order.
+// total = the sum of a few parts, added by one thread, always in the same order.
 extern "C" __global__ void sum_parts(const double* parts, double* total, int n) {
     double sum = 0.0;
     for (int i = 0; i < n; i++) sum += parts[i];

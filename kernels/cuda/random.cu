@@ -1,7 +1,7 @@
-// Philox4x32-10, and the operations that use its words at once (kernels/reference/noise.py).
+// Philox4x32-10, and the operations that use its words directly (kernels/reference/noise.py).
 //
 // One thread computes one block of four words, whose counter is (block, step) and whose key is
-// (seed, purpose). There is no state, so every element of every stream can be computed by itself,
+// (seed, purpose). There is no state, so every element of every stream can be computed alone,
 // in any order. Results begin at a block's first word; `n` need not be a multiple of four.
 
 #include "each.cuh"

@@ -1,7 +1,7 @@
-"""Replay on a GPU: a function's kernels are recorded once as a CUDA graph; one launch repeats it.
+"""Replay on a GPU: a function's kernels are recorded once as a CUDA graph and relaunched with it.
 
-A graph repeats its kernels with the arguments, hence the addresses, of the recording. So the inputs
-of every call are copied into the recorded input arrays, and the result out of the recorded output.
+A graph repeats its kernels with the recorded arguments, including addresses. So each call copies
+its inputs into the recorded input arrays, and the result out of the recorded output array.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class replayed:  # noqa: N801 (called as a function, as in every kernel set)
         self._function = function
         self._stream = cuda.Stream(non_blocking=True)  # the null stream cannot record
         # Arrays made within the function are freed at its end, but the graph goes on writing to
-        # their memory. A pool of its own keeps that memory from other users. The first call leaves
+        # their memory. A separate pool keeps that memory from other users. The first call leaves
         # all the memory needed in the pool, so recording allocates nothing on the device.
         self._pool = cuda.MemoryPool()
         self._inputs: tuple[Array, ...] | None = None

@@ -10,13 +10,13 @@ from minddpm.kernels.shapes import Parts
 
 FILE = "conv5_winograd.cu"
 BLOCK = (32, 8)
-# By the roofline on paper (kernels/cuda/README.md): with fewer channels the traffic to memory
-# between the steps takes longer than the multiplications saved. On some cards 50 would be enough.
+# From the roofline model (kernels/cuda/README.md): with fewer channels the memory traffic between
+# the steps takes longer than the saved multiplications. On some cards 50 channels would be enough.
 MIN_CHANNELS = 256
 
 
 def pays(s: Sizes, xs: Parts, up: int = 0) -> bool:
-    """Return whether this rung is the one to use: 3 x 3, stride 1, many channels, in float32."""
+    """Return whether to use this rung: 3 x 3, stride 1, many channels, in float32."""
     return (
         precision() == "float32" == xs[0].dtype
         and s.KH == s.KW == 3
@@ -28,7 +28,7 @@ def pays(s: Sizes, xs: Parts, up: int = 0) -> bool:
 
 
 def _tiles(N: int, OH: int, OW: int) -> tuple[int, int, int]:
-    """Return the number of 4x4 tiles of y: of all images, and down and across each image."""
+    """Return the number of 4x4 tiles of y: in all images, and down and across each image."""
     down, across = blocks(OH, 4), blocks(OW, 4)
     return N * down * across, down, across
 
@@ -46,9 +46,9 @@ def _convolved(
     x: Array, w: Array, y: Array, top: int, left: int, turned: bool,
     bias: Array | None = None, shift: Array | None = None, extra: Array | None = None,
 ) -> None:  # fmt: skip
-    """Compute y = x, padded, convolved with w, into y.
+    """Convolve x, padded, with w, and store the result in y.
 
-    turned: with w rotated by 180 degrees and its two channel axes exchanged instead.
+    turned: rotate w by 180 degrees and exchange its two channel axes first.
     """
     (N, OH, OW, C_out), C = y.shape, x.shape[3]
     tiles = _tiles(N, OH, OW)

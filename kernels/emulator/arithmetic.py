@@ -1,9 +1,9 @@
 """The floating-point operations of a kernel, found by disassembling its library.
 
 A library of profile mode is not optimised, so every +, -, * and / of the source is one instruction;
-a fused multiply-add of a GPU is two. Each basic block (code without a branch) begins with a call
-that counts its executions (profile.cc). Functions such as sqrtf and expf belong to the C library
-and are not counted.
+a GPU's fused multiply-add counts as two. Each basic block (code without a branch) begins with a
+call that counts its executions (profile.cc). Functions such as sqrtf and expf belong to the C
+library and are not counted.
 """
 
 import platform
@@ -17,15 +17,15 @@ from minddpm.kernels.emulator.build import source_lines
 
 _INSTRUCTION = re.compile(r" *([0-9a-f]+):\t(\S+)\s*(.*)")
 _OPERATION = re.compile(r"v?(?:add|sub|mul|div)s[sd]")
-_NOT_COUNTED = "half.h:"  # conversion of half to float32, which a GPU does without arithmetic
+_NOT_COUNTED = "half.h:"  # converts half to float32, which a GPU does without arithmetic
 
 
 @cache
 def operations(library: Path) -> dict[int, int]:
     """Return the number of operations in each basic block, by the address after its counting call.
 
-    Raises InputError on processors other than x86-64, as only those instructions are known, and
-    without objdump.
+    Raises InputError if the processor is not x86-64 (only its instructions are known here) or
+    objdump is not installed.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         raise InputError("operations are counted on x86-64 only: leave them out on this machine.")

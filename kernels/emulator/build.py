@@ -1,7 +1,7 @@
 """Compile a .cu file to a shared library with g++, and cache the library between runs.
 
-The source is compiled unchanged, line by line, except for __shared__ arrays: no C++ declaration
-gives an array to a block. Each becomes a reference into the block's memory, on the same line.
+The source is compiled unchanged, line by line, except for __shared__ arrays, because C++ has no
+per-block arrays. Each becomes a reference into the block's memory, on the same line.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 # Directives after which the line number must be set again: #include, and those that may end skipped
 # lines, within which the compiler ignores #line.
 _DIRECTIVE = re.compile(r'^[ \t]*#(?:include "([^"]+)"|else|elif|endif)[^\n]*$', re.M)
-# Our replacements for CUDA's headers. As with NVRTC, a kernel must include them to use their names.
+# Replacements for CUDA's headers. As with NVRTC, a kernel must include them to use their names.
 _HEADERS = {
     "cuda_fp16.h": MACHINE_FOLDER / "half.h",
     "cuda_bf16.h": MACHINE_FOLDER / "bfloat16.h",
@@ -104,8 +104,8 @@ def build(source: str, path: str, includes: Path, mode: str = "plain") -> Path:
     """Return the file of this source's library, compiling it if it is not in the cache.
 
     path: name of the source in messages and debuggers. includes: folder of its .cuh files. mode:
-    one of MODES. Raises InputError without a suitable g++, RuntimeError with the compiler's message
-    if compilation fails.
+    one of MODES. Raises InputError if no suitable g++ is found, RuntimeError with the compiler's
+    message if compilation fails.
     """
     exports = [
         f"EMULATOR_EXPORT({name}, {bound})\n"
@@ -137,8 +137,8 @@ def _machine(mode: str) -> Path:
 
 def _cached(contents: str, suffix: str, make: Callable[[Path], None]) -> Path:
     """Return a file of the cache; `make` creates it, in a temporary folder, if it is missing."""
-    # MACHINE_FOLDER is part of the key, as the library contains the paths of its source files: for
-    # debuggers, and for `source_lines`.
+    # MACHINE_FOLDER is part of the key, because the library contains the paths of its source files
+    # for debuggers and for `source_lines`.
     key = f"{contents}\0{_compiler()}\0{FLAGS}{MODE_FLAGS}{MACHINE_FOLDER}"
     digest = hashlib.sha256(key.encode())
     for file in sorted((*MACHINE_FOLDER.glob("*.h"), *MACHINE_FOLDER.glob("*.cc"))):
@@ -148,7 +148,7 @@ def _cached(contents: str, suffix: str, make: Callable[[Path], None]) -> Path:
         with tempfile.TemporaryDirectory(dir=cached.parent) as work:
             target = Path(work, cached.name)
             make(target)
-            os.replace(target, cached)  # atomic, as two processes may build the same file
+            os.replace(target, cached)  # atomic: two processes may build the same file
     return cached
 
 

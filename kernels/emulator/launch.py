@@ -1,8 +1,8 @@
-"""Launch the kernels of a .cu file, with arguments checked more strictly than by the driver.
+"""Launch the kernels of a .cu file, with arguments checked more strictly than the CUDA driver does.
 
-CuPy passes a scalar with its NumPy size, whatever the kernel declares: a Python float for a float
-parameter has 8 bytes, of which the kernel reads 4. On a GPU this is a silently wrong number; here
-it is an error.
+CuPy passes a scalar at its NumPy size, not at the size the kernel declares: a Python float for a
+float parameter has 8 bytes, of which the kernel reads 4. On a GPU the kernel silently reads a wrong
+value; here the launch raises an error.
 """
 
 import bisect
@@ -23,11 +23,11 @@ from minddpm.kernels.emulator.profile import Line
 KINDS = {"f": "floating-point", "i": "signed", "u": "unsigned"}
 
 
-_one_at_a_time = threading.Lock()  # runtime.cc has one global machine
+_one_at_a_time = threading.Lock()  # runtime.cc keeps its state in globals
 
 
 class EmulatorError(RuntimeError):
-    """A kernel did something that is an error on a GPU, reported there or not."""
+    """A kernel did something that is invalid on a GPU, whether or not a GPU would report it."""
 
 
 class _Dim3(ctypes.Structure):  # the layout of dim3 in shim.h
@@ -69,8 +69,8 @@ class Library:
     mode: "plain"; "race", which checks every memory access: it must lie in an array, be aligned,
     not read uninitialised memory, and not race with another thread; or "profile", which counts
     accesses.
-    Raises InputError for an unknown mode or without a suitable g++, RuntimeError if the source does
-    not compile.
+    Raises InputError for an unknown mode or if no suitable g++ is found, RuntimeError if the source
+    does not compile.
     """
 
     def __init__(self, source: str, path: str | Path = "kernel.cu", mode: str = "plain"):
@@ -100,11 +100,11 @@ class Library:
         shared: int = 0,
         order: int = 0,
     ) -> None:
-        """Run a kernel to its end.
+        """Run a kernel to completion.
 
         arguments: arrays of memory.py, or NumPy scalars of exactly the types that the kernel
-        declares. shared: bytes of dynamic shared memory. order: of threads and blocks; 0: as
-        numbered, 1: reversed, 2 and above: random, with this seed.
+        declares. shared: bytes of dynamic shared memory. order: order in which threads and blocks
+        run: 0 by index, 1 reversed, >= 2 random with this seed.
         Raises EmulatorError, with the line of the .cu file if it is known.
         """
         if name not in self._parameters:
@@ -142,11 +142,12 @@ class Library:
                 )
 
     def _describe_arrays(self, arguments: tuple[Any, ...]) -> None:
-        """Give the library the extents of all device arrays, and the arguments they belong to."""
+        """Pass the library all device arrays' extents and the index of each one's argument."""
         extents = memory.extents()
         starts = [e.start for e in extents]
-        passed: dict[int, int] = {}  # start of an array -> the argument that it is
-        named: dict[int, int] = {}  # start of an array -> the argument that contains its address
+        passed: dict[int, int] = {}  # start of an array -> index of the argument that is this array
+        # start of an array -> index of the uint64 argument (a table of pointers) with its address
+        named: dict[int, int] = {}
         for i, argument in enumerate(arguments):
             if not isinstance(argument, np.ndarray):
                 continue
@@ -165,7 +166,7 @@ class Library:
         self._library.emulator_arrays(arrays, ctypes.c_size_t(len(extents)))
 
     def _records(self, name: str, kind: type[ctypes.Structure]) -> ctypes.Array:
-        """Return all records that a function of the library has of the last launch."""
+        """Return the last launch's records, from library function `name`."""
         function = getattr(self._library, name)
         records = (kind * function(None, ctypes.c_size_t(0)))()
         function(records, ctypes.c_size_t(len(records)))
@@ -174,8 +175,8 @@ class Library:
     def flops(self) -> dict[str, int]:
         """Return the floating-point operations of each kernel launched since the last call.
 
-        A multiply-add is two (arithmetic.py defines what is counted). Raises InputError if the mode
-        is not "profile" or if they cannot be counted on this machine.
+        A multiply-add counts as two (arithmetic.py defines what is counted). Raises InputError if
+        the mode is not "profile" or if operations cannot be counted on this machine.
         """
         self._check_profile()
         in_block = operations(self.file)
@@ -211,13 +212,16 @@ class Library:
 
 
 def _line_order(place: str) -> tuple[str, int]:
-    """Return a sorting key for "file:line" by which line 9 comes before line 10."""
+    """Return a sorting key for "file:line" that compares line numbers numerically."""
     file, _, line = place.partition(":")
     return file, int(line) if line.isdigit() else 0
 
 
 def _as_parameter(label: str, argument: Any, parameter: str) -> Any:
-    """Return an argument as a ctypes value; parameter: "Pf4" for float*, "Si4" for int."""
+    """Return an argument as a ctypes value.
+
+    parameter: P pointer or S scalar, then kind, then bytes: "Pf4" for float*, "Si4" for int.
+    """
     form, kind, size = parameter[0], parameter[1], int(parameter[2])
     wanted = f"{KINDS[kind]}, {size} bytes"
     if form == "P":
@@ -228,13 +232,13 @@ def _as_parameter(label: str, argument: Any, parameter: str) -> Any:
         if not memory.holds(argument):
             raise EmulatorError(f"{label} is not on the device: device_array() makes a copy there")
         if not argument.flags.c_contiguous:
-            raise EmulatorError(f"{label} is not C-contiguous: kernels know nothing of strides")
+            raise EmulatorError(f"{label} is not C-contiguous: kernels need contiguous arrays")
         if argument.dtype.itemsize != size or argument.dtype.kind != kind:
             raise EmulatorError(f"{label} has {argument.dtype} where {wanted} are declared")
         return ctypes.c_void_p(argument.ctypes.data)
     if not isinstance(argument, np.generic):
         raise EmulatorError(
-            f"{label} is {argument!r}: pass a NumPy scalar, so that its size is certain ({wanted})"
+            f"{label} is {argument!r}: pass a NumPy scalar to fix its size ({wanted})"
         )
     if argument.dtype.itemsize != size or (argument.dtype.kind == "f") != (kind == "f"):
         raise EmulatorError(f"{label} is a {argument.dtype} where {wanted} are declared")

@@ -2,8 +2,8 @@
 
 The bytes before each array, and those after it up to a multiple of 32, contain signalling NaNs. A
 kernel that writes there changes them, which `overwritten` detects; an access up to a megabyte
-further away faults, which runtime.cc reports with thread and line. New arrays are filled with the
-same NaNs: results computed from uninitialised elements are NaN.
+further away causes a fault, which runtime.cc reports with thread and line. New arrays are filled
+with the same NaNs, so results computed from uninitialised elements are NaN.
 """
 
 import ctypes

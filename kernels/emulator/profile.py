@@ -4,7 +4,7 @@
     library.launch(...)
     print(table(library.profile(), library.flops()))
 
-profile.cc documents how accesses are counted, arithmetic.py how operations are.
+profile.cc documents how accesses are counted, arithmetic.py how operations are counted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

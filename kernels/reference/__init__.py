@@ -1,17 +1,19 @@
 """Every hot operation once, in plain array code that runs on NumPy and on CuPy.
 
-This package is the specification: every other kernel set has the same names and signatures and is
-tested against it. It is written for clarity, but vectorised: no loop over pixels or images.
+The folder kernels/ is imported as minddpm.kernels (setup.cfg). This package is the specification:
+every other kernel set has the same names and signatures and is tested against it. It is written for
+clarity, but vectorised: no loop over pixels or images.
 
 Conventions: images [N, H, W, C]; gy is the gradient of the loss with respect to y, so gx has the
 shape of x. `partial`: gradient already accumulated for x, added to gx; None if there is none. Each
 function keeps the floating-point type of its arguments (float32 in use, float64 under gradcheck).
 Arrays may be views of any strides, and are written to only if the docstring says "in place": one gy
 may be the gradient of several results. `kernels`: the kernel set whose operations a composed
-operation calls; None: the reference.
+operation calls; None for the reference.
 
-Read convolution.py, linear.py, norm.py, attention.py, pointwise.py, residual.py (combinations of
-these), noise.py (random numbers, noising, the sampler's step), optimizer.py.
+Read convolution.py, linear.py, norm.py, attention.py, pointwise.py (SiLU, dropout, upsampling,
+timestep features), residual.py (combinations of these), noise.py (random numbers, noising by
+q_sample, the sampler's step by sampler_step), optimizer.py (Adam, moving averages).
 """
 
 from collections.abc import Callable
@@ -82,7 +84,7 @@ def constant_weights(derived: dict | None = None) -> AbstractContextManager[dict
 
 
 def replayed(function: Callable) -> Callable:
-    """Return a function that may record the kernels of `function` and replay them; not in this set.
+    """Return a function that may record and replay the kernels of `function`; here it does not.
 
     function: takes and returns arrays, runs the same kernels for all values of them, and reads no
     value on the host.

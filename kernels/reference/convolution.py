@@ -63,7 +63,7 @@ def _conv2d_backward_data(
     """gx[n,a,b,:] = sum over kh, kw of gy[n,i,j,:] @ w[kh,kw]^T with a = i*stride+kh, b = j*stride+kw.
 
     With gy spread out by the stride (zeros between), i*stride = a - kh: again a convolution, with the
-    kernel rotated by 180 degrees and transposed. Its result is the padded image; the padding is cut.
+    kernel rotated by 180 degrees and transposed. Its result has the padded size; the padding is cut.
     """  # noqa: E501
     xp = array_module(gy)
     KH, KW, _, C_out = w.shape
@@ -98,7 +98,7 @@ def conv_transpose2d_backward(
     """Return gx (None unless need_gx), gw, gb [C_out].
 
     If conv2d is y = A x, this is y = A^T x, so gx = A gy: conv2d of gy. <gy, A^T x> = <A gy, x>,
-    so gw is that of conv2d, with gy as its image and x as the gradient of its result.
+    so gw is conv2d's, with gy as its image and x as the gradient of its result.
     """
     kernels = kernels or REFERENCE
     _, gw, _ = kernels.conv2d_backward(x, gy, w, stride, padding, need_gx=False)

@@ -14,7 +14,7 @@ REFERENCE = sys.modules[__package__]
 def linear(xs: Parts, w: Array, b: Array | None, extra: Array | None = None) -> Array:
     """y = x w + b + extra over the last axis: x [..., C_in], w [C_in, C_out], b [C_out] or None.
 
-    x may come in parts, side by side along the last axis; mostly there is only one.
+    xs: the parts of x, side by side along the last axis; usually only one.
     """
     x = joined(xs)
     y = (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[1])
@@ -47,7 +47,7 @@ def linears_backward(
     gys: Sequence[Array], x: Array, ws: Sequence[Array], partial: Array | None = None,
     *, kernels: ModuleType | None = None,
 ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:  # fmt: skip
-    """Return gx, summed over all layers, gws, gbs; each layer adds to the gx of those before it."""
+    """Return gx (summed over all layers), gws, gbs; each layer adds to gx of the previous ones."""
     kernels, gx, gws, gbs = kernels or REFERENCE, partial, [], []
     for gy, w in zip(gys, ws, strict=True):
         (gx,), gw, gb = kernels.linear_backward(gy, (x,), w, (gx,))

@@ -1,8 +1,8 @@
 """Random numbers as a function of (seed, purpose, step, element), noising, the sampler's step.
 
 Philox4x32-10: Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
-The uniform numbers behind a normal (Box-Muller) are multiples of 2^-24, exact in float32, so every
-backend starts from equal numbers, and normals differ only by the rounding of log, sin and cos.
+Normals are computed (Box-Muller) from uniform numbers that are multiples of 2^-24, exact in float32
+and equal in all backends; so normals differ only by the rounding of log, sin and cos.
 
 Noising and the sampler's step come in two versions: with given noise, and with noise drawn in the
 same pass (..._normal).
@@ -85,7 +85,7 @@ def sampler_step(
 
     pred_x0 = px x_t + po output, clipped to [-1, 1] if clip
     x_{t-1} = k0 pred_x0 + kx x_t + ko output + sigma noise
-    coefficients = (px, po, k0, kx, ko, sigma); noise may be None where sigma = 0.
+    coefficients = (px, po, k0, kx, ko, sigma); noise may be None if sigma = 0.
     """
     px, po, k0, kx, ko, sigma = coefficients
     pred_x0 = px * x_t + po * output

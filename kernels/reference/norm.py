@@ -51,7 +51,7 @@ def group_norm_backward(
     """Return gx, gweight, gbias for y = n weight + bias, n = (x - mean) rstd.
 
     gn = gy weight;  gweight = sum gy n;  gbias = sum gy
-    mean and rstd depend on every x of the group: hence the two averages that are subtracted in
+    mean and rstd depend on every x of the group, so two averages are subtracted:
     gx = rstd (gn - avg(gn) - n avg(gn n))
     """
     C = x.shape[-1]
@@ -70,7 +70,7 @@ def group_norm_backward(
 def group_norm_silu(
     x: Array, weight: Array, bias: Array, groups: int, eps: float
 ) -> tuple[Array, Array, Array]:
-    """Return silu(group_norm(x)), as before every convolution of the UNet, and mean, rstd."""
+    """Return silu(group_norm(x)), as before the UNet's convolutions, and mean, rstd."""
     y, mean, rstd = group_norm(x, weight, bias, groups, eps)
     return silu(y), mean, rstd
 

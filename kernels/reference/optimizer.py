@@ -10,9 +10,9 @@ def adam(
 ) -> None:  # fmt: skip
     """Take one step of Adam (Kingma and Ba 2015, algorithm 1) with decoupled decay (AdamW, 2019).
 
-    All arrays [P]; param, m and v are changed in place, and so is average (unless it is None), the
-    moving average of param, which is updated last. step counts from 1; grad_scale multiplies the
-    gradient first. If it is not finite (clip_scale), nothing is changed.
+    All arrays are [P]. param, m and v are changed in place, then average, the moving average of
+    param, unless it is None. step counts from 1. The gradient is first multiplied by grad_scale;
+    if grad_scale is not finite (clip_scale), nothing changes.
     m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
     param -= lr ( (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay param )
     """
@@ -51,7 +51,7 @@ def squared_norm(x: Array) -> Array:
 def clip_scale(squared_norm: Array, max_norm: float) -> Array:
     """Return the factor that scales a gradient of norm sqrt(squared_norm) down to max_norm.
 
-    0-d float32 array: 1 if the norm is smaller, nan if it is not finite; does not synchronise.
+    The factor is 0-d float32: 1 if the norm is smaller, nan if not finite; does not synchronise.
     """
     xp = array_module(squared_norm)
     norm = xp.sqrt(squared_norm)

@@ -38,7 +38,7 @@ def dropout(x: Array, p: float, seed: int, purpose: int, step: int) -> Array:
     backward is the same operation on gy: the numbers are drawn again, and no mask is saved.
     """
     u = random_uniform(array_module(x), x.size, seed, purpose, step).reshape(x.shape)
-    # Scaled here rather than at sampling time, so that eval() has nothing to do.
+    # The scaling is done here, not at sampling time, so eval() has nothing to do.
     return x * ((u >= p).astype(x.dtype) * (1 / (1 - p)))
 
 
@@ -57,7 +57,7 @@ def upsample_nearest_backward(gy: Array) -> Array:
 
 
 def add(a: Array, b: Array) -> Array:
-    """Return a + b, of one shape and type, as a new array."""
+    """Return a + b as a new array; a and b have the same shape and type."""
     return array_module(a).asarray(a + b)  # the sum of 0-d arrays is a scalar
 
 

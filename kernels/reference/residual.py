@@ -33,7 +33,7 @@ def norm_silu_conv2d(
 
     xs: parts of x [N, H, W, C]; w [3, 3, C, C_out]; b [C_out]; shift [N, C_out] or None (the time
     embedding); extra [N, H, W, C_out] or None (the residual path) -> y, and `saved` for the
-    backward of the same kernel set: mean, rstd [N, G], in other sets also more.
+    backward of the same kernel set: mean, rstd [N, G]; other sets may save more.
     kernels: a fast set passes itself for shapes that its fused kernel does not support.
     """
     kernels = kernels or REFERENCE

@@ -1,7 +1,17 @@
 """Hand-written reverse-mode automatic differentiation.
 
-Read graph.py (Tensor, Function and backward; seal.py guards its saved arrays), then the operations:
-pointwise.py, shape.py, layers.py, convolution.py, losses.py; and gradcheck.py, which checks them.
+Read graph.py (Tensor, Function, backward; seal.py guards the saved arrays), then the operations:
+
+    pointwise.py     +, -, *, /, **, exp, log, tanh, silu
+    shape.py         sum, mean, reshape, x[index], concat, take_rows
+    layers.py        linear, linears, group_norm, group_norm_silu, attention, dropout,
+                     upsample_nearest
+    convolution.py   conv2d, conv_transpose2d, upsample_conv2d, norm_silu_conv2d
+    losses.py        softplus, log_softmax, cross_entropy, binary_cross_entropy
+
+gradcheck.py checks every backward; checks.py checks shapes. The mathematics of silu, the layers and
+the convolutions is in kernels/reference/<subject>.py (the folder kernels/ is imported as
+minddpm.kernels); the mathematics of the other operations stands beside their code.
 """
 
 from minddpm.autodiff.convolution import (

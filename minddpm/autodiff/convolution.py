@@ -1,6 +1,6 @@
-"""Convolution, its transpose, and two of its fused forms.
+"""Convolution, transposed convolution, and two fused operations that contain a convolution.
 
-The functions check shapes; the kernels do the work. The mathematics of each backward stands beside
+The functions check shapes and the kernels compute. The mathematics of each backward stands beside
 its kernel in kernels/reference/convolution.py and residual.py.
 """
 
@@ -19,7 +19,7 @@ def conv2d(x: Tensor, w: Tensor, b: Tensor, stride: int = 1, padding: int | Padd
     """Convolve channels-last images (a cross-correlation, as in all deep-learning libraries).
 
     x [N, H, W, C_in], w [KH, KW, C_in, C_out], b [C_out] -> [N, OH, OW, C_out]
-    padding: zeros on every side, or ((top, bottom), (left, right)).
+    padding: number of zeros on every side, or ((top, bottom), (left, right)).
     Raises ValueError if the shapes do not fit.
     """
     x, padding = as_tensor(x), _sides(padding)
@@ -56,7 +56,7 @@ def conv_transpose2d(
 
     x [N, H, W, C_in], w [KH, KW, C_out, C_in] (the weight of the conv2d from C_out to C_in),
     b [C_out] -> [N, OH, OW, C_out], OH = (H - 1) * stride - top - bottom + KH.
-    padding: lines cropped on every side, or ((top, bottom), (left, right)).
+    padding: rows and columns cropped on every side, or ((top, bottom), (left, right)).
     Raises ValueError if the shapes do not fit.
     """
     name, x, padding = "conv_transpose2d", as_tensor(x), _sides(padding)
@@ -93,9 +93,9 @@ def _sides(padding: int | Padding) -> Padding:
 
 
 def upsample_conv2d(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """Convolve the image with every pixel doubled: [N, H, W, C_in] -> [N, 2H, 2W, C_out].
+    """Double the height and width by repeating pixels, then convolve: -> [N, 2H, 2W, C_out].
 
-    w [3, 3, C_in, C_out], b [C_out]. Raises ValueError if the shapes do not fit.
+    x [N, H, W, C_in], w [3, 3, C_in, C_out], b [C_out]. Raises ValueError if shapes do not fit.
     """
     _check_3x3("upsample_conv2d", (x,), w, b)
     return UpsampleConv2d()(x, w, b)
@@ -114,11 +114,11 @@ def norm_silu_conv2d(
     x: Tensor | Sequence[Tensor], norm_weight: Tensor, norm_bias: Tensor, groups: int, eps: float,
     w: Tensor, b: Tensor, shift: Tensor | None = None, extra: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Compute conv2d(silu(group_norm(x))) + b + shift + extra, half a residual block, in one.
+    """Compute half a residual block: conv2d(silu(group_norm(x))) + b + shift + extra.
 
-    x [N, H, W, C_in], or several parts of it along the last axis; w [3, 3, C_in, C_out], b [C_out];
+    x [N, H, W, C_in], or its parts along the last axis; w [3, 3, C_in, C_out], b [C_out];
     shift [N, C_out]: the time embedding of each image; extra [N, H, W, C_out]: the residual path.
-    Nothing between x and the result is saved. Raises ValueError if the shapes do not fit.
+    No image between x and the result is saved. Raises ValueError if the shapes do not fit.
     """
     name, xs = "norm_silu_conv2d", as_parts("norm_silu_conv2d", x)
     C_in, C_out = _check_3x3(name, xs, w, b)
@@ -159,7 +159,7 @@ class NormSiLUConv2d(Function):
 
 
 def _check_3x3(name: str, xs: Sequence[Tensor], w: Tensor, b: Tensor) -> tuple[int, int]:
-    """Return C_in, of all parts of x together, and C_out."""
+    """Return C_in, summed over the parts of x, and C_out; ValueError if shapes do not fit."""
     C_in = sum(x.shape[-1] for x in xs)
     fits = xs[0].ndim == 4 and w.shape[:3] == (3, 3, C_in) and b.shape == w.shape[3:]
     expected = "x [N, H, W, C_in], weight [3, 3, C_in, C_out] and bias [C_out]"

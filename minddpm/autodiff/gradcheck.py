@@ -21,16 +21,16 @@ def gradcheck(
 ) -> float:
     """Compare backward() with central differences for each input; return the largest error.
 
-    function: takes Tensors, returns a Tensor of any shape. inputs: arrays, cast to float64, or
-    float64 tensors, such as the Parameters of a float64 model, perturbed in place.
-    With a random direction d for one input and a random covector c for the output:
+    function: maps Tensors to a Tensor of any shape. inputs: arrays, which are cast to float64, or
+    float64 tensors (such as a float64 model's Parameters), which are perturbed in place.
+    For a random direction d of one input and a random covector c of the output, it compares
 
-        <c, (f(x + h d) - f(x - h d)) / 2h>  against  <gx, d>,  gx = backward of c
+        <c, (f(x + h d) - f(x - h d)) / 2h>  with  <gx, d>,  where gx = backward of c
 
-    Both are random because a constant covector sees nothing: softmax and normalisation sum to a
-    constant, so their gradient for c = (1, 1, ...) is 0 even if the backward is wrong. The error is
-    relative to |gx| |d| / sqrt(size), the typical size of <gx, d>. An error below 2^-52 |c y| / h,
-    the effect of rounding f, counts as 0, since a gradient may be exactly 0.
+    A constant c would miss errors: the outputs of softmax and normalisation sum to a constant, so
+    their gradient for c = (1, 1, ...) is 0 even if the backward is wrong. The error is relative to
+    |gx| |d| / sqrt(size), the typical size of <gx, d>. An error below 2^-52 |c y| / h counts as 0:
+    rounding of f causes such errors even if the gradient is exactly 0.
 
     Raises GradientError if an error exceeds the tolerance or is NaN.
     """

@@ -1,11 +1,11 @@
-"""The graph behind a result: Tensors, the Functions that made them, and backward() through both.
+"""The autodiff graph: Tensors, the Functions that computed them, and the backward pass.
 
     a, b = Tensor([2.0], requires_grad=True), Tensor([3.0], requires_grad=True)
     y = a * b       # y.creator is a Mul; its inputs are a and b
     y.backward()    # a.grad is [3.], b.grad is [2.]
 
-Read Tensor, then Function (its __call__ extends the graph, its run_backward goes back through one
-operation), topological_order (which operation comes next) and Gradients (the sums on the way).
+Read Tensor, then Function (__call__ extends the graph, run_backward computes the gradients of the
+inputs), topological_order (the order of the run_backward calls) and Gradients (accumulated sums).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Tensor:
     """
 
     data: Array
-    requires_grad: bool  # whether this tensor, or one that it was made from, needs a gradient
+    requires_grad: bool  # whether this tensor, or one behind it, needs a gradient
     grad: Array | None = None  # of data's shape; only leaves (tensors without a creator) have one
-    creator: Function | None = None  # the function that made it
-    output = 0  # which of its creator's results it is; most functions have one
+    creator: Function | None = None  # the function that computed this tensor
+    output = 0  # index among the creator's results; most functions have one result
     private = False  # whether a function allocated the array, so that no caller holds it
 
-    # The operators are Functions, whose files import this one; so they are assigned there:
+    # The operators are Functions in files that import this one, so those files assign them:
     #   pointwise.py   x + y, x - y, x * y, x / y, -x, x ** p   (x or y may be a number or an array)
     #   shape.py       x.sum(axis, keepdims), x.mean(axis, keepdims), x.reshape(*shape), x[index]
 
@@ -73,7 +73,7 @@ class Tensor:
         return backend.to_numpy(self.data)
 
     def detach(self) -> Tensor:
-        """Return the same array outside the graph: no gradient flows back through it."""
+        """Return a tensor of the same array outside the graph: no gradient flows through it."""
         return Tensor(self.data)
 
     def __len__(self) -> int:
@@ -84,11 +84,11 @@ class Tensor:
         return f"Tensor({self.data}, shape {self.shape}{made_by})"
 
     def backward(self, g: Any = None) -> None:
-        """Add the gradient of this tensor to .grad of every leaf that it was made from.
+        """Compute the gradient with respect to every leaf behind this tensor; add it to leaf.grad.
 
-        g: the gradient with respect to this tensor, same shape; 1 by default for one element.
-        Frees the graph. Raises GraphError if nothing was recorded or the graph was freed by an
-        earlier backward(), ValueError if g has the wrong shape.
+        g: gradient of the loss with respect to this tensor, same shape (one element: default 1).
+        Frees the graph. Raises GraphError if no graph was recorded or an earlier backward() freed
+        it, ValueError if g has the wrong shape.
         """
         if g is None and self.size != 1:
             raise ValueError(f"backward() of a tensor of shape {self.shape} needs the gradient g")
@@ -106,7 +106,7 @@ class Tensor:
 
 
 def as_tensor(x: Any) -> Tensor:
-    """Return x itself if it is a Tensor, else a constant leaf around it."""
+    """Return x if it is a Tensor, else a constant leaf that holds x."""
     return x if isinstance(x, Tensor) else Tensor(x)
 
 
@@ -115,7 +115,7 @@ _recording = True  # whether functions called now are added to the graph
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Within the block record nothing: no graph, no saved arrays."""
+    """Within the block, record no graph and save no arrays."""
     global _recording
     before, _recording = _recording, False
     try:
@@ -125,21 +125,22 @@ def no_grad() -> Iterator[None]:
 
 
 class Function:
-    """One operation: options go to the constructor, tensors to the call.
+    """One operation. The constructor takes its options, the call takes its tensors.
 
         y = Conv2d(stride=2, padding=((1, 1), (1, 1)))(x, w, b)
 
-    A subclass defines forward(*arrays) -> array, which calls self.save(...) for what the backward
-    needs, and backward(gy) -> one gradient for each input (None where it has none). An input may
-    be None. With several results, forward returns a tuple, and backward takes as many gy.
+    A subclass defines forward(*arrays), which returns an array and stores what backward needs with
+    self.save(...), and backward(gy), which returns one gradient for each input, or None for an
+    input without one. An input may be None. A forward with several results returns a tuple; its
+    backward then takes one gy for each result.
     """
 
     gives_view = False  # whether the result may share memory with the first input
-    inputs: list[Tensor | None] | None = None  # if recorded; until backward() has run
+    inputs: list[Tensor | None] | None = None  # set if recorded; None again after backward()
     _saved: tuple[Array | None, ...] = ()
     _seals: Sequence[Seal | None] = ()  # one for each saved array
-    _shapes: Sequence[tuple[int, ...]] = ()  # of the results
-    _gradients: Gradients | None = None  # while this function's backward runs
+    _shapes: Sequence[tuple[int, ...]] = ()  # shapes of the results
+    _gradients: Gradients | None = None  # set while this function's backward runs
 
     def forward(self, *arrays: Array) -> Array | tuple[Array, ...]:
         raise NotImplementedError
@@ -177,11 +178,11 @@ class Function:
         """Store arrays for the backward."""
         self._saved = arrays
 
-    # --- what the backward uses ---
+    # --- used by backward ---
 
     @property
     def saved(self) -> tuple[Array | None, ...]:
-        """What forward() saved. Raises GraphError if an array was changed since."""
+        """The arrays that forward() saved. Raises GraphError if one was changed since."""
         for i, seal in enumerate(self._seals):
             if seal is not None and not seal.is_intact():
                 raise GraphError(
@@ -197,16 +198,16 @@ class Function:
     def partial_gradient(self, i: int) -> Array | None:
         """Remove and return the gradient already accumulated for input i; None if there is none.
 
-        For a backward whose kernel adds it to its own result, which saves a pass over both.
+        For a backward whose kernel adds this gradient to its own result in the same pass.
         """
         x = self.inputs[i]
         return self._gradients.pop(x.creator, x.output) if x.creator is not None else None
 
     def run_backward(self, gradients: Gradients) -> None:
-        """Take the gradients of the results, add those of the inputs, and free the function."""
+        """Read the gradients of the results, add those of the inputs, and free the function."""
         self._gradients, inputs = gradients, self.inputs
         gxs = self.backward(*[self._result_gradient(i) for i in range(len(self._shapes))])
-        # Freed one by one: saved arrays and gradients are never all alive together.
+        # Freed after each function: saved arrays and gradients are never all in memory together.
         self.free()
         for x, gx in zip(inputs, gxs, strict=True):
             if x is None or not x.requires_grad:
@@ -218,7 +219,7 @@ class Function:
             gradients.add(x, gx)
 
     def _result_gradient(self, i: int) -> Array:
-        """Return the gradient of result i: zeros if no function used it."""
+        """Return the gradient of result i: zeros if no function used that result."""
         gy = self._gradients.pop(self, i)
         return backend.xp.zeros(self._shapes[i], self.inputs[0].dtype) if gy is None else gy
 
@@ -231,18 +232,18 @@ class Function:
 
 
 # Why an order? In b = a + a; c = b * b, the gradient of b is a sum of two parts. Following each
-# path on its own would run b's backward once for each part, and in a deep graph 2^depth times. In
-# topological order a function runs once, when the gradient of its result is complete.
-# Why no recursion? A chain of functions is thousands long; Python's stack ends at one thousand.
+# path separately would run b's backward once for each part, and in a deep graph 2^depth times. In
+# topological order each backward runs once, when the gradient of its result is complete.
+# Why no recursion? A graph can be thousands of functions deep; Python allows about 1,000 calls.
 def topological_order(y: Tensor) -> list[Function]:
-    """Return every function behind y, each one after all functions that used its results."""
+    """Return all functions behind y, each after all functions that use its results."""
     order: list[Function] = []
     seen: set[Function] = set()
     stack = [(y.creator, False)]
     while stack:
         function, inputs_done = stack.pop()
         if inputs_done:
-            order.append(function)  # post-order: after everything that it was made from
+            order.append(function)  # post-order: after all functions behind its inputs
         elif function is not None and function not in seen:
             if function.inputs is None:
                 raise GraphError(
@@ -257,12 +258,12 @@ def topological_order(y: Tensor) -> list[Function]:
 class Gradients:
     """The gradients that one backward() has accumulated.
 
-    A function holds no reference to its results (that would be a cycle), so the gradient of a
-    result is found by (creator, output), and that of a leaf by the leaf.
+    A function holds no reference to its results (that would be a cycle), so the key of a
+    result's gradient is (creator, output), and the key of a leaf's gradient is the leaf.
     """
 
     def __init__(self) -> None:
-        # The sum, and whether it was allocated here: nothing else refers to that array.
+        # The sum, and whether it was allocated here, so that nothing else refers to its array.
         self._sums: dict[Any, tuple[Array, bool]] = {}
 
     def add(self, x: Tensor, gx: Array) -> None:
@@ -274,8 +275,8 @@ class Gradients:
         elif ours:
             backend.kernels.add_to(total, gx)
         else:
-            # Neither may be written to: a backward may return one array for two inputs, as that
-            # of a + b does, or a view of its gy, and the first gy is the caller's.
+            # Neither total nor gx may be written to: a backward may return one array for both
+            # inputs (a + b does), or a view of its gy, and the first gy is the caller's.
             self._sums[key] = backend.kernels.add(total, gx), True
 
     def pop(self, creator: Function, output: int) -> Array | None:
@@ -283,15 +284,16 @@ class Gradients:
         return self._sums.pop((creator, output), (None,))[0]
 
     def add_to_leaves(self) -> None:
-        """Add the sums to .grad of their leaves, all in one kernel."""
+        """Add each sum to its leaf's .grad, all in one kernel."""
+        # An optimiser's parameter always has a .grad, a view of one flat buffer (nn/flat.py).
         totals, gradients = [], []
         for leaf, (gx, _) in self._sums.items():
             if leaf.grad is None:
-                # A copy: the array may be another tensor's gradient too, as for both inputs of
-                # a + b. xp.array, because arithmetic of 0-d arrays gives scalars, which += rebinds.
+                # A copy, because the array may also be another tensor's gradient (as in a + b).
+                # xp.array, because 0-d arithmetic gives scalars, for which += would rebind.
                 leaf.grad = backend.xp.array(gx)
             else:
-                # Until zero_grad, backward() adds: two graphs give what one graph of both would.
+                # backward() adds until zero_grad: two graphs give the same .grad as one of both.
                 totals.append(leaf.grad)
                 gradients.append(gx)
         if totals:

@@ -1,7 +1,7 @@
 """The functions of layers other than convolutions: linear, norms, attention, dropout, upsampling.
 
-The functions check shapes; the kernels do the work. The mathematics of each backward stands beside
-its kernel in kernels/reference/.
+The functions check shapes and the kernels compute. The mathematics of each backward stands beside
+its kernel in kernels/reference/ (linear.py, norm.py, attention.py, pointwise.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def linear(
 ) -> Tensor:
     """Compute x w + b + extra: x [..., C_in], w [C_in, C_out], b [C_out], extra [..., C_out].
 
-    x may be several parts, side by side along the last axis.
+    x may also be given as a sequence of parts, split along the last axis.
     Raises ValueError if the shapes do not fit.
     """
     xs = as_parts("linear", x)
@@ -76,6 +76,11 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float)
 
 
 class GroupNorm(Function):
+    """The UNet's residual blocks use NormSiLUConv2d (convolution.py), which contains this norm.
+
+    The formula of the backward is in kernels/reference/norm.py.
+    """
+
     def __init__(self, groups: int, eps: float):
         self.groups, self.eps = groups, eps
 
@@ -91,12 +96,14 @@ class GroupNorm(Function):
 
 
 def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-    """Compute silu(group_norm(x)) as one function: the intermediate value is not saved."""
+    """Compute silu(group_norm(x)) in one operation, which does not save group_norm(x)."""
     check_groups("group_norm_silu", x.shape[-1], weight, bias, groups)
     return GroupNormSiLU(groups, eps)(x, weight, bias)
 
 
 class GroupNormSiLU(Function):
+    """Residual blocks use NormSiLUConv2d (convolution.py); the backward is in reference/norm.py."""
+
     def __init__(self, groups: int, eps: float):
         self.groups, self.eps = groups, eps
 

@@ -1,7 +1,7 @@
-"""The parts of losses: logarithms of probabilities, without overflow.
+"""Cross-entropy losses and log probabilities, computed without overflow.
 
-No probability is computed before its logarithm: log softmax(x) of a logit of -1000 is -1000,
-while softmax(x) is zero in floating point.
+Log probabilities are not computed from probabilities: for the logits 0 and -1000, log_softmax gives
+-1000 for the second, whose softmax is 0 in floating point.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from minddpm.backend import Array
 
 
 def sigmoid(x: Array) -> Array:
-    """Compute 1 / (1 + e^-x) of an array, without overflow: 1/2 + tanh(x / 2) / 2."""
+    """Compute 1 / (1 + e^-x) as 1/2 + tanh(x / 2) / 2, which cannot overflow."""
     return 0.5 + 0.5 * backend.xp.tanh(0.5 * x)
 
 
@@ -39,7 +39,7 @@ def softplus(x: Tensor) -> Tensor:
 class LogSoftmax(Function):
     def forward(self, x: Array) -> Array:
         xp = backend.xp
-        x = x - x.max(axis=-1, keepdims=True)  # same result, and no exponent is above zero
+        x = x - x.max(axis=-1, keepdims=True)  # same result, but no exponent is above zero
         y = x - xp.log(xp.exp(x).sum(axis=-1, keepdims=True))  # y_i = x_i - ln sum_j e^x_j
         self.save(y)
         return y

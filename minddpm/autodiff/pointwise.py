@@ -1,4 +1,4 @@
-"""Arithmetic and elementwise functions, with NumPy's broadcasting undone in the backward."""
+"""Arithmetic and elementwise functions; the backward sums over the axes that were broadcast."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from minddpm.backend import Array
 
 
 def unbroadcast(gy: Array, shape: tuple[int, ...]) -> Array:
-    """Return the gradient of an operand that was broadcast: gy summed to the operand's `shape`.
+    """Sum gy to `shape`, the shape of an operand before it was broadcast; return its gradient.
 
-    A value that was copied along an axis has an effect at every copy; its gradient is the sum.
+    Broadcasting copies a value; its gradient is the sum of the gradients of the copies.
     """
     new_axes = gy.ndim - len(shape)
     axes = tuple(i for i, n in enumerate(gy.shape) if i < new_axes or shape[i - new_axes] != n)
@@ -30,7 +30,7 @@ class Binary(Function):
         )
 
     def gradients(self, gy: Array) -> tuple[Array, Array]:
-        """Return the gradients of both operands, at the broadcast shape."""
+        """Return the gradients of both operands, in the broadcast shape."""
         raise NotImplementedError
 
 
@@ -83,7 +83,7 @@ class Power(Function):
     def backward(self, gy: Array) -> tuple[Array]:
         (x,) = self.saved
         if self.p == 0:
-            return (gy * 0,)  # x^0 = 1, even if x^-1 is infinite
+            return (gy * 0,)  # x^0 = 1 has gradient 0, even if x^-1 is infinite
         return (gy * (self.p * x ** (self.p - 1)),)  # d(x^p) = p x^(p-1) dx
 
 
@@ -154,7 +154,7 @@ def _constant(x: Any, like: Tensor) -> Any:
     return backend.xp.asarray(x, dtype=like.dtype) if isinstance(x, numbers.Number) else x
 
 
-# Assigned here because graph.py, which this file imports, knows no particular function.
+# Assigned here because this file imports graph.py, which therefore cannot import this file.
 Tensor.__add__ = lambda a, b: Add()(a, _constant(b, a))
 Tensor.__radd__ = lambda a, b: Add()(_constant(b, a), a)
 Tensor.__sub__ = lambda a, b: Sub()(a, _constant(b, a))

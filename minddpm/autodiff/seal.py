@@ -1,22 +1,22 @@
-"""A seal on a saved array: a change in place between forward and backward does not go unnoticed.
+"""A seal on a saved array: it detects an in-place change between forward and backward.
 
 Such a change would give a wrong gradient without an error. There are two kinds of seal:
 
-- Arrays that callers hold, and small ones, are checksummed; the backward compares the checksum.
+- Small arrays and arrays that callers hold get a checksum, which the backward compares.
 - Large arrays that a function allocated become read-only until the backward. That costs nothing,
-  and NumPy raises at the very line that writes to them.
+  and NumPy raises at the line that writes to such an array.
 
-An array on a device has neither: no flag, and a checksum would force a synchronisation.
+Arrays on a device are not sealed: they have no such flag, and a checksum would synchronise.
 """
 
 from minddpm import backend
 from minddpm.backend import Array
 
-CHECKSUM_BYTES = 1 << 16  # checksumming larger arrays would show in the profile
+CHECKSUM_BYTES = 1 << 16  # checksums of larger arrays would take noticeable time
 
 
 class Seal:
-    """The seal on one array; private: whether a function allocated it and no caller holds it."""
+    """The seal on one array. private: whether a function allocated it and no caller holds it."""
 
     def __init__(self, array: Array, private: bool):
         self.array = array
@@ -25,7 +25,7 @@ class Seal:
         self.frozen = large and backend.freeze(array)
 
     def is_intact(self) -> bool:
-        """Return whether the array is unchanged, as far as the seal can tell."""
+        """Return whether the checksum is unchanged; True for an array without checksum."""
         return self.checksum is None or backend.fingerprint(self.array) == self.checksum
 
     def remove(self) -> None:

@@ -81,7 +81,7 @@ class Slice(Function):
         return x[self.index]
 
     def backward(self, gy: Array) -> tuple[Array]:
-        gx = backend.xp.zeros(self.shape, gy.dtype)  # elements outside the index have no effect
+        gx = backend.xp.zeros(self.shape, gy.dtype)  # elements outside the index have gradient 0
         gx[self.index] = gy
         return (gx,)
 
@@ -125,8 +125,8 @@ class TakeRows(Function):
         return weight[self.index]
 
     def backward(self, gy: Array) -> tuple[Array]:
-        # gw[r] = sum of gy over the positions where index is r, written as a product with the
-        # one-hot matrix: this fixes the order of the additions, unlike atomic ones.
+        # gw[r] = sum of gy over the positions where index is r, computed as a product with the
+        # one-hot matrix: it fixes the order of the additions, which atomic additions do not.
         xp = backend.xp
         one_hot = (xp.arange(self.shape[0])[:, None] == self.index[None, :]).astype(gy.dtype)
         return (one_hot @ gy,)
@@ -143,7 +143,7 @@ def take_rows(weight: Tensor, index: Array) -> Tensor:
     return TakeRows(backend.xp.asarray(index))(weight)
 
 
-# Assigned here because graph.py, which this file imports, knows no particular function.
+# Assigned here because this file imports graph.py, which therefore cannot import this file.
 Tensor.sum = sum
 Tensor.mean = mean
 Tensor.reshape = reshape

@@ -1,5 +1,6 @@
-"""What the DDPM is compared with, model and training side by side: vae/, gan/, and classifier/.
+"""The models compared with the DDPM (vae/, gan/), and the classifier that the metrics use.
 
-The classifier judges samples (evaluation/metrics/judge.py). model_loop.py is the training that all
-share, sampling.py draws images from a VAE or GAN.
+Each folder has a model and its training. model_loop.py trains VAE and classifier, model_file.py
+defines the file format, and sampling.py draws samples from a VAE or GAN. The metrics use the
+classifier by way of evaluation/metrics/judge.py.
 """

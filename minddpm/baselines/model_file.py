@@ -1,4 +1,4 @@
-"""A model in one safetensors file: weights in PyTorch's layout, and what they belong to."""
+"""Save a model in one safetensors file: weights in PyTorch's layout, class, configuration."""
 
 import json
 from pathlib import Path
@@ -13,15 +13,16 @@ M = TypeVar("M", bound=Module)
 
 
 def save_model(module: Module, path: Path, about: dict[str, str] | None = None) -> None:
-    """Write a module that has a `config`, the arguments of its class; about: more to tell."""
+    """Write a module and its `config` (the arguments of its class); about: further metadata."""
     config = {"class": type(module).__name__, "config": json.dumps(module.config)}
     write_tensors(path, torch_tensors(module), config | (about or {}))
 
 
 def load_model(kind: type[M], path: Path, written_by: str) -> tuple[M, dict[str, Any]]:
-    """The module of that class in a file, in eval mode, and what else the file tells.
+    """Read a module of class `kind` from a file; return it in eval mode, and the metadata.
 
-    written_by: the command that writes such files. Raises InputError for another file.
+    written_by: the command that writes such files, for the error message. Raises InputError for any
+    other file.
     """
     tensors, about = read_tensors(path)
     try:

@@ -1,4 +1,4 @@
-"""Training one model on one loss: Adam, its rate over time, clipping, the averaged weights."""
+"""Train one model on one loss: Adam, learning rate, gradient clipping, averaged weights."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from minddpm.training.run_directory import RunDirectory
 
 
 class Record(NamedTuple):
-    """What a step leaves for the log: the means of its quantities, and the squared gradient."""
+    """Values of one step for the log: means of its quantities, and the squared gradient norm."""
 
     step: int
     means: list[Array]
@@ -24,10 +24,7 @@ class Record(NamedTuple):
 
 
 class ModelLoop(Loop):
-    """Trains `module` on the first of the quantities that a subclass makes of a batch.
-
-    quantities(chosen, step): the loss, a Tensor [N] or without axes, then arrays for the log.
-    """
+    """Trains `module` on the loss that a subclass computes in quantities()."""
 
     quantity_names: Sequence[str] = ("loss",)
     optional = ("loss_scale",)
@@ -45,11 +42,11 @@ class ModelLoop(Loop):
         self.columns = (*self.quantity_names, "grad_norm", "lr")
 
     def quantities(self, chosen: np.ndarray, step: int) -> tuple[Tensor | Array, ...]:
-        """The loss of the images with these indices, then what else the log is to tell."""
+        """Return the loss, [N] or 0-d, of the images with indices `chosen`, then arrays to log."""
         raise NotImplementedError
 
     def train_step(self) -> Record:
-        """One step. Nothing is waited for: what it returns lies on the device."""
+        """Do one training step. Does not synchronise; results stay on the device."""
         options, step = self.options, self.step
         loss, *others = self._backward(step)
         self.optimizer.lr = options.learning_rate(options.lr, step)
@@ -60,7 +57,7 @@ class ModelLoop(Loop):
         return Record(step, [loss.data.mean(), *(x.mean() for x in others)], squared_norm)
 
     def _backward(self, step: int) -> tuple[Tensor | Array, ...]:
-        """The gradients of a step's batch, and its quantities."""
+        """Compute the gradients of the batch of `step`, and return its quantities()."""
         options = self.options
         chosen = batch_indices(len(self.dataset), options.batch_size, step, options.seed)
         loss, *others = self.quantities(chosen, step)
@@ -68,23 +65,23 @@ class ModelLoop(Loop):
         return loss, *others
 
     def gradients(self) -> None:
-        """The gradients of the first batch, once; afterwards they are zero again."""
+        """Compute the gradients of the first batch, then set them to zero. Synchronises."""
         self._backward(0)
-        backend.to_numpy(self.optimizer.squared_norm())  # a device returns before it is done
+        backend.to_numpy(self.optimizer.squared_norm())  # copied to the host, to synchronise
         self.optimizer.zero_grad()
 
     def row(self, records: list[Record]) -> dict[str, float]:
-        """Averages since the last row. Raises TrainingDivergedError if one is not finite."""
+        """Average the records. Raises TrainingDivergedError if a value is not finite."""
         table = to_table([(*r.means, r.squared_norm) for r in records])
         means, squared_norms = table[:, :-1], table[:, -1:]
-        check_finite(means if self.loss_scale.mends_overflow() else table, records[0].step, self)
+        check_finite(means if self.loss_scale.may_recover() else table, records[0].step, self)
         numbers = (*means.mean(axis=0).tolist(), *mean_norms(squared_norms), self.optimizer.lr)
         return dict(zip(self.columns, numbers, strict=True))
 
     def state(self) -> State:
-        """Weights, averages and moments, and the loss scale."""
+        """Return weights, averages, moments and the loss scale."""
         return optimizer_state(self.module, self.optimizer, self.ema) | self.loss_scale.state()
 
     def resumed(self) -> None:
-        """Adam's bias correction goes on where it was."""
+        """Continue Adam's bias correction at the resumed step."""
         self.optimizer.steps = self.step

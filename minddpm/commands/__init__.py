@@ -1,1 +1,1 @@
-"""What the commands of examples/ share: flags, errors, runs, figures."""
+"""Code that the commands in examples/ share: flags, errors, training runs, figures."""

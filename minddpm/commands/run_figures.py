@@ -1,6 +1,6 @@
-"""The pictures that a training run leaves: what it learned from, how it samples, how it went."""
+"""The figures of a training run: the forward process, samples and the loss."""
 
-from itertools import count as count_from
+import itertools
 
 import numpy as np
 
@@ -13,19 +13,34 @@ from minddpm.generate import generate
 from minddpm.models import UNet2D
 from minddpm.training.run_directory import LOSS, RunDirectory, read_loss
 
-FRAMES = 40  # of denoising.gif
+FRAMES = 40  # approximate number of frames of denoising.gif
+# log(alpha / sigma) at which the noise is barely visible, and at which only noise is visible.
+BARELY_NOISY, ONLY_NOISE = 3.0, -2.0
 
 
 def draw_forward(
     run: RunDirectory, diffusion: GaussianDiffusion, dataset: ImageDataset, seed: int
 ) -> None:
-    """forward.png: six images at eleven times, each noised in one jump by q_sample."""
+    """Write forward.png: six images at eleven timesteps; q_sample noises each in one jump."""
     x0 = backend.xp.asarray(to_float(dataset.images[:6]))
     noise = random.normal(x0.shape, seed, random.NOISE)
-    times = np.linspace(0, diffusion.T - 1, 10).round().astype(int)
-    frames = [x0] + [diffusion.q_sample(x0, np.full(len(x0), t), noise) for t in times]
-    labels = ["x0"] + [f"t={t}" for t in times]
+    timesteps = forward_timesteps(diffusion.alphas_cumprod, count=11)
+    frames = [diffusion.q_sample(x0, np.full(len(x0), t), noise) for t in timesteps]
+    labels = [f"t={t}" for t in timesteps]
     save_png(strip([backend.to_numpy(x) for x in frames], labels), run.path / "forward.png")
+
+
+def forward_timesteps(alphas_cumprod: np.ndarray, count: int) -> np.ndarray:
+    """Return up to `count` timesteps, rising int64, between which the noised image visibly changes.
+
+    They are evenly spaced in log(alpha / sigma), half the log SNR, between BARELY_NOISY and
+    ONLY_NOISE. With timesteps evenly spaced in t, most images of a linear schedule would show only
+    noise.
+    """
+    with np.errstate(divide="ignore"):  # log(0) if the last alphas_cumprod is 0
+        log_snr = 0.5 * (np.log(alphas_cumprod) - np.log1p(-alphas_cumprod))
+    wanted = np.linspace(BARELY_NOISY, ONLY_NOISE, count)
+    return np.unique(np.abs(log_snr - wanted[:, None]).argmin(axis=1))
 
 
 def draw_samples(
@@ -37,27 +52,27 @@ def draw_samples(
     steps: int,
     seed: int,
 ) -> None:
-    """samples.png, and denoising.gif: the first 25 of them on the way from noise.
+    """Write samples.png, and denoising.gif, which shows the first 25 samples during sampling.
 
-    Of a class-conditional model a row for each class.
+    A class-conditional model gets one row per class.
     """
     frames: list[np.ndarray] = []
     every = max(1, steps // FRAMES)
-    seen = count_from()
+    step_numbers = itertools.count()
 
     def watch(start: int, step: Step) -> None:
-        if start == 0 and next(seen) % every == 0:
+        if start == 0 and next(step_numbers) % every == 0:
             frames.append(backend.to_numpy(step.x[:25]))
 
     labels, columns = class_rows(unet, count)
-    pictures = generate((unet, diffusion), count, sampler, steps, seed, watch=watch, labels=labels)
-    frames.append(pictures[:25])
-    save_png(grid(pictures, columns), run.path / "samples.png")
+    samples = generate((unet, diffusion), count, sampler, steps, seed, watch=watch, labels=labels)
+    frames.append(samples[:25])
+    save_png(grid(samples, columns), run.path / "samples.png")
     save_gif(frames, run.path / "denoising.gif")
 
 
 def class_rows(unet: UNet2D, count: int) -> tuple[np.ndarray | None, int | None]:
-    """Labels [count] and columns of a grid with a row for each class; None, None without any."""
+    """Return labels [count] and columns of a grid with one row per class; None without classes."""
     if not unet.num_classes:
         return None, None
     columns = -(-count // unet.num_classes)
@@ -65,13 +80,13 @@ def class_rows(unet: UNet2D, count: int) -> tuple[np.ndarray | None, int | None]
 
 
 def draw_loss(run: RunDirectory) -> None:
-    """loss.png: the loss of every quartile of t over the steps, and of all together."""
+    """Write loss.png: the loss at each step, for all t and for each quarter of the timesteps."""
     names = {"all t": "loss", **{f"t in quarter {q}": f"loss_q{q}" for q in range(1, 5)}}
     draw_log(run, names, "mean squared error", log_y=True)
 
 
 def draw_log(run: RunDirectory, names: dict[str, str], ylabel: str, log_y: bool = False) -> None:
-    """loss.png: columns of the log over the steps, smoothed; names: label -> column."""
+    """Write loss.png: smoothed columns of loss.csv by step; names: label -> column."""
     rows = read_loss(run.path / LOSS, ("step", *names.values()))
     steps = [row["step"] for row in rows]
     series = {
@@ -81,7 +96,7 @@ def draw_log(run: RunDirectory, names: dict[str, str], ylabel: str, log_y: bool 
 
 
 def smooth(values: list[float], width: int = 9) -> np.ndarray:
-    """The median of the values around each one, missing ones (nan) left out."""
+    """Return the running median over `width` values, ignoring nan."""
     half = width // 2
     windows = [np.array(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
     return np.array(

@@ -1,4 +1,4 @@
-"""What the training commands share: which run, which options, which data, how to go on."""
+"""Functions that the training commands share: choose, start and resume a run; its options."""
 
 import argparse
 import dataclasses
@@ -18,37 +18,37 @@ from minddpm.training.run_directory import RUN, RunDirectory
 
 Options = TypeVar("Options", bound=LoopOptions)
 
-# What every training has beside its own options.
+# Options of every training command, in addition to those of its loop.
 MACHINE: dict[str, Any] = {"backend": "auto", "threads": None, "precision": "float32"}
-OPTIONAL = {"threads": int, "image_folder": str}  # what is None by default, and its type else
+OPTIONAL = {"threads": int, "image_folder": str}  # options with default None, and their type
 LOOP_HELP = {
-    "steps": "training steps in all",
-    "batch_size": "images in a step",
-    "seed": "decides the initial weights, batches and noise",
+    "steps": "number of training steps",
+    "batch_size": "images per step",
+    "seed": "seed of the initial weights, the batches and the noise",
     "lr": "learning rate of Adam",
-    "warmup_steps": "steps of linear warm-up of the learning rate",
-    "cooldown": "share of the steps, the last ones, in which the learning rate falls to zero",
-    "clip_norm": "longest gradient",
+    "warmup_steps": "steps of the learning rate's linear warm-up",
+    "cooldown": "fraction of the steps, at the end, in which the learning rate falls to zero",
+    "clip_norm": "largest norm of the gradient",
     "weight_decay": "decoupled weight decay (AdamW)",
-    "ema_decay": "of the averaged weights",
-    "log_every": "steps for one row of loss.csv",
+    "ema_decay": "decay of the averaged weights",
+    "log_every": "steps per row of loss.csv",
     "checkpoint_every": "steps between checkpoints",
 }
-# Another backend, precision or number of threads rounds differently; the others change nothing of
-# the steps that are done (check_cooldown sees to that).
+# Options that may change when a run is resumed. Those in MACHINE change only the rounding; the
+# others do not affect the steps already done, as check_cooldown verifies.
 MAY_CHANGE = ("steps", "cooldown", "log_every", "checkpoint_every", *MACHINE)
 
 
 def add_run(parser: argparse.ArgumentParser, default_out: Path) -> None:
-    """The flags of every training command but its own options."""
+    """Add the flags that every training command has in addition to its options."""
     cli.add_machine(parser)
     parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
     parser.add_argument("--out", type=Path, help=f"run directory (default: a new {default_out})")
-    parser.add_argument("--resume", action="store_true", help="go on from the run in --out")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
 
 
 def choose_run(args: argparse.Namespace, default_out: Path) -> RunDirectory:
-    """--out; without it the newest run to resume, or a name that is free for a new one."""
+    """Return the run in --out; without --out, the newest run if --resume, else a new one."""
     if args.out is not None:
         return RunDirectory(args.out)
     if not args.resume:
@@ -56,7 +56,7 @@ def choose_run(args: argparse.Namespace, default_out: Path) -> RunDirectory:
     runs = default_out.parent.glob(f"{default_out.name}*/{RUN}")
     newest = max(runs, key=lambda path: path.stat().st_mtime, default=None)
     if newest is None:
-        raise InputError(f"there is no run in {default_out.parent}/ to resume: name it with --out.")
+        raise InputError(f"there is no run to resume in {default_out.parent}/: name it with --out.")
     return RunDirectory(newest.parent)
 
 
@@ -66,76 +66,75 @@ def choose_options(
     defaults: dict[str, Any],
     choices: dict[str, Any],
 ) -> dict[str, Any]:
-    """The defaults, or the resumed run's options, with the given flags on top.
+    """Return the options of the run: the defaults or, if resuming, those in run.json.
 
-    Raises InputError for a flag that would make another run of the one that is resumed.
+    Flags given by the user override them. choices: option -> allowed values, if restricted. Raises
+    InputError for a flag that contradicts the resumed run.
     """
     given = {name: value for name in defaults if (value := getattr(args, name)) is not None}
     if not args.resume:
         return {**defaults, **given}
-    kept = kept_options(run, defaults, choices)
+    stored = stored_options(run, defaults, choices)
     for name, value in given.items():
-        if name not in MAY_CHANGE and value != kept[name]:
+        if name not in MAY_CHANGE and value != stored[name]:
             raise InputError(
-                f"the run in {run.path} has {name}={kept[name]}, not {value}: leave "
-                f"--{name.replace('_', '-')} out to go on, or begin a new run with another --out."
+                f"the run in {run.path} has {name}={stored[name]}, not {value}: leave out "
+                f"--{name.replace('_', '-')} to resume it, or start a new run with another --out."
             )
-    return {**kept, **given}
+    return {**stored, **given}
 
 
-def kept_options(
+def stored_options(
     run: RunDirectory, defaults: dict[str, Any], choices: dict[str, Any]
 ) -> dict[str, Any]:
-    """What run.json says, the defaults where it is silent. Raises InputError if it makes no sense.
+    """Return the options in run.json; an option that it lacks has its default.
 
-    choices: what an option may be, where that is a list.
+    choices: as in choose_options. Raises InputError for a value of a wrong type or outside choices.
     """
-    kept = {**defaults, **run.read_info()[0]}
-    for name, right in defaults.items():
-        if not _same_kind(name, kept[name], right) or kept[name] not in choices.get(
-            name, [kept[name]]
-        ):
-            raise InputError(
-                f"{run.path / RUN} has {name}={kept[name]!r}: put back what was there."
-            )
-    return kept
+    stored = {**defaults, **run.read_info()[0]}
+    for name, default in defaults.items():
+        value = stored[name]
+        if not _same_type(name, value, default) or value not in choices.get(name, [value]):
+            raise InputError(f"{run.path / RUN} has {name}={value!r}: restore the original value.")
+    return stored
 
 
-def _same_kind(name: str, value: Any, right: Any) -> bool:
-    """Whether a value from run.json has the type of the default."""
-    if right is None:
+def _same_type(name: str, value: Any, default: Any) -> bool:
+    """Return whether a value from run.json has the type of the default."""
+    if default is None:
         return value is None or type(value) is OPTIONAL[name]
-    return type(value) in ((int, float) if isinstance(right, float) else (type(right),))
+    return type(value) in ((int, float) if isinstance(default, float) else (type(default),))
 
 
 def start(options: dict[str, Any]) -> None:
-    """Choose backend, threads and precision, and note in the options what they became."""
+    """Set backend, threads and precision, and store the values chosen for "auto" in options."""
     options["backend"] = backend.set_backend(options["backend"]).name
     options["threads"] = backend.set_threads(options["threads"])
     backend.set_precision(options["precision"])
 
 
 def describe_backend(options: dict[str, Any]) -> str:
-    """The backend, for the line that says what is going to happen."""
+    """Return backend, threads and precision as text, for the message of `announce`."""
     threads = f" in {options['threads']} threads" if options["threads"] else ""
     precision = "" if options["precision"] == "float32" else f", {options['precision']}"
     return f"backend {options['backend']}{threads}{precision}"
 
 
 def check_same_data(run: RunDirectory, dataset: ImageDataset) -> None:
-    """Raise InputError if a resumed run would go on with other pictures."""
+    """Raise InputError unless the resumed run was trained on this data set."""
     before, now = run.read_info()[1], dataset.identity()
     if any(before.get(key) != now[key] for key in ("images", "checksum")):
         raise InputError(
-            f"the run in {run.path} was trained on {before.get('source')}, and this is "
-            f"{now['source']}: name the same data, or begin a new run with another --out."
+            f"the run in {run.path} was trained on {before.get('source')}, but this is "
+            f"{now['source']}: give the same data, or start a new run with another --out."
         )
 
 
 def check_cooldown(loop: Loop) -> None:
-    """Raise InputError if the learning rate of a resumed run would have been another one before.
+    """Raise InputError if the new options would change the learning rate of steps already done.
 
-    A run that ends elsewhere cools down elsewhere: neither plan may have begun to.
+    Another number of steps moves the start of the cooldown. Once the cooldown has started, a run
+    cannot be extended.
     """
     kind, now = type(loop.options), loop.options
     before = training_options(kind, {**dataclasses.asdict(kind()), **loop.run.read_info()[0]})
@@ -143,44 +142,47 @@ def check_cooldown(loop: Loop) -> None:
     if not same and loop.step > min(before.cooldown_begins, now.cooldown_begins):
         raise InputError(
             f"{loop.run.path} is at step {loop.step} of a run with steps={before.steps} and "
-            f"cooldown={before.cooldown}, whose learning rate would have been another one with "
-            f"steps={now.steps} and cooldown={now.cooldown}: leave --steps, --epochs and "
-            "--cooldown out, or begin a new run with another --out."
+            f"cooldown={before.cooldown}, and steps={now.steps} with cooldown={now.cooldown} would "
+            "change the learning rate of steps already done: leave out --steps, --epochs and "
+            "--cooldown, or start a new run with another --out."
         )
 
 
-def go_on(run: RunDirectory) -> str:
-    """The command that continues this run."""
+def resume_command(run: RunDirectory) -> str:
+    """Return text that tells the user the command that continues this run."""
     words = [sys.executable, *sys.argv]
     if "--out" not in words:
         words += ["--out", str(run.path)]
     if "--resume" not in words:
         words.append("--resume")
-    return f"go on with:\n  {shlex.join(words)}"
+    return f"continue with:\n  {shlex.join(words)}"
 
 
 def interruptible(run: RunDirectory, body: Callable[[], int]) -> int:
-    """The exit code of body(); where Ctrl-C ends it, how to go on."""
+    """Call body() and return its exit code; on Ctrl-C, print how to continue the run."""
     try:
         return body()
     except KeyboardInterrupt:
         if not (run.path / RUN).exists():
             raise
-        print(f"\ninterrupted; {go_on(run)}")
+        print(f"\ninterrupted; {resume_command(run)}")
         return cli.INTERRUPTED
 
 
 def train(loop: Loop) -> bool:
-    """Train; False, and a line that says how to go on, if Ctrl-C stopped it."""
-    if done := loop.train():
-        return done
-    print(f"\nstopped at step {loop.step}, saved; {go_on(loop.run)}")
+    """Train and return True; on Ctrl-C, print how to continue the run and return False."""
+    if loop.train():
+        return True
+    print(f"\nstopped at step {loop.step}, saved; {resume_command(loop.run)}")
     return False
 
 
 def add_options(parser: argparse.ArgumentParser, defaults: LoopOptions) -> Any:
-    """A flag for each field of a training's options, None where it is not given: their group."""
-    group = parser.add_argument_group("the run", "kept in run.json; --resume takes them from there")
+    """Add a flag for each field of a training's options, and return their argument group.
+
+    A flag that is not given is None.
+    """
+    group = parser.add_argument_group("the run", "stored in run.json, where --resume reads them")
     for field in dataclasses.fields(defaults):
         default = getattr(defaults, field.name)
         group.add_argument(
@@ -192,15 +194,15 @@ def add_options(parser: argparse.ArgumentParser, defaults: LoopOptions) -> Any:
 
 
 def training_options(kind: type[Options], options: dict[str, Any]) -> Options:
-    """The training's own options among all that a command has."""
+    """Return an instance of `kind` with those of the options that are its fields."""
     fields = {field.name for field in dataclasses.fields(kind)}
     return kind(**{name: value for name, value in options.items() if name in fields})
 
 
 def open_run(args: argparse.Namespace, loop: Loop) -> None:
-    """Make the directory of the loop's new run, or go on where an old one stood.
+    """Create the directory of a new run, or resume an existing one from its checkpoint.
 
-    Raises InputError if that cannot be; nothing but an empty directory is written.
+    Creates at most an empty directory. Raises InputError if the run cannot start or resume.
     """
     run = loop.run
     if not args.resume:
@@ -209,22 +211,22 @@ def open_run(args: argparse.Namespace, loop: Loop) -> None:
     check_same_data(run, loop.dataset)
     run.check_writable(loop.bytes_needed())
     if loop.resume() > loop.options.steps:
-        raise InputError(f"{run.path} is at step {loop.step} already: choose --steps above it.")
+        raise InputError(f"{run.path} is already at step {loop.step}: choose --steps above it.")
     check_cooldown(loop)
     print(f"resuming {run.path} at step {loop.step}")
 
 
 def begin(args: argparse.Namespace, loop: Loop, options: dict[str, Any]) -> None:
-    """Open the run, say what it will cost, and note its options."""
+    """Open the run, print the expected cost, and write its options to run.json."""
     open_run(args, loop)
     announce(loop, options)
     loop.run.write_info(options, loop.dataset.identity())
 
 
 def announce(loop: Loop, options: dict[str, Any], then: str = "", seconds: float = 0.0) -> None:
-    """Say what is trained on what, and what it will cost, measured on two gradients.
+    """Print data, model size and expected cost of a training run, after timing gradients() twice.
 
-    then, seconds: what comes after the training, and how long that takes.
+    then, seconds: a description of the work that follows training, and the time it takes.
     """
     dataset = loop.dataset
     _, H, W, C = dataset.images.shape
@@ -233,11 +235,11 @@ def announce(loop: Loop, options: dict[str, Any], then: str = "", seconds: float
         f"{loop.parameters():,} parameters; {describe_backend(options)}",
         flush=True,
     )
-    first, each = loop.seconds_per_step()
-    minutes = ((loop.options.steps - loop.step) * each + seconds) / 60
+    first, seconds_per_step = loop.seconds_per_step()
+    minutes = ((loop.options.steps - loop.step) * seconds_per_step + seconds) / 60
     print(
         f"{loop.options.steps:,} steps of {loop.options.batch_size} images{then}: "
-        f"about {minutes:.1f} min ({each:.2f} s a step, the first {first:.1f} s) and "
+        f"about {minutes:.1f} min ({seconds_per_step:.2f} s a step, the first {first:.1f} s) and "
         f"{cli.peak_memory()}",
         flush=True,
     )

@@ -1,4 +1,4 @@
-"""The images of a training step: a pure function of the seed and the step.
+"""The choice of images for each training step: a pure function of the seed and the step.
 
 The permutations of epochs 0, 1, 2, ... form one endless stream, and step s takes the entries
 [s B, (s + 1) B). So every image is used once in an epoch, a batch is never short at an epoch's end,
@@ -31,7 +31,7 @@ def batch_indices(n: int, batch_size: int, step: int, seed: int) -> np.ndarray:
     return stream[skip : skip + batch_size]
 
 
-# Two: a batch across the border of two epochs needs both, and the next batch the later one.
+# Two epochs: a batch that spans two epochs needs both, and the next batch needs the later one.
 @lru_cache(maxsize=2)
 def _epoch(n: int, seed: int, epoch: int) -> np.ndarray:
     return random.permutation(n, seed, random.SHUFFLE, step=epoch)

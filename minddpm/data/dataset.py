@@ -14,7 +14,7 @@ class ImageDataset:
 
     images: uint8 ``[n, H, W, C]`` in 0..255, n >= 1, C 1 (grey) or 3 (RGB).
     labels: int64 ``[n]``, each >= 0, or None if the images have no classes.
-    source: one line about their origin, for logs and ``run.json``.
+    source: one line about the origin of the images, for logs and ``run.json``.
     Raises InputError if an array has another type or shape.
     """
 
@@ -51,7 +51,7 @@ class ImageDataset:
         return len(self.images)
 
     def identity(self) -> dict[str, str | int]:
-        """Return what identifies this data in run.json: its source, number and checksum."""
+        """Return the entries that identify this data in run.json: source, count and checksum."""
         checksum = zlib.crc32(np.ascontiguousarray(self.images))
         return {"source": self.source, "images": len(self), "checksum": checksum}
 
@@ -65,7 +65,7 @@ def to_float(images: np.ndarray) -> np.ndarray:
     """
     if not _is_array(images, np.uint8):
         raise InputError(f"to_float got {_describe(images)}; give it pixels, as uint8.")
-    # The lecture slides stop at [0, 1], but the decoder of Ho et al., eq. 13, is open at ±1.
+    # The lecture slides use [0, 1], but the decoder of Ho et al. (eq. 13) has its end bins at ±1.
     unit = images.astype(np.float32) / np.float32(255)
     return 2 * unit - 1
 

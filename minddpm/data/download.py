@@ -18,7 +18,7 @@ MIRRORS = (
 TIMEOUT = 10  # seconds without a response
 CHUNK = 1 << 16  # bytes between two updates of the progress bar
 
-# Of the decompressed bytes: mirrors compress the same file in different ways.
+# Hashes of the decompressed bytes: mirrors compress the same file differently.
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -28,15 +28,15 @@ SHA256 = {
 
 
 class DownloadError(Exception):
-    """No mirror had the right files; the message is the reason, as a clause."""
+    """Raised if no mirror has the right files; the message is a clause that gives the reason."""
 
 
 def download_all(stems: list[str], directory: Path) -> None:
     """Download the named files (keys of SHA256), gzip-compressed, into ``directory``.
 
     A file gets its name only once it is complete and has the right SHA-256. Files that one mirror
-    does not have are requested from the next.
-    Raises DownloadError if no mirror has a file, InputError if it cannot be written.
+    does not have are requested from the next mirror.
+    Raises DownloadError if no mirror has a file, InputError if a file cannot be written.
     """
     remaining = list(stems)
     for mirror in MIRRORS:
@@ -53,7 +53,7 @@ def download_all(stems: list[str], directory: Path) -> None:
 
 
 def _fetch(mirror: str, stem: str) -> bytes:
-    """Return the gzip file's bytes, at most 10 MB, checked in memory before they are written."""
+    """Return the bytes of the gzip file (at most 10 MB) after checking them in memory."""
     url = f"{mirror}{stem}.gz"
     compressed = bytearray()
     try:

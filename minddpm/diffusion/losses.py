@@ -57,6 +57,7 @@ class GaussianDiffusion(VariationalBound):
         if loss == "vlb":
             return BoundTerm(self, x0, x_t, t, fixed_mean=False)(output) * float(self.T)
         prediction, _ = self.split(output, x0.shape[-1])
+        # Algorithm 1, line 5: || target - output ||^2, here as a mean over the pixels
         squares = (prediction - self.target(x0, t, noise)) ** 2
         simple = squares.mean(axis=tuple(range(1, x0.ndim)))
         if loss == "simple":
@@ -65,7 +66,7 @@ class GaussianDiffusion(VariationalBound):
         return simple + vlb * 0.001
 
     def target(self, x0: Array, t: Any, noise: Array) -> Array:
-        """Return the output that the model should give for the x_t made from x0 and noise."""
+        """Return the output that the model is trained to give for x_t = q_sample(x0, t, noise)."""
         if self.prediction == "epsilon":
             return noise
         if self.prediction == "x0":

@@ -1,1 +1,1 @@
-"""How good samples are: metrics/, report.py (all of them with their floors), comparison/."""
+"""Measure sample quality: metrics/, report.py (all metrics with reference values), comparison/."""

@@ -1,4 +1,4 @@
-"""Pictures from a file, checked before anything is computed from them."""
+"""Read images from an .npz file and check them before any computation."""
 
 import zipfile
 import zlib
@@ -12,19 +12,19 @@ from minddpm.errors import InputError
 IMAGES, LABELS = "images", "labels"
 
 
-def read_pictures(path: Path) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """The pictures of an .npz file, uint8 [n, H, W, C], their labels int64 [n] or None, and a note.
+def read_images(path: Path) -> tuple[np.ndarray, np.ndarray | None, str]:
+    """Return images uint8 [n, H, W, C], labels int64 [n] or None, and the assumed range as text.
 
-    'images' (or the only array of the file): [n, H, W] or [n, H, W, C], C 1 or 3; integers are
-    pixels 0 .. 255, floats lie in [0, 1] or [-1, 1]: the note says which was assumed. 'labels':
-    what each picture was meant to be.
-    Raises InputError for anything else: another shape or range, NaN, no picture, no .npz file.
+    The file holds 'images' (or one array of any name), [n, H, W] or [n, H, W, C] with C 1 or 3:
+    integers in 0 .. 255, or floats in [0, 1] or [-1, 1]; and optionally 'labels', the intended
+    class of each image.
+    Raises InputError for another shape or range, NaN, no images, or a file that is no .npz.
     """
     arrays = _read(path)
     name = IMAGES if IMAGES in arrays else next(iter(arrays), "")
     if not arrays or (name != IMAGES and len(arrays) > 1):
         raise InputError(
-            f"{path} has the arrays {', '.join(arrays) or '(none)'}: save the pictures as "
+            f"{path} has the arrays {', '.join(arrays) or '(none)'}: save the images as "
             f"np.savez(file, {IMAGES}=...)."
         )
     images = arrays[name]
@@ -36,11 +36,13 @@ def read_pictures(path: Path) -> tuple[np.ndarray, np.ndarray | None, str]:
             "C 1 or 3."
         )
     if images.size == 0:
-        raise InputError(f"{path}: {name!r} of shape {images.shape} holds no picture: give some.")
+        raise InputError(
+            f"{path}: {name!r} of shape {images.shape} holds no image: give at least one."
+        )
     labels = arrays.get(LABELS)
     if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
         raise InputError(
-            f"{path}: {LABELS!r} is {labels.dtype} {labels.shape} for {len(images)} pictures: give "
+            f"{path}: {LABELS!r} is {labels.dtype} {labels.shape} for {len(images)} images: give "
             "one integer for each, or leave them out."
         )
     pixels, note = _pixels(images, f"{path}: {name!r}")
@@ -49,14 +51,14 @@ def read_pictures(path: Path) -> tuple[np.ndarray, np.ndarray | None, str]:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with path.open("rb") as opened:  # NumPy would leave a torn one open
+        with path.open("rb") as opened:  # NumPy would not close a damaged file
             file = np.load(opened, allow_pickle=False)
             if isinstance(file, np.ndarray):
                 raise InputError(f"{path} is a single array: save it with np.savez as 'images'.")
             return {name: file[name] for name in file.files}
     except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
-            f"{path} is no whole .npz file ({error}): write it with np.savez."
+            f"{path} is not a complete .npz file ({error}): write it with np.savez."
         ) from error
 
 
@@ -69,8 +71,8 @@ def _pixels(images: np.ndarray, name: str) -> tuple[np.ndarray, str]:
     if images.dtype.kind != "f":
         raise InputError(f"{name} is {images.dtype}: give uint8, or floats in [-1, 1].")
     if not np.isfinite(images).all():
-        bad = (~np.isfinite(images)).sum()
-        raise InputError(f"{name} has {bad} values that are no finite numbers: sample them anew.")
+        count = (~np.isfinite(images)).sum()
+        raise InputError(f"{name} has {count} values that are not finite: generate them again.")
     low, high = float(images.min()), float(images.max())
     if low < -1 or high > 1:
         raise InputError(

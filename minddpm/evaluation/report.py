@@ -1,4 +1,4 @@
-"""All metrics of a set of pictures, each beside what real digits and noise get."""
+"""Every metric of a set of images, with its value for real images and for shuffled pixels."""
 
 import functools
 import time
@@ -21,74 +21,79 @@ from minddpm.evaluation.metrics.statistics import FeatureStatistics
 
 
 class Value(NamedTuple):
-    """A number and its standard error (nan where it has none)."""
+    """A number and its standard error (nan if unknown)."""
 
     value: float
     error: float = float("nan")
 
 
-def check_pictures(
+def check_samples(
     judge: Judge, train: ImageDataset, images: np.ndarray, labels: np.ndarray | None, name: str
 ) -> None:
     """Raise InputError unless the images [n, H, W, C] can be compared with those of train."""
-    K = judge.classes
-    if labels is not None and not ((labels >= 0) & (labels < K)).all():
+    num_classes = judge.num_classes
+    if labels is not None and not ((labels >= 0) & (labels < num_classes)).all():
         raise InputError(
-            f"{name} has the labels {labels.min()} .. {labels.max()}: give 0 .. {K - 1}, or choose "
-            "--classification-steps 0."
+            f"{name} has the labels {labels.min()} .. {labels.max()}: give 0 .. {num_classes - 1}, "
+            "or choose --classification-steps 0."
         )
     if images.shape[1:] != train.images.shape[1:]:
         raise InputError(
-            f"{name} holds pictures of {images.shape[1:]}, and the real ones are "
-            f"{train.images.shape[1:]}: give pictures of that size."
+            f"{name} has images of shape {images.shape[1:]}, but the real ones have "
+            f"{train.images.shape[1:]}: give images of that shape."
         )
     judge.check_count(len(images), name)
 
 
 class Reference:
-    """The real pictures that others are compared with, as the judge sees them.
+    """The real images with which samples are compared; their features, computed by the judge.
 
-    train: what a model may have learned from; its features are the real side of every distance.
-    test: what no model has seen; n of its pictures show what a perfect model would get.
+    train: the training images of the models; distances are measured to their features.
+    test: held-out images; the metrics of n of them are what a perfect model would score.
     """
 
     def __init__(self, judge: Judge, train: ImageDataset, test: ImageDataset):
         self.judge, self.train, self.test = judge, train, test
-        # Whoever takes the first n of these takes a random n: a file may be sorted.
+        # Shuffled, so that the first n are a random sample: a file may be sorted by class.
         self.shuffled_train = random.permutation(len(train), 0, random.METRIC, 0)
         self.shuffled_test = random.permutation(len(test), 0, random.METRIC, 1)
         started = time.perf_counter()
-        self.features = judge.look(train.images[self.shuffled_train]).features
-        self.seconds_per_look = (time.perf_counter() - started) / len(train)
+        self.features = judge.run(train.images[self.shuffled_train]).features
+        self.seconds_per_image = (time.perf_counter() - started) / len(train)
         self.statistics = FeatureStatistics(self.features)
 
-    def real(self, n: int) -> np.ndarray:
-        """n test pictures, or all if there are fewer: what a perfect model would draw."""
+    def real_images(self, n: int) -> np.ndarray:
+        """Return n test images, or all if fewer; they stand for samples of a perfect model."""
         return self.test.images[self.shuffled_test[:n]]
 
     def seconds(self, n: int, classification_steps: int | None) -> float:
-        """About how long evaluate() of n pictures will take."""
-        # measure() of the pictures, of real and of shuffled ones; neighbours among the training set
-        looks, neighbours = 4 * n, 3 * n * len(self.train) * 6e-9 * self.train.images[0].size
+        """Estimate the seconds that evaluate() of n images takes."""
+        # The judge runs on the samples twice (features, labels), on real and on shuffled images.
+        images = 4 * n
+        # nearest() compares each set with the training images: about 6e-11 s per pixel of a pair.
+        neighbours = 6e-11 * 3 * n * len(self.train) * self.train.images[0].size
         if classification_steps is not None:
-            looks += 2 * classification_steps * ClassifierOptions().batch_size * 3  # and back
-        return looks * self.seconds_per_look + neighbours / 100
+            # Two classifiers are trained, one for the score and one for its floor. A training step
+            # (forward and backward) takes three times as long as the forward pass alone.
+            images += 2 * classification_steps * ClassifierOptions().batch_size * 3
+        return images * self.seconds_per_image + neighbours
 
     def measure(self, images: np.ndarray, seed: int = 0) -> dict[str, Value]:
-        """Every metric of uint8 images [n, H, W, C] that needs no training."""
-        # Splits and blocks are of neighbours, and a file may be sorted by class.
+        """Return the metrics of uint8 images [n, H, W, C] that need no training of a classifier."""
+        # Inception-score splits and KID blocks are consecutive images, so shuffle: a file may be
+        # sorted by class.
         images = images[random.permutation(len(images), seed, random.METRIC, 2)]
-        seen = self.judge.look(images)
+        output = self.judge.run(images)
         n = min(len(images), len(self.features))
-        precision, recall = precision_recall(self.features[:n], seen.features[:n])
+        precision, recall = precision_recall(self.features[:n], output.features[:n])
         _, distances = nearest(_flat(images), _flat(self.train.images))
         return {
             "fid": Value(
-                frechet_distance(self.statistics, FeatureStatistics(seen.features)),
-                bootstrapped_error(self.statistics, seen.features, seed=seed),
+                frechet_distance(self.statistics, FeatureStatistics(output.features)),
+                bootstrapped_error(self.statistics, output.features, seed=seed),
             ),
-            "kid": Value(*kernel_inception_distance(self.features, seen.features)),
-            "inception_score": Value(*inception_score(seen.log_p)),
+            "kid": Value(*kernel_inception_distance(self.features, output.features)),
+            "inception_score": Value(*inception_score(output.log_p)),
             "precision": Value(precision),
             "recall": Value(recall),
             "nearest_training_distance": Value(float(np.median(distances))),
@@ -102,12 +107,14 @@ def evaluate(
     about: dict[str, Any],
     classification_steps: int | None = 1000,
 ) -> dict[str, dict[str, Any]]:
-    """Every metric of uint8 images [n, H, W, C] with floor, ceiling and protocol, for JSON.
+    """Return all metrics of uint8 images [n, H, W, C] as a JSON-ready dict, by name.
 
-    labels: int [n], or None to let the judge name the digits for the classification score, which
-    is left out where classification_steps is None. about: what made the pictures.
-    floor: what real pictures get, as many or all there are; ceiling: what pictures get that show
-    nothing. Which ones these are, "floor_is" and "ceiling_is" say.
+    Each entry has the value, reference values (floor, ceiling) and how it was measured.
+    labels: int [n] for the classification score; None: use the judge's predictions. If
+    classification_steps is None, the score is not computed. about: how the images were made.
+    floor: what real images get (the best a model can reach), at the same n if there are enough;
+    ceiling: what images without content get; so for some metrics floor > ceiling. "floor_is" and
+    "ceiling_is" describe these images.
     """
     rows = _without_training(reference, images)
     if classification_steps is not None:
@@ -132,7 +139,7 @@ def _without_training(reference: Reference, images: np.ndarray) -> dict[str, dic
             "value": value,
             "standard_error": None if np.isnan(error) else error,
             "floor": floor[name].value,
-            "floor_is": f"{n:,} test pictures",
+            "floor_is": f"{n:,} test images",
             "ceiling": ceiling[name].value,
             "ceiling_is": "the same with the pixels of each in a random order",
         }
@@ -140,10 +147,10 @@ def _without_training(reference: Reference, images: np.ndarray) -> dict[str, dic
     }
 
 
-# The same for every set of so many pictures: whoever judges several of them waits once.
+# Cached, since floor and ceiling depend only on n, and several sets may be judged in a row.
 @functools.lru_cache(maxsize=1)
 def _floor_and_ceiling(reference: Reference, n: int) -> tuple[dict[str, Value], dict[str, Value]]:
-    real = reference.real(n)
+    real = reference.real_images(n)
     return reference.measure(real), reference.measure(shuffled_pixels(real))
 
 
@@ -158,25 +165,25 @@ def _classification(
 ) -> dict[str, Any]:
     test, n = reference.test, min(len(images), len(reference.train))
     if labels is None:
-        labels = reference.judge.look(images).log_p.argmax(axis=1)
+        labels = reference.judge.run(images).log_p.argmax(axis=1)
     return {
         "value": classification_score(images, labels, test, steps),
         "standard_error": None,
-        # Test pictures are what it is tested on: it cannot learn from them, too.
+        # The floor is trained on training images: the test images measure its accuracy.
         "floor": _classification_floor(reference, n, steps),
-        "floor_is": f"{n:,} training pictures with their own labels",
+        "floor_is": f"{n:,} training images with their own labels",
         "ceiling": float(np.bincount(test.labels).max() / len(test)),
-        "ceiling_is": "naming the commonest class of the test pictures",
+        "ceiling_is": "always predicting the most frequent class of the test images",
     }
 
 
 def shuffled_pixels(images: np.ndarray, seed: int = 0) -> np.ndarray:
-    """uint8 images [n, H, W, C] with the pixels of each in a random order of its own."""
+    """Return uint8 images [n, H, W, C] with the pixels of each image in its own random order."""
     n, P = len(images), images[0].size
     order = np.stack([random.permutation(P, seed, random.PIXELS, i) for i in range(n)])
     return np.take_along_axis(images.reshape(n, P), order, axis=1).reshape(images.shape)
 
 
 def _flat(images: np.ndarray) -> np.ndarray:
-    """Pixels in 0 .. 1, scaled so that a Euclidean distance is the root mean square difference."""
+    """Return pixels [n, P], scaled so that the Euclidean distance is the RMS difference."""
     return images.reshape(len(images), -1) / (255 * np.sqrt(images[0].size))

@@ -1,12 +1,13 @@
 """Check every CUDA kernel on the GPU of this machine, and time them.
 
-    python -m minddpm.gpucheck           # some minutes; a table to paste, and gpucheck.json
+    python -m minddpm.gpucheck           # takes minutes; prints tables, writes gpucheck.json
     python -m minddpm.gpucheck --quick   # smaller sizes
 
-Every function and every rung of the convolution is compared with the reference in float64,
-sampling by a CUDA graph with eager sampling, and a short training with the NumPy backend. If
-compute-sanitizer is on the PATH, it runs the kernels, too. Then rungs, training steps and sampling
-steps are timed with device events, next to plain CuPy and, if it is installed, PyTorch.
+Every function and every rung of the convolution is compared with the reference in float64;
+sampling by a CUDA graph is compared with eager sampling, and a short training run with the same run
+on the NumPy backend. If compute-sanitizer is on the PATH, it also checks the kernels. Then
+rungs, training steps and sampling steps are timed with device events, next to plain CuPy and, if it
+is installed, PyTorch.
 
 With MINDDPM_CUDA=emulate the checks run without a GPU, at small sizes, and nothing is timed.
 The exit code is 1 if a check failed, 2 for wrong use.
@@ -35,7 +36,7 @@ def parse() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", type=Path, help=f"every number (default: a new {DEFAULT})")
+    parser.add_argument("--json", type=Path, help=f"file of all numbers (default: a new {DEFAULT})")
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer rounds")
     return parser.parse_args()
 
@@ -55,7 +56,7 @@ def main() -> int:
         flush=True,
     )
 
-    # Imported here, so that without a GPU the error comes before these slow imports.
+    # Imported here, so that without a GPU the error is raised before these slow imports.
     from minddpm.gpucheck import checks, timings
 
     listed = [*checks.kernel_checks(quick), *checks.model_checks(quick)]

@@ -1,4 +1,4 @@
-"""Arrays nested in arguments and results: moved to a device, and compared with expected ones."""
+"""Nested arrays in arguments and results: moving them to a device, and comparing them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,20 +9,20 @@ from minddpm import backend
 
 
 class WrongResultError(AssertionError):
-    """A result differs from the reference, or is nan: the code that computed it is not timed."""
+    """Raised if a result differs from the reference or is nan; its code is then not timed."""
 
 
 def mapped(function: Callable[[np.ndarray], Any], x: Any) -> Any:
-    """Return x with the function applied to every NumPy array in it, at any depth of tuples."""
+    """Return x, which may be nested tuples, with the function applied to every NumPy array."""
     if isinstance(x, (tuple, list)):
         return tuple(mapped(function, part) for part in x)
     return function(x) if isinstance(x, np.ndarray) else x
 
 
 def arrays(result: Any) -> list[np.ndarray]:
-    """Return the arrays of a result on the host, float64: of one array or number, or nested tuples.
+    """Return all arrays of a result, on the host in float64.
 
-    None, a result that was not needed, is left out.
+    result: an array, a number, or nested tuples of them; None (not computed) is omitted.
     """
     if isinstance(result, (tuple, list)):
         return [a for part in result for a in arrays(part)]
@@ -30,10 +30,7 @@ def arrays(result: Any) -> list[np.ndarray]:
 
 
 def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
-    """Return the largest difference in units of the largest wanted entry; nan if one is nan.
-
-    inf if the shapes differ.
-    """
+    """Return max |got - wanted| / max |wanted|; nan if an entry is nan, inf if shapes differ."""
     if got.shape != wanted.shape:
         return np.inf
     difference = np.abs(got - wanted).max(initial=0)
@@ -41,7 +38,7 @@ def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def largest_error(result: Any, expected: Any) -> float:
-    """Return the largest relative_error of all arrays: nan if one is, inf if the counts differ."""
+    """Return the largest relative_error of all arrays: nan if any is nan, inf if counts differ."""
     got, wanted = arrays(result), arrays(expected)
     if len(got) != len(wanted):
         return np.inf

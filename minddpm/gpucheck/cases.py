@@ -1,7 +1,7 @@
-"""The arguments with which every function is checked: of awkward sizes, and of some real ones.
+"""The arguments for the check of every function: awkward sizes, and some sizes of real models.
 
-Awkward sizes: odd numbers of pixels, channels that no tile divides, an image of one pixel, parts of
-unequal width, streams of random numbers that begin in the middle of a block of four.
+Awkward sizes: odd numbers of pixels, channel counts that no tile divides, an image of one pixel,
+parts of unequal width, random streams that begin inside a block of four numbers.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from minddpm.kernels.shapes import SAME, Padding, transposed_shape
 # Tolerances: float32 sums in another order; Winograd's transforms, in which numbers nearly cancel.
 SUMS, WINOGRAD = 1e-5, 3e-5
 ELEMENTWISE = 2e-6
-NORMAL = 3e-6  # for log, sin and cos
+NORMAL = 3e-6  # normals are computed with log, sin and cos
 STREAM = (0xDEADBEEF, 7, (5 << 32) + 3)  # seed, purpose, step
 NONE = ((0, 0), (0, 0))
 EPS = 1e-2
@@ -28,8 +28,8 @@ Call = Callable[..., Any]
 class Case(NamedTuple):
     """Arguments of one function of kernels/reference/, with NumPy arrays.
 
-    tolerance: the largest error allowed, in units of the largest entry. call: computes the result
-    to compare, as call(kernels, xp, *arguments); None: the function returns it.
+    tolerance: the largest allowed error, relative to the largest entry. call: a function whose
+    result is compared, call(kernels, xp, *arguments); None: compare what `function` returns.
     """
 
     function: str
@@ -74,7 +74,7 @@ AWKWARD = (
     Convolution(2, 5, 6, 17, 8, 3, 2, 2, ((0, 1), (2, 0))),
     Convolution(2, 9, 9, 8, 8, 1, 1, 3, NONE),
 )
-REAL = (  # of the small UNet, and two others
+REAL = (  # sizes of the small UNet, and two others
     Convolution(4, 28, 28, 32, 32),
     Convolution(4, 28, 28, 32, 32, stride=2),
     Convolution(4, 28, 28, 1, 32),
@@ -85,7 +85,7 @@ REAL = (  # of the small UNet, and two others
 
 
 def convolutions(quick: bool) -> tuple[Convolution, ...]:
-    """Return the awkward convolutions, and unless quick the real ones."""
+    """Return the awkward convolutions and, unless quick, the real ones."""
     return AWKWARD if quick else AWKWARD + REAL
 
 
@@ -96,12 +96,12 @@ def draw(seed: int, *shapes: int | tuple[int, ...]) -> list[np.ndarray]:
 
 
 def rounded(x: np.ndarray, stored: str = "float16") -> np.ndarray:
-    """Return x, float32, with the bits of the type that a rung stores: its cores round nothing."""
+    """Return float32 x, rounded to the type that a rung stores, so that the rung rounds nothing."""
     return widened(narrowed(x, "float16" if stored == "float32" else stored))
 
 
 def narrowed(x: np.ndarray, stored: str) -> np.ndarray:
-    """Return x as half ("float16"), or truncated to bfloat16, as its 16 bits ("uint16")."""
+    """Return x as type `stored`; "uint16" holds the 16 bits of x truncated to bfloat16."""
     if stored == "uint16":
         return (x.view(np.uint32) >> 16).astype(np.uint16)
     return x.astype(stored)
@@ -212,7 +212,7 @@ def _attention(quick: bool) -> list[Case]:
 
 
 def _blocks(quick: bool) -> list[Case]:
-    """Half a residual block: its backward needs what the forward of the same kernel set saved."""
+    """Half residual blocks: each backward needs the arrays that its own kernel set saved."""
 
     def forward(kernels: ModuleType, _: ModuleType, *arguments: Any) -> Any:
         return kernels.norm_silu_conv2d(*arguments)[0]
@@ -292,7 +292,7 @@ def _diffusion() -> list[Case]:
 
 
 def four_calls(kernels: ModuleType, x: Any, replay: bool = True) -> tuple[Any, ...]:
-    """Return the results of four calls of a small model of x and t; each takes the one before."""
+    """Return the results of four calls of a small model; each call takes the previous result."""
     xp, N = array_module(x), len(x)
 
     def model(x: Any, t: Any) -> Any:

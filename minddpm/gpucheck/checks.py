@@ -43,9 +43,9 @@ GRAPH_TOLERANCE = 1e-6  # graph and eager run the same kernels
 
 
 class Row(NamedTuple):
-    """The result of a check: its name, its error in units of the largest entry, and the tolerance.
+    """The result of a check: its name, its error relative to the largest entry, and its tolerance.
 
-    note: why the check failed without a number.
+    note: the exception, if the check raised one.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Row(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether the check passed; nan fails."""
+        """Whether the error is within the tolerance; nan is not."""
         return self.error <= self.tolerance
 
 
@@ -63,7 +63,7 @@ Check = Callable[[], Row]
 
 
 def row(name: str, tolerance: float, error: Callable[[], float]) -> Row:
-    """Return a row with the result of error(); if it raises, one that is not ok, with a note."""
+    """Return a row with the result of error(), or a failed row with a note if error() raises."""
     try:
         return Row(name, error(), tolerance)
     except Exception as problem:  # compiler, launch or device: any error is a finding
@@ -71,7 +71,7 @@ def row(name: str, tolerance: float, error: Callable[[], float]) -> Row:
 
 
 def first_line(problem: Exception) -> str:
-    """Return the first line of an exception, for a line of a table."""
+    """Return the first line of an exception, for a table."""
     return f"{type(problem).__name__}: {problem}".splitlines()[0]
 
 
@@ -150,7 +150,7 @@ def _rung_results(
     rung: Rung, s: Sizes, up: int, xs: Parts, w: Array, b: Array, shift: Array, extra: Array,
     gy: Array,
 ) -> list[Any]:  # fmt: skip
-    """Return y, the gradients from separate kernels, and those from one launch if it has that."""
+    """Return y, the gradients by separate kernels and, if the rung has it, by one launch."""
     y = backend.xp.empty(gy.shape, "float32")
     ladder.forward(s, xs, w, b, y, up=up, shift=shift, extra=extra, rung=rung)
     results = [y, ladder.separate_gradients(s, gy, xs, w, rung, up)]
@@ -181,7 +181,7 @@ def _winograd_error(c: Convolution) -> float:
 
 
 def strokes(count: int, size: int, seed: int = 0) -> np.ndarray:
-    """Return images somewhat like digits, of three bright strokes: uint8 [count, size, size, 1]."""
+    """Return digit-like images of three bright strokes: uint8 [count, size, size, 1]."""
     rng = np.random.default_rng(seed)
     along = np.linspace(0, 1, 3 * size)[:, None]
     rows, columns = np.mgrid[:size, :size]
@@ -197,7 +197,7 @@ def strokes(count: int, size: int, seed: int = 0) -> np.ndarray:
 
 
 def small_trainer(name: str, precision: str, config: dict, batch: int) -> Trainer:
-    """Activate the backend `name` and return a trainer: the same initial model on every backend."""
+    """Activate backend `name`; return a trainer whose initial model is equal on all backends."""
     minddpm.set_backend(name)
     backend.set_precision(precision)
     minddpm.manual_seed(0)
@@ -218,18 +218,18 @@ def losses(name: str, precision: str, config: dict, batch: int, steps: int) -> n
 
 
 def random_unet(config: dict) -> minddpm.UNet2D:
-    """Return an untrained model, the same on every backend, in eval mode, no weight all zeros."""
+    """Return an untrained model in eval mode, equal on all backends, without all-zero weights."""
     minddpm.manual_seed(0)
     unet = minddpm.UNet2D(**config).eval()
     for parameter in unet.parameters():
         if parameter.ndim > 1 and not parameter.data.any():
-            # The zeros of the initialisation would hide all errors of the layers before them.
+            # All-zero weights would hide all errors of the layers before them.
             parameter.data = 0.05 * draw(1, parameter.shape)[0]
     return unet
 
 
 def sampling(unet: minddpm.UNet2D, batch: int, steps: int, replay: bool) -> Iterator[Step]:
-    """Return the DDPM sampler's steps for a model, which is replayed as a graph if `replay`."""
+    """Return the DDPM sampler's steps for a model; replay: run the model as a recorded graph."""
     H, W = image_size(unet)
     diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(1000))
     shape = batch, H, W, unet.config["in_channels"]
@@ -238,7 +238,7 @@ def sampling(unet: minddpm.UNet2D, batch: int, steps: int, replay: bool) -> Iter
 
 
 def graph_check(quick: bool) -> Row:
-    """Compare sampling by a replayed model with the same sampling by the eager model."""
+    """Compare sampling with a replayed model and sampling with the eager model."""
     config, batch, steps = (TINY, 3, 4) if quick else (minddpm.SMALL, 8, 20)
 
     def error() -> float:
@@ -253,7 +253,7 @@ def graph_check(quick: bool) -> Row:
 
 
 def training_check(precision: str, quick: bool) -> Row:
-    """Compare the losses of a few training steps on cupy with those on numpy, from one seed."""
+    """Compare the losses of a few training steps on cupy with those on numpy, for the same seed."""
     config, batch, steps = (TINY, 2, 3) if quick else (minddpm.SMALL, 8, 5)
 
     def error() -> float:
@@ -270,6 +270,6 @@ def training_check(precision: str, quick: bool) -> Row:
 
 
 def model_checks(quick: bool) -> list[Check]:
-    """Return the checks of sampling, and of training in every precision that the GPU has."""
+    """Return the checks of sampling, and of training in every precision that the GPU supports."""
     training = [partial(training_check, name, quick) for name in backend.precisions()]
     return [partial(graph_check, quick), *training]

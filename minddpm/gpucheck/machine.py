@@ -12,7 +12,7 @@ from minddpm import backend
 
 TOOLS = ("memcheck", "racecheck")
 FOUND = 77  # compute-sanitizer's exit code if it found a fault
-# Without CuPy's memory pool every array is an allocation, whose bounds compute-sanitizer checks.
+# Without CuPy's memory pool each array is one allocation; compute-sanitizer checks its bounds.
 SHORT_CHECK = """
 import minddpm
 cupy = minddpm.set_backend("cupy").xp

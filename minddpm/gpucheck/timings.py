@@ -1,6 +1,6 @@
-"""Timings by the device's clock: every rung, plain CuPy, PyTorch, training and sampling steps.
+"""Timings by the device's clock: all rungs, plain CuPy, PyTorch, training and sampling steps.
 
-Nothing here runs on the emulator, whose speed means nothing. Each result is compared with the
+The emulator is not timed: its speed says nothing about a GPU. Each result is compared with the
 reference before the code is timed.
 """
 
@@ -37,7 +37,7 @@ CONVOLUTIONS = {  # (H, C, C_out) of the small UNet
 BATCH, QUICK_BATCH = 128, 16
 BACKENDS = ("cupy", "cupy-reference")
 TOLERANCE = 1e-4
-CALLS = 10  # between two events
+CALLS = 10  # calls between two events
 # Keeps the device busy until the host has queued all calls. Without it, the time of a short kernel
 # would be the time that Python takes to launch it.
 WAIT = """extern "C" __global__ void wait(long long cycles) {
@@ -50,7 +50,8 @@ CYCLES = 20_000_000  # 10 to 15 ms
 class Timing(NamedTuple):
     """The time that one implementation (who) takes for one task (what), alone on the device.
 
-    milliseconds: None if the result was wrong; problem describes how. flops: by the definition.
+    milliseconds: None if the result was wrong or the code failed; problem describes the error.
+    flops: the count by the definition.
     """
 
     what: str
@@ -61,7 +62,7 @@ class Timing(NamedTuple):
 
     @property
     def gflops(self) -> float | None:
-        """Effective GFLOP/s: by the definition's count, even if fewer operations were done."""
+        """Effective GFLOP/s: from `flops`, even if the code needs fewer operations."""
         return self.flops / self.milliseconds / 1e6 if self.flops and self.milliseconds else None
 
 
@@ -71,10 +72,10 @@ Runner = tuple[Run, Callable[[Any], Any]]
 
 
 def milliseconds(run: Callable[[], Any], rounds: int, calls: int = CALLS) -> float:
-    """Return the time of one call between two device events: the median of rounds, after a warm-up.
+    """Return the time of one call by device events: the median over rounds, after a warm-up.
 
-    calls: between two events. A single call is timed with its launches by the host; several calls
-    are all in the device's queue before the first one starts.
+    calls: number of calls between two events. The time of a single call includes its launches by
+    the host; several calls are all queued on the device before the first one starts.
     """
     cuda = backend.xp.cuda
     wait = backend.xp.RawKernel(WAIT, "wait")
@@ -115,7 +116,7 @@ def _timed(
     what: str, who: str, prepare: Callable[[], Run], rounds: int, calls: int = CALLS,
     flops: int | None = None,
 ) -> Timing:  # fmt: skip
-    """Time what prepare() returns; prepare() raises if the result is wrong."""
+    """Time the function that prepare() returns; prepare() raises if its result is wrong."""
     try:
         return Timing(what, who, milliseconds(prepare(), rounds, calls), flops)
     except Exception as problem:  # a wrong result, or any error of the device
@@ -158,7 +159,7 @@ def _convolution(name: str, c: Convolution, backward: bool, who: str, rounds: in
 
 
 def _ours(who: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Runner:
-    """Return the call, and the function that maps its result to y, or to gx and gw."""
+    """Return the function to time, and one that maps its result to y, or to gx and gw."""
     x, w, b, gy = mapped(backend.xp.asarray, arrays)
     s = Sizes.of((x,), w.shape, 1, c.padding)
     y = backend.xp.empty(gy.shape, "float32")
@@ -187,11 +188,11 @@ def _torch_on_cuda() -> bool:
 
 
 def _pytorch(_: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Runner:
-    """Return the same as _ours(), for PyTorch, which uses cuDNN."""
+    """Return the same pair as _ours() for PyTorch, which uses cuDNN."""
     import torch
 
-    torch.backends.cudnn.benchmark = True  # its fastest algorithm for the shape
-    torch.backends.cudnn.allow_tf32 = False  # float32, as all others
+    torch.backends.cudnn.benchmark = True  # choose the fastest algorithm for the shape
+    torch.backends.cudnn.allow_tf32 = False  # use float32, like the others
     x, w, b, gy = (torch.from_numpy(a).cuda() for a in arrays)
     x, gy = (a.permute(0, 3, 1, 2) for a in (x, gy))  # channels stay last in memory
     w = w.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
@@ -228,7 +229,7 @@ def _training_step(name: str, precision: str, config: dict, batch: int, rounds: 
 
 
 def _sampling_step(name: str, replay: bool, config: dict, batch: int, rounds: int) -> Timing:
-    """Time the network, fresh noise and the update, launched by Python or with a graph (replay)."""
+    """Time the network, fresh noise and the update, launched by Python or by a graph."""
 
     def prepare() -> Run:
         wanted = _second(_sampling("numpy", config, batch, False))
@@ -246,6 +247,6 @@ def _sampling(name: str, config: dict, batch: int, replay: bool) -> Iterator[Ste
 
 
 def _second(steps: Iterator[Step]) -> Any:
-    """Return x after two steps: the second is the first for which a graph is launched."""
+    """Return x after two steps; the second step is the first that launches a graph."""
     next(steps)
     return next(steps).x

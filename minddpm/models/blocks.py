@@ -1,9 +1,9 @@
-"""The UNet's blocks, with the names of diffusers' parts so that weights load by name.
+"""The UNet's blocks. Their parts are named as in diffusers, so that weights load by name.
 
-All images are [N, H, W, C]. Each residual block takes one shift, its projection of the time
-embedding: [N, C_out], or [N, 2 C_out] with the scales first. The UNet computes all shifts in one
-operation before the first block runs, and `shifts` yields them in the order of the blocks.
-The order of the assignments is the order of diffusers' named_parameters().
+All images are [N, H, W, C]. Each residual block takes one shift: the time embedding projected to
+[N, C_out], or for scale_shift to [N, 2 C_out] with the scales first. The UNet computes all shifts
+in one operation before the first block runs, and `shifts` yields them in the order of the blocks.
+Attributes are assigned in the order of diffusers' named_parameters().
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ class ResnetBlock2D(Module):
             self.conv_shortcut = Conv2d(C_in, C_out, 1)
 
     def forward(self, x: Tensor | tuple[Tensor, ...], shift: Tensor) -> Tensor:
-        """x: images, or parts of them along the channels, which are never joined in memory."""
+        """x: images, or a tuple of parts along the channels, which are never joined in memory."""
         xs = x if isinstance(x, tuple) else (x,)
         if self.scale_shift:
             # Nichol and Dhariwal 2021: h = norm(h) (1 + scale(t)) + shift(t)
@@ -84,7 +84,7 @@ class Downsample2D(Module):
     """Halves the height and width by a 3x3 convolution of stride 2."""
 
     def __init__(self, C: int, padding: int):
-        # padding 0 is the paper's TensorFlow "SAME": one row and column of zeros at the far sides.
+        # padding 0 is TensorFlow's "SAME", as in the paper: zeros only at the bottom and right.
         self.conv = Conv2d(C, C, 3, stride=2, padding=1 if padding == 1 else ((0, 1), (0, 1)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class Downsample2D(Module):
 
 
 class Upsample2D(Module):
-    """Doubles the height and width: every pixel four times, then a 3x3 convolution."""
+    """Doubles the height and width by repeating pixels, then applies a 3x3 convolution."""
 
     def __init__(self, C: int):
         self.conv = Conv2d(C, C, 3, padding=1)
@@ -102,7 +102,7 @@ class Upsample2D(Module):
 
 
 class DownBlock2D(Module):
-    """One level on the way down; its forward also returns the skips for the way up."""
+    """One level of the down path; forward also returns the skips for the up path."""
 
     def __init__(
         self, C_in: int, C_out: int, config: dict[str, Any], attention: bool, downsample: bool
@@ -131,10 +131,10 @@ class DownBlock2D(Module):
 
 
 class UpBlock2D(Module):
-    """One level on the way up: each residual block also takes one skip from the way down.
+    """One level of the up path; each residual block also takes one skip from the down path.
 
-    C_prev: channels of x, from the level before. C_skip: channels of the last skip, which the way
-    down saved before it changed to this level's C_out.
+    C_prev: channels of x from the previous level. C_skip: channels of the last skip, which the
+    down path saved before it changed to this level's C_out channels.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class UpBlock2D(Module):
         attention: bool,
         upsample: bool,
     ):
-        layers = config["layers_per_block"] + 1  # one more than down: the downsampler's skip
+        layers = config["layers_per_block"] + 1  # one more than down, for the downsampler's skip
         if attention:
             self.attentions = ModuleList(
                 [Attention(C_out, config, config["norm_num_groups"]) for _ in range(layers)]
@@ -177,7 +177,7 @@ class UNetMidBlock2D(Module):
         if config["add_attention"]:
             groups = config["attn_norm_num_groups"]
             if groups is None and config["resnet_time_scale_shift"] == "default":
-                # With scale_shift diffusers has no normalisation here; its files require the same.
+                # With scale_shift, diffusers has no norm here, so its files have no weights for it.
                 groups = config["norm_num_groups"]
             self.attentions = ModuleList([Attention(C, config, groups, scale)])
         self.resnets = ModuleList([ResnetBlock2D(C, C, config, scale) for _ in range(2)])
@@ -195,7 +195,7 @@ def linears(x: Tensor, layers: Sequence[Linear]) -> tuple[Tensor, ...]:
 
 
 def identity(x: Tensor) -> Tensor:
-    """Return x: used in place of attention on levels without it."""
+    """Return x; replaces attention on levels without attention."""
     return x
 
 

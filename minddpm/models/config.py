@@ -5,7 +5,7 @@ from typing import Any
 
 from minddpm.errors import InputError
 
-# Every key of UNet2DModel with its default there, which also applies if config.json lacks the key.
+# Every key of UNet2DModel with its default, which applies if config.json lacks the key.
 DEFAULTS: dict[str, Any] = {
     "sample_size": None,
     "in_channels": 3,
@@ -34,7 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "add_attention": True,
     "class_embed_type": None,
     "num_class_embeds": None,
-    "num_train_timesteps": None,  # diffusers uses it for learned time embeddings only
+    "num_train_timesteps": None,  # diffusers uses this key only for learned time embeddings
 }
 
 # Keys that have a fixed list of supported values.
@@ -62,7 +62,7 @@ def _is_list(x: Any) -> bool:
     return isinstance(x, (list, tuple)) and len(x) > 0
 
 
-# What the value of every other key must be: a test and its description.
+# For every other key: a test of its value, and a description of the valid values.
 COUNT = (_is_count, "an integer of at least 1")
 OPTIONAL_COUNT = (lambda x: x is None or _is_count(x), "an integer of at least 1, or null")
 FLAG = (lambda x: isinstance(x, bool), "true or false")

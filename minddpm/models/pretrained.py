@@ -57,7 +57,7 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 def model_folder(directory: Path) -> Path:
-    """Return the folder with the model in a run, pipeline or model directory.
+    """Return the folder that holds the model within a run, pipeline or model directory.
 
     Raises InputError if there is none.
     """

@@ -1,7 +1,7 @@
 """The network that predicts the noise: the UNet of Ho et al. 2020, as diffusers' UNet2DModel.
 
-Down: at each level residual blocks, then half the size. Middle: residual block, attention,
-residual block. Up: the mirror image, where each block also takes a skip from that level's way down.
+Down path: residual blocks at each level, then downsampling. Middle: residual block, attention,
+residual block. Up path: the mirror image; each residual block also takes a skip of the same level.
 """
 
 from pathlib import Path
@@ -86,7 +86,7 @@ class UNet2D(Module):
         temb = self.time_embedding(Tensor(self.timestep_features(t, x.dtype)))
         if hasattr(self, "class_embedding"):
             temb = temb + self.class_embedding(class_labels)
-        temb = F.silu(temb)  # once, instead of at the beginning of every residual block
+        temb = F.silu(temb)  # once here, instead of in every residual block
         shifts = iter(linears(temb, [resnet.time_emb_proj for resnet in self._resnets()]))
 
         x = self.conv_in(x)
@@ -108,11 +108,11 @@ class UNet2D(Module):
         """
         return (self.config["num_class_embeds"] or 1) - 1
 
-    # Ho et al. divide by half - 1, so that the last frequency is exactly 1/10000, and write the
-    # sines first: freq_shift=1, flip_sin_to_cos=False. The original Transformer and diffusers'
+    # Ho et al. divide exponents by half - 1, so that the last frequency is exactly 1/10000, and put
+    # the sines first: freq_shift=1, flip_sin_to_cos=False. The original Transformer and diffusers'
     # default divide by half. A model works only with the convention that it was trained with.
     def timestep_features(self, t: Array, dtype: str = "float64") -> Array:
-        """Compute the sines and cosines of t, int [N] -> [N, C] (kernels/reference/)."""
+        """Compute the features of t, int [N] -> [N, C] (kernels/reference/pointwise.py)."""
         C, shift = self.config["block_out_channels"][0], self.config["freq_shift"]
         cosines_first = self.config["flip_sin_to_cos"]
         return backend.kernels.timestep_features(t, C, float(shift), cosines_first, str(dtype))
@@ -124,7 +124,7 @@ class UNet2D(Module):
         return [resnet for block in blocks for resnet in block.resnets]
 
     def _check(self, x: Any, t: Any) -> tuple[Tensor, Array]:
-        """Return x in the model's number type and t [N]; ValueError if they do not fit."""
+        """Return x in the model's dtype, and t as [N]; ValueError if x or t is unsuitable."""
         x, t, C = as_tensor(x), backend.xp.asarray(t), self.config["in_channels"]
         if x.ndim != 4 or x.shape[3] != C or x.dtype.kind != "f":
             raise ValueError(f"x is {x.dtype} {x.shape}: give floating-point [N, H, W, {C}]")
@@ -162,7 +162,7 @@ class UNet2D(Module):
     def from_pretrained(cls, directory: str | Path) -> "UNet2D":
         """Return the model in a run directory, or in one that diffusers' save_pretrained wrote.
 
-        A run's model has the averaged (EMA) weights; the raw ones are in the training state.
+        A run directory's unet/ has the averaged (EMA) weights; its training state has the raw ones.
         Raises InputError, naming the file and the remedy, for a missing or truncated file, a
         pickle, an unsupported configuration, or weights of another architecture.
         """

@@ -1,4 +1,4 @@
-"""All parameters in one flat buffer, so that the optimiser is one pass over one array."""
+"""All parameters in one flat buffer, so that an optimiser step is one pass over one array."""
 
 from collections.abc import Iterable
 
@@ -6,14 +6,14 @@ from minddpm import backend
 from minddpm.backend import Array
 from minddpm.nn.module import Parameter
 
-ALIGNMENT = 16  # numbers: 64 bytes, a cache line
+ALIGNMENT = 16  # float32 numbers: 64 bytes, one cache line
 
 
 class FlatParameters:
     """Moves parameters into one flat array `data` and their gradients into one flat `grad`.
 
     Each parameter's .data and .grad become views of these, so that Adam, EMA, the gradient norm
-    and zeroing the gradients are one operation each instead of one per parameter.
+    and zeroing the gradients take one operation each instead of one per parameter.
     """
 
     def __init__(self, parameters: Iterable[Parameter]):
@@ -37,5 +37,5 @@ class FlatParameters:
 
 
 def _padded(size: int) -> int:
-    # So that every array begins at an aligned address; the padding is zero and stays zero.
+    # Padding makes every array begin at an aligned address; it is zero and stays zero.
     return -(-size // ALIGNMENT) * ALIGNMENT

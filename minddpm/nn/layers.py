@@ -1,4 +1,4 @@
-"""The layers of the networks: parameters, their initialisation, and one autodiff function each."""
+"""The networks' layers: each initialises its parameters and calls one autodiff function."""
 
 from minddpm import autodiff as F
 from minddpm import backend, random
@@ -12,9 +12,9 @@ from minddpm.nn.module import Module, Parameter
 class Conv2d(Module):
     """Convolution of [N, H, W, C_in]: weight [kernel_size, kernel_size, C_in, C_out], bias [C_out].
 
-    padding: zeros on every side, or ((top, bottom), (left, right)). zero: start from zero weights,
-    as Ho et al. do in the last convolution of each residual block, so that every block begins as
-    the identity and the network as a shallow one.
+    padding: zeros on every side, or ((top, bottom), (left, right)). zero: initialise with zeros, as
+    Ho et al. do for the last convolution of each residual block. Every block is then the identity
+    at first, and the network is in effect shallow.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Conv2d(Module):
 class ConvTranspose2d(Module):
     """Transposed convolution: weight [kernel_size, kernel_size, C_out, C_in], bias [C_out].
 
-    padding: lines cropped on every side, or ((top, bottom), (left, right)).
+    padding: rows and columns cropped on every side, or ((top, bottom), (left, right)).
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ConvTranspose2d(Module):
         stride: int = 1,
         padding: int | Padding = 0,
     ):
-        # As PyTorch counts it: the fan-in of the convolution whose transpose this is.
+        # PyTorch's definition: the fan-in of the convolution that this layer transposes.
         fan_in = kernel_size * kernel_size * C_out
         weight = fan_in_uniform((kernel_size, kernel_size, C_out, C_in), fan_in)
         self.weight = Parameter(weight, torch_axes=(3, 2, 0, 1))
@@ -86,7 +86,7 @@ class Embedding(Module):
 
 
 class GroupNorm(Module):
-    """Group normalisation over [N, ..., C], with or without the SiLU that usually follows it."""
+    """Group normalisation of [N, ..., C], also fused with the SiLU and convolution after it."""
 
     def __init__(self, groups: int, C: int, eps: float = 1e-5):
         if C % groups:
@@ -106,7 +106,7 @@ class GroupNorm(Module):
         self, x: Tensor | tuple[Tensor, ...], conv: Conv2d,
         shift: Tensor | None = None, extra: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Compute conv(silu(forward(x))) + shift + extra for a 3x3 conv: F.norm_silu_conv2d."""
+        """Compute conv(silu(forward(x))) + shift + extra by F.norm_silu_conv2d; conv is 3x3."""
         return F.norm_silu_conv2d(
             x, self.weight, self.bias, self.groups, self.eps,
             w=conv.weight, b=conv.bias, shift=shift, extra=extra,
@@ -121,7 +121,7 @@ class Dropout(Module):
 
     @property
     def active(self) -> bool:
-        """Whether forward changes its input: in training, with p > 0."""
+        """Whether forward changes its input; true in training with p > 0."""
         return self.training and self.p > 0
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,17 +11,17 @@ from minddpm.backend import Array
 
 
 class Parameter(Tensor):
-    """A leaf that is trained. Assigning to .data copies into the existing array.
+    """A trainable leaf. Assigning to .data copies the values into the existing array.
 
     The optimiser holds all parameters in one flat buffer, of which each .data and .grad is a view
-    (see flat.py); an assignment that replaced the array would silently detach it from that buffer.
+    (see flat.py); replacing the array would silently detach the parameter from that buffer.
 
-    torch_axes: the transposition to PyTorch's layout, applied when files are read or written.
+    torch_axes: the transposition to PyTorch's layout, used to write files; inverted to read them.
     """
 
     _data: Array | None = None
     _grad: Array | None = None
-    _bound = False  # whether both are views of an optimiser's buffer
+    _bound = False  # whether _data and _grad are views of an optimiser's buffers
 
     def __init__(self, data: Any, torch_axes: tuple[int, ...] | None = None):
         super().__init__(data, requires_grad=True)
@@ -47,16 +47,16 @@ class Parameter(Tensor):
 
     @grad.setter
     def grad(self, value: Array | None) -> None:
-        # For the same reason, `p.grad = None` zeroes the view in the optimiser's buffer.
+        # If bound, `p.grad = None` zeroes the view, for the reason given in the class docstring.
         if self._bound:
             self._grad[...] = 0 if value is None else value
         else:
             self._grad = value
 
     def bind(self, data: Array, grad: Array) -> None:
-        """Move the values into these arrays, of the same shape, and use them from now on.
+        """Copy data and gradient into these arrays of the same shape; use the arrays from now on.
 
-        Raises ValueError if an optimiser's arrays are in use already: it would lose the parameter.
+        Raises ValueError if the parameter is bound already: its optimiser would lose it.
         """
         self._check_free()
         data[...] = self._data
@@ -64,7 +64,7 @@ class Parameter(Tensor):
         self._data, self._grad, self._bound = data, grad, True
 
     def astype(self, dtype: str) -> None:
-        """Convert the values and drop the gradient. Raises ValueError as bind does."""
+        """Convert the values and drop the gradient. Raises ValueError if the parameter is bound."""
         self._check_free()
         self._data, self._grad = self._data.astype(dtype), None
 
@@ -74,9 +74,9 @@ class Parameter(Tensor):
 
 
 class Module:
-    """A layer, or a tree of layers: its Parameters and child Modules are found by attribute name.
+    """A layer or a tree of layers. Its Parameters and child Modules are its attributes.
 
-    Names are joined by dots, in the order of assignment, as diffusers and PyTorch write them.
+    Attribute names are joined by dots, as in PyTorch and diffusers, in the order of assignment.
     """
 
     training = True
@@ -88,19 +88,19 @@ class Module:
         raise NotImplementedError
 
     def children(self) -> Iterator[tuple[str, Module]]:
-        """Yield the (name, module) pairs directly below this one."""
+        """Yield (name, module) for each direct child."""
         for name, value in vars(self).items():
             if isinstance(value, Module):
                 yield name, value
 
     def modules(self) -> Iterator[Module]:
-        """Yield this module and all below it."""
+        """Yield this module and all its descendants."""
         yield self
         for _, child in self.children():
             yield from child.modules()
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
-        """Yield the (name, Parameter) pairs of the tree, in order."""
+        """Yield (name, Parameter) for the tree: a module's own first, then its children's."""
         for name, value in vars(self).items():
             if isinstance(value, Parameter):
                 yield prefix + name, value

@@ -36,14 +36,14 @@ class Adam:
         return backend.kernels.squared_norm(self.flat.grad)
 
     def step(self, clip_norm: float | None = None, ema: EMA | None = None) -> Array | None:
-        """Update the parameters from their gradients, scaled down to the norm clip_norm if larger.
+        """Update the parameters; a gradient norm above clip_norm is first scaled down to clip_norm.
 
-        ema: the average of these parameters, to be updated in the same pass, as ema.update would.
-        Returns squared_norm() if clip_norm is given, else None. If the norm is not finite, nothing
-        is updated; this does not synchronise. Raises ValueError for an ema of other parameters.
+        ema: updated in the same pass, as by ema.update. Raises ValueError if ema averages other
+        parameters. Returns squared_norm() if clip_norm is given, else None. If the norm is not
+        finite, nothing is updated; this does not synchronise.
         """
         if ema is not None and ema.flat is not self.flat:
-            raise ValueError("ema averages other parameters: create it by nn.EMA(optimizer.flat)")
+            raise ValueError("ema averages other parameters: create it with nn.EMA(optimizer.flat)")
         average, decay = (None, 0.0) if ema is None else (ema.average, ema.decay_at(self.steps))
         squared = None if clip_norm is None else self.squared_norm()
         scale = 1.0 if clip_norm is None else backend.kernels.clip_scale(squared, clip_norm)
@@ -60,28 +60,28 @@ class Adam:
 
 
 def warmup_lr(lr: float, step: int, warmup_steps: int) -> float:
-    """Return the learning rate of step 0, 1, ...: linear up to lr within warmup_steps.
+    """Return the learning rate at step `step` (0-based), rising linearly to lr over warmup_steps.
 
-    Adam's second moments average few gradients at first, so its first steps are unreliable.
+    Adam's second moments are estimated from few gradients at first: early steps are unreliable.
     """
     return lr * min(1.0, (step + 1) / max(1, warmup_steps))
 
 
 def cooldown(step: int, steps: int, begin: int) -> float:
-    """Return the factor on the learning rate at step 0, 1, ...: 1 up to step `begin`, then linear.
+    """Return the learning-rate factor at step `step` (0-based).
 
-    The line would reach 0 at step `steps`, the first step after training.
+    It is 1 up to `begin`, then decreases linearly. It would be 0 at step `steps`, which is not run.
 
-    At a constant rate the weights jitter around a good solution; a linear decrease lets them
-    settle whenever it begins, so the length of training need not be known in advance. Source:
-    Haegele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training
+    At a constant rate the weights jitter around a good solution. A linear decrease lets them
+    settle. It can start at any time, so the length of training need not be fixed in advance.
+    Source: Haegele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training
     Durations", section 3.
     """
     return 1 - (step - begin) / (steps - begin) if step > begin else 1.0
 
 
 class EMA:
-    """The exponential moving average of the weights, with which samples are generated.
+    """The exponential moving average of the weights, used for sampling.
 
     The weights jitter around a good solution at the scale of the learning rate; their average over
     the last 1 / (1 - decay) steps is closer to it (Ho et al. use 0.9999).
@@ -105,7 +105,7 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Use the average as the model's weights within the block; restore its own afterwards."""
+        """Use the average as weights within the block; restore the trained weights afterwards."""
         own = self.flat.data.copy()
         self.flat.data[...] = self.average
         try:

@@ -1,4 +1,4 @@
-"""Parameters in PyTorch's layout: here channels-last weights become OIHW, and back."""
+"""Conversion of parameters from channels-last layout to PyTorch's (OIHW), and back."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from minddpm import backend
 from minddpm.nn.module import Module
 from minddpm.storage.tensors import check_same_names
 
-# Ho et al.'s published models have the attention's names from before diffusers 0.15.
+# Ho et al.'s published models name the attention layers as diffusers did before 0.15.
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(r"(attentions\.\d+\.)(query|key|value|proj_attn)\.(weight|bias)$")
 
@@ -25,7 +25,7 @@ def torch_tensors(module: Module) -> dict[str, np.ndarray]:
 
 
 def load_torch_tensors(module: Module, tensors: dict[str, np.ndarray], path: Path) -> None:
-    """Copy tensors in PyTorch's layout into the parameters; `path` is named in an error."""
+    """Copy tensors in PyTorch's layout into the parameters; error messages name `path`."""
     tensors = {
         _OLD_NAME.sub(lambda m: f"{m[1]}{OLD_NAMES[m[2]]}.{m[3]}", name): array
         for name, array in tensors.items()

@@ -1,4 +1,4 @@
-"""Files that are either complete or absent, whenever the program is killed."""
+"""Files that are either complete or absent, even if the program is killed."""
 
 import os
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from minddpm.errors import InputError
 
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Open a binary file that gets the name ``path`` only once the ``with`` block has succeeded.
+    """Open a binary file; it gets the name ``path`` only after the ``with`` block has succeeded.
 
-    The bytes go to a temporary file in the same folder (created if absent), are flushed to the disk
-    and renamed. If the block fails, a previous file at ``path`` is unchanged.
+    The bytes go to a temporary file in the same folder (created if absent), which is then flushed
+    to the disk and renamed. If the block fails, a previous file at ``path`` is unchanged.
     Raises InputError if the file cannot be written.
     """
     path = Path(path)
-    # With the process id in its name, two runs that write the same file do not collide.
+    # The process id in the name prevents a collision of two runs that write the same file.
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

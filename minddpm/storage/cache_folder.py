@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def cache_home() -> Path:
-    """Return minddpm's cache folder, in XDG_CACHE_HOME or ~/.cache; it may not exist."""
+    """Return minddpm's cache folder, in XDG_CACHE_HOME or ~/.cache; the folder may not exist."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "minddpm")
 
 
 def cache_directory(*names: str) -> Path:
-    """Create and return a writable folder of this name in the cache, else a temporary folder."""
+    """Create and return this folder in the cache; if it is not writable, a temporary folder."""
     for place in (cache_home(), Path(tempfile.gettempdir(), "minddpm")):
         folder = place.joinpath(*names)
         try:

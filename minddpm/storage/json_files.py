@@ -15,7 +15,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file. Raises InputError if there is none."""
+    """Return the object in a JSON file. Raises InputError if the file has none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -31,5 +31,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def diffusers_header(class_name: str) -> dict[str, str]:
     """Return the first entries of every configuration file of diffusers."""
-    # The oldest release with the file formats written here.
+    # 0.30.0 is the oldest release with the file formats written here.
     return {"_class_name": class_name, "_diffusers_version": "0.30.0"}

@@ -1,4 +1,4 @@
-"""safetensors files: named arrays and a few strings about them.
+"""safetensors files: named arrays and metadata (a few strings).
 
 No pickle is read or written anywhere: a pickle can run any code when it is opened.
 """
@@ -25,7 +25,7 @@ def write_tensors(
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return the tensors (as float32) and the metadata of a safetensors file.
 
-    Raises InputError for a missing or damaged file, or one with other than float tensors.
+    Raises InputError for a missing or damaged file, or if a tensor is not floating-point.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -50,7 +50,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def check_same_names(
     expected: dict[str, np.ndarray], found: dict[str, np.ndarray], path: Path
 ) -> None:
-    """Raise InputError unless both have the same names with the same shapes."""
+    """Raise InputError unless expected and found have the same names and shapes."""
     remedy = "these are the weights of another architecture; use the directory they came with."
     if missing := [name for name in expected if name not in found]:
         raise InputError(f"{path} has no tensor {missing[0]!r}: {remedy}")

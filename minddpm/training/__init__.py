@@ -1,8 +1,7 @@
-"""Training: the loop that every training shares, and the DDPM's step.
+"""The training loop that all models share, and the training step of the DDPM.
 
-Read loop.py (steps, a log, checkpoints), ddpm.py (Algorithm 1 in practice), options.py,
-loss_scale.py (half precision), importance.py (which t to train on) and run_directory.py (how a run
-survives).
+Read loop.py (steps, log, checkpoints), ddpm.py (Algorithm 1 in practice), options.py, loss_scale.py
+(half precision), importance.py (how t is drawn) and run_directory.py (files, resuming).
 """
 
 from minddpm.training.ddpm import Trainer

@@ -1,4 +1,4 @@
-"""Training a DDPM: Ho et al. 2020, algorithm 1, with what makes it converge and survive."""
+"""Training a DDPM: Ho et al. 2020, Algorithm 1, with warm-up, clipping, EMA and checkpoints."""
 
 import math
 from functools import partial
@@ -28,10 +28,10 @@ from minddpm.training.run_directory import LOSS_COLUMNS, RunDirectory
 
 
 class StepRecord(NamedTuple):
-    """What a step leaves for the log: its number, losses [N], t [N], squared gradient length.
+    """What the log needs of a step: its number, losses [N], t [N], squared norm of the gradient.
 
-    losses (weighed, where t was drawn by importance) and squared_norm are arrays of the backend:
-    reading them waits for the device.
+    losses (weighted, if t was drawn by importance) and squared_norm are arrays of the backend:
+    reading them synchronises.
     """
 
     step: int
@@ -41,27 +41,26 @@ class StepRecord(NamedTuple):
 
 
 def check_classes(unet: UNet2D, dataset: ImageDataset) -> None:
-    """Raise InputError unless the images have classes and the model one more, for none."""
+    """Raise InputError unless the images have labels that the model knows."""
     if dataset.labels is None:
         raise InputError(
-            f"{dataset.source}: the images have no labels to train with: leave out "
-            "--class-conditional."
+            f"{dataset.source}: the images have no labels; leave out --class-conditional."
         )
-    most = int(dataset.labels.max())
-    if most >= unet.num_classes:
+    largest = int(dataset.labels.max())
+    if largest >= unet.num_classes:
         raise InputError(
-            f"{dataset.source} has labels up to {most}, and the model knows {unet.num_classes} "
-            f"classes: give it num_class_embeds={most + 2}, one more for none."
+            f"{dataset.source} has labels up to {largest}, but the model knows {unet.num_classes} "
+            f"classes: give it num_class_embeds={largest + 2}, one of them for no class."
         )
 
 
 class Trainer(Loop):
-    """Trains `unet` on `dataset` and keeps the run in `run`.
+    """Trains `unet` on `dataset` and stores the run in `run`.
 
-    A step is a pure function of (seed, step, weights, moments): which images, which t, which noise
-    and which dropout masks all come from the counter-based generator. So a resumed run needs
-    nothing but the step and the arrays, and N + N steps are bit for bit 2N steps. (With importance
-    sampling the latest losses of each t are among them.)
+    A step is a pure function of (seed, step, weights, moments): images, t, noise and dropout masks
+    all come from the counter-based generator. A resumed run therefore needs only the step number
+    and the arrays, and N + N steps are bit-equal to 2N steps. (With importance sampling the arrays
+    include the latest losses of each t.)
     """
 
     columns = LOSS_COLUMNS[1:]
@@ -79,8 +78,8 @@ class Trainer(Loop):
         self.unet, self.diffusion = unet, diffusion
         if diffusion.variance == "learned_range" and options.loss == "simple":
             raise InputError(
-                "loss simple teaches the mean alone, and variance learned_range would stay as it "
-                "began: choose --loss hybrid or vlb, or another --variance."
+                "loss simple trains the mean alone, so variance learned_range would keep its "
+                "initial values: choose --loss hybrid or vlb, or another --variance."
             )
         if options.class_conditional:
             check_classes(unet, dataset)
@@ -94,12 +93,12 @@ class Trainer(Loop):
     # --- one step --------------------------------------------------------------------------------
 
     def train_step(self) -> StepRecord:
-        """One step of algorithm 1. Nothing is waited for: what it gives lies on the device.
+        """Do one step of Algorithm 1. Does not synchronise; results stay on the device.
 
-        Where the gradient is not finite, the weights stay as they were; train() finds it in the
-        record when it writes the next row of the log, and ends there, unless it was half that
-        overflowed: then the steps after it have a smaller scale of the loss. (Importance sampling
-        waits: it looks at the losses before it draws the next t.)
+        If the gradient is not finite, the weights do not change. train() notices it in the record
+        when it writes the next row of the log, and raises, unless half precision overflowed: then
+        the next steps have a smaller loss scale. (Importance sampling does synchronise: it reads
+        the losses before it draws the next t.)
         """
         options, step = self.options, self.step
         losses, t, weights = self._backward(step)
@@ -113,14 +112,20 @@ class Trainer(Loop):
         return StepRecord(step, losses, t, squared_norm)
 
     def _backward(self, step: int) -> tuple[backend.Array, np.ndarray, np.ndarray | None]:
-        """The gradients of a step's batch; its losses [N], weighed, their t [N] and weights [N]."""
+        """Compute the gradients of a step; return the weighted losses [N], t [N], weights [N].
+
+        The lines are those of Algorithm 1, as in diffusion/algorithms.py.
+        """
         options = self.options
         random.manual_seed(options.seed, step)  # for dropout
+        # line 2: x0 ~ q(x0). CuPy copies asynchronously, through its own pinned memory.
         chosen = batch_indices(len(self.dataset.images), options.batch_size, step, options.seed)
-        # CuPy copies it by way of pinned memory of its own, and waits for nothing.
         x0 = backend.xp.asarray(to_float(self.dataset.images[chosen]))
+        # line 3: t
         t, weights = self._draw_t(len(x0), step)
+        # line 4: eps, and x_t in the same kernel
         x_t, noise = self.diffusion.q_sample_normal(x0, t, options.seed, random.NOISE, step)
+        # line 5: the gradient of || eps - eps_theta(x_t, t) ||^2 (diffusion/losses.py)
         model = self._model(chosen, step)
         losses = self.diffusion.training_losses(model, x0, t, noise, options.loss, x_t)
         if weights is not None:
@@ -129,37 +134,37 @@ class Trainer(Loop):
         return losses.data, t, weights
 
     def _model(self, chosen: np.ndarray, step: int) -> Model:
-        """The UNet, told the classes of these images, if it has any: some of them are left out.
+        """Return the UNet, conditioned on these images' classes if it is class-conditional.
 
-        Without a class for one in ten it learns the pictures of all classes, too, against which
-        guidance compares (Ho and Salimans 2022, algorithm 1).
+        A share label_dropout of them, 0.1 by default, gets no class. The model thus learns the
+        unconditional distribution, too, which guidance needs (Ho and Salimans 2022, Algorithm 1).
         """
         if not self.options.class_conditional:
             return self.unet
-        labels, none = self.dataset.labels[chosen], self.unet.num_classes
+        labels, no_class = self.dataset.labels[chosen], self.unet.num_classes
         u = random.bits(len(labels), self.options.seed, random.LABEL, step) * 2.0**-32
-        labels = np.where(u < self.options.label_dropout, none, labels)
+        labels = np.where(u < self.options.label_dropout, no_class, labels)
         return partial(self.unet, class_labels=labels)
 
     def _draw_t(self, N: int, step: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """The t [N] of a step, and the weights of their losses where they are not drawn evenly."""
+        """Return t [N] and the weights of their losses [N], None if t is drawn uniformly."""
         seed = self.options.seed
         if self.importance is not None:
             return self.importance.draw(N, seed, step)
         return random.integers(self.diffusion.T, N, seed, random.TIMESTEP, step), None
 
     def _diagnose(self, step: int, loss: float) -> str:
-        """What went wrong in a step that is over: its gradients are made once more."""
-        self.loss_scale.scale[...] = 1  # nothing that a large one broke
+        """Compute the gradients of a diverged step again and return the error message."""
+        self.loss_scale.scale[...] = 1  # so that no gradient overflows because of a large scale
         self._backward(step)
 
-        def broken(array: backend.Array) -> bool:
+        def not_finite(array: backend.Array) -> bool:
             return not math.isfinite(backend.kernels.squared_norm(array.reshape(-1)).item())
 
         named = list(self.unet.named_parameters())
-        weights = [name for name, p in named if broken(p.data)]
-        # Gradients flow from the output back, so the last one in order is nearest to the fault.
-        gradients = [name for name, p in named if broken(p.grad)]
+        weights = [name for name, p in named if not_finite(p.data)]
+        # Gradients flow from output to input, so the last one in order is nearest to the cause.
+        gradients = [name for name, p in named if not_finite(p.grad)]
         if weights:
             where = f"the weight {weights[0]} is not finite"
         elif gradients:
@@ -169,59 +174,59 @@ class Trainer(Loop):
         self.optimizer.zero_grad()
         return (
             f"training diverged at step {step}: the loss is {loss:.4g}, {where}. "
-            f"What {self.run.path} held before is whole; begin a new run with a smaller --lr than "
+            f"The last checkpoint in {self.run.path} is intact; start a new run with an --lr below "
             f"{self.options.lr:g}."
         )
 
     def gradients(self) -> None:
-        """The gradients of the first batch, once; afterwards they are zero again."""
+        """Compute the gradients of the first batch, then set them to zero. Synchronises."""
         self._backward(0)
-        backend.to_numpy(self.optimizer.squared_norm())  # a device returns before it is done
+        backend.to_numpy(self.optimizer.squared_norm())  # copied to the host, to synchronise
         self.optimizer.zero_grad()
 
     # --- the log ---------------------------------------------------------------------------------
 
     def train(self, progress: bool = True) -> bool:
-        """Loop.train, with dropout on."""
+        """Train as Loop.train does, with dropout on."""
         self.unet.train()
         return super().train(progress)
 
     def row(self, records: list[StepRecord]) -> dict[str, float]:
-        """Averages since the last row of the log, also per quartile of t (nan without any).
+        """Return averages since the last row of the log, also per quartile of t (nan if empty).
 
         The loss of a step depends on its t far more than on the weights: at small t the noise is
-        hard to see. So the whole average jumps about, and the quartiles tell where a model still
-        improves. Even they are no measure of quality: in one public CIFAR-10 run FID went from 9.2
-        to 3.2 while the loss moved from .0295 to .0277. Look at the samples. grad_norm is that of
-        the steps in which half did not overflow.
+        hard to see. The average over all t therefore fluctuates, and the quartiles show at which t
+        a model still improves. Not even they measure quality: in one public CIFAR-10 run FID went
+        from 9.2 to 3.2 while the loss moved from .0295 to .0277. Look at the samples. grad_norm
+        leaves out the steps in which half precision overflowed.
         """
         table = to_table([(r.losses, r.squared_norm) for r in records])
         losses = table[:, :-1].astype(np.float32)
-        decisive = losses if self.loss_scale.mends_overflow() else table
-        good = np.isfinite(decisive).all(axis=1)
-        if not good.all():
-            first = int(np.argmin(good))
+        required = losses if self.loss_scale.may_recover() else table
+        finite = np.isfinite(required).all(axis=1)
+        if not finite.all():
+            first = int(np.argmin(finite))
             raise TrainingDivergedError(
                 self._diagnose(records[first].step, float(losses[first].mean()))
             )
         quartiles = 4 * np.stack([r.t for r in records]) // self.diffusion.T
         row = {"loss": float(losses.mean())}
         for q in range(4):
-            mine = losses[quartiles == q]
-            row[f"loss_q{q + 1}"] = float(mine.mean()) if len(mine) else math.nan
+            selected = losses[quartiles == q]
+            row[f"loss_q{q + 1}"] = float(selected.mean()) if len(selected) else math.nan
         return row | {"grad_norm": mean_norms(table[:, -1:])[0], "lr": self.optimizer.lr}
 
     # --- checkpoints -----------------------------------------------------------------------------
 
     def state(self) -> State:
-        """Weights, averages, moments, what importance sampling remembers, the loss scale."""
+        """Return weights, averages, moments, the losses of importance sampling, the loss scale."""
         state = optimizer_state(self.unet, self.optimizer, self.ema)
         if self.importance is not None:
             state["importance"] = {"losses": self.importance.losses}
         return state | self.loss_scale.state()
 
     def resumed(self) -> None:
-        """Adam's bias correction goes on where it was."""
+        """Continue Adam's bias correction at the resumed step."""
         self.optimizer.steps = self.step
 
     def export(self) -> None:

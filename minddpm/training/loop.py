@@ -1,4 +1,4 @@
-"""Steps, a log and checkpoints, until Ctrl-C: what every training has in common."""
+"""The training loop that all models share: steps, log, checkpoints, a clean stop on Ctrl-C."""
 
 import math
 import signal
@@ -18,7 +18,7 @@ from minddpm.data import ImageDataset
 from minddpm.training.options import LoopOptions
 from minddpm.training.run_directory import LOSS, LossLog, RunDirectory
 
-State = dict[str, dict[str, Array]]  # group, name: an array of the checkpoint
+State = dict[str, dict[str, Array]]  # group -> name -> array of a checkpoint
 
 
 class TrainingDivergedError(RuntimeError):
@@ -26,63 +26,63 @@ class TrainingDivergedError(RuntimeError):
 
 
 class Loop:
-    """A training that keeps its run in `run`; what a step is, a subclass says.
+    """A training loop that writes its files to `run`; subclasses define the step.
 
-    A step has to be a pure function of the options, the step's number and the arrays in state():
-    then a resumed run needs nothing else, and N + N steps are bit for bit 2N steps.
+    A step must be a pure function of the options, the step number and the arrays in state(). A run
+    can then resume from these alone, and N + N steps are bit-equal to 2N steps.
     """
 
-    columns: Sequence[str]  # of the log, after "step"; the first stands beside the progress bar
-    optional: Sequence[str] = ()  # groups of state() that some precisions have, and others not
+    columns: Sequence[str]  # the log's columns after "step"; the progress bar shows the first
+    optional: Sequence[str] = ()  # groups of state() that exist only in some precisions
 
     def __init__(self, dataset: ImageDataset, run: RunDirectory, options: LoopOptions):
         self.dataset, self.run, self.options = dataset, run, options
         self.step = 0
 
-    # --- for the subclass ------------------------------------------------------------------------
+    # --- defined by subclasses -------------------------------------------------------------------
 
     def train_step(self) -> Any:
-        """One step, self.step + 1 included; what it returns is kept for row()."""
+        """Do one training step, increment self.step and return a record for row()."""
         raise NotImplementedError
 
     def row(self, records: list[Any]) -> dict[str, float]:
-        """One row of the log, without "step", from the records since the last one.
+        """Return one row of the log, without "step", from the records since the last row.
 
-        Where training waits for the device. Raises TrainingDivergedError if it went wrong.
+        Synchronises. Raises TrainingDivergedError if a value is not finite.
         """
         raise NotImplementedError
 
     def state(self) -> State:
-        """Everything that the next step depends on, as arrays (views, where they change)."""
+        """Return all arrays on which the next step depends; loading a checkpoint fills them."""
         raise NotImplementedError
 
     def gradients(self) -> None:
-        """The work of a step without its effect: the gradients of the first batch, then zero."""
+        """Compute the gradients of the first batch, then set them to zero. Used to time a step."""
         raise NotImplementedError
 
     def resumed(self) -> None:
-        """Called when step and state() are those of a checkpoint."""
+        """Update values that depend on self.step, after a checkpoint has been loaded."""
 
     def export(self) -> None:
-        """Write the model for its users, beside the checkpoint."""
+        """Write the model to the run directory, in addition to the checkpoint."""
 
-    # --- what it will cost -----------------------------------------------------------------------
+    # --- cost ------------------------------------------------------------------------------------
 
     def bytes_needed(self) -> int:
-        """Disk space for the checkpoint and the model while their successors are written."""
+        """Return the largest disk space that the run needs, reached while it writes new files."""
         arrays = [array for named in self.state().values() for array in named.values()]
-        # the model beside the checkpoint, and the pictures
+        # 3: old checkpoint, new checkpoint and the model; 20 MB: the figures.
         return 3 * sum(array.nbytes for array in arrays) + 20_000_000
 
     def parameters(self) -> int:
-        """How many numbers are trained."""
+        """Return the number of trained parameters."""
         raw = [named for group, named in self.state().items() if group.endswith("raw")]
         return sum(array.size for named in raw for array in named.values())
 
     def seconds_per_step(self) -> tuple[float, float]:
-        """What the gradients of one batch take: the first time, and from then on.
+        """Return the seconds that the first and the second call of gradients() take.
 
-        The first call compiles kernels that are not in the cache, and fills caches and pools.
+        The first call also compiles kernels that are not in the cache, and allocates memory.
         """
         seconds = []
         for _ in range(2):
@@ -94,9 +94,9 @@ class Loop:
     # --- the loop --------------------------------------------------------------------------------
 
     def train(self, progress: bool = True) -> bool:
-        """Train up to options.steps; True if it got there, False if Ctrl-C stopped it.
+        """Train up to options.steps; return True, or False if Ctrl-C stopped training earlier.
 
-        Either way the last thing that it did is a checkpoint.
+        In both cases the last step is saved in a checkpoint.
         """
         options = self.options
         log = LossLog(self.run.path / LOSS, self.step, ("step", *self.columns))
@@ -123,7 +123,7 @@ class Loop:
     # --- checkpoints -----------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write the checkpoint, then what export() writes."""
+        """Write the checkpoint, then call export()."""
         host = {
             group: {name: backend.to_numpy(array) for name, array in named.items()}
             for group, named in self.state().items()
@@ -132,7 +132,7 @@ class Loop:
         self.export()
 
     def resume(self) -> int:
-        """Go on from the run's checkpoint, or from the start if it has none; returns the step."""
+        """Load the run's checkpoint and return its step; return 0 if there is no checkpoint."""
         self.step = self.run.load_state(self.state(), self.optional) or 0
         self.resumed()
         return self.step
@@ -141,7 +141,7 @@ class Loop:
 def optimizer_state(
     module: nn.Module, optimizer: nn.Adam, ema: nn.EMA | None = None, prefix: str = ""
 ) -> State:
-    """A model's part of state(): weights, their average, and Adam's moments, by parameter."""
+    """Return a model's weights, averages and Adam's moments for state(), by parameter name."""
     names = [name for name, _ in module.named_parameters()]
     flat = optimizer.flat
     buffers = {"raw": flat.data, "adam_m": optimizer.m, "adam_v": optimizer.v}
@@ -154,28 +154,29 @@ def optimizer_state(
 
 
 def to_table(rows: Sequence[Sequence[Array]]) -> np.ndarray:
-    """Arrays of several steps on the host, one row for each step, in one transfer: float64."""
+    """Copy the arrays of several steps to the host in one transfer: float64, one row per step."""
     xp = backend.xp
     flat = [xp.asarray(array).reshape(-1) for row in rows for array in row]
     return backend.to_numpy(xp.concatenate(flat)).reshape(len(rows), -1).astype(np.float64)
 
 
 def check_finite(table: np.ndarray, first_step: int, loop: Loop) -> None:
-    """Raise TrainingDivergedError unless to_table's rows, from first_step on, are finite.
+    """Raise TrainingDivergedError unless all entries of `table` are finite.
 
-    Its columns are the first ones of the log.
+    table: from to_table; its columns are the first columns of the log. first_step: the step of its
+    first row.
     """
     step, column = np.unravel_index(np.argmin(np.isfinite(table)), table.shape)
     if not np.isfinite(table[step, column]):
         raise TrainingDivergedError(
             f"training diverged at step {first_step + step}: {loop.columns[column]} is not finite. "
-            f"What {loop.run.path} held before is whole; begin a new run with a smaller --lr than "
+            f"The last checkpoint in {loop.run.path} is intact; start a new run with an --lr below "
             f"{loop.options.lr:g}."
         )
 
 
 def mean_norms(squared_norms: np.ndarray) -> list[float]:
-    """Of each column the mean of the roots that are finite, nan where none is."""
+    """Return the mean norm of each column over its finite entries, nan if none is finite."""
     norms = np.sqrt(squared_norms)
     finite = [column[np.isfinite(column)] for column in norms.T]
     return [float(column.mean()) if len(column) else math.nan for column in finite]
@@ -183,9 +184,9 @@ def mean_norms(squared_norms: np.ndarray) -> list[float]:
 
 @contextmanager
 def _interrupt_flag() -> Iterator[Event]:
-    """An event that Ctrl-C (or a polite kill) sets, so that the step in progress is finished.
+    """Yield an event that SIGINT (Ctrl-C) or SIGTERM sets, so that the current step can finish.
 
-    A second Ctrl-C interrupts at once, as usual.
+    A second signal has its usual effect: it interrupts at once.
     """
     interrupted = Event()
     previous = {}
@@ -197,7 +198,7 @@ def _interrupt_flag() -> Iterator[Event]:
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
             previous[number] = signal.signal(number, handle)
-        except ValueError:  # not the main thread: signals are somebody else's to handle
+        except ValueError:  # raised outside the main thread: only that one may set handlers
             break
     try:
         yield interrupted

@@ -1,4 +1,4 @@
-"""Keeping the gradients within half's range, where a GPU multiplies in half."""
+"""Loss scaling: keep gradients within the range of half precision on a GPU."""
 
 import math
 
@@ -6,35 +6,37 @@ from minddpm import backend
 from minddpm.autodiff import Tensor
 from minddpm.backend import Array
 
-# Beyond these nothing is gained, and float32's own ends would come near.
+# Limits of the scale: values outside them gain nothing, and float32 itself might overflow.
 SMALLEST, LARGEST = 2.0**-24, 2.0**40
 
 
 class LossScale:
-    """The factor of the loss before its backward, and what becomes of it after every step.
+    """The factor by which the loss is multiplied before backward, adapted after every step.
 
-    Half knows 6e-8 .. 65504, and below 6e-5 with fewer digits. The gradients of a mean over
-    `numbers` numbers are about 1 / numbers, so the scale begins there; it is a power of two, so
-    that nothing is rounded on the way. A gradient that overflows leaves the range of half as
-    infinity: the optimizer leaves the weights alone, and the scale is halved. After `patience`
-    good steps in a row it is doubled, for gradients become smaller as a model gets better.
+    Half precision represents magnitudes 6e-8 .. 65504, with fewer bits below 6e-5. The gradients of
+    a mean over `numbers` elements are about 1 / numbers, so the scale starts at `numbers`. It is
+    always a power of two (`numbers` is rounded down to one), so that scaling causes no rounding. A
+    gradient that overflows becomes infinite: the optimizer then skips the step, and the scale is
+    halved. After `patience` steps in a row without overflow the scale is doubled, since gradients
+    become smaller as a model improves.
 
-    All of it lies on the device, and nobody waits: whether a step was good is decided there.
+    The device stores the scale and checks for overflow, so nothing synchronises.
     Source: Micikevicius et al. 2018, "Mixed Precision Training", section 3.2.
     """
 
     def __init__(self, numbers: int, patience: int = 1000):
         self.patience = patience
         self.scale = backend.xp.asarray(2.0 ** math.floor(math.log2(numbers)), dtype="float32")
-        self.good = backend.xp.zeros((), "float32")  # good steps since it last changed
+        # Steps without overflow since the scale last changed.
+        self.good = backend.xp.zeros((), "float32")
 
     @staticmethod
     def needed() -> bool:
-        """Whether anything is computed in half."""
+        """Return whether the backend computes in half precision."""
         return backend.precision() == "fp16"
 
     def backward(self, loss: Tensor, gradients: Array) -> None:
-        """The gradients of a loss without axes, in `gradients`, where the backward leaves them."""
+        """Compute the unscaled gradients of a 0-d loss; loss.backward() writes into `gradients`."""
         if not self.needed():
             loss.backward()
             return
@@ -42,29 +44,29 @@ class LossScale:
         gradients *= 1 / self.scale
 
     def update(self, squared_norm: Array) -> None:
-        """Learn from a step whose gradient had this squared length, float64 without axes."""
+        """Adapt the scale after a step; squared_norm: of its gradient, a 0-d float64 array."""
         if not self.needed():
             return
         xp = backend.xp
         finite = xp.isfinite(squared_norm)
         self.good[...] = xp.where(finite, self.good + 1, 0)
-        grown = self.good >= self.patience
-        factor = xp.where(finite, xp.where(grown, 2, 1), 0.5)
+        double = self.good >= self.patience
+        factor = xp.where(finite, xp.where(double, 2, 1), 0.5)
         self.scale[...] = xp.clip(self.scale * factor, SMALLEST, LARGEST)
-        self.good[...] = xp.where(grown, 0, self.good)
+        self.good[...] = xp.where(double, 0, self.good)
 
-    def mends_overflow(self) -> bool:
-        """Whether a gradient that is not finite may be one of the next step; waits for the device.
+    def may_recover(self) -> bool:
+        """Return whether a smaller scale may make the gradients finite again. Synchronises.
 
-        Not where nothing is in half, and not where the scale is as small as it gets: then the
-        gradients are broken, not too large.
+        False without half precision, and at the smallest scale: in both cases the gradients are
+        not finite even unscaled.
         """
         return self.needed() and float(backend.to_numpy(self.scale)) > SMALLEST
 
     def state(self, prefix: str = "") -> dict[str, dict[str, Array]]:
-        """Its part of a checkpoint, the name of the group after the prefix."""
+        """Return the arrays to store in a checkpoint, in the group prefix + "loss_scale"."""
         if not self.needed():
             return {}
-        # views: a file keeps arrays with at least one axis
+        # Views with one axis, since checkpoint files hold no 0-d arrays.
         arrays = {"scale": self.scale.reshape(1), "good": self.good.reshape(1)}
         return {f"{prefix}loss_scale": arrays}

@@ -1,4 +1,4 @@
-"""What can be chosen of a training."""
+"""The options of a training run."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from minddpm.errors import InputError
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """What every training has to choose; with the data and the model it decides the weights."""
+    """Options of every training run. Together with data and model they determine the weights."""
 
     steps: int = 1400
     batch_size: int = 32
@@ -25,7 +25,7 @@ class LoopOptions:
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        """Raise InputError for a value with which nothing could be learned."""
+        """Raise InputError for a value out of range."""
         random.check_seed(self.seed)
         for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
@@ -43,18 +43,18 @@ class LoopOptions:
 
     @property
     def cooldown_begins(self) -> int:
-        """The last step of the full learning rate (of very few steps it may be that of all)."""
+        """Return the step after which the learning rate falls: `steps` if it never falls."""
         return self.steps - round(self.cooldown * self.steps)
 
     def learning_rate(self, lr: float, step: int) -> float:
-        """What becomes of lr at step 0, 1, ...: less at first, and in the end."""
-        left = nn.cooldown(step, self.steps, self.cooldown_begins)
-        return nn.warmup_lr(lr, step, self.warmup_steps) * left
+        """Return the learning rate at step 0, 1, ...: `lr` after warm-up and cooldown."""
+        factor = nn.cooldown(step, self.steps, self.cooldown_begins)
+        return nn.warmup_lr(lr, step, self.warmup_steps) * factor
 
 
 @dataclass(frozen=True)
 class TrainingOptions(LoopOptions):
-    """Of a DDPM."""
+    """Options of the training of a DDPM."""
 
     loss: str = "simple"
     importance_sampling: bool = False
@@ -62,7 +62,7 @@ class TrainingOptions(LoopOptions):
     label_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        """Raise InputError for a value with which nothing could be learned."""
+        """Raise InputError for a value out of range."""
         super().__post_init__()
         if self.loss not in LOSSES:
             raise InputError(f"unknown loss {self.loss!r}: choose {', '.join(LOSSES)}.")

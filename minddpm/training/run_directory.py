@@ -1,8 +1,8 @@
-"""A run directory: what training writes, how it stays whole, and how a run goes on from it.
+"""A run directory: the files that training writes, and how a run resumes from them.
 
-training_state.safetensors alone decides where a run stands: it is one file, renamed into place
-when it is complete, so a kill at any moment leaves the checkpoint before it. Everything else
-(the pipeline for diffusers, the pictures) is made from it again.
+training_state.safetensors alone determines the state of a run. It is one file, renamed into place
+when it is complete, so a kill at any moment leaves the previous checkpoint intact. Everything else
+(the pipeline for diffusers, the figures) can be regenerated from it.
 """
 
 import csv
@@ -37,31 +37,31 @@ class RunDirectory:
         self.path = Path(path)
 
     def check_new(self, bytes_needed: int) -> None:
-        """Make the directory for a new run.
+        """Check that a new run can start here, and create its directory (a test write needs it).
 
-        Raises InputError, before any training, if it holds something already, cannot be written
-        to, or its disk has too little room for the checkpoints.
+        Raises InputError, before any training, if the directory is not empty or not writable, or if
+        the disk is too full for the checkpoints.
         """
         if (self.path / RUN).exists():
             raise InputError(
-                f"{self.path} holds a run already: go on with --resume, or choose another --out."
+                f"{self.path} already holds a run: continue with --resume, or choose another --out."
             )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(f"{self.path} exists and is not a run: choose another --out.")
         self.check_writable(bytes_needed)
 
     def check_writable(self, bytes_needed: int) -> None:
-        """Raise InputError if a checkpoint could not be written here."""
+        """Raise InputError if a checkpoint cannot be written here or the disk is too full."""
         check_writable(self.path / STATE)
         free = shutil.disk_usage(self.path).free
         if free < bytes_needed:
             raise InputError(
-                f"{self.path} is on a disk with {free / 1e6:.0f} MB left, and the run needs "
-                f"{bytes_needed / 1e6:.0f} MB: free some, or choose another --out."
+                f"{self.path} is on a disk with {free / 1e6:.0f} MB left, but the run needs "
+                f"{bytes_needed / 1e6:.0f} MB: free some space, or choose another --out."
             )
 
     def write_info(self, options: dict[str, Any], data: dict[str, Any]) -> None:
-        """Write run.json: every option, the data, and the versions that they run under."""
+        """Write run.json: every option, the data, and the versions of the packages."""
         packages = ("numpy", "numba", "pillow", "safetensors")
         versions = {
             "minddpm": __version__,
@@ -71,19 +71,19 @@ class RunDirectory:
         write_json(self.path / RUN, {"options": options, "data": data, "versions": versions})
 
     def read_info(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The options and the data of the run. Raises InputError if there is no run here."""
+        """Return the options and the data of the run. Raises InputError if there is no run."""
         if not (self.path / RUN).is_file():
             raise InputError(
-                f"{self.path} holds no run to resume (no {RUN}): leave --resume out to begin one."
+                f"{self.path} holds no run to resume (no {RUN}): leave out --resume to start one."
             )
         info = read_json(self.path / RUN)
         options, data = info.get("options"), info.get("data")
         if not isinstance(options, dict) or not isinstance(data, dict):
-            raise InputError(f"{self.path / RUN} has no options and data: it is no run of minddpm.")
+            raise InputError(f"{self.path / RUN} has no options and data: give a run of minddpm.")
         return options, data
 
     def save_state(self, arrays: dict[str, dict[str, np.ndarray]], step: int) -> None:
-        """Write the checkpoint: groups ("raw", "ema", "adam_m", "adam_v") of named arrays."""
+        """Write the checkpoint; arrays: group ("raw", "ema", "adam_m", ...) -> name -> array."""
         tensors = {
             f"{group}/{name}": array
             for group, named in arrays.items()
@@ -94,50 +94,50 @@ class RunDirectory:
     def load_state(
         self, like: dict[str, dict[str, np.ndarray]], optional: Sequence[str] = ()
     ) -> int | None:
-        """Fill the arrays of `like` from the checkpoint and return its step; None if there is none.
+        """Fill the arrays of `like` from the checkpoint and return its step.
 
-        optional: groups that may be in one of the two alone; they are left as they are.
-
-        Raises InputError if it is the checkpoint of another architecture, or not whole.
+        Return None if there is no checkpoint. optional: groups that may be missing from `like` or
+        from the checkpoint; such a group is skipped.
+        Raises InputError if the checkpoint is damaged or belongs to another architecture.
         """
         path = self.path / STATE
         self._remove_leftovers()
         if not path.exists():
             if (self.path / "model_index.json").exists() or read_loss(self.path / LOSS, ("step",)):
                 raise InputError(
-                    f"{path} is missing, without which the run would begin anew and overwrite its "
-                    "model: put it back, or choose another --out."
+                    f"{path} is missing, so that the run would start again and overwrite its "
+                    "model: restore the file, or choose another --out."
                 )
             return None
         tensors, info = read_tensors(path)
         expected = {
             f"{group}/{name}": a for group, named in like.items() for name, a in named.items()
         }
-        for one, other in ((expected, tensors), (tensors, expected)):
-            for name in [name for name in one if name not in other]:
-                if name.split("/")[0] in optional:
-                    del one[name]
+        for name in expected.keys() ^ tensors.keys():  # names in only one of the two
+            if name.split("/")[0] in optional:
+                expected.pop(name, None)
+                tensors.pop(name, None)
         check_same_names(expected, tensors, path)
         if not info.get("step", "").isdecimal():
-            raise InputError(f"{path} does not say its step: it is not a checkpoint of minddpm.")
+            raise InputError(f"{path} has no step: give a checkpoint of minddpm.")
         for name, array in expected.items():
             array[...] = backend.array_module(array).asarray(tensors[name])
         return int(info["step"])
 
     def _remove_leftovers(self) -> None:
-        # A kill while a file is being written leaves its temporary name behind.
+        # A process that is killed while it writes a file leaves a temporary file behind.
         for leftover in self.path.rglob(".*.tmp"):
             if re.fullmatch(r"\..+\.\d+\.tmp", leftover.name):  # as atomic_write names them
                 leftover.unlink(missing_ok=True)
 
 
 class LossLog:
-    """loss.csv: one row for every few steps."""
+    """loss.csv, the log of a run: one row every few steps."""
 
     def __init__(self, path: Path, resumed_step: int, columns: Sequence[str] = LOSS_COLUMNS):
-        """Open the log at `path`, without the rows of steps that the checkpoint does not have.
+        """Open the log at `path` and drop the rows of steps after resumed_step.
 
-        columns: "step", which is an integer, and others.
+        columns: column names; "step" is an integer, all others are floats.
         """
         self.path, self.columns = path, columns
         rows = [row for row in read_loss(path, columns) if row["step"] <= resumed_step]
@@ -145,14 +145,14 @@ class LossLog:
             file.write(_csv([columns, *map(self._cells, rows)]))
 
     def add(self, row: dict[str, float]) -> None:
-        """Append one row, in the file when this returns. Raises InputError where that fails."""
+        """Append one row to the file. Raises InputError if the file cannot be written."""
         try:
             with open(self.path, "ab") as file:
                 file.write(_csv([self._cells(row)]))
         except OSError as error:
             raise InputError(
-                f"{self.path} could not be written ({error.strerror}): free some space, then go on "
-                "from the last checkpoint with --resume."
+                f"{self.path} could not be written ({error.strerror}): free some space, then "
+                "continue from the last checkpoint with --resume."
             ) from error
 
     def _cells(self, row: dict[str, float]) -> list[str]:
@@ -160,18 +160,18 @@ class LossLog:
 
 
 def read_loss(path: Path, columns: Sequence[str] = LOSS_COLUMNS) -> list[dict[str, float]]:
-    """The rows of a loss.csv, none if there is no such file. A torn last line is left out."""
+    """Return the rows of a loss.csv, [] if there is no file; ignore an incomplete last line."""
     if not path.exists():
         return []
     try:
         text = path.read_text(encoding="utf-8")
-        whole_lines = text[: text.rfind("\n") + 1]
+        complete_lines = text[: text.rfind("\n") + 1]
         return [
             {name: float(row[name]) if name != "step" else int(row[name]) for name in columns}
-            for row in csv.DictReader(io.StringIO(whole_lines))
+            for row in csv.DictReader(io.StringIO(complete_lines))
         ]
     except (OSError, TypeError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is not the log of a run ({error!r}): move it away.") from error
+        raise InputError(f"{path} is not the log of a run ({error!r}): remove it.") from error
 
 
 def _csv(rows: list[Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""What the benchmarks rest on: a wrong result is never timed, and a table lands in its place."""
+"""The benchmarks: a wrong result is never timed, and tables are written between their markers."""
 
 import os
 import shutil
@@ -45,21 +45,21 @@ GPU_CASES = {
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 @pytest.mark.parametrize("backend", ["cupy", "cupy-reference"])
-def test_on_a_gpu_the_device_is_waited_for(emulated_cupy, backend):
-    """On the stand-in, which counts it."""
+def test_on_a_gpu_every_call_synchronises(emulated_cupy, backend):
+    """On the stand-in, which counts synchronisations."""
     for name, backward in cases.directions(GPU_CASES):
         case = GPU_CASES[name]()
         run = contestants.ours(case, backward, backend, contestants.expected(case, backward))
         emulated_cupy.stats.reset()
         run()
         stats = emulated_cupy.stats
-        if (backend, name) == ("cupy-reference", "adam"):  # looks at its factor, on the host
+        if (backend, name) == ("cupy-reference", "adam"):  # reads its factor on the host
             assert (stats.synchronisations, stats.to_device) == (2, 0)
         else:
             assert (stats.synchronisations, stats.to_device) == (1, 0), name
 
 
-def test_a_gpu_is_timed_by_its_own_events(emulated_cupy, monkeypatch):
+def test_a_gpu_is_timed_by_its_own_clock(emulated_cupy, monkeypatch):
     monkeypatch.setattr(contestants, "GPU", ("cupy",))
     assert contestants.clock("numba") == []
     (mark,) = contestants.clock("cupy")
@@ -86,18 +86,19 @@ def test_the_unet_on_a_gpu(emulated_cupy, task):
 
 
 @pytest.mark.parametrize("task", unets.TASKS)
-def test_ours_runs_on_its_own_backend(task, monkeypatch):
-    """Also after another one has been built, which makes NumPy the active one."""
+def test_a_contestant_runs_on_its_own_backend(task, monkeypatch):
+    """Also after another contestant has been built, which activates NumPy."""
     p = unets.problem(checks.TINY, 2)
     wanted = unets.expected(task, p)
     run = unets.build("numba", task, p, wanted)
     unets.build("numpy", task, p, wanted)
-    monkeypatch.setattr(reference, "norm_silu_conv2d", None)  # NumPy's
+    # Of the two kernel sets only NumPy's calls this one.
+    monkeypatch.setattr(reference, "linear", None)
     run()
 
 
-def test_no_gpu_is_no_contestant():
-    """The emulator is none, wherever these tests run."""
+def test_the_emulator_is_not_a_contestant():
+    """The emulator does not count as a GPU."""
     code = "import contestants; print(contestants.GPU)"
     environment = {**os.environ, "MINDDPM_CUDA": "emulate", "PYTHONPATH": str(BENCHMARKS)}
     done = subprocess.run(
@@ -115,7 +116,7 @@ def test_contestants_take_turns():
     assert ratio({"slow": [2, 9, 4], "fast": [1, 3, 4]}, "slow", "fast") == 2
 
 
-def test_a_table_goes_between_its_markers():
+def test_a_table_is_written_between_its_markers():
     table = markdown(["what", "ms"], [["forward", "1.0"]])
     assert table == "| what | ms |\n| --- | ---: |\n| forward | 1.0 |"
     new = replace(TEXT, "unet", table)
@@ -124,8 +125,8 @@ def test_a_table_goes_between_its_markers():
 
 
 @pytest.mark.parametrize("text", ["", TEXT.replace("unet", "other"), TEXT + TEXT])
-def test_markers_that_are_not_there_once_are_refused(text, tmp_path):
+def test_markers_that_do_not_occur_once_are_refused(text, tmp_path):
     (path := tmp_path / "README.md").write_text(text)
-    with pytest.raises(InputError, match=r"markers of table 'unet' stand [02] times"):
+    with pytest.raises(InputError, match=r"markers of table 'unet' occur [02] times"):
         write(path, {"unet": "new"})
     assert path.read_text() == text

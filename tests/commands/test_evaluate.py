@@ -1,4 +1,4 @@
-"""examples/evaluate.py: models and pictures, judged."""
+"""examples/evaluate.py: metrics of models and of image files."""
 
 import json
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 @pytest.mark.parametrize("run", ["trained", "conditional"])
-def test_evaluating(command, request, run, digits, tmp_path):
+def test_bits_per_dim(command, request, run, digits, tmp_path):
     model = ["--model", request.getfixturevalue(run), "--data-dir", digits, *NUMPY]
     model += ["--count", 0]
     options = ["--images", 3, "--batch-size", 2]
@@ -28,7 +28,7 @@ def test_evaluating(command, request, run, digits, tmp_path):
 
 
 @pytest.mark.parametrize("run", ["trained", "conditional"])
-def test_judging_a_model_by_its_pictures(command, request, run, digits, tmp_path):
+def test_metrics_of_the_samples_of_a_model(command, request, run, digits, tmp_path):
     model = ["--model", request.getfixturevalue(run), "--data-dir", digits, *NUMPY]
     how = ["--count", 70, "--steps", 2, "--images", 2, "--draws", 2]
     how += ["--classification-steps", 0, "--nearest", tmp_path / "near.png"]
@@ -39,14 +39,14 @@ def test_judging_a_model_by_its_pictures(command, request, run, digits, tmp_path
     assert "classification_score" not in numbers
     fid = numbers["fid"]
     assert (fid["n"], fid["steps"], fid["sampler"]) == (70, 2, "dpm_solver")
-    assert fid["floor_is"] == "30 test pictures"
+    assert fid["floor_is"] == "30 test images"
     assert fid["floor_is"] in stdout
     assert fid["weights"] == "EMA"
-    assert fid["labels"] == ("the judge's" if run == "trained" else "the model was told them")
+    assert fid["labels"] == ("the judge's" if run == "trained" else "given to the model")
     assert f"{fid['value']:.5g}" in stdout
     assert "99.31%" in stdout
-    with Image.open(tmp_path / "near.png") as picture:
-        assert picture.size[0] > 300
+    with Image.open(tmp_path / "near.png") as image:
+        assert image.size[0] > 300
     guided = [*how[:4], "--images", 0, "--guidance", 2, "--judge-labels"]
     guided += ["--classification-steps", 1, "--json", tmp_path / "g.json"]
     result = command("evaluate", *model, *guided)
@@ -57,13 +57,13 @@ def test_judging_a_model_by_its_pictures(command, request, run, digits, tmp_path
         score = json.loads((tmp_path / "g.json").read_text())["classification_score"]
         assert (score["labels"], score["guidance"]) == ("the judge's", 2)
     wrong = [*model, "--images", 2, "--draws", 2]
-    refused(command("evaluate", *wrong, "--count", 64), "64 pictures", "65")
+    refused(command("evaluate", *wrong, "--count", 64), "64 images", "65")
     refused(command("evaluate", *model, "--count", 0, "--images", 0), "nothing to measure")
     refused(command("evaluate", *wrong, "--steps", 41), "41")
     refused(command("evaluate", *wrong, "--judge", tmp_path / "none"), "does not exist")
 
 
-def test_judging_pictures_from_a_file(command, digits, tmp_path):
+def test_metrics_of_images_from_a_file(command, digits, tmp_path):
     images = np.random.default_rng(1).integers(0, 256, (70, 28, 28), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", images=images)
     data = ["--data-dir", digits, *NUMPY]
@@ -73,8 +73,8 @@ def test_judging_pictures_from_a_file(command, digits, tmp_path):
     numbers = json.loads((tmp_path / "e.json").read_text())
     assert numbers["classification_score"]["n"] == 70
     assert 0 <= numbers["classification_score"]["value"] <= 1
-    assert "training pictures with their own labels" in numbers["classification_score"]["floor_is"]
-    assert "training pictures with their own labels" in stdout
+    assert "training images with their own labels" in numbers["classification_score"]["floor_is"]
+    assert "training images with their own labels" in stdout
     assert "bits_per_dim" not in numbers
     for name, labels in (("far", 10), ("below", -1)):
         file = tmp_path / f"{name}.npz"
@@ -88,7 +88,7 @@ def test_judging_pictures_from_a_file(command, digits, tmp_path):
     refused(command("evaluate", "--samples", tmp_path / "empty.npz", *data), "empty.npz")
 
 
-def test_judging_a_gan(command, digits, tmp_path):
+def test_metrics_of_a_gan(command, digits, tmp_path):
     run = ["--data-dir", digits, *NUMPY, "--out", tmp_path / "run", "--batch-size", 4]
     assert command("train_gan", *run, "--steps", 1)[0] == 0
     model = ["--model", tmp_path / "run", "--data-dir", digits, *NUMPY]

@@ -1,4 +1,4 @@
-"""The commands: what they leave, and one sentence with exit code 2 for whatever is wrong."""
+"""The commands: what they write, and one sentence with exit code 2 for bad input."""
 
 import json
 import shutil
@@ -7,26 +7,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import NUMPY, refused, snapshot
+from commands import NUMPY, QUICK, refused, snapshot
 from PIL import Image
 
 import minddpm
-from minddpm.diffusion import scheduler_file as checkpoint
+from minddpm.diffusion.scheduler_file import load_diffusion
 from minddpm.generate import ADAPTIVE, SAMPLERS
+from minddpm.models.pretrained import WEIGHTS
+from minddpm.pipeline import save_pipeline
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-QUICK = ["--steps", "2", "--batch-size", "2", "--timesteps", "40", "--sample-steps", "2"]
 
-
-def test_training_leaves_what_it_promises(trained):
+def test_training_writes_its_files(trained):
     for name in ("samples.png", "forward.png", "loss.png", "denoising.gif"):
-        with Image.open(trained / name) as picture:
-            picture.verify()
+        with Image.open(trained / name) as image:
+            image.verify()
     assert (trained / "loss.csv").read_text().startswith("step,loss,")
     run = json.loads((trained / "run.json").read_text())
     assert run["options"]["batch_size"] == 2
     assert run["options"]["seed"] == 0
-    assert run["options"]["threads"] is None  # numpy's own affair
+    assert run["options"]["threads"] is None  # NumPy chooses
     assert set(run["versions"]) >= {"minddpm", "numpy", "python"}
     assert (trained / "model_index.json").is_file()
     assert not list(trained.rglob("*.bin"))
@@ -39,7 +38,7 @@ def test_sampling(command, trained, tmp_path, sampler):
     files = ["--out", "a.png", "--npz", "a.npz"]
     code, stdout, _ = command("sample", *arguments, "--backend", "numpy", *files)
     assert code == 0
-    assert "3 pictures by" in stdout
+    assert "3 samples " in stdout
     assert "a.png" in stdout
     images = np.load(tmp_path / "a.npz")["images"]
     assert images.shape == (3, 28, 28)
@@ -47,13 +46,13 @@ def test_sampling(command, trained, tmp_path, sampler):
     again = command("sample", *arguments, "--batch-size", 2, "--backend", "numpy", "--npz", "b.npz")
     assert again[0] == 0
     difference = images.astype(int) - np.load(tmp_path / "b.npz")["images"]
-    if sampler not in ADAPTIVE:  # which chooses its steps for a whole batch
-        assert np.abs(difference).max() <= 1  # other roundings in the products
+    if sampler not in ADAPTIVE:  # an adaptive sampler chooses its steps for the entire batch
+        assert np.abs(difference).max() <= 1  # products round differently
 
 
 def test_a_class_conditional_run(command, conditional, digits, tmp_path):
-    with Image.open(conditional / "samples.png") as picture:
-        assert picture.height > picture.width  # a row for each digit
+    with Image.open(conditional / "samples.png") as image:
+        assert image.height > image.width  # one row per class
     unet = minddpm.UNet2D.from_pretrained(conditional)
     assert (unet.config["num_class_embeds"], unet.config["out_channels"]) == (11, 2)
     arguments = ["--model", conditional, "--count", 2, "--steps", 2, "--backend", "numpy"]
@@ -78,8 +77,8 @@ def test_editing(command, request, run, digits, tmp_path):
     pairs = ["--pairs", 2, "--between", 1, "--steps", 2]
     assert command("interpolate", *model, *pairs, "--out", "way.png")[0] == 0
     for name in ("inpaint.png", "way.png"):
-        with Image.open(tmp_path / name) as picture:
-            picture.verify()
+        with Image.open(tmp_path / name) as image:
+            image.verify()
     for name in ("inpaint", "interpolate"):
         refused(command(name, *model, "--out", "way.png"), "way.png", "another name")
         refused(command(name, *model, "--steps", 41), "41 sampling steps", "1 .. 40")
@@ -97,7 +96,7 @@ def test_experiments(command, digits, tmp_path, monkeypatch):
     refused(command("experiments", *data, "--out", "drawn"), "drawn exists")
 
 
-def test_resuming_goes_on_and_keeps_the_options(command, digits, tmp_path):
+def test_resuming_continues_with_the_same_options(command, digits, tmp_path):
     out = ["--data-dir", digits, "--out", "run"]
     assert command("train_mnist", *out, *QUICK)[0] == 0
     more = ["--resume", "--steps", 3, "--sample-steps", 2, "--samples", 4, "--backend", "numpy"]
@@ -107,27 +106,27 @@ def test_resuming_goes_on_and_keeps_the_options(command, digits, tmp_path):
     options = json.loads((tmp_path / "run" / "run.json").read_text())["options"]
     assert (options["steps"], options["batch_size"]) == (3, 2)
     refused(command("train_mnist", *out, *more, "--lr", 0.5), "lr=0.001", "--lr", "--out")
-    refused(command("train_mnist", *out, *more, "--steps", 2), "step 3 already", "--steps")
+    refused(command("train_mnist", *out, *more, "--steps", 2), "already at step 3", "--steps")
 
 
-def test_a_rate_that_has_begun_to_fall_is_not_raised_again(command, digits, tmp_path):
+def test_a_cooldown_that_has_started_cannot_be_extended(command, digits, tmp_path):
     run = ["--data-dir", digits, "--out", "run", "--backend", "numpy"]
     more = [*run, "--resume", "--sample-steps", 2, "--samples", 4]
     assert command("train_mnist", *run, *QUICK)[0] == 0  # 2 steps at a constant rate
-    told = tmp_path / "run" / "run.json"
-    info = json.loads(told.read_text())
-    del info["options"]["cooldown"]  # as of a run that began when all rates were constant
-    told.write_text(json.dumps(info))
+    run_json = tmp_path / "run" / "run.json"
+    info = json.loads(run_json.read_text())
+    del info["options"]["cooldown"]  # as in a run from before this option existed
+    run_json.write_text(json.dumps(info))
     before = snapshot(tmp_path)
     late = command("train_mnist", *more, "--steps", 4, "--cooldown", 0.75)
     refused(late, "step 2 of", "cooldown=0.0", "cooldown=0.75", "--out")
     assert snapshot(tmp_path) == before
     assert command("train_mnist", *more, "--steps", 4, "--cooldown", 0.5)[0] == 0
-    assert command("train_mnist", *more)[0] == 0  # nothing is left to do
+    assert command("train_mnist", *more)[0] == 0  # the run is finished
     refused(command("train_mnist", *more, "--steps", 6), "step 4 of", "steps=6", "--cooldown")
 
 
-def test_resuming_with_other_pictures_is_refused(command, digits, tmp_path):
+def test_resuming_with_other_data_is_refused(command, digits, tmp_path):
     assert command("train_mnist", "--data-dir", digits, "--out", "run", *QUICK)[0] == 0
     other = tmp_path / "other"
     shutil.copytree(digits, other)
@@ -142,7 +141,7 @@ def test_resuming_with_other_pictures_is_refused(command, digits, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"), [("batch_size", "64"), ("model", "huge"), ("schedule", None), ("steps", 2.5)]
 )
-def test_a_spoilt_run_json(command, trained, tmp_path, name, value):
+def test_an_invalid_run_json_is_refused(command, trained, tmp_path, name, value):
     shutil.copytree(trained, tmp_path / "run")
     path = tmp_path / "run" / "run.json"
     info = json.loads(path.read_text())
@@ -151,13 +150,13 @@ def test_a_spoilt_run_json(command, trained, tmp_path, name, value):
     refused(command("train_mnist", "--out", "run", "--resume"), "run.json", name)
 
 
-def test_ctrl_c_says_how_to_go_on(command, digits, monkeypatch):
-    """Also in the pictures after the training, which --resume then draws."""
+def test_ctrl_c_prints_how_to_continue(command, digits, monkeypatch):
+    """Also while samples are drawn after the training; --resume then draws them."""
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("minddpm.report.draw_samples", interrupted)
+    monkeypatch.setattr("minddpm.commands.run_figures.draw_samples", interrupted)
     code, stdout, _ = command("train_mnist", "--data-dir", digits, "--out", "run", *QUICK)
     assert code == 130
     assert f"--data-dir {digits}" in stdout
@@ -180,7 +179,7 @@ def test_epochs(command, digits):
     assert "2 steps of 20 images" in stdout  # 30 digits in batches of 20, rounded up
 
 
-def test_a_folder_of_pictures(command, tmp_path):
+def test_training_on_a_folder_of_images(command, tmp_path):
     for i in range(3):
         Image.new("RGB", (40, 30), (i * 100, 0, 0)).save(tmp_path / f"{i}.png")
     arguments = ["--image-folder", tmp_path, "--image-size", 8, "--out", tmp_path / "run"]
@@ -188,7 +187,7 @@ def test_a_folder_of_pictures(command, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["train_mnist", "sample"])
-def test_help_ends_by_itself(command, name):
+def test_help_exits_with_code_0(command, name):
     code, stdout, _ = command(name, "--help")
     assert code == 0
     assert "--backend" in stdout
@@ -207,7 +206,7 @@ def test_help_ends_by_itself(command, name):
         (["--loss", "hybrid"], ["hybrid", "learned_range"]),
         (["--variance", "learned_range"], ["learned_range", "--loss hybrid"]),
         (["--label-dropout", "2"], ["label_dropout=2.0"]),
-        (["--class-conditional", "--image-folder", "pictures"], ["labels", "--class-conditional"]),
+        (["--class-conditional", "--image-folder", "images"], ["labels", "--class-conditional"]),
         (["--steps", "0"], ["--steps", "below 1"]),
         (["--steps", "many"], ["--steps"]),
         (["--seed", "-1"], ["-1", "choose 0"]),
@@ -222,23 +221,23 @@ def test_help_ends_by_itself(command, name):
         (["--timesteps", "1" + "0" * 11], ["memory", "smaller"]),
         (["--out", "file"], ["file", "--out"]),
         (["--image-folder", "empty"], ["empty"]),
-        (["--image-folder", "pictures", "--image-size", "30"], ["30 x 30", "multiples of 4"]),
+        (["--image-folder", "images", "--image-size", "30"], ["30 x 30", "multiples of 4"]),
     ],
 )
-def test_bad_options_of_train(command, digits, tmp_path, arguments, words):
+def test_bad_options_of_train_are_refused(command, digits, tmp_path, arguments, words):
     if "cupy" in arguments and not _cupy_is_missing():
         pytest.skip("cupy works here")
     (tmp_path / "file").write_text("precious")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "pictures").mkdir()
-    Image.new("L", (40, 30)).save(tmp_path / "pictures" / "a.png")
+    (tmp_path / "images").mkdir()
+    Image.new("L", (40, 30)).save(tmp_path / "images" / "a.png")
     before = snapshot(tmp_path)
     data = [] if "--image-folder" in arguments else ["--data-dir", digits]
     refused(command("train_mnist", *data, *QUICK, *arguments), *words)
     assert snapshot(tmp_path) == before
 
 
-def test_bad_data(command, tmp_path):
+def test_bad_data_is_refused(command, tmp_path):
     refused(command("train_mnist", "--data-dir", tmp_path), tmp_path, "train-images")
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\x00\x00\x08\x03\x00\x00")
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, 1) + b"\x00")
@@ -264,8 +263,8 @@ def test_bad_data(command, tmp_path):
         (["--model", "MODEL", "--out", "taken.png"], ["taken.png", "another name"]),
         (["--model", "MODEL", "--out", "file/a.png"], ["a.png", "folder"]),
         (["--model", "MODEL", "--out", "a.png", "--npz", "a.png"], ["two names"]),
-        (["--model", "MODEL", "--label", "7"], ["label 7", "leave --label out"]),
-        (["--model", "MODEL", "--guidance", "2"], ["no classes", "--class-conditional"]),
+        (["--model", "MODEL", "--label", "7"], ["label 7", "omit --label"]),
+        (["--model", "MODEL", "--guidance", "2"], ["not class-conditional", "omit --guidance"]),
         (["--model", "x" * 300], ["x" * 300]),
         (["--model", "MODEL", "--count", "1" + "0" * 12], ["memory", "smaller"]),
         (["--model", "MODEL", "--backend", "cupy"], ["cupy"]),
@@ -274,15 +273,15 @@ def test_bad_data(command, tmp_path):
         (["--model", "MODEL", "--precision", "fp16", "--backend", "numpy"], ["--backend cupy"]),
     ],
 )
-def test_bad_options_of_sample(command, trained, tmp_path, arguments, words):
+def test_bad_options_of_sample_are_refused(command, trained, tmp_path, arguments, words):
     if "cupy" in arguments and not _cupy_is_missing():
         pytest.skip("cupy works here")
     for name in ("empty", "pickle"):
         (tmp_path / name).mkdir()
     unet = minddpm.UNet2D.from_pretrained(trained)
     for name in ("pickle", "truncated", "mixed"):
-        checkpoint.save_pipeline(unet, checkpoint.load_diffusion(trained), tmp_path / name)
-    weights = Path("unet", checkpoint.WEIGHTS)
+        save_pipeline(unet, load_diffusion(trained), tmp_path / name)
+    weights = Path("unet", WEIGHTS)
     (tmp_path / "pickle" / weights).rename(tmp_path / "pickle/unet/diffusion_pytorch_model.bin")
     cut = tmp_path / "truncated" / weights
     cut.write_bytes(cut.read_bytes()[:-1000])

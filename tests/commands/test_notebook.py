@@ -25,13 +25,13 @@ def is_parameters(cell):
 
 
 def assigned(text):
-    """The names that a cell gives values to."""
+    """Return the names that a cell assigns."""
     return {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)} - {"Path"}
 
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What the cells display: names of files."""
+    """Collect the names of the files that the cells display."""
     files, display = [], ModuleType("IPython.display")
     display.Image = lambda filename: Path(filename)
     display.display = files.append
@@ -42,7 +42,7 @@ def shown(monkeypatch):
 
 @pytest.fixture
 def run_cells(monkeypatch, tmp_path, shown):
-    """run_cells(**parameters): every code cell in one namespace, these in place of its own."""
+    """Return run_cells(**parameters), which runs the code cells with other parameters."""
     monkeypatch.chdir(tmp_path)
     for name, value in (("MINDDPM_CUDA", "emulate"), ("OPENBLAS_NUM_THREADS", "1")):
         monkeypatch.setenv(name, value)
@@ -66,16 +66,16 @@ TINY = {
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-def test_the_cells(run_cells, shown, tmp_path, capsys):
-    (pictures := tmp_path / "pictures").mkdir()
+def test_all_cells_run(run_cells, shown, tmp_path, capsys):
+    (images := tmp_path / "images").mkdir()
     for i in range(3):
-        Image.new("L", (8, 8), i * 100).save(pictures / f"{i}.png")
-    data = ["--image-folder", pictures, "--image-size", 8, "--timesteps", 40]
+        Image.new("L", (8, 8), i * 100).save(images / f"{i}.png")
+    data = ["--image-folder", images, "--image-size", 8, "--timesteps", 40]
     run_cells(**TINY, DATA=data)
-    said = capsys.readouterr().out
-    assert "minddpm is installed already" in said
-    assert "0 failed. Every number is in gpucheck.json." in said
-    assert "backend cupy" in said
+    stdout = capsys.readouterr().out
+    assert "minddpm is already installed" in stdout
+    assert "0 failed. Every number is in gpucheck.json." in stdout
+    assert "backend cupy" in stdout
     assert [file.name for file in shown] == ["samples.png", "denoising.gif", "loss.png"]
     for file in shown:
         with Image.open(file) as image:
@@ -88,16 +88,16 @@ def test_a_command_that_fails_stops_the_notebook(run_cells, shown):
     assert shown == []
 
 
-def test_where_the_checkout_comes_from(run_cells, tmp_path):
+def test_a_missing_checkout_is_cloned_from_the_repository(run_cells, tmp_path):
     missing = {**TINY, "CHECKOUT": tmp_path / "checkout", "DATA": []}
-    with pytest.raises(ValueError, match="fill in REPOSITORY"):
+    with pytest.raises(ValueError, match="REPOSITORY is empty"):
         run_cells(**missing)
     with pytest.raises(RuntimeError, match="git clone --depth 1 nowhere"):
         run_cells(**{**missing, "REPOSITORY": "nowhere"})
 
 
-def test_it_claims_nothing():
-    """No results of runs are kept in it, and every cell of code has a word before it."""
+def test_the_notebook_contains_no_outputs():
+    """And a text cell precedes every code cell."""
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in CODE)
     kinds = [cell["cell_type"] for cell in NOTEBOOK["cells"]]
     assert ("code", "code") not in pairwise(kinds)

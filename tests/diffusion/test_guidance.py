@@ -1,9 +1,10 @@
-"""Class-conditional models: what they are told, what guidance makes of it, and what is refused."""
+"""Class-conditional models: guidance, labels in sampling and training, and bad input."""
 
 from functools import partial
 
 import numpy as np
 import pytest
+from builders import NO_ATTENTION, make_trainer, noise_images, shifted_unet
 
 import minddpm
 from minddpm import backend, random
@@ -11,133 +12,121 @@ from minddpm.commands.run_figures import class_rows
 from minddpm.data import ImageDataset
 from minddpm.diffusion.sampling import Guided
 from minddpm.generate import SAMPLERS, generate, seconds_per_run
-from minddpm.training.ddpm import Trainer, TrainingOptions
-from minddpm.training.run_directory import RunDirectory
+from minddpm.training.ddpm import TrainingOptions
 from refusals import refused
 
-TINY = {
-    "sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (4, 8),
-    "down_block_types": ("DownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "UpBlock2D"), "layers_per_block": 1, "norm_num_groups": 2,
-}  # fmt: skip
 LABELS = np.arange(30) % 3
-DATA = ImageDataset(
-    np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1), dtype=np.uint8), LABELS, "noise"
-)
+DATA = noise_images(30, labels=LABELS)
 
 
-def tiny_unet(learned=False, **changes):
-    """With an output that depends on the class: no weight is zero."""
-    minddpm.manual_seed(0)
-    config = {**TINY, "out_channels": 1 + learned, "num_class_embeds": 4, **changes}
-    unet = minddpm.UNet2D(**config).eval()
-    for parameter in unet.parameters():
-        parameter.data = parameter.data + 0.05
-    return unet
+def class_unet(**changes):
+    """Return a UNet with three classes whose output depends on the class: no weight is zero."""
+    changes = {**NO_ATTENTION, "num_class_embeds": 4, **changes}
+    return shifted_unet(shift=0.05, **changes).eval()
 
 
-def pictures(N=3):
+def noise(N=3):
+    """Return N float32 images of standard normal numbers, on the device."""
     return backend.xp.asarray(np.random.default_rng(1).standard_normal((N, 8, 8, 1), "float32"))
 
 
-# --- what is told --------------------------------------------------------------------------------
+# --- sampling ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 2.5])
-def test_guidance_exaggerates_what_the_class_adds(any_backend, learned, guidance):
-    unet, x, t = tiny_unet(learned), pictures(), np.array([3, 7, 9])
+def test_guidance_scales_the_difference_that_the_class_makes(any_backend, learned, guidance):
+    unet, x, t = class_unet(out_channels=1 + learned), noise(), np.array([3, 7, 9])
     with minddpm.no_grad():
-        got = backend.to_numpy(Guided(unet, np.array([0, 2, 1]), guidance)(x, t))
+        result = backend.to_numpy(Guided(unet, np.array([0, 2, 1]), guidance)(x, t))
         with_class = unet(x, t, backend.xp.asarray(np.array([0, 2, 1]))).numpy()
         without = unet(x, t, backend.xp.asarray(np.array([3, 3, 3]))).numpy()
     expected = without + guidance * (with_class - without)
     expected[..., 1:] = with_class[..., 1:]  # the variance
-    np.testing.assert_allclose(got, expected, atol=1e-5)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
     assert np.abs(with_class - without).max() > 1e-3
     assert np.abs(with_class[0] - with_class[1]).max() > 1e-3
 
 
-def test_every_picture_has_its_own_label(any_backend):
-    unet, d = tiny_unet(), minddpm.GaussianDiffusion(minddpm.schedules.linear(30))
+def test_every_sample_has_its_own_label(any_backend):
+    unet, d = class_unet(), minddpm.GaussianDiffusion(minddpm.schedules.linear(30))
     labels = np.array([2, 0, 1, 1, 2])
-    whole = generate((unet, d), 5, "ddim", 4, batch_size=5, labels=labels, guidance=2.0)
+    batch = generate((unet, d), 5, "ddim", 4, batch_size=5, labels=labels, guidance=2.0)
     parts = generate((unet, d), 5, "ddim", 4, batch_size=2, labels=labels, guidance=2.0)
-    np.testing.assert_allclose(parts, whole, atol=1e-4)
+    np.testing.assert_allclose(parts, batch, atol=1e-4)
     other = generate((unet, d), 5, "ddim", 4, labels=np.array([2, 0, 0, 1, 2]), guidance=2.0)
-    changed = np.abs(other - whole).max(axis=(1, 2, 3)) > 1e-4
+    changed = np.abs(other - batch).max(axis=(1, 2, 3)) > 1e-4
     assert changed.tolist() == [False, False, True, False, False]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_takes_labels(any_backend, sampler):
-    unet, d = tiny_unet(), minddpm.GaussianDiffusion(minddpm.schedules.linear(30))
+    unet, d = class_unet(), minddpm.GaussianDiffusion(minddpm.schedules.linear(30))
     made = generate((unet, d), 2, sampler, 3, labels=np.array([0, 1]), guidance=1.5)
     assert np.isfinite(made).all()
 
 
-def test_a_row_for_each_class():
-    labels, columns = class_rows(tiny_unet(num_class_embeds=11), 64)
+def test_the_grid_has_one_row_per_class():
+    labels, columns = class_rows(class_unet(num_class_embeds=11), 64)
     assert columns == 7
     assert labels[:8].tolist() == [0] * 7 + [1]
     assert labels.max() == 9
-    assert class_rows(tiny_unet(num_class_embeds=None), 64) == (None, None)
-    assert seconds_per_run(tiny_unet(), 2, guidance=2.0) > 0
+    assert class_rows(class_unet(num_class_embeds=None), 64) == (None, None)
+    assert seconds_per_run(class_unet(), 2, guidance=2.0) > 0
 
 
 # --- training ------------------------------------------------------------------------------------
 
 
-def trainer(path, unet=None, **options):
-    diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(50))
-    options = TrainingOptions(batch_size=10, class_conditional=True, **options)
-    return Trainer(unet or tiny_unet(), diffusion, DATA, RunDirectory(path), options)
+def class_trainer(path, unet=None, **options):
+    """Return a class-conditional trainer on the 30 labelled images."""
+    unet = unet or class_unet()
+    return make_trainer(path, unet, DATA, batch_size=10, class_conditional=True, **options)
 
 
-def told(model, step):
-    """The labels of a batch, as the UNet would get them."""
-    chosen = np.arange(30)
-    given = model._model(chosen, step)
-    assert isinstance(given, partial)
-    return given.keywords["class_labels"]
+def model_labels(trainer, step):
+    """Return the labels of all 30 images as the UNet would get them."""
+    model = trainer._model(np.arange(30), step)
+    assert isinstance(model, partial)
+    return model.keywords["class_labels"]
 
 
-def test_now_and_then_a_label_is_left_out(any_backend, tmp_path):
-    model = trainer(tmp_path, label_dropout=0.25)
-    labels = np.stack([told(model, step) for step in range(200)])
-    kept = labels != 3
-    np.testing.assert_array_equal(np.where(kept, labels, LABELS), np.tile(LABELS, (200, 1)))
-    assert abs((~kept).mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / kept.size)
-    np.testing.assert_array_equal(told(model, 7), told(trainer(tmp_path, label_dropout=0.25), 7))
-    assert (told(model, 7) != told(model, 8)).any()
-    assert (told(trainer(tmp_path, label_dropout=0.0), 7) == LABELS).all()
-    assert (told(trainer(tmp_path, label_dropout=1.0), 7) == 3).all()
+def test_labels_are_dropped_with_the_given_probability(any_backend, tmp_path):
+    trainer, same = (class_trainer(tmp_path, label_dropout=0.25) for _ in range(2))
+    labels = np.stack([model_labels(trainer, step) for step in range(200)])
+    dropped = labels == 3
+    np.testing.assert_array_equal(np.where(dropped, LABELS, labels), np.tile(LABELS, (200, 1)))
+    assert abs(dropped.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / dropped.size)
+    np.testing.assert_array_equal(model_labels(trainer, 7), model_labels(same, 7))
+    assert (model_labels(trainer, 7) != model_labels(trainer, 8)).any()
+    assert (model_labels(class_trainer(tmp_path, label_dropout=0.0), 7) == LABELS).all()
+    assert (model_labels(class_trainer(tmp_path, label_dropout=1.0), 7) == 3).all()
 
 
-def test_the_class_is_learned(any_backend, tmp_path):
-    """Its embedding has a gradient, and a step waits for nothing more than without classes."""
-    model = trainer(tmp_path)
-    before = backend.to_numpy(model.unet.class_embedding.weight.data).copy()
-    record = model.train_step()
+def test_the_class_embedding_is_trained(any_backend, tmp_path):
+    """It has a gradient, and a step with classes does not synchronise either."""
+    trainer = class_trainer(tmp_path)
+    before = backend.to_numpy(trainer.unet.class_embedding.weight.data).copy()
+    record = trainer.train_step()
     assert np.isfinite(backend.to_numpy(record.losses)).all()
-    after = backend.to_numpy(model.unet.class_embedding.weight.data)
+    after = backend.to_numpy(trainer.unet.class_embedding.weight.data)
     assert (after[:3] != before[:3]).any(axis=1).all()
     if any_backend == "cupy":
         stats = backend.xp.stats
         stats.reset()
-        model.train_step()
+        trainer.train_step()
         assert (stats.synchronisations, stats.to_host) == (0, 0)
 
 
-# --- refusals ------------------------------------------------------------------------------------
+# --- bad input -----------------------------------------------------------------------------------
 
 
-def test_what_is_refused(tmp_path):
-    unet, d = tiny_unet(), minddpm.GaussianDiffusion(minddpm.schedules.linear(30))
-    plain = tiny_unet(num_class_embeds=None)
+def test_bad_input_is_refused(tmp_path):
+    unet, d = class_unet(), minddpm.GaussianDiffusion(minddpm.schedules.linear(30))
+    plain = class_unet(num_class_embeds=None)
     assert (unet.num_classes, plain.num_classes) == (3, 0)
-    for labels in ([0, 4], [-1, 2]):
-        with refused(labels[0] if labels[0] < 0 else labels[1], "0 .. 2"):
+    for labels, wrong in (([0, 4], 4), ([-1, 2], -1)):
+        with refused(wrong, "0 .. 2"):
             Guided(unet, np.array(labels))
     with refused("no classes", "--class-conditional"):
         Guided(plain, np.array([0]))
@@ -155,15 +144,13 @@ def test_what_is_refused(tmp_path):
     with refused("label_dropout=1.5"):
         TrainingOptions(label_dropout=1.5)
     with refused("labels up to 2", "num_class_embeds=4"):
-        trainer(tmp_path, tiny_unet(num_class_embeds=3))
+        class_trainer(tmp_path, class_unet(num_class_embeds=3))
     unlabelled = ImageDataset(DATA.images, None, "a folder")
     with refused("a folder", "--class-conditional"):
-        Trainer(
-            unet, d, unlabelled, RunDirectory(tmp_path), TrainingOptions(class_conditional=True)
-        )
+        make_trainer(tmp_path, unet, unlabelled, class_conditional=True)
 
 
-def test_a_purpose_of_its_own():
-    """Or which labels are left out would go with the noise."""
+def test_the_label_noise_has_its_own_purpose():
+    """Otherwise the dropped labels would be correlated with the noise."""
     purposes = [random.TIMESTEP, random.NOISE, random.DROPOUT, random.LABEL, random.BOUND]
     assert len(set(purposes)) == 5

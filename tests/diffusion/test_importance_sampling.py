@@ -1,22 +1,22 @@
-"""Importance sampling of t: right on average, with the least variance, and part of a checkpoint."""
+"""Importance sampling of t: unbiased and with the least variance."""
 
 import numpy as np
 import pytest
 
-from minddpm.training.importance import EVENLY, HISTORY, ImportanceSampler
+from minddpm.training.importance import HISTORY, UNIFORM_SHARE, ImportanceSampler
 
 T = 7
 
 
 def full(losses):
-    """A sampler that has seen these losses of each t, [T, 10]."""
+    """Return a sampler that has stored these losses of each t, [T, 10]."""
     sampler = ImportanceSampler(len(losses))
     for column in np.asarray(losses, float).T:
         sampler.update(np.arange(len(losses)), column)
     return sampler
 
 
-def test_evenly_until_every_t_has_ten_losses():
+def test_t_is_uniform_until_every_t_has_ten_losses():
     sampler = ImportanceSampler(T)
     for _ in range(HISTORY):
         np.testing.assert_array_equal(sampler.probabilities(), np.full(T, 1 / T))
@@ -32,10 +32,10 @@ def test_probabilities_are_equation_18():
     root = [sum(x**2 for x in row.tolist()) ** 0.5 for row in losses]
     expected = [0.999 * r / sum(root) + 0.001 / T for r in root]
     np.testing.assert_allclose(full(losses).probabilities(), expected, rtol=1e-6)
-    assert EVENLY == 0.001
+    assert UNIFORM_SHARE == 0.001
 
 
-def test_only_the_latest_ten_count():
+def test_only_the_latest_ten_losses_count():
     sampler = full(np.full((T, HISTORY), 100.0))
     for _ in range(HISTORY):
         sampler.update(np.arange(T), np.arange(1.0, T + 1))
@@ -45,7 +45,7 @@ def test_only_the_latest_ten_count():
     assert sampler.losses[2, -3:].tolist() == [7, 8, 9]
 
 
-def test_draws_follow_the_probabilities_and_weights_undo_them():
+def test_draws_follow_the_probabilities_and_the_weights_correct_for_them():
     sampler = full(np.arange(1.0, T + 1)[:, None] * np.ones(HISTORY))
     p, N = sampler.probabilities(), 200_000
     t, weights = sampler.draw(N, seed=3, step=5)
@@ -56,14 +56,14 @@ def test_draws_follow_the_probabilities_and_weights_undo_them():
     assert (weights * anything[t]).mean() == pytest.approx(anything.mean(), abs=0.05)
 
 
-def test_losses_as_they_were_seen_have_no_variance_left():
+def test_weighted_losses_equal_to_the_history_have_no_variance():
     losses = np.array([5.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.1])
     sampler = full(losses[:, None] * np.ones(HISTORY))
     t, weights = sampler.draw(1000, seed=0, step=0)
     assert (weights * losses[t]).std() < 0.01 * losses[t].std()
 
 
-def test_the_same_draws_for_the_same_seed_and_step_and_state():
+def test_seed_step_and_history_determine_the_draws():
     one, other = (full(np.ones((T, HISTORY))) for _ in range(2))
     np.testing.assert_array_equal(one.draw(50, 1, 2)[0], other.draw(50, 1, 2)[0])
     assert (one.draw(50, 1, 3)[0] != one.draw(50, 1, 2)[0]).any()

@@ -1,10 +1,10 @@
-"""Filling in what is missing, and the way from one picture's noise to another's."""
+"""Inpainting, and interpolation between the noise of two images."""
 
 import math
 
 import numpy as np
 import pytest
-from test_sampling import noises, perfect_model
+from sampler_models import last, noises, perfect_model
 
 from minddpm import GaussianDiffusion, backend
 from minddpm.diffusion.sampling import inpaint, slerp
@@ -16,9 +16,9 @@ LEFT[:, :, :4] = 1
 
 
 def pair_model(betas, correlation):
-    """E[eps | x_t] for pictures N(0, 1) whose right half is correlated with the left one.
+    """Return E[eps | x_t] for images N(0, 1) whose right half is correlated with the left one.
 
-    Of each pair (a, b) of pixels, with covariance r: x_t has the covariance ac K + (1 - ac) I, and
+    Each pair (a, b) of pixels has a covariance matrix K; x_t has ac K + (1 - ac) I, and
     E[eps | x_t] = sqrt(1 - ac) (ac K + (1 - ac) I)^-1 x_t.
     """
     ac = np.cumprod(1 - betas)
@@ -36,14 +36,9 @@ def pair_model(betas, correlation):
     return model
 
 
-def last(walk):
-    *_, step = walk
-    return backend.to_numpy(step.x)
-
-
 @pytest.mark.parametrize("correlation", [0.0, 0.9, -0.9])
-def test_what_is_made_fits_what_is_known(any_backend, correlation):
-    """b given a is N(r a, 1 - r^2): with enough resampling the made half is that."""
+def test_the_filled_half_has_the_right_distribution_given_the_known_half(any_backend, correlation):
+    """b given a is N(r a, 1 - r^2): with enough resampling the filled half has it."""
     betas = linear(100)
     d = GaussianDiffusion(betas, variance="fixed_large", clip_x0=False)
     x0 = np.random.default_rng(0).standard_normal((200, 8, 8, 1), "float32")
@@ -51,37 +46,37 @@ def test_what_is_made_fits_what_is_known(any_backend, correlation):
     x = last(inpaint(d, model, backend.xp.asarray(x0), backend.xp.asarray(LEFT), resample=10))
     np.testing.assert_array_equal(x[:, :, :4], x0[:, :, :4])
     a, b = x[:, :, :4].ravel(), x[:, :, 4:].ravel()
-    found = (a * b).mean() / (a * a).mean()
-    assert found == pytest.approx(correlation, abs=0.08)
-    assert (b - found * a).std() == pytest.approx(math.sqrt(1 - correlation**2), abs=0.08)
+    slope = (a * b).mean() / (a * a).mean()
+    assert slope == pytest.approx(correlation, abs=0.08)
+    assert (b - slope * a).std() == pytest.approx(math.sqrt(1 - correlation**2), abs=0.08)
 
 
-def test_without_resampling_the_halves_hardly_know_each_other():
+def test_without_resampling_the_halves_are_less_correlated():
     betas = linear(100)
     d = GaussianDiffusion(betas, variance="fixed_large", clip_x0=False)
     x0 = np.random.default_rng(0).standard_normal((200, 8, 8, 1), "float32")
-    found = {}
+    covariance = {}
     for resample in (1, 10):
         x = last(inpaint(d, pair_model(betas, 0.9), x0, LEFT, resample=resample))
         a, b = x[:, :, :4].ravel(), x[:, :, 4:].ravel()
-        found[resample] = (a * b).mean()
-    assert found[1] < found[10] - 0.1
+        covariance[resample] = (a * b).mean()
+    assert covariance[1] < covariance[10] - 0.1
 
 
 @pytest.mark.parametrize("steps", [None, 7, 1])
-def test_one_step_for_each_kept_t(steps):
+def test_inpaint_yields_one_step_per_timestep(steps):
     d, x0 = GaussianDiffusion(cosine(12)), noises(1)[0]
     model = perfect_model(cosine(12), 0.0, 0.5)
-    walk = list(inpaint(d, model, x0, LEFT, steps, resample=2))
-    assert len(walk) == (steps or 12)
-    assert walk[-1].t == 0
+    yielded = list(inpaint(d, model, x0, LEFT, steps, resample=2))
+    assert len(yielded) == (steps or 12)
+    assert yielded[-1].t == (11 if steps == 1 else 0)
     again = list(inpaint(d, model, x0, LEFT, steps, resample=2))
-    np.testing.assert_array_equal(again[-1].x, walk[-1].x)
+    np.testing.assert_array_equal(again[-1].x, yielded[-1].x)
     other = list(inpaint(d, model, x0, LEFT, steps, resample=2, seed=1))
-    assert (other[-1].x != walk[-1].x).any()
+    assert (other[-1].x != yielded[-1].x).any()
 
 
-def test_what_is_refused():
+def test_bad_input_is_refused():
     d, x0 = GaussianDiffusion(cosine(12)), noises(1)[0]
     with refused("resample 0"):
         next(inpaint(d, perfect_model(cosine(12), 0, 1), x0, LEFT, resample=0))
@@ -89,24 +84,25 @@ def test_what_is_refused():
         next(inpaint(d, perfect_model(cosine(12), 0, 1), x0, LEFT / 2))
 
 
-def test_slerp_keeps_the_length_and_the_ends(any_backend):
+def test_slerp_preserves_the_length_and_the_ends(any_backend):
     a, b = noises(2, (3, 16, 16, 1))
-    flat = {share: backend.to_numpy(slerp(a, b, share)) for share in (0.0, 0.3, 0.5, 1.0)}
-    np.testing.assert_allclose(flat[0.0], backend.to_numpy(a), atol=1e-5)
-    np.testing.assert_allclose(flat[1.0], backend.to_numpy(b), atol=1e-5)
-    lengths = {share: np.sqrt((x**2).sum(axis=(1, 2, 3))) for share, x in flat.items()}
-    straight = np.sqrt((((backend.to_numpy(a) + backend.to_numpy(b)) / 2) ** 2).sum(axis=(1, 2, 3)))
+    results = {f: backend.to_numpy(slerp(a, b, f)) for f in (0.0, 0.3, 0.5, 1.0)}
+    np.testing.assert_allclose(results[0.0], backend.to_numpy(a), atol=1e-5)
+    np.testing.assert_allclose(results[1.0], backend.to_numpy(b), atol=1e-5)
+    lengths = {f: np.sqrt((x**2).sum(axis=(1, 2, 3))) for f, x in results.items()}
+    mean = (backend.to_numpy(a) + backend.to_numpy(b)) / 2
+    mean_length = np.sqrt((mean**2).sum(axis=(1, 2, 3)))
     assert (lengths[0.5] > 0.95 * np.minimum(lengths[0.0], lengths[1.0])).all()
-    assert (straight < 0.85 * lengths[0.5]).all()
+    assert (mean_length < 0.85 * lengths[0.5]).all()
 
 
-def test_slerp_turns_evenly():
-    """Of two that stand at right angles: cos and sin."""
+def test_slerp_rotates_at_constant_speed():
+    """For two orthogonal vectors it is (cos, sin)."""
     a, b = np.zeros((2, 1, 2, 1, 1)), None
     a[0, 0, 0], a[1, 0, 1] = 1, 1
     a, b = a
-    for share in (0.0, 0.25, 0.7):
-        x = slerp(a, b, share).ravel()
-        angle = share * math.pi / 2
+    for fraction in (0.0, 0.25, 0.7):
+        x = slerp(a, b, fraction).ravel()
+        angle = fraction * math.pi / 2
         np.testing.assert_allclose(x, [math.cos(angle), math.sin(angle)], atol=1e-12)
     np.testing.assert_allclose(slerp(a, a, 0.4), a, atol=1e-9)

@@ -33,7 +33,7 @@ def test_a_missing_barrier_gives_another_result_in_another_order():
 
 
 def test_uninitialised_shared_memory_is_nan():
-    library = planted("norm.cu", "plain[threadIdx.x] = sum;", "")
+    library = planted("norm.cu", "sums_dz[threadIdx.x] = sum;", "")
     _, gweight, gbias = norm_backward(library)
     assert np.isnan(gbias).all()
     assert np.isfinite(gweight).all()
@@ -48,8 +48,8 @@ def test_a_barrier_that_not_all_threads_reach():
 
 
 def test_a_write_beyond_a_shared_array():
-    library = planted("norm.cu", "tilted[THREADS];", "tilted[224];")
-    with pytest.raises(EmulatorError, match=r"beyond the end of tilted \(896 bytes\)"):
+    library = planted("norm.cu", "sums_dz_n[THREADS];", "sums_dz_n[224];")
+    with pytest.raises(EmulatorError, match=r"beyond the end of sums_dz_n \(896 bytes\)"):
         norm_backward(library)
 
 

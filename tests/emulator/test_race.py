@@ -22,18 +22,19 @@ def place(file: str, text: str) -> str:
 @pytest.mark.parametrize(
     ("right", "wrong", "write", "read"),
     [
-        ("= sum_n;\n        __syncthreads();", "= sum_n;\n", "plain[threadIdx.x] = sum;",
-         "sum += plain[other"),
+        ("= sum_n;\n        __syncthreads();", "= sum_n;\n", "sums_dz[threadIdx.x] = sum;",
+         "sum += sums_dz[other"),
         ("__syncthreads();  // the next sum", ";  // the next sum", "[threadIdx.x / 32] = value;",
-         "total += of_warps[w]"),
+         "total += warp_sums[w]"),
     ],
 )  # fmt: skip
 def test_a_missing_barrier(right, wrong, write, read, order):
     write, read = place("norm.cu", write), place("norm.cu", read)
     with pytest.raises(
         EmulatorError,
-        match=rf"race: ({read} reads 4 bytes at \d+ of (plain|of_warps), which {write} wrote|"
-        rf"{write} writes 4 bytes at \d+ of (plain|of_warps), which {read} read): no barrier betw",
+        match=rf"race: ({read} reads 4 bytes at \d+ of (sums_dz|warp_sums), which {write} wrote|"
+        rf"{write} writes 4 bytes at \d+ of (sums_dz|warp_sums), which {read} read): "
+        "no barrier betw",
     ):
         norm_backward(planted("norm.cu", right, wrong, "race"), order)
 
@@ -87,18 +88,18 @@ def test_outside_of_an_array(right, wrong, message):
 
 
 def test_outside_of_a_shared_array():
-    library = planted("norm.cu", "tilted[THREADS];", "tilted[224];", "race")
-    line = place("norm.cu", "tilted[threadIdx.x] =")
+    library = planted("norm.cu", "sums_dz_n[THREADS];", "sums_dz_n[224];", "race")
+    line = place("norm.cu", "sums_dz_n[threadIdx.x] =")
     with pytest.raises(
         EmulatorError,
-        match=rf"out of bounds: {line} writes 4 bytes at 896 of tilted, which has 896 bytes",
+        match=rf"out of bounds: {line} writes 4 bytes at 896 of sums_dz_n, which has 896 bytes",
     ):
         norm_backward(library)
 
 
 def test_uninitialised_shared_memory():
-    library = planted("norm.cu", "plain[threadIdx.x] = sum;", "", "race")
-    line = place("norm.cu", "sum += plain[other")
+    library = planted("norm.cu", "sums_dz[threadIdx.x] = sum;", "", "race")
+    line = place("norm.cu", "sum += sums_dz[other")
     with pytest.raises(
         EmulatorError, match=f"uninitialised: {line} reads 4 bytes at 40 of plain, which nobody"
     ):

@@ -1,4 +1,4 @@
-"""The comparison of DDPM, GAN and VAE: trained, judged, gone on with, and told in one page."""
+"""The comparison of DDPM, GAN and VAE: training, judging, resuming, and the report."""
 
 import dataclasses
 import json
@@ -20,14 +20,14 @@ from minddpm.evaluation.comparison.table import as_markdown, rows, verdict
 from minddpm.storage.json_files import read_json, write_json
 from minddpm.storage.tensors import read_tensors
 from minddpm.training.run_directory import RunDirectory
-from refusals import refused as needs
+from refusals import refused as input_error
 
 TINY = ["--backend", "numba", "--budget", 0.0001, "--count", 70, "--sampler-steps", 2]
 TINY += ["--classification-steps", 1, "--out", "both"]
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the text."""
+    """The tags of an HTML page with their attributes, and its text."""
 
     def __init__(self, text):
         super().__init__()
@@ -51,13 +51,13 @@ def test_from_training_to_the_report(command, digits, tmp_path):
     for label in ("parameters", "FID", "classification score", "recall", "-ELBO (Bernoulli), nats"):
         assert f"| {label} |" in table
     assert table.split("\n\n")[0] in stdout
-    with Image.open(out / "samples.png") as picture:
-        picture.verify()
+    with Image.open(out / "samples.png") as image:
+        image.verify()
 
     page = Page((out / "report.html").read_text())
-    pictures = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
-    assert len(pictures) == 3 + 2 + 3  # grids, the slider's steps, curves
-    assert all(src.startswith("data:image/png;base64,") for src in pictures)
+    images = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 3 + 2 + 3  # grids, the slider's steps, curves
+    assert all(src.startswith("data:image/png;base64,") for src in images)
     assert not {"link", "iframe", "object"} & {tag for tag, _ in page.tags}
     assert not re.search(
         r"https?:|src=\"(?!data:)|@import|url\(", (out / "report.html").read_text()
@@ -66,41 +66,41 @@ def test_from_training_to_the_report(command, digits, tmp_path):
     assert (slider["min"], slider["max"]) == ("0", "1")
     assert sum("frame" in a.get("class", "") and "hidden" not in a for _, a in page.tags) == 1
 
-    # The same again does nothing twice; a second seed is added beside the first one.
-    before = {p: kept for p, kept in snapshot(out).items() if p.parent != out}
+    # The same command repeats nothing; a second seed is added beside the first one.
+    before = {p: content for p, content in snapshot(out).items() if p.parent != out}
     code, _, _ = command(*compare, "--seeds", 2)
     assert code == 0
     after = snapshot(out)
     assert {p: after[p] for p in before if p.name != "loss.png"} == {
-        p: kept for p, kept in before.items() if p.name != "loss.png"
+        p: content for p, content in before.items() if p.name != "loss.png"
     }
     assert (out / "gan-1" / "result.json").is_file()
     assert "±" in (out / "report.md").read_text()
     steps = [RunDirectory(out / f"vae-{seed}").read_info()[0]["steps"] for seed in (0, 1)]
     assert steps[0] == steps[1]
     refused(command(*compare, "--count", 71), "both", "71", "--out")
-    begun = (out / "plan.json").read_bytes()
+    original = (out / "plan.json").read_bytes()
     write_json(out / "plan.json", {**read_json(out / "plan.json"), "cooldown": 0.0})
     refused(command(*compare), "both", "cooldown", "--out")
-    (out / "plan.json").write_bytes(begun)
+    (out / "plan.json").write_bytes(original)
 
-    # The slider ends with the pictures of the grid, whichever steps it shows on the way.
+    # The slider ends with the samples of the grid, whichever steps it shows before.
     plan = Plan(out, (0,), 0.0001, 70, Sampler("ddpm", 2))
-    seen = runs.frames(plan, 0)
-    assert list(seen) == [1, 2]
-    drawn = runs.first_pictures(plan, SYSTEMS[0], 0)[:8]
-    np.testing.assert_allclose(seen[2], drawn, atol=1.5 / 127.5)
+    frames = runs.frames(plan, 0)
+    assert list(frames) == [1, 2]
+    samples = runs.first_samples(plan, SYSTEMS[0], 0)[:8]
+    np.testing.assert_allclose(frames[2], samples, atol=1.5 / 127.5)
     longer = dataclasses.replace(plan, sampler=Sampler("ddpm", 7))
     assert list(runs.frames(longer, 0, most=3)) == [2, 4, 7]
 
-    # Other digits would be another comparison, and so would a run of other digits.
+    # Other digits are refused, by the comparison and by each run.
     other = tmp_path / "other"
     shutil.copytree(digits, other)
     file = other / "train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     refused(command("compare_models", "--data-dir", other, *TINY), "both", "--out")
     (out / "vae-0" / "training.json").unlink()
-    with needs("trained on"):
+    with input_error("trained on"):
         runs.train(plan, SYSTEMS[2], 0, load_mnist(other))
 
 
@@ -118,24 +118,24 @@ def test_what_is_refused(command, digits, tmp_path):
     refused(command(*data, "--budget", 1, "--slides"), "--slides")
 
 
-def test_a_training_goes_on_where_it_stopped(digits, tmp_path, monkeypatch):
+def test_a_training_resumes_where_it_stopped(digits, tmp_path, monkeypatch):
     data = load_mnist(digits)
     vae = SYSTEMS[2]
     monkeypatch.setattr(type(vae), "options", lambda self, steps, seed: _small(3, seed))
-    whole = Plan(tmp_path / "whole", (0,), None)
-    runs.train(whole, vae, 0, data)
+    reference = Plan(tmp_path / "reference", (0,), None)
+    runs.train(reference, vae, 0, data)
 
-    halves = Plan(tmp_path / "halves", (0,), None)
-    path = runs.directory(halves, vae, 0)
+    parts = Plan(tmp_path / "parts", (0,), None)
+    path = runs.directory(parts, vae, 0)
     loop = vae.loop(data, RunDirectory(path), _small(3, 0))
     loop.run.check_new(0)
     loop.run.write_info(vars(loop.options), data.identity())
     loop.train_step()
     loop.save()
-    told = runs.train(halves, vae, 0, data)
-    assert told["steps"] == 3
+    summary = runs.train(parts, vae, 0, data)
+    assert summary["steps"] == 3
     for name in ("vae.safetensors", "training_state.safetensors"):
-        one, other = (runs.directory(p, vae, 0) / name for p in (whole, halves))
+        one, other = (runs.directory(p, vae, 0) / name for p in (reference, parts))
         tensors, info = read_tensors(one)
         others, other_info = read_tensors(other)
         assert info == other_info
@@ -144,12 +144,12 @@ def test_a_training_goes_on_where_it_stopped(digits, tmp_path, monkeypatch):
             np.testing.assert_array_equal(tensor, others[key])
 
 
-def test_a_training_that_ended_untold_is_timed_anew(digits, tmp_path, monkeypatch):
+def test_a_finished_training_without_its_summary_is_timed_again(digits, tmp_path, monkeypatch):
     vae, plan, data = SYSTEMS[2], Plan(tmp_path, (0,), None), load_mnist(digits)
     monkeypatch.setattr(type(vae), "options", lambda self, steps, seed: _small(2, seed))
     runs.train(plan, vae, 0, data)
     timing = runs.directory(plan, vae, 0) / "training.json"
-    timing.unlink()  # as if killed before it was written
+    timing.unlink()  # as after a kill just before it was written
     monkeypatch.setattr(runs, "_seconds", lambda loop, minutes: 6.0)
     again = runs.train(plan, vae, 0, data)
     assert (again["steps"], again["ms_per_step"]) == (2, 6000)
@@ -157,15 +157,15 @@ def test_a_training_that_ended_untold_is_timed_anew(digits, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("wrong", [{"steps": "many"}, {"lr": None}, {"steps": 0}])
-def test_options_of_a_run_that_make_no_sense(digits, tmp_path, wrong):
+def test_wrong_options_of_a_run_are_refused(digits, tmp_path, wrong):
     vae, plan, data = SYSTEMS[2], Plan(tmp_path, (0,), None), load_mnist(digits)
     run = RunDirectory(runs.directory(plan, vae, 0))
     run.check_new(0)
     run.write_info({**vars(_small(2, 0)), "older": 1, **wrong}, data.identity())
-    with needs(next(iter(wrong))):
+    with input_error(next(iter(wrong))):
         runs.train(plan, vae, 0, data)
-    # and where another seed asks for this one's number of steps
-    with needs(next(iter(wrong))):
+    # Also if another seed reads this one's number of steps.
+    with input_error(next(iter(wrong))):
         runs.train(dataclasses.replace(plan, minutes=1), vae, 1, data)
 
 
@@ -203,23 +203,23 @@ def test_means_and_spread():
     assert cells["FID"] == ["3.00 ± 1.41", "4.50 ± 1.41", "0.50", "7.00"]
     assert cells["grey pixels"] == ["0.100", "0.100", "0.200", ""]
     assert cells["parameters"] == ["1,234,567", "1,234,567", "", ""]
-    assert cells["ms a step in the slides, on a GPU"] == ["300", "30-50", "", ""]
+    assert cells["ms a step in the lecture slides, on a GPU"] == ["300", "30-50", "", ""]
     assert "active units" not in cells
     assert as_markdown(results).count("\n") == len(body) + 1
-    # One DDPM has a worse FID than one VAE; by the score each is ahead of each.
-    said = verdict(results)
-    assert "By FID the DDPM is ahead of the VAE, on average, not with every seed: " in said
-    assert ": 2 .. 4 against 3.5 .. 5.5. By classification" in said
-    assert said.endswith("learned from, repeats counted: DDPM 20, VAE 20.")
-    assert "By classification score the DDPM is ahead of the VAE, with every seed." in said
+    # By FID one DDPM is worse than one VAE; by the score every DDPM is better than every VAE.
+    text = verdict(results)
+    assert "By FID the DDPM is ahead of the VAE, on average, not with every seed: " in text
+    assert ": 2 .. 4 against 3.5 .. 5.5. By classification" in text
+    assert text.endswith("Training images, repetitions included: DDPM 20, VAE 20.")
+    assert "By classification score the DDPM is ahead of the VAE, with every seed." in text
 
 
 @pytest.mark.parametrize(("pixels", "share"), [([0, 255, 50, 205], 0), ([51, 204, 0, 128], 0.75)])
-def test_grey_is_neither_paper_nor_ink(pixels, share):
+def test_grey_is_neither_black_nor_white(pixels, share):
     assert grey_pixels(np.array(pixels, np.uint8)) == share
 
 
-def test_json_of_a_plan(command, digits, tmp_path):
+def test_a_plan_with_other_options_is_refused(command, digits, tmp_path):
     (tmp_path / "both").mkdir()
     (tmp_path / "both" / "plan.json").write_text(json.dumps({"minutes": 1}))
     compare = ["compare_models", "--data-dir", digits, "--backend", "numpy", "--out", "both"]

@@ -1,4 +1,4 @@
-"""The metrics against SciPy, closed forms, torchmetrics' formulas written anew, and plain loops."""
+"""The metrics against SciPy, closed forms, reimplementations of torchmetrics, and plain loops."""
 
 import math
 import tracemalloc
@@ -30,7 +30,7 @@ def features(n, F=6, shift=0.0, seed=0):
 
 
 def gaussian(mean, covariance):
-    """Statistics with exactly this mean and covariance."""
+    """Return statistics with exactly this mean and covariance."""
     s = FeatureStatistics()
     s.n, s.mean, s.scatter = 2, np.asarray(mean, float), np.asarray(covariance, float)
     return s
@@ -41,7 +41,7 @@ def gaussian(mean, covariance):
 
 @settings(deadline=None, max_examples=30)
 @given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=6), seed=st.integers(0, 99))
-def test_batches_give_the_mean_and_covariance_of_the_whole(sizes, seed):
+def test_batches_give_the_mean_and_covariance_of_all_vectors(sizes, seed):
     if sum(sizes) < 2:
         return
     x = features(sum(sizes), seed=seed) + 1e4  # far from zero, where sum x^2 - n mean^2 fails
@@ -61,7 +61,7 @@ def test_float32_features_are_summed_in_float64():
     np.testing.assert_allclose(s.covariance, np.cov(x.astype(float).T), rtol=1e-10)
 
 
-def test_statistics_that_cannot_be():
+def test_wrong_features_are_refused():
     with refused("finite"):
         FeatureStatistics(np.full((3, 2), np.nan))
     with refused("[n, F]"):
@@ -95,13 +95,13 @@ def test_fid_of_gaussians_that_commute():
     """Diagonal covariances: sum (m_a - m_b)^2 + (s_a - s_b)^2."""
     rng = np.random.default_rng(3)
     m, s = rng.standard_normal((2, 5)), rng.uniform(0, 2, (2, 5))
-    Q, _ = np.linalg.qr(rng.standard_normal((5, 5)))  # the same in other axes
+    Q, _ = np.linalg.qr(rng.standard_normal((5, 5)))  # rotated to other axes
     a, b = (gaussian(Q @ m[i], Q @ np.diag(s[i] ** 2) @ Q.T) for i in (0, 1))
     expected = np.square(m[0] - m[1]).sum() + np.square(s[0] - s[1]).sum()
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("n", [500, 64, 20, 2])  # from 64 on singular
+@pytest.mark.parametrize("n", [500, 64, 20, 2])  # singular up to n = 64
 def test_fid_of_a_set_with_itself_is_zero(n):
     s = FeatureStatistics(features(n, 64) * 3)
     assert abs(frechet_distance(s, s)) < 1e-8
@@ -116,12 +116,12 @@ def test_fid_of_a_set_with_itself_where_features_do_not_vary():
 
 
 def test_the_root_of_singular_covariances_of_different_directions():
-    """Of rank one each: Tr (a a^T b b^T)^(1/2) = |a . b|."""
+    """With rank one each: Tr (a a^T b b^T)^(1/2) = |a . b|."""
     a, b = RNG.standard_normal((2, 5))
     assert trace_of_root(np.outer(a, a), np.outer(b, b)) == pytest.approx(abs(a @ b), rel=1e-6)
 
 
-def test_real_pictures_among_the_others_bring_fid_down_as_theory_says():
+def test_real_images_among_the_samples_lower_fid_as_theory_says():
     """A mixture (1 - p) N(d, s^2) + p N(0, s^2) has variance s^2 + p (1 - p) d^2."""
     d, s, n = 2.0, 1.5, 400_000
     real, generated = stats.norm.rvs(size=(2, n, 1), random_state=np.random.default_rng(4)) * s
@@ -138,7 +138,7 @@ def test_real_pictures_among_the_others_bring_fid_down_as_theory_says():
 
 
 def test_the_bias_of_fid_falls_as_one_over_n():
-    """Of n and 4 n draws of the reference itself; E is about Tr-terms / n for both moments."""
+    """With n and 4 n draws of the reference itself; E is about Tr-terms / n for both moments."""
     reference = gaussian(np.zeros(8), np.eye(8))
     rng = np.random.default_rng(5)
     mean = [
@@ -153,15 +153,15 @@ def test_the_bias_of_fid_falls_as_one_over_n():
     assert mean[0] / mean[1] == pytest.approx(4, rel=0.15)
 
 
-def test_the_bootstrap_tells_the_spread_of_other_draws():
+def test_the_bootstrap_estimates_the_spread_of_other_draws():
     reference = gaussian(np.zeros(4), np.eye(4))
     rng = np.random.default_rng(6)
     draws = [rng.standard_normal((500, 4)) + 0.5 for _ in range(200)]
     spread = np.std([frechet_distance(reference, FeatureStatistics(x)) for x in draws])
-    told = [bootstrapped_error(reference, x) for x in draws[:5]]
-    assert np.mean(told) == pytest.approx(spread, rel=0.2)
-    assert bootstrapped_error(reference, draws[0]) == told[0]
-    assert bootstrapped_error(reference, draws[0], seed=1) != told[0]
+    errors = [bootstrapped_error(reference, x) for x in draws[:5]]
+    assert np.mean(errors) == pytest.approx(spread, rel=0.2)
+    assert bootstrapped_error(reference, draws[0]) == errors[0]
+    assert bootstrapped_error(reference, draws[0], seed=1) != errors[0]
 
 
 # --- Inception Score -----------------------------------------------------------------------------
@@ -184,15 +184,15 @@ def test_inception_score_against_the_definition():
 
 
 def test_inception_score_of_the_extremes():
-    sure = np.full((100, 10), -800.0)  # e^-800 is 0 in float64
-    sure[np.arange(100), np.arange(100) % 10] = 0
-    assert inception_score(sure, 10) == (pytest.approx(10), pytest.approx(0))
+    certain = np.full((100, 10), -800.0)  # e^-800 is 0 in float64
+    certain[np.arange(100), np.arange(100) % 10] = 0
+    assert inception_score(certain, 10) == (pytest.approx(10), pytest.approx(0))
     assert inception_score(np.full((100, 10), -math.log(10)))[0] == pytest.approx(1)
-    sure[:] = sure[0]
-    assert inception_score(sure)[0] == pytest.approx(1)  # the same digit again and again
+    certain[:] = certain[0]
+    assert inception_score(certain)[0] == pytest.approx(1)  # always the same digit
 
 
-def test_inception_score_of_what_has_none():
+def test_wrong_probabilities_are_refused():
     with refused("fewer splits"):
         inception_score(np.zeros((3, 1)), 4)
     with refused("log_softmax"):
@@ -216,8 +216,9 @@ def test_kid_against_a_double_loop():
 
 
 def test_kid_has_no_bias():
-    """Of two draws of one distribution it is zero on average, which FID is not."""
-    values = [polynomial_mmd(*np.random.default_rng(i).standard_normal((2, 20, 3))) for i in range(2000)]  # noqa: E501  # fmt: skip
+    """For two draws of one distribution it is zero on average, unlike FID."""
+    draws = (np.random.default_rng(i).standard_normal((2, 20, 3)) for i in range(2000))
+    values = [polynomial_mmd(x, y) for x, y in draws]
     assert abs(np.mean(values)) < 3 * np.std(values) / math.sqrt(len(values))
 
 

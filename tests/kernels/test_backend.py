@@ -1,4 +1,4 @@
-"""The seam: which backend is chosen, and what is said where one cannot be."""
+"""The backend: which one is chosen, and the message if it cannot be used."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ def test_unknown_names_are_refused():
         minddpm.set_backend("torch")
 
 
-def test_a_missing_cupy_says_what_to_install(monkeypatch):
+def test_without_cupy_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
     with pytest.raises(InputError, match=r"pip install .*cuda12.*nvidia-smi.*--backend numpy"):
         minddpm.set_backend("cupy")
@@ -30,20 +30,20 @@ def fails(error):
     return function
 
 
-def real(module, name, words):
-    """An error with CuPy's words, of a class that says that it is CuPy's."""
-    return type(name, (RuntimeError,), {"__module__": module})(words)
+def cupy_error(module, name, message):
+    """Return an error with CuPy's message, of a class with CuPy's name and module."""
+    return type(name, (RuntimeError,), {"__module__": module})(message)
 
 
-NO_DRIVER = real(
+NO_DRIVER = cupy_error(
     "cupy_backends.cuda.api.runtime", "CUDARuntimeError", "cudaErrorInsufficientDriver: "
 )
-NO_COMPILER = real(
+NO_COMPILER = cupy_error(
     "cuda.pathfinder", "DynamicLibNotFoundError", 'Failure finding "libnvrtc.so.12"\n'
 )
 
 
-def test_a_gpu_that_cannot_be_used_says_what_to_install(emulated_cupy, monkeypatch):
+def test_for_an_unusable_gpu_the_message_says_what_to_install(emulated_cupy, monkeypatch):
     cuda = emulated_cupy.cuda
     for holder, name, value, words in (
         (cuda.runtime, "getDeviceCount", fails(NO_DRIVER), ("Insufficient", "update the NVIDIA")),
@@ -55,7 +55,8 @@ def test_a_gpu_that_cannot_be_used_says_what_to_install(emulated_cupy, monkeypat
         with monkeypatch.context() as patch, refused(*words):
             patch.setattr(holder, name, value)
             minddpm.set_backend("cupy")
-    # CuPy takes the latest architecture that NVRTC knows: it serves a newer one of its family.
+    # CuPy uses the latest architecture that NVRTC knows: its code also runs on newer ones of the
+    # same family.
     monkeypatch.setattr(cuda.Device, "compute_capability", "86")
     assert minddpm.set_backend("cupy").name == "cupy"
 
@@ -68,45 +69,48 @@ def test_a_gpu_that_cannot_be_used_says_what_to_install(emulated_cupy, monkeypat
         (RuntimeError("CuPy failed to load libcublas.so.12: OSError: "), ["libcublas", "cuda12"]),
         (RuntimeError("Failed to find CUDA headers. Please install"), ["headers", "cuda12"]),
         (
-            real("cupy.cuda.compiler", "CompileException", "nvrtc: error: invalid value for "
+            cupy_error("cupy.cuda.compiler", "CompileException", "nvrtc: error: invalid value for "
                  "--gpu-architecture (-arch)\n"),
             ["do not fit", "--gpu-architecture", "cuda13"],
         ),
         (
-            real("cupy_backends.cuda.api.driver", "CUDADriverError",
+            cupy_error("cupy_backends.cuda.api.driver", "CUDADriverError",
                  "CUDA_ERROR_NO_BINARY_FOR_GPU: no kernel image"),
             ["do not fit", "no kernel image", "cuda13"],
         ),
         (
-            real("cupy.cuda.memory", "OutOfMemoryError", "Out of memory allocating 1,024 bytes."),
+            cupy_error("cupy.cuda.memory", "OutOfMemoryError",
+                       "Out of memory allocating 1,024 bytes."),
             ["not enough memory", "1,024 bytes)", "--batch-size"],
         ),
         (
-            real("cupy_backends.cuda.api.runtime", "CUDARuntimeError",
+            cupy_error("cupy_backends.cuda.api.runtime", "CUDARuntimeError",
                  "cudaErrorMemoryAllocation: out of memory"),
             ["not enough memory", "--batch-size"],
         ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else type(value).__name__,
 )  # fmt: skip
-def test_what_a_device_says_becomes_a_sentence(error, words, capsys):
+def test_an_error_of_the_device_becomes_one_sentence(error, words, capsys):
     assert cli.run(fails(error)) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert said.endswith(".\n")
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("error: ")
+    assert stderr.endswith(".\n")
+    assert stderr.count("\n") == 1
     for word in words:
-        assert word in said
+        assert word in stderr
 
 
 def test_other_errors_keep_their_traceback():
-    illegal = real("cupy_backends.cuda.api.runtime", "CUDARuntimeError", "cudaErrorIllegalAddress")
+    illegal = cupy_error(
+        "cupy_backends.cuda.api.runtime", "CUDARuntimeError", "cudaErrorIllegalAddress"
+    )
     for error in (illegal, RuntimeError("cannot open source file"), ValueError("NVRTC_ERROR")):
         with pytest.raises(type(error)):
             cli.run(fails(error))
 
 
-def test_auto_takes_what_there_is(monkeypatch):
+def test_auto_chooses_the_best_backend_present(monkeypatch):
     monkeypatch.setattr(backend, "gpu_problem", lambda: "no GPU")
     assert minddpm.set_backend("auto").name == "numba"
     monkeypatch.setattr(backend, "_has_numba", lambda: False)
@@ -115,7 +119,7 @@ def test_auto_takes_what_there_is(monkeypatch):
         minddpm.set_backend("numba")
 
 
-def test_the_variable_chooses_the_first_backend(monkeypatch):
+def test_the_environment_variable_chooses_the_first_backend(monkeypatch):
     monkeypatch.setattr(backend, "_active", None)
     monkeypatch.setenv("MINDDPM_BACKEND", "numpy")
     assert backend.active().name == "numpy"
@@ -129,7 +133,7 @@ def test_importing_minddpm_compiles_nothing_and_loads_neither_numba_nor_cupy():
 
 
 def test_every_kernel_set_has_the_names_and_signatures_of_the_reference():
-    """Adding an operation to one set and not to the others fails here."""
+    """An operation that is added to one kernel set only fails here."""
     import inspect
 
     from minddpm.kernels import cpu, reference
@@ -147,7 +151,7 @@ def test_every_kernel_set_has_the_names_and_signatures_of_the_reference():
             [
                 p.name
                 for p in inspect.signature(f).parameters.values()
-                if p.kind is not p.KEYWORD_ONLY  # which kernels a composition uses
+                if p.kind is not p.KEYWORD_ONLY  # keywords choose the kernels of a composition
             ]
             for f in (getattr(cpu, name), function)
         )
@@ -155,7 +159,7 @@ def test_every_kernel_set_has_the_names_and_signatures_of_the_reference():
 
 
 def test_the_same_losses_on_every_backend(any_backend):
-    """Three steps of a small model: the kernels may round differently, no more."""
+    """Three steps of a small model: the kernels may differ only in rounding."""
     from minddpm import nn, random
 
     config = {**minddpm.SMALL, "block_out_channels": (8, 16, 16), "norm_num_groups": 4}

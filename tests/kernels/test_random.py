@@ -1,4 +1,4 @@
-"""Philox against its published vectors, and the properties that resuming and batching rely on."""
+"""Philox against its published vectors, and the properties that resuming and batching need."""
 
 import math
 
@@ -37,13 +37,13 @@ def test_a_stream_is_its_blocks_in_order():
 @pytest.mark.parametrize("n", [1, 2, 7, 8])
 def test_a_stream_can_be_drawn_in_parts(any_backend, kind, first, n):
     kernel = getattr(backend.kernels, kind)
-    whole = kernel(backend.xp, 40, 1, 2, 3)
+    stream = kernel(backend.xp, 40, 1, 2, 3)
     part = kernel(backend.xp, n, 1, 2, 3, first)
-    assert (part == whole[first : first + n]).all()
+    assert (part == stream[first : first + n]).all()
 
 
 def test_backends_agree(any_backend):
-    """Integers bit for bit, normals to the rounding of log, sin and cos."""
+    """Integers are equal in every bit, normals up to the rounding of log, sin and cos."""
     shape = (100_001,)
     bits = backend.kernels.random_bits(backend.xp, 1001, 5, 6, 7)
     assert (backend.to_numpy(bits) == reference.random_bits(np, 1001, 5, 6, 7)).all()
@@ -52,8 +52,8 @@ def test_backends_agree(any_backend):
     np.testing.assert_allclose(z, reference.random_normal(np, *shape, 5, 6, 7), atol=1e-6)
 
 
-def test_numbas_own_log_and_cosine_at_their_seams():
-    """Where the exponent of u1 or the quarter of u2 changes, and at both ends."""
+def test_numbas_log_and_cosine_at_the_ends_of_their_ranges():
+    """Where the exponent of u1 or the quarter turn of u2 changes, and at both ends."""
     from minddpm.kernels.cpu.philox import box_muller
 
     powers = [2**k for k in range(25)] + [round(2 ** (k - 0.5)) for k in range(1, 25)]
@@ -69,7 +69,7 @@ def test_numbas_own_log_and_cosine_at_their_seams():
             )
 
 
-def test_seed_purpose_and_step_are_all_heard():
+def test_seed_purpose_and_step_all_change_the_numbers():
     keys = [(s, p, t) for s in (0, 1) for p in (0, 1) for t in (0, 1, 2**32)]
     assert len({tuple(random.bits(8, *key)) for key in keys}) == len(keys)
 
@@ -94,13 +94,13 @@ def test_uniforms_stay_below_one_and_integers_below_high():
     assert ((counts - 1e4) ** 2 / 1e4).sum() < 28  # chi-square, 9 degrees: p = 0.001
 
 
-def test_permutation_is_one():
+def test_permutation_contains_every_index_once():
     order = random.permutation(1000, 0, random.SHUFFLE, 3)
     assert sorted(order) == list(range(1000))
     assert (order != random.permutation(1000, 0, random.SHUFFLE, 4)).any()
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True, "7"])
-def test_bad_seed(seed):
+def test_a_bad_seed_is_refused(seed):
     with pytest.raises(InputError, match=r"choose 0 \.\. 4294967295"):
         random.normal((1,), seed, 0)

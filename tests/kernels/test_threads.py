@@ -1,4 +1,4 @@
-"""How many threads by default, what is said about them, and that they do not change a bit."""
+"""Threads: the default number, the messages, and results that do not depend on the number."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def _threads_as_before():
 
 
 def quota(tmp_path, groups, files):
-    """cpu_quota() in a machine with this /proc/self/cgroup and these files of control groups."""
+    """Return cpu_quota() for this /proc/self/cgroup and these files of control groups."""
     proc = tmp_path / "cgroup"
     proc.write_text(groups)
     for name, text in files.items():
@@ -63,13 +63,13 @@ def test_a_machine_without_control_groups(tmp_path):
 @pytest.mark.parametrize(
     ("cores", "limit", "expected"), [(8, None, 8), (8, 2.5, 3), (8, 0.1, 1), (2, 16.0, 2)]
 )
-def test_the_fewer_of_cores_and_quota(monkeypatch, cores, limit, expected):
+def test_usable_cores_are_the_minimum_of_cores_and_quota(monkeypatch, cores, limit, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     monkeypatch.setattr(threads, "cpu_quota", lambda: limit)
     assert threads.usable_cores() == expected
 
 
-def test_the_default_obeys_the_variable(monkeypatch):
+def test_the_environment_variable_sets_the_default(monkeypatch):
     monkeypatch.setattr(threads, "usable_cores", lambda: 1)
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
     assert backend.set_threads(None) == 1
@@ -85,7 +85,7 @@ def test_bad_numbers_are_refused():
         backend.set_threads(MOST + 1)
 
 
-def test_numpy_decides_for_itself():
+def test_the_numpy_backend_has_no_number_of_threads():
     minddpm.set_backend("numpy")
     assert backend.set_threads(3) is None
 
@@ -107,14 +107,14 @@ def numba_in_a_new_process(**variables):
     return subprocess.run(command, capture_output=True, text=True, env=environment | variables)
 
 
-def test_the_variable_chooses_the_layer():
+def test_the_environment_variable_chooses_the_layer():
     assert numba_in_a_new_process(NUMBA_THREADING_LAYER="workqueue").stdout == "workqueue\n"
     wrong = numba_in_a_new_process(NUMBA_THREADING_LAYER="pigeons").stderr.strip().splitlines()
     assert "InputError: Numba has no threading layer 'pigeons'" in wrong[-1]
 
 
 def trained(n):
-    """Weights and their average after three steps in n threads."""
+    """Return the weights and their average after three steps with n threads."""
     backend.set_threads(n)
     minddpm.manual_seed(0)
     unet = minddpm.UNet2D(**{**minddpm.SMALL, "sample_size": 8})
@@ -132,7 +132,7 @@ def trained(n):
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_the_same_weights_from_run_to_run(n):
+def test_two_runs_give_equal_weights(n):
     if n > MOST:
         pytest.skip(f"Numba has {MOST} thread here")
     for one, other in zip(trained(n), trained(n), strict=True):

@@ -1,17 +1,18 @@
-"""What the comparisons with diffusers share: the same model on both sides.
+"""The same model in minddpm and in diffusers, for the tests that compare them.
 
-PyTorch's images are [N, C, H, W], ours [N, H, W, C], and a parameter's torch_axes is the
-transposition from our layout of it to PyTorch's. Without PyTorch or diffusers all is skipped.
+PyTorch's images are [N, C, H, W], ours [N, H, W, C], and a parameter's torch_axes transposes it
+from our layout to PyTorch's. Without PyTorch or diffusers these tests are skipped.
 """
 
 import pytest
+from torch_arrays import nchw, nhwc, to_torch
 
 from minddpm import Tensor, UNet2D, backend
 
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Small arrays gain nothing from threads, and every run then adds in the same order."""
+    """Use one thread: every run then adds in the same order, and small arrays need no more."""
     torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -27,16 +28,16 @@ class Pair:
         self.theirs, self.ours = theirs, ours
 
     def outputs(self, x, t, labels=None):
-        """Of x float32 [N, H, W, C], t [N], labels [N] or None: both [N, H, W, C_out]."""
+        """Return both outputs [N, H, W, C_out] for x [N, H, W, C], t [N], labels [N] or None."""
         x_theirs = nchw(x).to(self.theirs.dtype)
         theirs = self.theirs(x_theirs, to_torch(t), to_torch(labels)).sample
         ours = self.ours(backend.xp.asarray(x), t, to_device(labels))
         return ours.numpy(), nhwc(theirs)
 
     def gradients(self, x, t, gy, labels=None):
-        """{name: (ours, theirs)} of <gy, output>, by x and by every parameter.
+        """Return {name: (ours, theirs)}, the gradients of <gy, output> by x and every parameter.
 
-        x as [N, H, W, C], parameters in PyTorch's layout.
+        That of x is [N, H, W, C], those of parameters have PyTorch's layout.
         """
         x_theirs = nchw(x).to(self.theirs.dtype).requires_grad_()
         theirs = self.theirs(x_theirs, to_torch(t), to_torch(labels)).sample
@@ -55,31 +56,18 @@ def to_device(array):
     return None if array is None else backend.xp.asarray(array)
 
 
-def to_torch(array):
-    import torch
-
-    return None if array is None else torch.from_numpy(array.copy())
-
-
-def nchw(images):
-    return to_torch(images).permute(0, 3, 1, 2).contiguous()
-
-
-def nhwc(images):
-    return images.detach().permute(0, 2, 3, 1).numpy()
-
-
 def torch_layout(p, array):
+    """Return an array of the shape of parameter p in PyTorch's layout."""
     array = backend.to_numpy(array)
     return array.transpose(p.torch_axes) if p.torch_axes else array
 
 
 @pytest.fixture
 def model_pair(tmp_path):
-    """(config) -> Pair. The weights begin as PyTorch's layers do and reach us through files.
+    """Return make(config) -> Pair. PyTorch initialises the weights, and we read them from files.
 
-    Normalisations begin as the identity, and would hide an error in them: they are moved off it.
-    Our zero weights at the end of each block never come into it.
+    PyTorch initialises normalisations as the identity, which would hide errors: noise is added to
+    them. No weight is zero, as the last ones of each block are in our own initialisation.
     """
     import torch
     from diffusers import UNet2DModel

@@ -1,38 +1,32 @@
-"""The transposed convolution against PyTorch's: weights go there and back as files have them."""
+"""The transposed convolution against PyTorch's, with weights converted as for files."""
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch_arrays import nchw, nhwc  # noqa: E402
+
 from minddpm import Tensor, backend, nn  # noqa: E402
 from minddpm.nn.torch_layout import load_torch_tensors, torch_tensors  # noqa: E402
 
-# C_in, C_out, K, stride, padding, size of the picture
+# C_in, C_out, kernel size, stride, padding, image size
 LAYERS = {
     "DCGAN's": (16, 12, 4, 2, 1, 7),
     "whole tiles": (16, 12, 4, 2, 1, 8),
     "to one channel": (16, 1, 4, 2, 1, 14),
-    "of a pixel": (20, 12, 7, 1, 0, 1),
+    "of one pixel": (20, 12, 7, 1, 0, 1),
     "3x3, stride 1": (8, 12, 3, 1, 1, 9),
-    "stride beyond the window": (3, 5, 2, 3, 0, 4),
+    "stride larger than the kernel": (3, 5, 2, 3, 0, 4),
 }
-
-
-def nchw(images):
-    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-
-
-def nhwc(images):
-    return images.detach().numpy().transpose(0, 2, 3, 1)
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_forward_and_gradients(any_backend, tmp_path, name):
     *sizes, H = LAYERS[name]
     theirs, ours = torch.nn.ConvTranspose2d(*sizes), nn.ConvTranspose2d(*sizes)
-    numbers = {key: q.detach().numpy() for key, q in theirs.named_parameters()}
-    load_torch_tensors(ours, numbers, tmp_path)
+    weights = {key: q.detach().numpy() for key, q in theirs.named_parameters()}
+    load_torch_tensors(ours, weights, tmp_path)
     x = np.random.default_rng(0).standard_normal((17, H, H, sizes[0]), np.float32)
     x_theirs = nchw(x).requires_grad_()
     x_ours = Tensor(backend.xp.asarray(x), requires_grad=True)
@@ -54,8 +48,8 @@ def check(result, expected):
     assert np.abs(result - expected).max() <= 3e-5 * max(1, np.abs(expected).max())
 
 
-def test_it_starts_as_pytorchs_does():
-    """Uniform up to the same bound, to which the largest of many numbers comes close."""
+def test_the_initialisation_is_that_of_pytorch():
+    """Uniform with the same bound, which the largest of many weights nearly reaches."""
     theirs, ours = torch.nn.ConvTranspose2d(8, 64, 4), nn.ConvTranspose2d(8, 64, 4)
     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
         q = q.detach().numpy()

@@ -1,7 +1,7 @@
-"""Ten steps of training with minddpm and with PyTorch: the same weights, data, t and noise.
+"""Ten training steps in minddpm and in PyTorch with the same weights, data, t and noise.
 
-Not only the gradients must agree here, but all of the loop: the noising, the loss, clipping, the
-warm-up, Adam's moments and corrections. An error in any of them grows from step to step.
+The entire loop must agree, not only the gradients: noising, loss, clipping, warm-up, Adam's
+moments and bias corrections. An error in any of them grows from step to step.
 """
 
 import math
@@ -12,6 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
+from builders import TINY  # noqa: E402
+
 from minddpm import GaussianDiffusion, backend, nn, random  # noqa: E402
 from minddpm.data import ImageDataset, batch_indices  # noqa: E402
 from minddpm.diffusion.scheduler_file import scheduler_config  # noqa: E402
@@ -20,29 +22,19 @@ from minddpm.nn import Parameter  # noqa: E402
 from minddpm.training.ddpm import Trainer, TrainingOptions  # noqa: E402
 from minddpm.training.run_directory import RunDirectory  # noqa: E402
 
-TINY = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "block_out_channels": (8, 16),
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-}
 STEPS = 10
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), dtype=np.uint8)
 DIFFUSION = GaussianDiffusion(linear(100))
 
 
 def options(**changes):
-    """The rate rises for the first half; the norm of the gradient falls from 3 through 2 to 1.7."""
+    """Return options: the rate rises in the first half; the gradient norm falls from 3 to 1.7."""
     defaults = {"steps": STEPS, "batch_size": 8, "lr": 1e-3, "warmup_steps": 5, "clip_norm": 2.0}
     return TrainingOptions(**{**defaults, **changes})
 
 
 def our_trace(pair, tmp_path, options):
-    """The losses and gradient norms of STEPS steps of our own loop."""
+    """Return the losses and gradient norms of STEPS steps of our training loop."""
     dataset = ImageDataset(PIXELS, None, "random pixels")
     trainer = Trainer(pair.ours, DIFFUSION, dataset, RunDirectory(tmp_path), options)
     losses, norms = [], []
@@ -54,7 +46,7 @@ def our_trace(pair, tmp_path, options):
 
 
 def their_trace(unet, options, optimizer):
-    """The same in PyTorch; only which images, which t and which noise are asked of minddpm."""
+    """Return the same for PyTorch; only the batch, t and noise come from minddpm."""
     scheduler = diffusers.DDPMScheduler.from_config(scheduler_config(DIFFUSION))
     warmup = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / options.warmup_steps)
@@ -89,7 +81,7 @@ def test_ten_losses_with_adam(any_backend, model_pair, tmp_path, clip_norm):
     np.testing.assert_allclose(our_norms, norms, rtol=1e-3)
     assert (max(norms) > clip_norm) == (clip_norm < 10)
     assert (min(norms) > clip_norm) == (clip_norm < 1)
-    assert losses[-1] < 0.9 * losses[0]  # it learns: ten equal losses would prove little
+    assert losses[-1] < 0.9 * losses[0]  # ten equal losses would prove little
 
 
 @pytest.mark.parametrize("weight_decay", [0.5, 20.0])
@@ -102,7 +94,7 @@ def test_ten_losses_with_adamw(any_backend, model_pair, tmp_path, weight_decay):
     np.testing.assert_allclose(our_norms, norms, rtol=1e-3)
 
 
-# --- the parts, one by one -----------------------------------------------------------------------
+# --- parts of the loop ---------------------------------------------------------------------------
 
 SHAPES = [(3, 4), (5,), (2, 1, 3)]
 
@@ -118,7 +110,7 @@ def parameters():
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.9)])
 @pytest.mark.parametrize("eps", [1e-8, 0.1])
 def test_the_weights_after_thirty_steps(any_backend, weight_decay, betas, eps):
-    """Gradients of very different sizes, and a large rate, so that every term of Adam counts."""
+    """Gradients of very different sizes and a large rate, so that every term of Adam matters."""
     ours, theirs = parameters()
     settings = {"lr": 0.05, "betas": betas, "eps": eps, "weight_decay": weight_decay}
     optimizer, reference = nn.Adam(ours, **settings), torch.optim.AdamW(theirs, **settings)
@@ -135,7 +127,7 @@ def test_the_weights_after_thirty_steps(any_backend, weight_decay, betas, eps):
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 def test_clipping(any_backend, scale):
-    """The norm is that of all gradients together; short ones stay as they are."""
+    """The norm is that of all gradients together; smaller ones are not scaled."""
     ours, theirs = parameters()
     optimizer = nn.Adam(ours)
     for p, q in zip(ours, theirs, strict=True):
@@ -148,8 +140,8 @@ def test_clipping(any_backend, scale):
         np.testing.assert_allclose(factor * backend.to_numpy(p.grad), q.grad, rtol=1e-5)
 
 
-def test_the_average_of_the_weights(any_backend, model_pair, tmp_path):
-    """EMA over ten large steps of training, against a float64 loop over the weights of each."""
+def test_the_moving_average_of_the_weights(any_backend, model_pair, tmp_path):
+    """EMA over ten large training steps against a float64 loop over the weights of each."""
     decay, o = 0.3, options(ema_decay=0.3, lr=0.05, warmup_steps=1)
     pair = model_pair(**TINY)
     dataset = ImageDataset(PIXELS, None, "random pixels")
@@ -161,28 +153,28 @@ def test_the_average_of_the_weights(any_backend, model_pair, tmp_path):
     average = weights()
     for step in range(STEPS):
         trainer.train_step()
-        # While few steps are behind it, the average forgets faster: 0.1, 2/11, 0.25, 4/13 > 0.3
-        now = min(decay, (1 + step) / (10 + step))
-        average = now * average + (1 - now) * weights()
+        # In the first steps the decay is smaller: 0.1, 2/11, 0.25, 4/13 > 0.3
+        current_decay = min(decay, (1 + step) / (10 + step))
+        average = current_decay * average + (1 - current_decay) * weights()
         np.testing.assert_allclose(backend.to_numpy(trainer.ema.average), average, atol=1e-6)
 
-    own = weights()
+    raw = weights()
     with trainer.ema.applied():
         np.testing.assert_allclose(weights(), average, atol=1e-6)
-        assert np.abs(weights() - own).max() > 1e-4
-    np.testing.assert_array_equal(weights(), own)
+        assert np.abs(weights() - raw).max() > 1e-4
+    np.testing.assert_array_equal(weights(), raw)
 
 
 @pytest.mark.parametrize("decay", [0.9999, 0.2])
-def test_how_fast_the_first_weights_leave_the_average(any_backend, decay):
-    """With weights of zero from then on, only the product of the decays is left of the first."""
+def test_how_fast_the_average_forgets_the_first_weights(any_backend, decay):
+    """If all later weights are zero, the average is the first times the product of the decays."""
     ours, _ = parameters()
     optimizer = nn.Adam(ours)
     ema = nn.EMA(optimizer.flat, decay)
     first = backend.to_numpy(optimizer.flat.data).astype(np.float64)
     optimizer.flat.data[...] = 0
-    left = 1.0
+    product = 1.0
     for step, warming_up in enumerate([1 / 10, 2 / 11, 3 / 12, 4 / 13]):
         ema.update(step)
-        left *= min(decay, warming_up)
-        np.testing.assert_allclose(backend.to_numpy(ema.average), left * first, rtol=1e-4)
+        product *= min(decay, warming_up)
+        np.testing.assert_allclose(backend.to_numpy(ema.average), product * first, rtol=1e-4)

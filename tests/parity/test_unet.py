@@ -9,19 +9,12 @@ import pytest
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
+from builders import TINY  # noqa: E402
+
 from minddpm import PAPER, SMALL, UNet2D  # noqa: E402
 from minddpm.models.config import DEFAULTS  # noqa: E402
 
-BASE = {
-    "sample_size": 8,
-    "in_channels": 3,
-    "out_channels": 3,
-    "block_out_channels": (8, 16),
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-}
+BASE = {**TINY, "in_channels": 3, "out_channels": 3}
 ONE_LEVEL = {
     "block_out_channels": (8,),
     "down_block_types": ("AttnDownBlock2D",),
@@ -32,7 +25,7 @@ THREE_LEVELS = {
     "down_block_types": ("AttnDownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D"),
 }
-# The published model's shape with a quarter of its channels; dropout would differ on purpose.
+# PAPER with a quarter of its channels and without dropout, which is random.
 NARROW_PAPER = {**PAPER, "block_out_channels": (32, 64, 64, 64), "dropout": 0.0}
 
 CONFIGS = {
@@ -76,7 +69,7 @@ every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
 def inputs(config, N=2, H=None, W=None):
-    """x [N, H, W, C], t [N] from both ends of 0 .. 999, the output's gradient, labels or None."""
+    """Return x [N, H, W, C], t [N] in 0 .. 999, the output's gradient, and labels or None."""
     rng = np.random.default_rng(0)
     H, W = H or config["sample_size"], W or config["sample_size"]
     x = rng.standard_normal((N, H, W, config["in_channels"])).astype(np.float32)
@@ -87,23 +80,23 @@ def inputs(config, N=2, H=None, W=None):
 
 
 def check_close(ours, theirs, scale=None, name=""):
-    """Within 1e-4 of the largest entry (or of `scale`); a NaN fails."""
+    """Check for errors up to 1e-4 of the largest entry (or of `scale`); a NaN fails."""
     assert ours.shape == theirs.shape, name
     scale = np.abs(theirs).max() if scale is None else scale
     assert np.abs(ours - theirs).max() <= 1e-4 * scale, name
 
 
 def check_model(pair, x, t, gy, labels):
-    """The output and every gradient; theirs in float64, so that only our own rounding is left."""
+    """Check the output and every gradient; theirs are float64, so only our rounding is left."""
     pair.theirs.double()
     check_close(*pair.outputs(x, t, labels), name="output")
     gradients = pair.gradients(x, t, gy, labels)
     largest = max(np.abs(theirs).max() for _, theirs in gradients.values())
     for name, (ours, theirs) in gradients.items():
-        # Some gradients are zero by mathematics, and what one sees of them is rounding: a bias that
-        # the next normalisation takes away again (one channel to a group: conv1.bias and
-        # time_emb_proj), and to_k.bias, which adds the same number to every score of a softmax.
-        # float64 tells them from small ones; beside the model's other gradients they must vanish.
+        # Some gradients are exactly zero, and their computed value is rounding: that of a bias
+        # which the next normalisation subtracts again (one channel per group: conv1.bias and
+        # time_emb_proj), and of to_k.bias, which adds the same number to every score of a softmax.
+        # float64 distinguishes them from small ones; ours must vanish beside the largest gradient.
         size = np.abs(theirs).max()
         check_close(ours, theirs, scale=size if size > 1e-10 * largest else largest, name=name)
 
@@ -115,13 +108,13 @@ def test_outputs_and_every_gradient(any_backend, model_pair, config):
 
 
 @pytest.mark.parametrize(("N", "H", "W"), [(1, 8, 8), (4, 8, 8), (2, 16, 4), (1, 2, 6)])
-def test_any_batch_and_pictures_that_are_not_square(any_backend, model_pair, N, H, W):
+def test_any_batch_size_and_images_that_are_not_square(any_backend, model_pair, N, H, W):
     x, t, gy, labels = inputs(BASE, N, H, W)
     check_model(model_pair(**BASE), x, t, gy, labels)
 
 
 def test_which_gradients_are_zero(model_pair):
-    """What check_model says about them: one channel to a group at the first level, two below."""
+    """As check_model explains: one channel per group at the first level, two below."""
     pair = model_pair(**CONFIGS["norm_num_groups 8"])
     pair.theirs.double()
     x, t, gy, labels = inputs(BASE)
@@ -131,7 +124,7 @@ def test_which_gradients_are_zero(model_pair):
     cancelled = {"conv1.bias", "time_emb_proj.weight", "time_emb_proj.bias"}
     first_level = ["down_blocks.0.resnets.0", "up_blocks.1.resnets.0", "up_blocks.1.resnets.1"]
     expected = {f"{block}.{name}" for block in first_level for name in cancelled}
-    # the last block of all: what it adds to a whole channel is taken away by conv_norm_out
+    # conv_norm_out subtracts what the last block adds to an entire channel
     expected |= {f"{first_level[-1]}.{name}.bias" for name in ("conv2", "conv_shortcut")}
     expected |= {name for name in gradients if name.endswith("to_k.bias")}
     assert zero == expected
@@ -158,7 +151,7 @@ def test_dropout_is_off_in_eval(model_pair):
     assert np.abs(ours - theirs).max() > 1e-2 * np.abs(theirs).max()
 
 
-def test_one_t_for_all_pictures(model_pair):
+def test_one_t_for_all_images(model_pair):
     pair = model_pair(**BASE)
     x, _, _, _ = inputs(BASE)
     t = np.array(7)
@@ -192,8 +185,8 @@ def test_diffusers_opens_what_we_save(tmp_path, model_pair, config):
     check_close(*pair.outputs(x, t, labels))
 
 
-def test_every_key_that_we_write_is_what_diffusers_would_write(tmp_path):
-    """Defaults included; the version is that of the oldest release with these keys."""
+def test_we_write_the_keys_and_values_that_diffusers_writes(tmp_path):
+    """Including defaults; our version is that of the oldest release with these keys."""
     UNet2D(**BASE).save_pretrained(tmp_path / "ours")
     diffusers.UNet2DModel(**BASE).save_pretrained(tmp_path / "theirs")
     ours, theirs = (
@@ -204,7 +197,7 @@ def test_every_key_that_we_write_is_what_diffusers_would_write(tmp_path):
 
 
 def test_our_defaults_are_those_of_diffusers():
-    """A key that a config.json lacks means the same on both sides."""
+    """A key missing in config.json then means the same in both libraries."""
     signature = inspect.signature(diffusers.UNet2DModel.__init__).parameters
     assert {name: p.default for name, p in signature.items() if name != "self"} == DEFAULTS
 
@@ -216,17 +209,17 @@ def test_parameter_counts(config, count):
     assert sum(p.size for p in UNet2D(**config).parameters()) == count
 
 
-# --- refused -------------------------------------------------------------------------------------
+# --- bad input -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("H", "W"), [(7, 8), (8, 7), (1, 2), (5, 5)])
-def test_pictures_that_cannot_be_halved_are_refused(H, W):
+def test_images_that_cannot_be_halved_are_refused(H, W):
     x = np.zeros((1, H, W, 3), np.float32)
     with pytest.raises(ValueError, match=r"cannot be halved 1 times: pad or resize"):
         UNet2D(**BASE)(x, np.array([0]))
 
 
-def test_labels_are_asked_for_where_they_are_needed_and_only_there():
+def test_labels_are_required_if_and_only_if_the_model_has_classes():
     x, t = np.zeros((1, 8, 8, 3), np.float32), np.array([0])
     with pytest.raises(ValueError, match="class_labels"):
         UNet2D(**BASE, num_class_embeds=10)(x, t)

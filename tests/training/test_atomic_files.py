@@ -1,4 +1,4 @@
-"""atomic_write: whole or absent."""
+"""atomic_write: a file is complete or absent."""
 
 import pytest
 

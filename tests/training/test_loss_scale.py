@@ -1,67 +1,52 @@
-"""The scale of the loss where half is multiplied: what it learns, and that training goes on."""
+"""Loss scaling in half precision: how the scale adapts, and that training continues."""
 
 import math
 
 import numpy as np
 import pytest
+from builders import (
+    FEW,
+    NO_ATTENTION,
+    TINY,
+    make_gan_loop,
+    make_trainer,
+    make_vae_loop,
+    noise_images,
+)
 
 import minddpm
 from minddpm import Tensor, backend
-from minddpm.baselines.gan.model import Discriminator, Generator
-from minddpm.baselines.gan.training import GANLoop, GANOptions
-from minddpm.baselines.vae.model import VAE
-from minddpm.baselines.vae.training import VAELoop, VAEOptions
-from minddpm.data import ImageDataset
-from minddpm.training.ddpm import Trainer, TrainingOptions
+from minddpm.baselines.gan.training import GANLoop
 from minddpm.training.loop import TrainingDivergedError
 from minddpm.training.loss_scale import LARGEST, SMALLEST, LossScale
-from minddpm.training.run_directory import LOSS, RunDirectory, read_loss
+from minddpm.training.run_directory import LOSS, read_loss
 
-CONFIG = {
-    "sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 8),
-    "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 8,
-    "down_block_types": ("DownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "UpBlock2D"),
-}  # fmt: skip
+CONFIG = {**TINY, **NO_ATTENTION, "block_out_channels": (8, 8)}
 
 
 @pytest.fixture
 def half(monkeypatch):
-    """As if something were multiplied in half, on every backend."""
+    """Pretend that something is computed in half precision, on every backend."""
     monkeypatch.setattr(LossScale, "needed", staticmethod(lambda: True))
 
 
-def few(steps):
-    return {"steps": steps, "batch_size": 4, "log_every": 2, "checkpoint_every": 2}
-
-
-def noise():
-    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), dtype=np.uint8)
-    return ImageDataset(images, None, "noise")
-
-
-def trainer(path, steps=4):
+def ddpm(path, steps=4):
     minddpm.set_backend("numpy")
     minddpm.manual_seed(0)
-    diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(40))
-    options = TrainingOptions(**few(steps))
-    return Trainer(minddpm.UNet2D(**CONFIG), diffusion, noise(), RunDirectory(path), options)
+    return make_trainer(path, minddpm.UNet2D(**CONFIG), noise_images(12), T=40, steps=steps, **FEW)
 
 
 def vae(path, steps=4):
     minddpm.set_backend("numpy")
-    minddpm.manual_seed(0)
-    return VAELoop(VAE(8, latent=2, width=4), noise(), RunDirectory(path), VAEOptions(**few(steps)))
+    return make_vae_loop(path, steps, latent=2)
 
 
 def gan(path, steps=4):
     minddpm.set_backend("numpy")
-    minddpm.manual_seed(0)
-    networks = Generator(8, width=8, latent=2, groups=2), Discriminator(8, width=8)
-    return GANLoop(*networks, noise(), RunDirectory(path), GANOptions(**few(steps)))
+    return make_gan_loop(path, steps, latent=2)
 
 
-LOOPS = [trainer, vae, gan]
+LOOPS = [ddpm, vae, gan]
 
 
 def scales(run):
@@ -74,11 +59,11 @@ def weights(run):
 
 
 def overflowing(monkeypatch, limit):
-    """Let every gradient be infinite while the scale is above the limit, as half's would be."""
-    whole = LossScale.backward
+    """Make every gradient infinite while the scale is above the limit, as in half precision."""
+    original = LossScale.backward
 
     def backward(self, loss, gradients):
-        whole(self, loss, gradients)
+        original(self, loss, gradients)
         if self.scale > limit:
             gradients[0] = np.inf
 
@@ -90,7 +75,7 @@ def norm(value):
 
 
 @pytest.mark.usefixtures("any_backend", "half")
-def test_what_it_learns_from_each_step():
+def test_the_scale_adapts_after_each_step():
     scale = LossScale(1000, patience=3)
 
     def after(*norms):
@@ -100,9 +85,9 @@ def test_what_it_learns_from_each_step():
 
     assert after() == 512  # 2^9 <= 1000
     assert after(1.0, 2.0) == 512
-    assert after(0.0) == 1024  # three good ones in a row
+    assert after(0.0) == 1024  # three good steps in a row
     assert after(1.0, 1.0, math.inf) == 512
-    assert after(1.0, 1.0) == 512  # counted anew
+    assert after(1.0, 1.0) == 512  # counted from 0 again
     assert after(math.nan, math.nan) == 128
     assert after(1.0, 1.0, 1.0) == 256
     scale.scale[...] = LARGEST
@@ -126,7 +111,7 @@ def test_gradients_are_those_without_it_bit_for_bit(half):
 
 @pytest.mark.usefixtures("half")
 @pytest.mark.parametrize("make", LOOPS)
-def test_training_goes_on_after_an_overflow(make, tmp_path, monkeypatch):
+def test_training_continues_after_an_overflow(make, tmp_path, monkeypatch):
     run = make(tmp_path / "a", steps=6)
     limit = scales(run)[0].scale / 8
     overflowing(monkeypatch, limit)
@@ -140,16 +125,16 @@ def test_training_goes_on_after_an_overflow(make, tmp_path, monkeypatch):
     assert again.train(progress=False)
     rows = read_loss(tmp_path / "b" / LOSS, ("step", *again.columns))
     for name in again.columns:
-        told = [math.isfinite(row[name]) for row in rows]
+        finite = [math.isfinite(row[name]) for row in rows]
         if name.startswith("grad_norm"):
-            assert told == [False, True, True]
-        elif not name.startswith("loss_q"):  # which are nan where no t was in that quarter
-            assert all(told), name
+            assert finite == [False, True, True]
+        elif not name.startswith("loss_q"):  # nan if no t was in that quarter
+            assert all(finite), name
 
 
 @pytest.mark.usefixtures("half")
 @pytest.mark.parametrize("make", LOOPS)
-def test_gradients_that_no_scale_mends_end_the_training(make, tmp_path, monkeypatch):
+def test_gradients_that_overflow_at_every_scale_end_the_training(make, tmp_path, monkeypatch):
     run = make(tmp_path, steps=100)
     overflowing(monkeypatch, 0.0)
     with pytest.raises(TrainingDivergedError, match="not finite"):
@@ -169,11 +154,11 @@ def test_without_half_an_infinite_gradient_ends_the_training(make, tmp_path, mon
 
 
 @pytest.mark.parametrize("make", LOOPS)
-def test_a_run_goes_on_with_the_scale_that_it_had(make, tmp_path, monkeypatch):
+def test_a_resumed_run_has_the_scale_that_was_saved(make, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(LossScale, "needed", staticmethod(lambda: True))
         run = make(tmp_path)
-        begun = [float(scale.scale) for scale in scales(run)]
+        initial = [float(scale.scale) for scale in scales(run)]
         for scale in scales(run):
             scale.scale[...] = 2.0
         run.train_step()
@@ -182,7 +167,7 @@ def test_a_run_goes_on_with_the_scale_that_it_had(make, tmp_path, monkeypatch):
         assert again.resume() == 1
         for scale in scales(again):
             assert (float(scale.scale), float(scale.good)) == (2.0, 1.0)
-    # and in another precision, there and back
+    # In another precision, and back again.
     single = make(tmp_path)
     assert single.resume() == 1
     single.train_step()
@@ -190,4 +175,4 @@ def test_a_run_goes_on_with_the_scale_that_it_had(make, tmp_path, monkeypatch):
     monkeypatch.setattr(LossScale, "needed", staticmethod(lambda: True))
     half = make(tmp_path)
     assert half.resume() == 2
-    assert [float(scale.scale) for scale in scales(half)] == begun
+    assert [float(scale.scale) for scale in scales(half)] == initial

@@ -1,17 +1,17 @@
-"""A run directory that was written before the rooms were moved still opens and resumes.
+"""A run directory that an older version wrote still opens and resumes.
 
-run_before_redesign/ holds three steps of a tiny model, made by the code of that time on the numpy
-backend; the file beside it is its checkpoint after three more steps by the same code.
+run_before_redesign/ holds three steps of a tiny model, trained by the older version on the numpy
+backend; the file beside it is the checkpoint after three more steps by that version.
 """
 
 import shutil
 from pathlib import Path
 
 import numpy as np
+from builders import noise_images
 from safetensors.numpy import load_file
 
 import minddpm
-from minddpm.data import ImageDataset
 from minddpm.training import Trainer, TrainingOptions
 from minddpm.training.run_directory import STATE, RunDirectory
 
@@ -22,12 +22,10 @@ AFTERWARDS = Path(__file__).with_name("run_before_redesign_after_6_steps.safeten
 def resumed(path: Path, steps: int) -> Trainer:
     shutil.copytree(RUN, path)
     unet, diffusion = minddpm.load(path)
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
     options = TrainingOptions(
         steps=steps, batch_size=4, lr=1e-2, log_every=1, checkpoint_every=3, loss="hybrid"
     )
-    data = ImageDataset(pixels, None, "noise")
-    trainer = Trainer(unet, diffusion, data, RunDirectory(path), options)
+    trainer = Trainer(unet, diffusion, noise_images(20), RunDirectory(path), options)
     assert trainer.resume() == 3
     return trainer
 
@@ -35,11 +33,8 @@ def resumed(path: Path, steps: int) -> Trainer:
 def test_its_process_and_its_weights_come_back(tmp_path):
     shutil.copytree(RUN, tmp_path / "run")
     unet, diffusion = minddpm.load(tmp_path / "run")
-    assert (diffusion.T, diffusion.prediction, diffusion.variance) == (
-        50,
-        "epsilon",
-        "learned_range",
-    )
+    kind = diffusion.T, diffusion.prediction, diffusion.variance
+    assert kind == (50, "epsilon", "learned_range")
     np.testing.assert_array_equal(diffusion.betas, minddpm.schedules.cosine(50))
     averaged = load_file(RUN / STATE)
     for name, parameter in unet.named_parameters():
@@ -56,7 +51,7 @@ def test_its_checkpoint_is_read_bit_for_bit(tmp_path):
 
 
 def test_three_more_steps_are_those_of_the_older_code(tmp_path):
-    """To rounding: matrix products are summed in another order on another machine."""
+    """Equal to rounding: another machine sums matrix products in another order."""
     assert resumed(tmp_path / "run", 6).train(progress=False)
     expected, now = load_file(AFTERWARDS), load_file(tmp_path / "run" / STATE)
     assert expected.keys() == now.keys()

@@ -1,6 +1,6 @@
 """The convolution, rung by rung, and the table that says which rung computes which shape.
 
-    python -m minddpm.kernels.cpu          prints the table, and what it chooses for the UNet
+    python -m minddpm.kernels.cpu          prints the table and the UNet's rungs
 
 All rungs compute kernels.reference.conv2d; read them in order, each adds one idea:
 
@@ -11,7 +11,7 @@ All rungs compute kernels.reference.conv2d; read them in order, each adds one id
     5 Winograd F(4x4)  the same file        36 instead of 144
     6 fused            conv6_fused.py       with norm, SiLU, concatenation, upsampling, residual
 
-A window of one pixel is already a matrix product: matrix_product.py.
+With a window of one pixel a convolution is already a matrix product: matrix_product.py.
 """
 
 from collections.abc import Callable
@@ -82,7 +82,7 @@ def is_wide_3x3(x_shape: Shape, w_shape: Shape, stride: int, padding: Padding) -
 
 
 def has_few_tiles(x_shape: Shape, w_shape: Shape, stride: int, padding: Padding) -> bool:
-    # Each transformed weight is then used for few tiles, and F(2x2) has fewer weights.
+    # With few tiles each transformed weight is rarely used, and F(2x2) has fewer of them.
     return (
         is_wide_3x3(x_shape, w_shape, stride, padding)
         and x_shape[0] * -(-x_shape[1] // 4) * -(-x_shape[2] // 4) <= 16

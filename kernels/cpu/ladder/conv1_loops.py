@@ -2,10 +2,10 @@
 
     y[n, i, j, k] = b[k] + sum over kh, kw, c of x[n, i s + kh - top, j s + kw - left, c] w[kh, kw, c, k]
 
-Numba compiles it to machine code, and LLVM vectorises the innermost loop, over output channels.
-Each product still costs two loads and a store, since the sums are in memory: the multipliers are
-idle most of the time. Measured: a tenth to a quarter of the machine's peak forward, a twentieth
-backward (kernels/README.md has the table of all rungs; the other files quote it).
+Numba compiles the loops, and LLVM vectorises the innermost one, over output channels. Each product
+still costs two loads and a store, because the sums are in memory: the multipliers are idle most of
+the time. Measured: a tenth to a quarter of the machine's peak forward, a twentieth backward
+(kernels/README.md has the table of all rungs; the other files quote it).
 """  # noqa: E501
 
 import numpy as np
@@ -19,7 +19,7 @@ from minddpm.kernels.cpu.task import integers, task
 
 @serial
 def at_address(at, shape):
-    """Return the float32 array of this shape at an address."""
+    """Return the float32 array of this shape at address `at`."""
     return carray(pointer(at), shape, np.float32)
 
 
@@ -45,7 +45,7 @@ def _forward(t, threads, at):
 
 @task
 def _backward(t, threads, at):
-    """gx of a share of the images, and this thread's part of gw and gb."""
+    """Compute gx of this thread's images, and its partial sums of gw and gb."""
     s = Shape(*integers(at, SHAPE))
     gy_at, x_at, w_at, gx_at, gw_at, gw_row, gb_at, gb_row = integers(at + 8 * SHAPE, 8)
     x, gx = at_address(x_at, (s.N, s.H, s.W, s.C)), at_address(gx_at, (s.N, s.H, s.W, s.C))

@@ -2,20 +2,20 @@
 
 Rung 2 copies the window under each output pixel into a matrix of patches, nine times the size of
 the image for a 3x3 window, and multiplies. But in a channels-last image one line of a window is
-already KW C neighbouring numbers, and the window of the next output pixel begins stride C further
-on. So the register tile (vector/gemm.py) reads its rows directly from the image, which is first
+already KW C neighbouring numbers, and the window of the next output pixel begins stride C numbers
+later. So the register tile (vector/gemm.py) reads its rows directly from the image, which is first
 copied into a zero-bordered buffer that stays in the cache of its core:
 
     y[i, j, :] = sum over kh of  window line [KW C] at (i stride + kh, j stride)  times  w[kh]
 
 The gradient of w is the transposed product over the same rows. The gradient of x splits into
 stride^2 phases: only the taps kh = r, r + stride, ... reach the pixels a = q stride + r - top of x,
-so phase r of gx is a convolution of stride 1 of gy with every stride-th tap, in reverse order:
+so phase r of gx is a stride-1 convolution of gy with every stride-th tap, in reverse order:
 
     gx[a] = sum over u of gy[q - u] w[r + u stride]^T
 
-Measured: 2 to 3 times as fast as rung 2, at 80-94% of the peak, as PyTorch's convolutions are.
-These multiplications can hardly be done faster: the next rungs do fewer.
+Measured: 2 to 3 times as fast as rung 2, at 80-94% of the peak, like PyTorch's convolutions.
+The same multiplications can hardly be done faster, so the next rungs need fewer of them.
 """
 
 from typing import NamedTuple
@@ -55,13 +55,13 @@ FEW = 3
 
 @serial
 def bordered_floats(s):
-    """Return the floats of the bordered x, with those that the last tile reads beyond it."""
+    """Return the size of the bordered x in floats, with what the last tile reads beyond it."""
     PH, PW = (s.OH - 1) * s.stride + s.KH, (s.OW - 1) * s.stride + s.KW
     return PH * PW * s.C + (ROWS * s.stride + s.KW) * s.C + WIDE * LANES
 
 
 class Convolution(NamedTuple):
-    """A convolution of an image that already has its border: sizes, and steps in memory."""
+    """A convolution of an image that already has its border: sizes, and steps in bytes."""
 
     C: int
     KH: int
@@ -71,7 +71,7 @@ class Convolution(NamedTuple):
     OH: int
     OW: int
     line: int  # bytes from one line of the image to the next
-    y_line: int  # and of the result
+    y_line: int  # bytes from one line of the result to the next
     y_pixel: int  # bytes from one pixel of the result to the next
 
 
@@ -89,8 +89,8 @@ def over_bordered_image(s):
 def convolve(c, few, image, w, bias, y, space):
     """Store the Convolution c of the image to y.
 
-    w: as `pack` arranges it; if few, the vectors run along the lines of the window, which must be
-    complete vectors, and w is [C_out, KH, KW C].
+    w: as `pack` arranges it. If few, w is [C_out, KH, KW C], and the vectors run along the lines of
+    the window, whose length must be a multiple of LANES.
     """
     if few:
         _convolve_by_dots(c, image, w, bias, y, space)
@@ -174,14 +174,14 @@ def gradient_sizes(s):
 
 @serial
 def gradient_floats(s):
-    """Return the floats of the bordered gy, with those that the last tile reads beyond it."""
+    """Return the size of the bordered gy in floats, with what the last tile reads beyond it."""
     _, _, height, width = gradient_sizes(s)
     return height * width * s.C_out + (ROWS + s.KW) * s.C_out + WIDE * LANES + 2 * LANES
 
 
 @serial
 def gives_few(s):
-    """Return whether `convolve` takes the phases of the gradient of x with few=True."""
+    """Return whether `convolve` computes the phases of the gradient of x with few=True."""
     return s.C <= FEW and s.C_out % LANES == 0
 
 
@@ -221,7 +221,7 @@ def gradient_of_x(s, g_at, phases, packed, bias, gx, space):
 def gradient_layout(s, few):
     """Return (lines, columns) of the scratch for gw, [KH, lines, columns]: complete tiles.
 
-    A line is a number of a window line and a column an output channel, or the reverse if few.
+    Lines correspond to numbers of a window line, columns to output channels; reversed if few.
     """
     D = s.KW * s.C
     if few:
@@ -288,7 +288,7 @@ def _backward(t, threads, at):
 
 
 def pack_phases(w, stride, few):
-    """Return each phase's taps, reversed and transposed, in one buffer, and where each begins."""
+    """Return each phase's taps, reversed and transposed, in one buffer, and their offsets."""
     C, arrange = w.shape[2], transposed if few else pack
     parts, starts, size = [], np.zeros(stride * stride, np.int64), 0
     for r in range(stride):

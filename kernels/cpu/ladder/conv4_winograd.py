@@ -7,18 +7,18 @@ multiplying point by point, and interpolating (Toom and Cook 1963, Winograd 1980
 
     y = A^T [(G w) * (B^T x)]        x [6], w [3], y [4], 6 products instead of 12
 
-and in two dimensions the same from both sides, 36 products instead of 144:
+In two dimensions the transforms apply from both sides, 36 products instead of 144:
 
     Y = A^T [(G w G^T) * (B^T x B)] A
 
-F(2x2) has the points 0, 1, -1, infinity: 16 products instead of 36. Summed over input channels,
-each point p is a small matrix product Z_p = V_p [tiles, C] times U_p [C, C_out], where V = B^T x B
-and U = G w G^T. Every step is linear, so the backward consists of the same steps transposed:
+F(2x2) has the points 0, 1, -1, infinity: 16 products instead of 36. With V = B^T x B, U = G w G^T
+and the sum over input channels, each point p is a small matrix product Z_p = V_p [tiles, C] times
+U_p [C, C_out]. Every step is linear, so the backward consists of the same steps transposed:
 
     D = A dY A^T;  dU_p += V_p^T D_p;  dw = G^T dU G;  dV_p = D_p U_p^T;  dx += B dV B^T
 
 Measured: F(2x2) is 1.2 to 1.9 times as fast as rung 3, and F(4x4) mostly 1.1 to 1.7 times as fast
-as F(2x2), beyond the peak of the definition (kernels/README.md has the table).
+as F(2x2): faster than the definition at the machine's peak (table in kernels/README.md).
 
 The price is rounding: the transforms add and subtract numbers that nearly cancel. Measured against
 float64 the relative error of F(4x4) is 3e-6 to 3e-5, about ten times that of the direct sum; that
@@ -26,8 +26,8 @@ of F(2x2) is below 1e-6.
 
 The complete transformed image is never stored: a chunk of tiles goes through the transform, the
 products and the inverse transform while it stays in the cache of its core. Each image is copied
-into a bordered buffer there and out of it, and conv6_fused.py fuses the operations before and after
-the convolution into these two copies.
+into a bordered buffer in that cache, and each result out of it. conv6_fused.py fuses the operations
+before and after the convolution into these two copies.
 """
 
 import numpy as np
@@ -75,7 +75,7 @@ from minddpm.kernels.cpu.vector.instructions import BYTES, LANES
 
 @task
 def _forward(t, threads, arguments):
-    """space: the per-channel values, spare, V and Z of one chunk, and the bordered images."""
+    """`space` holds the per-channel values, spare, V and Z of one chunk, the bordered images."""
     s, source, f = forward_at(arguments)
     (TH, TW), (PH, PW, Cp), block = tile_counts(s), bordered_size(s), block_size(s)
     Cp_out, points = pairs(s.C_out) * LANES, (s.M + 2) * (s.M + 2)
@@ -87,7 +87,7 @@ def _forward(t, threads, arguments):
     p_at = z_at + Cp_out // LANES * block
     clear(spare, LANES)
     clear(p_at, s.images * PH * PW * Cp)
-    # Each thread has its share of the images; with fewer images than threads, of their tiles.
+    # Threads divide the images among them; if there are too few images, the tiles of each.
     few = threads > s.N
     first_image, last = (0, s.N) if few else (share(s.N, t, threads), share(s.N, t + 1, threads))
     for first in range(first_image, last, s.images):
@@ -149,8 +149,8 @@ def forward(s: Layer, source: Sources, w, bias, extra=None):
 
 @task
 def _backward(t, threads, arguments):
-    """space: the per-channel values, spare, V and D of one chunk, the bordered images, their
-    gradients, gy.
+    """`space` holds the per-channel values, spare, V and D of one chunk, the bordered images,
+    their gradients, gy.
     """
     s, source, b = backward_at(arguments)
     (TH, TW), (PH, PW, Cp), block = tile_counts(s), bordered_size(s), block_size(s)
@@ -211,8 +211,8 @@ def _backward_floats(s: Layer) -> int:
 def backward(s: Layer, source: Sources, gy, w, gxs):
     """Return gw, the sums of gy over each image's pixels, and the gradients of the norm.
 
-    The sums [N, C_out]; the norm's gweight and gbias as [2, C]. gxs: arrays like the parts of x,
-    which are filled; empty if they are not needed.
+    The sums are [N, C_out]; the norm's gradients are gweight and gbias, [2, C]. gxs: arrays like
+    the parts of x, to be filled; empty if gx is not needed.
     """
     C, C_out = w.shape[2:]
     if not s.N:

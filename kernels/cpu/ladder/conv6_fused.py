@@ -6,13 +6,13 @@ of its own if it is done during these copies:
 
     copying in     concatenation of two parts, upsampling, GroupNorm with SiLU
     copying out    the bias (which may differ between images: the time embedding), and the
-                   sum with the residual path
+                   addition of the residual path
 
 Measured: norm, SiLU, convolution, bias and residual together are about 2 to 3 times as fast as in
 PyTorch's best layout (the "half block" of kernels/README.md), and need no memory in between.
 
-Nothing between x and y is saved for the backward: it normalises x again while copying it in, and
-propagates the gradient through the normalisation while copying it out of its own buffers.
+Nothing between x and y is saved for the backward, which normalises x again while copying x in, and
+propagates the gradient through the normalisation while copying the gradient out of its buffers.
 """
 
 from minddpm.kernels.cpu.compiled import serial
@@ -41,7 +41,7 @@ from minddpm.kernels.cpu.vector.instructions import LANES
 
 @serial
 def load_part(s, x, C, start, to, PW, Cp, source, at):
-    """Copy one part of an image to channels start .. start + C - 1 of the bordered one at `to`."""
+    """Copy a part of an image to channels start .. start + C - 1 of the bordered image at `to`."""
     inner = to + (s.top * PW + s.left) * Cp * 4 + start * 4
     if s.groups:
         shift = 4 * start
@@ -61,10 +61,10 @@ def load_part(s, x, C, start, to, PW, Cp, source, at):
 
 @serial
 def load_image(s, n, source, at, to, measure):
-    """Copy image n into the bordered one at `to`; measure: compute mean, rstd, else read them."""
+    """Copy image n into the bordered one at `to`; mean, rstd: compute if `measure`, else read."""
     _, PW, Cp = bordered_size(s)
     pixels, C = s.H * s.W, s.C1 + s.C2
-    size = pixels // (s.up * s.up) * 4  # of one channel
+    size = pixels // (s.up * s.up) * 4  # bytes of one channel
     x1, x2 = source.x1 + n * size * s.C1, source.x2 + n * size * s.C2
     if s.groups:
         mean, rstd = source.mean + n * s.groups * 4, source.rstd + n * s.groups * 4
@@ -83,7 +83,7 @@ def load_image(s, n, source, at, to, measure):
 
 @serial
 def load_gradient(s, n, b, to, with_sums):
-    """Copy gy of image n, padded to complete tiles and pairs, to `to`, and its sums into gb."""
+    """Copy gy of image n, padded to complete tiles and pairs, to `to`; store its sums in gb."""
     (TH, TW), Cp_out = tile_counts(s), pairs(s.C_out) * LANES
     from_gy, sums = b.gy + n * s.OH * s.OW * s.C_out * 4, b.gb + n * Cp_out * 4
     copy_image(from_gy, s.OH, s.OW, s.C_out, to, 0, 0, TH * s.M, TW * s.M, Cp_out)
@@ -94,7 +94,7 @@ def load_gradient(s, n, b, to, with_sums):
 
 @serial
 def sums_of_part(s, x, C, start, inner, PW, Cp, source, at):
-    """Overwrite the gradient by dz, and add up the channels' sums, for one part of an image."""
+    """Overwrite the gradient with dz and add up the channels' sums for one part of an image."""
     shift = 4 * start
     for i in range(s.H):
         line = inner + i * PW * Cp * 4 + shift
@@ -106,7 +106,7 @@ def sums_of_part(s, x, C, start, inner, PW, Cp, source, at):
 
 @serial
 def unload_part(s, x, gx, C, start, inner, PW, Cp, at):
-    """Compute gx of one part of an image from the gradient of the bordered one."""
+    """Compute gx of one part of an image from the gradient of the bordered image."""
     shift = 4 * start
     if s.groups:
         for i in range(s.H):
@@ -132,7 +132,7 @@ def unload_part(s, x, gx, C, start, inner, PW, Cp, at):
 
 @serial
 def unload_gradient(s, n, source, at, q_at, b, gnorm):
-    """Compute the gradient of image n from its bordered one at q_at, and add to gnorm [2, C']."""
+    """Compute gx of image n from the bordered gradient at q_at, and add to gnorm [2, C']."""
     _, PW, Cp = bordered_size(s)
     inner = q_at + (s.top * PW + s.left) * Cp * 4
     pixels, C = s.H * s.W, s.C1 + s.C2
@@ -141,7 +141,7 @@ def unload_gradient(s, n, source, at, q_at, b, gnorm):
     if s.groups:
         mean, rstd = source.mean + n * s.groups * 4, source.rstd + n * s.groups * 4
         spread_groups(at, C, s.groups, source.weight, mean, rstd)
-        clear(at.first, 2 * C)  # and second, behind it
+        clear(at.first, 2 * C)  # also `second`, which follows `first`
         sums_of_part(s, x1, s.C1, 0, inner, PW, Cp, source, at)
         if s.C2:
             sums_of_part(s, x2, s.C2, s.C1, inner, PW, Cp, source, at)

@@ -1,4 +1,4 @@
-"""A 3x3 convolution of stride 1 with the operations fused into it, and its division into work."""
+"""A 3x3 convolution of stride 1 with the operations fused into it, and how its work is divided."""
 
 from functools import cache
 from typing import NamedTuple
@@ -12,12 +12,12 @@ from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, ROWS
 
 # Tiles in a chunk: few enough that V and Z stay in the cache of a core.
 TILES = 4 * ROWS if ROWS < 14 else 2 * ROWS
-# Floats of the bordered images of a thread, measured; the backward holds each image twice.
+# Most floats of a thread's bordered images, measured; the backward holds each image twice.
 CACHED, CACHED_BACKWARD = 300_000, 150_000
-# Bytes of transformed weights above which they do not stay in that cache: then most of the time is
-# spent on reading them or adding to their gradient. So threads divide them, and share the images.
+# Above this many bytes the transformed weights do not stay in the cache of a core, and reading them
+# or adding to their gradient takes most of the time: threads divide the weights, not the images.
 MANY_WEIGHTS = 3 << 20
-SHARED = 16 << 20  # bytes of V and D of these images, to stay in the cache shared by all cores
+SHARED = 16 << 20  # most bytes of V and D in that case: they stay in the cache of all cores
 
 
 class Layer(NamedTuple):
@@ -93,7 +93,7 @@ FORWARD, BACKWARD = len(Forward._fields), len(Backward._fields)
 
 @serial
 def forward_at(at):
-    """Return the three groups with which the arguments of a forward task begin."""
+    """Return the first arguments of a forward task: Layer, Sources, Forward."""
     return (
         Layer(*integers(at, LAYER)),
         Sources(*integers(at + 8 * LAYER, SOURCES)),
@@ -103,7 +103,7 @@ def forward_at(at):
 
 @serial
 def backward_at(at):
-    """Return the three groups with which the arguments of a backward task begin."""
+    """Return the first arguments of a backward task: Layer, Sources, Backward."""
     return (
         Layer(*integers(at, LAYER)),
         Sources(*integers(at + 8 * LAYER, SOURCES)),
@@ -157,9 +157,9 @@ def _layer(N, H, W, C1, C2, C_out, padding, up, M, groups, eps, backward, thread
 
 
 def images_together(s: Layer, threads: int, cached: int) -> int:
-    """Return how many images a thread computes at a time: few rows of the last product are empty.
+    """Return how many images a thread computes at a time, so that few rows of tiles are empty.
 
-    cached: limit of the floats of the bordered images, but at least one chunk of tiles is taken.
+    cached: limit of the bordered images in floats, exceeded if one chunk of tiles needs more.
     """
     (TH, TW), (PH, PW, Cp) = tile_counts(s), bordered_size(s)
     chunk = -(-s.tiles // (TH * TW))

@@ -1,7 +1,7 @@
 """The steps of Winograd's algorithm, each for the tiles of one thread.
 
-V, D and Z are stored in blocks of LANES channels, [blocks, points, tiles, LANES]: in a register
-tile's product a row is one vector, and every address inside its loop is a constant.
+V, D and Z are stored in blocks of LANES channels, [blocks, points, tiles, LANES]. So each row of a
+register tile is one vector, and every address inside the product's loop is a constant.
 
 Forward: images -> V (to points), Z = V U at each point, Z -> result. Backward: gy -> D,
 dU += V^T D and dV = D U^T at each point, dV -> gradient. conv4_winograd.py derives them.
@@ -132,7 +132,7 @@ def result_to_points(s, g_at, d_at, start, count):
 def add_weight_gradient(s, v_at, d_at, du, count, zeros, first, last):
     """dU_p += V_p^T D_p at points first .. last - 1: du [points, C', C_out'].
 
-    zeros: address of two vectors of zeros, from which the first chunk starts; 0: add to du.
+    zeros: for the first chunk, the address of two vectors of zeros; 0: add to du.
     """
     point = s.tiles * BYTES
     (_, _, Cp), block, Cp_out = bordered_size(s), block_size(s), pairs(s.C_out) * LANES

@@ -68,8 +68,8 @@ def weighted_sum(e: Emitter, weights, vectors):
 def rows_times(e: Emitter, matrix, x):
     """Return matrix @ x.
 
-    Rows 1, 2 and 3, 4 belong to the points +-1 and +-2: an even part E of x and an odd part O give
-    both, E + O and E - O.
+    Rows 1, 2 and 3, 4 belong to the points +-1 and +-2: the even part E and the odd part O of x
+    give both rows, E + O and E - O.
     """
     last = len(matrix) - 1
     y = [None] * len(matrix)
@@ -82,9 +82,9 @@ def rows_times(e: Emitter, matrix, x):
 
 
 def columns_times(e: Emitter, matrix, x):
-    """Return matrix @ x for the transposes, whose columns 1, 2 and 3, 4 are such pairs.
+    """Return matrix @ x for a transpose, whose columns 1, 2 and 3, 4 belong to +-1 and +-2.
 
-    With the sums and differences of the pairs of x each row needs half as many terms.
+    With the sums and differences of these pairs of x each row needs half as many terms.
     """
     last = len(x) - 1
     parts = [x[0], x[last]]
@@ -131,7 +131,7 @@ class Transforms(NamedTuple):
 def transforms(M: int) -> Transforms:
     """Emit the kernels for output tiles of M x M pixels and input tiles of (M + 2) x (M + 2).
 
-    All steps in bytes; point: from one point of V, Z or D to the next.
+    All steps are in bytes; point: the step from one point of V, Z or D to the next.
     """
     bt, at, g = BT[M], AT[M], G[M]
     size = M + 2

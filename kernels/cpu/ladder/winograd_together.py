@@ -1,20 +1,20 @@
 """Winograd with more weights than image data: all threads work on the same images, in three phases.
 
-With 256 channels in and out the transformed weights are 9 MB. If each thread had images of its
-own, each would read all 9 MB, and add to a gradient of 9 MB of its own, for a few tiles. Here each
+With 256 channels in and out the transformed weights are 9 MB. If each thread had its own
+images, it would read all 9 MB, and add to its own gradient of 9 MB, for a few tiles. Here each
 thread reads only the weights of its share of the points:
 
     forward    1. V of its share of the tiles   2. Z = V U at its points   3. result of its tiles
     backward   1. V and D of its tiles   2. dU += V^T D, dV = D U^T at its points
                3. gradient of its images
 
-V, Z and D are shared by all threads; each phase begins when the one before it has ended. They are
-small where this is chosen (layer.py), but larger than in conv4_winograd.py, where they never leave
-a core's cache: with few weights that way is faster.
+All threads share V, Z and D; each phase begins when the previous one has ended. layer.py chooses
+this method only if V, Z and D are small. But in conv4_winograd.py they are smaller and never leave
+a core's cache, so with few weights that file is faster.
 
-Measured against conv4_winograd.py, 8 images, 256 channels in and out, two Zen 4 cores: at 8x8 1.3
-times as fast forward and 1.5 backward, at 16x16 1.05 and 1.1; the training step of the
-35.7M-parameter model 1.1.
+Measured with 8 images, 256 channels in and out, on two Zen 4 cores: at 8x8 1.3 times as fast as
+conv4_winograd.py forward and 1.5 backward, at 16x16 1.05 and 1.1; 1.1 in the training step of the
+35.7M-parameter model.
 """
 
 from minddpm.kernels.cpu.compiled import serial
@@ -111,7 +111,7 @@ def forward(threads: int, s: Layer, source: Sources, f: Forward) -> None:
 
 
 def _groups(s: Layer):
-    """Yield for each group of images the first, the count, and the addresses of V and of Z or D."""
+    """Yield for each group of images the first one, their number, the addresses of V, of Z or D."""
     Cp, Cp_out, point = bordered_size(s)[2], pairs(s.C_out) * LANES, (s.M + 2) ** 2 * s.tiles * 4
     v_at = address(workspace(point // 4 * (Cp + Cp_out), 3, rows=1))
     for first in range(0, s.N, s.images):
@@ -135,7 +135,7 @@ def _gradient_to_points(t, threads, arguments):
         n, r = divmod(start, TH * TW)
         count = min(TH * TW - r, to_tile - start)
         load_image(s, first + n, source, at, p_at, False)
-        load_gradient(s, first + n, b, g_at, r == 0)  # only one thread sums it
+        load_gradient(s, first + n, b, g_at, r == 0)  # one thread adds it up
         images_to_points(s, p_at, v_at + start * BYTES, r, count)
         result_to_points(s, g_at, d_at + start * BYTES, r, count)
         start += count

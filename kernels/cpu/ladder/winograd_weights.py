@@ -16,7 +16,7 @@ from minddpm.kernels.cpu.vector.lanes import to_lanes
 
 @serial
 def _to_points(M, taps, tap, u, line, column, lines):
-    """Transform a vector of each of 9 taps, `tap` bytes apart, to (line, column) of u; 0: zeros."""
+    """Transform a vector of each of 9 taps to (line, column) of u; if taps = 0, store zeros."""
     point = lines * 2 * BYTES
     to = u + (column // (2 * LANES) * (M + 2) * (M + 2) * lines + line) * 2 * BYTES
     to += column % (2 * LANES) * 4

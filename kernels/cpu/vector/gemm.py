@@ -14,7 +14,7 @@ from llvmlite import ir
 
 from minddpm.kernels.cpu.vector.instructions import BYTES, I64, LANES, ROWS, Emitter, kernel
 
-HALF = ROWS // 2  # the small tile, for the remaining rows
+HALF = ROWS // 2  # rows of the small tile, for the remaining rows
 # Channels are divided into transposed tiles without remainder: LANES is a multiple of ROWS_T.
 ROWS_T = {16: 8, 8: 4, 4: 4}[LANES]
 
@@ -31,7 +31,7 @@ def _panel_product(rows: int):
         """C[j, m, :] = sum over d of A[d // LANES, m, d % LANES] * B[d, j, :] for m < rows.
 
         A [blocks, .., LANES] and C [2, .., LANES] consist of blocks of LANES channels, a_block and
-        c_block apart, in which a row is one vector: every address inside the loop is a constant.
+        c_block apart. A row of a block is one vector: all addresses in the loop are constants.
         """
 
         def one_block(at, acc):
@@ -67,9 +67,9 @@ def _strided_product(rows: int):
     ) -> None:
         """C[m, j, :] = bias[j] + extra[m, j] + sum over s, d of A[m, s, d] * B[s length + d, j, :].
 
-        A[m, s, d] is at address a + m a_row + s a_segment + 4 d. If a_row leads from one window to
-        the next and a_segment from one line of the image to the next, this is a convolution, read
-        directly from the image; with one segment it is a matrix product.
+        A[m, s, d] is at address a + m a_row + s a_segment + 4 d. If a_row is the step
+        from window to window and a_segment that from line to line of the image, this is a
+        convolution read directly from the image; with one segment it is a matrix product.
         """
         first = [e.load(bias, j * BYTES) for j in range(2)] * rows
 
@@ -111,7 +111,7 @@ def _transposed_product(rows: int, vectors: int):
         """C[m, j, :] = before[m, j] + sum over s, r of A[s, r, m] * B[s, r, j, :].
 
         s < segments, r < count. Both operands are read row by row; b_vector: bytes from one vector
-        of B to the next. before may be C itself, which then accumulates.
+        of B to the next. before may be C itself: then the products are added to C.
         """
         rest = range(vectors)
 
@@ -142,7 +142,7 @@ def _transposed_product(rows: int, vectors: int):
 
 
 transposed_product = _transposed_product(ROWS_T, 2)
-# For very few channels, each a row of C: wide rather than high.
+# The tile for very few channels (rows of C) has one row and more vectors.
 WIDE = 4
 transposed_product_wide = _transposed_product(1, WIDE)
 

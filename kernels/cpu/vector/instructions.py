@@ -1,12 +1,12 @@
 """Vector instructions by hand: LLVM instructions emitted from inside Numba functions.
 
-Numba compiles a plain loop well, but LLVM decides whether it becomes vector code, and for loops
-over channels-last images it often does not. Here a kernel states it: "load LANES floats,
+Numba compiles a plain loop well, but LLVM decides whether the loop becomes vector code, and loops
+over channels-last images often do not. So a kernel states its instructions: "load LANES floats,
 multiply-add, store". LANES depends on the machine:
 
     AVX-512   LANES = 16, 32 registers
     AVX2      LANES = 8,  16 registers
-    NEON      LANES = 4,  32 registers       (and anything else)
+    NEON      LANES = 4,  32 registers       (and other machines)
 
 A kernel is a Numba intrinsic whose arguments are addresses and counts (64-bit integers), and whose
 body calls the methods of `Emitter`. All addresses are in bytes.
@@ -29,7 +29,7 @@ I64 = ir.IntType(64)
 
 
 def _host_bits() -> int:
-    """Return the vector width in bits; MINDDPM_VECTOR_BITS limits it, as on another machine."""
+    """Return the vector width in bits; MINDDPM_VECTOR_BITS limits it, as if on another machine."""
     features = llvm.get_host_cpu_features()
     bits = 512 if features.get("avx512f") else 256 if features.get("avx2") else 128
     return min(bits, int(os.environ.get("MINDDPM_VECTOR_BITS", "512")))
@@ -124,17 +124,17 @@ class Emitter:
         return self.b.call(function, args)
 
     def exp(self, x: ir.Value) -> ir.Value:
-        """Return e^x to about 1e-7 relative; nan stays nan, the result is clipped to 2^+-126."""
+        """Return e^x with a relative error of about 1e-7, clipped to 2^+-126; nan stays nan."""
         y = self.mul(x, self.const(1.4426950408889634))  # log2(e)
-        # The limit of the exponent bits; 1 / (1 + e^-x) is 0 or 1 in float32 long before.
+        # The exponent bits' limit; 1 / (1 + e^-x) becomes 0 or 1 in float32 long before it.
         edge = self.const(126)
         return self.exp2(self.b.select(self.b.fcmp_ordered(">", y, edge), edge, y))
 
     def exp2(self, y: ir.Value) -> ir.Value:
-        """Return 2^y for y <= 126 to about 1e-7 relative, at least 2^-126; nan stays nan.
+        """Return 2^y for y <= 126, at least 2^-126, with relative error 1e-7; nan stays nan.
 
         y = n + f with n integer and |f| <= 1/2. 2^f is the Taylor polynomial, the sum of
-        (f ln 2)^k / k!, whose next term is below 1e-8; n is added to the exponent bits.
+        (f ln 2)^k / k!; the first omitted term is below 1e-8. n is added to the exponent bits.
         """
         y = self.maximum(y, self.const(-126))
         n = self.call("rint", y)
@@ -222,7 +222,7 @@ class Emitter:
         carried: Sequence[ir.Value],
         body: Callable[[int, list[ir.Value], list[ir.Value]], list[ir.Value]],
     ) -> list[ir.Value]:
-        """Like loop, but body(n, addresses, carried) does n items at a time: `size`, then 1.
+        """Like `loop`, but body(n, addresses, carried) handles n items: n = `size`, then n = 1.
 
         The steps are from item to item, and count may be 0.
         """
@@ -248,8 +248,8 @@ class Emitter:
 def kernel(body: Callable[..., None]) -> Any:
     """Make body(emitter, a0, a1, ...) callable from Numba functions as name((a0, a1, ...)).
 
-    The arguments are int64: addresses in bytes and counts. The body becomes one function of its
-    own in the compiled module, however often it is called there.
+    The arguments are int64: addresses in bytes and counts. The body becomes one
+    function in the compiled module, however often it is called there.
     """
     name = f"minddpm_{body.__name__}_{LANES}"
 

@@ -10,7 +10,7 @@ T = min(LANES, 8)  # channels that are transposed together
 
 
 def addresses(e: Emitter, x, step, rows) -> list[list[ir.Value]]:
-    """Return the addresses of rows r + T g of x, [T][LANES / T]; rows are clipped to the last."""
+    """Return the addresses of rows r + T g of x, [T][LANES / T]; rows beyond the last repeat it."""
     last = e.offset(rows, -1)
 
     def row(r: int):
@@ -23,7 +23,7 @@ def addresses(e: Emitter, x, step, rows) -> list[list[ir.Value]]:
 def exchange(e: Emitter, x: list[ir.Value]) -> list[ir.Value]:
     """Exchange rows and lanes of T vectors: lane r + T g of vector d and lane d + T g of vector r.
 
-    One bit of r at a time is exchanged with the same bit of d.
+    Each step exchanges one bit of r with the same bit of d.
     """
     bit = T // 2
     while bit:
@@ -54,7 +54,7 @@ def transpose(e: Emitter, x, step, rows, out, tiles) -> None:
 
 @kernel
 def transpose_back(e: Emitter, x, out, step, rows, tiles) -> None:
-    """out[r, d] = x[d, r], from the last lane down: the last row overwrites the lanes beyond it."""
+    """out[r, d] = x[d, r], storing the last lane first: the last row overwrites lanes beyond it."""
     at = addresses(e, out, step, rows)
 
     def one_tile(moving, nothing):

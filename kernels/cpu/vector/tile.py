@@ -47,7 +47,7 @@ def tile_rows(
 ):
     """Compute `count` rows of a product, at most ROWS, for all C_out output channels.
 
-    Addresses and steps in bytes: A as in strided_product; bias [C_out'], zeros beyond C_out;
+    Addresses and steps are in bytes: A as in strided_product; bias [C_out'], zeros beyond C_out;
     extra: rows to be added, none if extra_row = 0; space: TILE_SPACE floats, the last row zero.
     """
     rows = HALF if count <= HALF else ROWS

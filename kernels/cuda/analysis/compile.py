@@ -2,7 +2,7 @@
 
 CUDA's own compiler is a wheel (pip install nvidia-cuda-nvrtc) and runs on any Linux machine. It
 needs no GPU to generate code for one, and reports how many registers a thread uses and how many
-bytes did not fit (spills, which go through memory). disassembly.py reads the code.
+bytes did not fit (spills, which are stored in memory). disassembly.py reads the code.
 """
 
 import ctypes
@@ -102,9 +102,9 @@ def _result(program: ctypes.c_void_p, what: str) -> bytes:
 
 
 def _resources(log: str, ptx: str) -> Iterator[tuple[str, Resources]]:
-    """Yield each kernel, in the order of PTX, the compiler's assembly language, and of the source.
+    """Yield each kernel in source order; ptx: the code in PTX, the compiler's assembly language.
 
-    Registers, spills and bytes are in the log; the block's threads and `dynamic` are in PTX.
+    The log has registers, spills and bytes; PTX has the block's threads and `dynamic`.
     """
     logs = {part.partition("'")[0]: part for part in log.split("Compiling entry function '")[1:]}
     arrays = re.findall(r"\.extern \.shared .*?(\w+)\[\];", ptx)

@@ -1,6 +1,6 @@
 """The machine instructions that the compiler generated for a kernel, counted by kind.
 
-nvdisasm reads the code of any architecture and is a wheel (pip install nvidia-cuda-nvdisasm). An
+nvdisasm reads code for all architectures; it is a wheel (pip install nvidia-cuda-nvdisasm). An
 instruction in a loop counts once.
 """
 
@@ -64,9 +64,9 @@ def count(opcodes: Iterable[str]) -> Instructions:
     for opcode in opcodes:
         name, *suffixes = opcode.split(".")
         wide = "128" in suffixes
-        numbers["total"] += name != "NOP"  # which pads the end of the code
+        numbers["total"] += name != "NOP"  # NOP pads the end of the code
         numbers["fused"] += name == "FFMA"
-        numbers["tensor"] += name.endswith("MMA")  # not HFMA2.MMA, which is not for tensor cores
+        numbers["tensor"] += name.endswith("MMA")  # excludes HFMA2.MMA, which uses no tensor core
         numbers["wide_loads"] += wide and name == "LDG"
         numbers["wide_shared_loads"] += wide and name == "LDS"
         numbers["wide_stores"] += wide and name == "STG"

@@ -1,4 +1,4 @@
-"""Theoretical occupancy: how many of the warps that a multiprocessor could hold fit on it.
+"""Theoretical occupancy: the resident warps of a multiprocessor divided by its maximum.
 
 Registers, shared memory, warps and blocks each set a limit, and the smallest one counts. Occupancy
 shows how many warps can work while others wait for memory, not how fast a kernel is: if each thread

@@ -1,9 +1,9 @@
-"""How fast a convolution could be on a card, on paper: arithmetic on data-sheet numbers.
+"""Lower bounds on a convolution's time on a card, calculated from data-sheet numbers.
 
 Nothing here is measured. A kernel takes at least the time of its arithmetic at the card's peak, and
 at least the time of its bytes at the bandwidth of the card's memory; the longer one is its floor
 (Williams, Waterman and Patterson 2009). An array counts once for each kernel that reads or writes
-it. Data that the kernel before left in the L2 cache costs less, so a sequence of kernels on small
+it. Data that the previous kernel left in the L2 cache costs less, so a sequence of kernels on small
 arrays can be faster than the sum of its floors.
 """
 

@@ -7,8 +7,8 @@
     cupy.RawModule(code=source).get_function("scale")((4,), (256,), (x, y, np.int32(n)))
 
 This package itself takes the place of the module cupy, and has the part of CuPy that minddpm uses.
-It is for tests: it raises where CuPy would raise and finds errors in kernels, but it is slower than
-NumPy, and its speed says nothing about a GPU. With MINDDPM_CUDA=emulate in the environment,
+The stand-in is for tests: it raises where CuPy would raise and finds errors in kernels. It is slower
+than NumPy, and its speed says nothing about a GPU. With MINDDPM_CUDA=emulate in the environment,
 --backend cupy uses it.
 
     arrays.py   cupy.ndarray, which is never converted to a NumPy array implicitly
@@ -106,7 +106,7 @@ def array(obj: Any, dtype: Any = None) -> ndarray:
     elif isinstance(obj, np.ndarray) and is_pinned(obj) and obj.dtype == values.dtype:
         copy_from_host(obj, pinned=True)
     else:
-        copy_from_host(None, pinned=True)  # CuPy copies by way of its own pinned memory
+        copy_from_host(None, pinned=True)  # CuPy copies through its own pinned memory
     return on_device(values)
 
 
@@ -144,6 +144,6 @@ def get_default_pinned_memory_pool() -> SimpleNamespace:
 
 
 def install() -> ModuleType:
-    """Make `import cupy` and `import cupy.cuda` import the stand-in; returns it."""
+    """Make `import cupy` and `import cupy.cuda` import the stand-in, and return it."""
     sys.modules["cupy"], sys.modules["cupy.cuda"] = sys.modules[__name__], cuda
     return sys.modules[__name__]

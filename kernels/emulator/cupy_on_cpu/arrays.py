@@ -1,8 +1,8 @@
 """The array class of the stand-in for CuPy: a NumPy array that refuses to be used as one.
 
-Its values lie in the emulator's guarded memory, and NumPy computes on them. It raises wherever CuPy
-raises: nothing is copied to or from the host implicitly. Operations that cost time on a GPU are
-counted (state.py). If CuPy accepts what NumPy rejects, this class rejects it too.
+Its values lie in the emulator's guarded memory, and NumPy computes on them. The class raises where
+CuPy raises: nothing is copied to or from the host implicitly. It counts operations that cost time
+on a GPU (state.py). If CuPy accepts what NumPy rejects, this class rejects it too.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def unwrap(x: Any) -> Any:
 
 
 def wrap(result: Any) -> Any:
-    """Return results that are arrays or numbers as device arrays: a sum is a 0-d array in CuPy."""
+    """Return results that are arrays or numbers as device arrays: in CuPy a sum is a 0-d array."""
     if isinstance(result, (list, tuple)):
         return type(result)(map(wrap, result))
     if not isinstance(result, (np.ndarray, np.generic, bool)):  # array_equal returns a bool
@@ -98,7 +98,7 @@ def _operand(x: Any) -> Any:
 
 
 def _index(key: Any) -> Any:
-    """Return an index for NumPy. Host arrays and lists are allowed, as CuPy copies them itself."""
+    """Return an index for NumPy. Host arrays and lists are allowed, because CuPy copies them."""
     if isinstance(key, tuple):
         return tuple(map(_index, key))
     if isinstance(key, (np.ndarray, list)):
@@ -236,7 +236,7 @@ class ndarray:  # noqa: N801 - CuPy's name
 
 
 def _checked(x: Any) -> Any:
-    """Return x itself; raises TypeError as `_operand`."""
+    """Return x itself; raises TypeError as `_operand` does."""
     _operand(x)
     return x
 

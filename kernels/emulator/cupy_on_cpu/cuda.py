@@ -33,7 +33,7 @@ __all__ = [
 # How kernels run: order of threads and blocks, and mode (launch.py). In mode "profile" the costs of
 # their lines and the operations of each kernel are added to profile and flops.
 emulation = SimpleNamespace(order=0, mode="plain", profile=[], flops=Counter())
-ARCHITECTURE = "80"  # compute capability of the device; the only one its compiler supports
+ARCHITECTURE = "80"  # compute capability of the device, the only one that its compiler supports
 SHARED_BYTES = 48 << 10  # dynamic shared memory of a block, unless a kernel raises its limit
 
 
@@ -69,7 +69,7 @@ class RawModule:
         self._library()
 
     def _library(self) -> Library:
-        """Return the kernels compiled for the current mode. Raises as `compile`."""
+        """Return the kernels compiled for the current mode. Raises as `compile` does."""
         mode = emulation.mode
         if mode not in self._libraries:
             defined = [o[2:].partition("=") for o in self.options if o.startswith("-D")]
@@ -190,7 +190,7 @@ class Stream:
         return event
 
     def wait_event(self, event: Event) -> None:
-        """Make later work of the stream wait for the event: nothing to do, as all runs in order."""
+        """Make later work of the stream wait for the event: nothing to do, work runs in order."""
 
     def begin_capture(self) -> None:
         """Begin to record raw kernels instead of running them."""
@@ -217,7 +217,7 @@ def get_current_stream() -> Stream:
 
 
 class Graph:
-    """Recorded launches, with the arguments of the time of recording."""
+    """Recorded launches, with their arguments at the time of recording."""
 
     def __init__(self, launches: list[Any]):
         self._launches = launches
@@ -239,7 +239,7 @@ class Event:
         self._copies = 0  # number of host copies begun before the event
 
     def record(self, stream: Stream | None = None) -> None:
-        """Set the event to now."""
+        """Place the event after all work so far."""
         self._seconds, self._copies = time.perf_counter(), host_copies.begun
 
     def synchronize(self) -> None:

@@ -30,7 +30,7 @@ class OutOfMemoryError(MemoryError):
 
 
 class MemoryPointer:
-    """Bytes allocated from a pool, returned to it when this object is destroyed."""
+    """Bytes allocated from a pool; they return to the pool when this object is destroyed."""
 
     def __init__(self, pool: MemoryPool, size: int):
         self._pool, self._size = pool, size
@@ -71,11 +71,11 @@ class MemoryPool:
         return self._used
 
     def total_bytes(self) -> int:
-        """Return the same as used_bytes, as no freed blocks are kept."""
+        """Return the same as used_bytes, because no freed blocks are kept."""
         return self._used
 
     def free_all_blocks(self) -> None:
-        """Do nothing, as no freed blocks are kept."""
+        """Do nothing, because no freed blocks are kept."""
 
 
 default_pool = MemoryPool()
@@ -97,7 +97,7 @@ def empty(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
     dtype = np.dtype(dtype)
     pointer = _allocators[-1](int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
     values = memory.empty(shape, dtype)
-    weakref.finalize(values.base, id, pointer)  # holds the pointer as long as the array lives
+    weakref.finalize(values.base, id, pointer)  # keeps the pointer alive as long as the array
     return values
 
 

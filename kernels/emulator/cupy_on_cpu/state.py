@@ -15,12 +15,12 @@ from minddpm.kernels.emulator.launch import EmulatorError
 class Stats:
     """Counts of synchronisations, copies and launches.
 
-    to_device: asynchronous copies from the host. CuPy's asarray copies from pinned memory, into
-    which it first copies other arrays; set() copies directly from the array, and may synchronise
-    if that lies in ordinary memory: pageable_to_device.
-    launches: CuPy's kernels, raw kernels and graphs, each counted once. A view needs none, and
-    every operation that writes an array at least one: functions that CuPy composes of others (var,
-    pad) count as one here.
+    to_device: asynchronous copies from the host. asarray copies from pinned memory; other arrays
+    are first copied into it. pageable_to_device: copies by set() directly from ordinary memory,
+    which may synchronise.
+    launches: CuPy's kernels, raw kernels and graphs, each counted once. A view needs no launch,
+    every operation that writes an array needs at least one. Functions that CuPy composes of several
+    (var, pad) count as one here.
     """
 
     synchronisations: int = 0
@@ -64,7 +64,7 @@ class HostCopies:
     """Asynchronous copies from pinned memory that the device may not have finished.
 
     A program that overwrites the source without waiting sometimes copies the new values. This class
-    detects it when the copy ends or the next one begins.
+    detects the overwriting when the copy ends or the next one begins.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class HostCopies:
         self._under_way: list[_Copy] = []
 
     def begin(self, source: np.ndarray) -> None:
-        """Begin another copy. Raises EmulatorError as `end`."""
+        """Begin another copy. Raises EmulatorError as `end` does."""
         self._check()
         self.begun += 1
         self._under_way.append(_Copy(self.begun, source, source.tobytes()))
@@ -103,7 +103,7 @@ host_copies = HostCopies()
 def synchronise(operation: str, copies: int | None = None) -> None:
     """Count a synchronisation of host and device. Raises CUDARuntimeError during a capture.
 
-    copies: number of the last host copy that is then finished; None for all.
+    copies: number of the last host copy that is finished afterwards; None for all.
     """
     capture.forbids(operation)
     stats.synchronisations += 1
@@ -111,13 +111,13 @@ def synchronise(operation: str, copies: int | None = None) -> None:
 
 
 def launch_array_code() -> None:
-    """Count a launch of one of CuPy's kernels; NumPy does the work, so it cannot be recorded."""
+    """Count a launch of one of CuPy's kernels; NumPy does the work, so it is not recordable."""
     capture.forbids("array code (the stand-in records raw kernels only)")
     stats.launches += 1
 
 
 def copy_from_host(source: np.ndarray | None, pinned: bool) -> None:
-    """Count a copy to the device. source: if pinned, must not change until the copy is finished."""
+    """Count a copy to the device. A pinned source must not change until the copy is finished."""
     capture.forbids("a copy from the host")
     if pinned:
         stats.to_device += 1

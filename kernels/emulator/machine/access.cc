@@ -1,10 +1,9 @@
 // Every memory access of a kernel: which array it touches, and whether it is allowed.
 //
 // g++ -fsanitize=thread inserts a function call before each memory access that it compiles. The
-// functions normally belong to a library that finds races between CPU threads. Here they are
-// defined in this file, and they know what a CUDA thread is. The code is compiled without
-// optimisation, so that each access in the source is one call with its own size: a float4 is one
-// access of 16 bytes.
+// functions normally belong to a library that finds races between CPU threads. This file defines
+// them for CUDA threads instead. The code is compiled without optimisation, so that each access in
+// the source is one call with its own size: a float4 is one access of 16 bytes.
 
 #include "access.h"
 

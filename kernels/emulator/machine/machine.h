@@ -47,7 +47,7 @@ bool on_a_stack(const char* at);
 // Ends the launch with this message. Python turns each @offset@ into the library into a source
 // line. Only the first failure of a launch is reported.
 __attribute__((format(printf, 1, 2))) void fail(const char* format, ...);
-uint32_t place_of(const void* instruction);  // its offset into the library
+uint32_t place_of(const void* instruction);  // the instruction's offset into the library
 std::string position(uint3 thread, uint3 block);
 inline std::string position(const Thread& t) { return position(t.index, block_index); }
 
@@ -71,7 +71,7 @@ void check_red_zones();
 
 enum Kind { READ, WRITE, ATOMIC };
 
-// Is notified of what a launch does. Plain mode has none.
+// Is notified of a launch's accesses and synchronisation. Plain mode has no watcher.
 struct Watcher {
     virtual void launch_begins() = 0;
     virtual void launch_ends() = 0;

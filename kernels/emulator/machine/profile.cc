@@ -3,14 +3,14 @@
 // A GPU executes an instruction for all lanes of a warp together: a request. Here threads run one
 // after the other, so requests are formed afterwards: since the block's last barrier, the n-th
 // execution of an instruction by one lane is matched with the n-th execution by the other lanes.
-// Where lanes take different paths through a loop, a GPU may group them differently.
+// If lanes take different paths through a loop, a GPU may group them differently.
 //
 // Global memory delivers sectors of 32 bytes. A request needs every sector that its lanes touch,
-// once; ideally, as many as its bytes fill. Caches are not modelled.
+// once; ideally only as many as its bytes fill. Caches are not modelled.
 //
 // Shared memory has 32 banks of 4 bytes; in one pass each bank delivers one word, to all lanes that
-// read it. Ideally a request takes one pass; with 8 bytes per lane two, for half of the lanes each,
-// and with 16 bytes four.
+// read it. Ideally a request takes one pass; two with 8 bytes per lane, each for half of the lanes;
+// four with 16 bytes.
 //
 // Arithmetic cannot be observed here. Instead, executions of each basic block (code without a
 // branch) are counted; arithmetic.py finds the operations in each block in the compiled library.
@@ -51,7 +51,7 @@ std::vector<uint64_t> block_executions;  // of each basic block, by the place of
 
 using Lanes = std::vector<Entry>::const_iterator;
 
-// The distinct numbers of the pieces of memory of this size that the lanes touch.
+// Memory is divided into pieces of `size` bytes; returns the numbers of those the lanes touch.
 std::vector<uintptr_t> pieces(Lanes begin, Lanes end, uintptr_t size) {
     std::vector<uintptr_t> all;
     for (Lanes e = begin; e < end; e++) {

@@ -39,8 +39,8 @@ constexpr int LANES = 32;
 Cells shared_cells;
 std::vector<Cells> device_cells;
 
-// Whether the visit is ordered before now. Shared memory is private to a block: a visit of another
-// block was to other memory.
+// Whether the visit is ordered before the current access. Shared memory is private to a block: a
+// visit of another block accessed other memory.
 bool before(const Visit& visit, bool shared) {
     return (shared && visit.block != block_number()) || before_now(visit);
 }

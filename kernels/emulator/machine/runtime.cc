@@ -84,7 +84,7 @@ std::vector<Pending> pending;
 
 // --- blocks -----------------------------------------------------------------------------------
 
-constexpr int MAX_ATOMICS = 1 << 20;  // of a thread, before it suspends itself
+constexpr int MAX_ATOMICS = 1 << 20;  // of a thread before it suspends itself
 
 int barrier_votes[2];  // votes at a barrier and at the one before it, by parity of the barrier
 int barriers;          // number of barriers that the block has passed
@@ -133,7 +133,7 @@ bool pass_barrier() {
     for (size_t i = 0; i < threads; i++) fibers[i].state = READY;
     barriers++;
     if (watcher) watcher->barrier_passed();
-    barrier_votes[(barriers + 1) & 1] = 0;  // for the next; this one's are still to be read
+    barrier_votes[(barriers + 1) & 1] = 0;  // for the next barrier; this one's are read later
     return true;
 }
 

@@ -32,7 +32,7 @@ void begin_shared(size_t dynamic) {
     static_bytes = 0;
 }
 
-// Reports a block that has changed the poison around a shared array, to the byte.
+// Fails if the block has changed any byte of the poison around a shared array.
 void check_red_zones() {
     for (const Shared& s : shared_arrays) {
         size_t end = s.start + s.bytes, next = (end + 15) / 16 * 16 + RED_ZONE;
@@ -54,7 +54,7 @@ void* shared_array(const void* key, size_t bytes, size_t align, const char* name
     }
     align = std::max<size_t>(align, 16);
     size_t start = (arena_end + align - 1) / align * align;
-    if (start / align % 2 == 0) start += align;  // no better aligned than declared
+    if (start / align % 2 == 0) start += align;  // not better aligned than declared
     arena_end = start + (bytes + 15) / 16 * 16 + RED_ZONE;
     static_bytes += bytes;
     if (static_bytes + shared_arrays[0].bytes > MAX_SHARED || arena_end > ARENA) {

@@ -5,7 +5,7 @@
 // kind of fragment, so a kernel that works here relies on no order. As on a GPU, every element of a
 // 16-bit matrix is in two lanes.
 //
-// Inputs are half, bfloat16, or TF32: float32 of whose 23 mantissa bits the tensor cores read 10.
+// Inputs are half, bfloat16, or TF32: a float32 whose upper 10 of 23 mantissa bits are read.
 // The other bits are truncated unless __float_to_tf32 has rounded. Products are added in float32.
 #pragma once
 
@@ -14,7 +14,7 @@
 
 namespace emulator {
 
-// Which element a lane of a fragment of type F holds in x[i].
+// The element that a lane of a fragment of type F holds in x[i].
 template <class F> struct Layout {
     unsigned char element[32][F::num_elements];
     constexpr Layout() : element() {
@@ -114,8 +114,8 @@ template <class Use, int m, int n, int k, class T, class Order = void> struct fr
         return value;
     }
 
-    // Which element, numbered row by row, a lane holds in x[i]. Each step is invertible, so every
-    // element occurs once; with 16 bits, once in each half of x.
+    // The element, numbered row by row, that a lane holds in x[i]. Each step is invertible, so
+    // every element occurs once; with 16 bits, once in each half of x.
     static constexpr int element(int lane, int i) {
         unsigned kind = std::is_same_v<Order, col_major> + 2 * is_a + 4 * is_sum;
         unsigned slot = 32 * i + lane, second = slot / elements;

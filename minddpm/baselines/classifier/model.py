@@ -1,7 +1,7 @@
-"""A small classifier of digits: the judge of what the other models draw.
+"""A small classifier of digits, used to judge the samples of the other models.
 
-FID and its relatives compare pictures by a network's features. Inception v3, the usual one, has
-never seen a digit; this one tells 0 from 9, and is small enough to be trained in two minutes.
+FID and related metrics compare the features that a network computes from images. Inception v3, the
+usual network, was not trained on digits. This network is, in two minutes.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from minddpm.nn import Conv2d, GroupNorm, Linear, Module, ModuleList
 
 
 class Classifier(Module):
-    """Pictures [N, H, W, C] in [-1, 1] -> logits [N, classes], through `features` [N, width].
+    """Maps images [N, H, W, C] in [-1, 1] to features [N, widths[-1]], then to logits [N, classes].
 
-    Every level is a convolution, from the second on with stride 2, and a residual block
-    x + conv(silu(norm(x))); the features are the mean over all positions of the last one, so that
-    the size of the picture does not matter.
+    Every level is a convolution and a residual block x + conv(silu(norm(x))); the convolution has
+    stride 1 in the first level and stride 2 in the others. The features are means over all
+    positions of the last level, so images may have any size.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Classifier(Module):
         self.linear = Linear(widths[-1], classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the network makes of the pictures before it names a class: [N, widths[-1]]."""
+        """Return the features of x [N, H, W, C], the input of the last layer: [N, widths[-1]]."""
         for conv, norm, block in zip(self.convs, self.norms, self.blocks, strict=True):
             x = conv(x)
             x = norm.silu_conv(x, block, extra=x)

@@ -1,4 +1,4 @@
-"""Training the classifier on shifted digits."""
+"""Train the classifier on randomly shifted digits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,17 +17,17 @@ from minddpm.training.options import LoopOptions
 
 @dataclass(frozen=True)
 class ClassifierOptions(LoopOptions):
-    """Of a classifier; with these, MNIST's 60,000 digits are seen three times."""
+    """Options of a classifier's training; default: three epochs of MNIST."""
 
     steps: int = 1400
     batch_size: int = 128
     lr: float = 4e-3
     ema_decay: float = 0.99
     cooldown: float = 1.0
-    shift: int = field(default=2, metadata={"help": "most pixels that a picture is moved by"})
+    shift: int = field(default=2, metadata={"help": "largest shift of an image, in pixels"})
 
     def __post_init__(self) -> None:
-        """Raise InputError for a value with which nothing could be learned."""
+        """Raise InputError for a value out of range."""
         super().__post_init__()
         if self.shift < 0:
             raise InputError(f"shift={self.shift}: choose 0 or more pixels.")
@@ -43,14 +43,14 @@ class ClassifierLoop(ModelLoop):
         images = shifted(self.dataset.images[chosen], options.shift, options.seed, step)
         labels = self.dataset.labels[chosen]
         logits = self.module(backend.xp.asarray(to_float(images)))
-        wrong = logits.data.argmax(axis=1) != backend.xp.asarray(labels)
-        return cross_entropy(logits, labels), wrong
+        errors = logits.data.argmax(axis=1) != backend.xp.asarray(labels)
+        return cross_entropy(logits, labels), errors
 
 
 def shifted(images: np.ndarray, most: int, seed: int, step: int) -> np.ndarray:
-    """Each image moved by -most .. most whole pixels, down and to the right; paper (0) comes in.
+    """Return each image shifted by random -most .. most pixels along each axis, padded with 0.
 
-    images: uint8 [N, H, W, C]; the shifts are a function of (seed, step).
+    images: uint8 [N, H, W, C]. The shifts are a function of (seed, step).
     """
     N, H, W, _ = images.shape
     down, right = random.integers(2 * most + 1, 2 * N, seed, random.AUGMENT, step).reshape(2, N)
@@ -62,7 +62,7 @@ def shifted(images: np.ndarray, most: int, seed: int, step: int) -> np.ndarray:
 def in_batches(
     function: Callable[[Array], Tensor], images: np.ndarray, batch_size: int = 500
 ) -> np.ndarray:
-    """function of uint8 images [n, H, W, C], batch after batch, on the host: [n, ...]."""
+    """Apply function to uint8 images [n, H, W, C] in batches; return the results on the host."""
     results = []
     with no_grad(), backend.kernels.constant_weights():
         for start in range(0, len(images), batch_size):
@@ -72,5 +72,5 @@ def in_batches(
 
 
 def accuracy(classifier: Classifier, images: np.ndarray, labels: np.ndarray) -> float:
-    """The share of uint8 images [n, H, W, C] whose largest logit is their label's."""
+    """Return the share of uint8 images [n, H, W, C] whose predicted class is their label."""
     return float((in_batches(classifier, images).argmax(axis=1) == labels).mean())

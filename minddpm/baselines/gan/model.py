@@ -1,12 +1,12 @@
-"""A generative adversarial network (Goodfellow et al. 2014) of DCGAN's kind (Radford et al. 2016).
+"""A generative adversarial network (Goodfellow et al. 2014), like DCGAN (Radford et al. 2016).
 
-A generator makes pictures of noise, a discriminator tells them from real ones, and each learns from
-the other. What keeps the two in balance here is spectral normalisation (Miyato et al. 2018): every
-weight of the discriminator is divided by its largest singular value, so that no small change of a
-picture can change the verdict much, and the generator always finds a slope to follow.
+A generator maps noise to images, a discriminator classifies images as real or generated, and the
+two are trained against each other. Spectral normalisation (Miyato et al. 2018) keeps them in
+balance: it divides every weight of the discriminator by its largest singular value. This bounds how
+fast the logit changes with the image, which keeps the generator's gradient useful.
 
-Two things differ from DCGAN. Group normalisation takes the place of batch normalisation, so that a
-picture depends on its own noise alone, in training and after it; and SiLU that of ReLU.
+There are two differences from DCGAN. Group normalisation replaces batch normalisation, so that a
+sample depends only on its own noise, in training and evaluation; and SiLU replaces ReLU.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from minddpm.nn import Conv2d, ConvTranspose2d, GroupNorm, Linear, Module
 
 
 class Generator(Module):
-    """Noise z [N, latent] -> pictures [N, size, size, C] in (-1, 1)."""
+    """Maps noise z [N, latent] to images [N, size, size, C] in (-1, 1)."""
 
     def __init__(
         self, size: int = 28, in_channels: int = 1, latent: int = 64, width: int = 64,
@@ -50,7 +50,7 @@ class Generator(Module):
 
 
 class Discriminator(Module):
-    """Pictures [N, size, size, C] -> logits [N] of their being real."""
+    """Maps images [N, size, size, C] to logits [N] of being real."""
 
     def __init__(self, size: int = 28, in_channels: int = 1, width: int = 64):
         self.config = {"size": size, "in_channels": in_channels, "width": width}
@@ -59,7 +59,7 @@ class Discriminator(Module):
         self.conv2 = Conv2d(width, 2 * width, 4, stride=2, padding=1)
         self.conv3 = Conv2d(2 * width, 2 * width, 3, padding=1)
         self.linear = Linear(size // 4 * (size // 4) * 2 * width, 1)
-        # for each weight a guess of its singular vector, which power iteration keeps improving
+        # Estimate of each weight's leading singular vector, refined by power iteration.
         self.singular = {
             name: random.ambient_normal(layer.weight.shape[-1:], random.INIT)
             for name, layer in self.layers()
@@ -67,15 +67,15 @@ class Discriminator(Module):
         self.improve_singular(rounds=10)
 
     def layers(self) -> Iterator[tuple[str, Conv2d | Linear]]:
-        """The (name, layer) pairs whose weights are normalised: all."""
+        """Yield (name, layer) for every layer; all weights are normalised."""
         for name in ("conv1", "conv2", "conv3", "linear"):
             yield name, getattr(self, name)
 
     def improve_singular(self, rounds: int = 1) -> None:
-        """Power iteration on the weights as they are: once after each of their changes is enough.
+        """Refine the singular vectors; one iteration (round) per training step is enough.
 
-        v = W u / |W u|;  u = W^T v / |W^T v|, W as a matrix [all inputs, outputs].
-        Source: Miyato et al. 2018, algorithm 1.
+        v = W u / |W u|;  u = W^T v / |W^T v|, with W reshaped to [inputs, outputs].
+        Source: Miyato et al. 2018, Algorithm 1.
         """
         for name, layer in self.layers():
             W, u = _matrix(layer.weight.data), self.singular[name]
@@ -94,14 +94,15 @@ class Discriminator(Module):
 
 
 class SpectralNorm(Function):
-    """w / sigma with sigma = v^T W u, its largest singular value; u [outputs] as it is now.
+    """Divides w by its largest singular value sigma = v^T W u.
 
-    The derivative of sigma with respect to W is v u^T (Miyato et al. 2018, eq. 11), so
+    u: [outputs], an estimate of the right singular vector, treated as constant. The derivative of
+    sigma with respect to W is then v u^T (Miyato et al. 2018, eq. 11), so
         gw = (gy - <gy, y> v u^T) / sigma
     """
 
     def __init__(self, u: Array):
-        self.u = u.copy()  # power iteration goes on
+        self.u = u.copy()  # power iteration changes u in place
 
     def forward(self, w: Array) -> Array:
         W = _matrix(w)
@@ -119,15 +120,15 @@ class SpectralNorm(Function):
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """-log D(x) - log(1 - D(G(z))) of logits [N] each, D = sigmoid: Goodfellow et al., eq. 1."""
+    """Return -log D(x) - log(1 - D(G(z))), [N], D = sigmoid(logit): Goodfellow et al., eq. 1."""
     return F.softplus(-real) + F.softplus(fake)
 
 
 def generator_loss(fake: Tensor) -> Tensor:
-    """-log D(G(z)) of logits [N]: the non-saturating loss, Goodfellow et al., end of section 3.
+    """Return the non-saturating loss -log D(G(z)), [N] (Goodfellow et al., section 3).
 
-    The minimax loss log(1 - D(G(z))) has no slope where the discriminator is sure, which is where
-    the generator needs one.
+    The gradient of the minimax loss log(1 - D(G(z))) vanishes where the discriminator confidently
+    rejects a generated image, which is where the generator needs it most.
     """
     return F.softplus(-fake)
 
@@ -143,6 +144,6 @@ def _unit(x: Array) -> Array:
 def _check(size: int, width: int, groups: int) -> None:
     if size % 4 or width < 2 or (width // 2) % groups:
         raise InputError(
-            f"a GAN of size {size}, width {width}, {groups} groups: choose a size that 4 divides, "
-            "and a width whose half the groups divide."
+            f"a GAN of size {size}, width {width}, {groups} groups: choose a size divisible by 4 "
+            "and a width whose half is divisible by groups."
         )

@@ -1,4 +1,4 @@
-"""Training a GAN: a step of the discriminator, then one of the generator."""
+"""Train a GAN: each step updates the discriminator, then the generator."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -16,13 +16,13 @@ from minddpm.training.loss_scale import LossScale
 from minddpm.training.options import LoopOptions
 from minddpm.training.run_directory import RunDirectory
 
-FILE = "generator.safetensors"
-PREFIXES = "generator_", "discriminator_"  # of the two networks' groups in a checkpoint
+GENERATOR_FILE = "generator.safetensors"
+PREFIXES = "generator_", "discriminator_"  # prefixes of group names in a checkpoint
 
 
 @dataclass(frozen=True)
 class GANOptions(LoopOptions):
-    """Of a GAN; by default ten epochs of MNIST. lr is the generator's."""
+    """Options of a GAN's training; default: ten epochs of MNIST. lr applies to the generator."""
 
     steps: int = 4690
     batch_size: int = 128
@@ -32,30 +32,31 @@ class GANOptions(LoopOptions):
     lr_discriminator: float = field(
         default=4e-4, metadata={"help": "learning rate of the discriminator"}
     )
-    beta1: float = field(default=0.5, metadata={"help": "Adam's momentum, of both"})
+    beta1: float = field(default=0.5, metadata={"help": "Adam's beta1, of both networks"})
 
     def __post_init__(self) -> None:
-        """Raise InputError for a value with which nothing could be learned."""
+        """Raise InputError for a value out of range."""
         super().__post_init__()
         if not self.lr_discriminator > 0 or not 0 <= self.beta1 < 1:
             raise InputError(
-                f"lr_discriminator={self.lr_discriminator}, beta1={self.beta1}: choose a number "
-                "above 0, and one in 0 .. 1, 1 excluded."
+                f"lr_discriminator={self.lr_discriminator}, beta1={self.beta1}: choose a rate "
+                "above 0, and a beta1 of at least 0 and below 1."
             )
 
 
 class Record(NamedTuple):
-    """What a step leaves for the log, as arrays of the backend: means and squared gradients."""
+    """Values of one step for the log, as arrays of the backend."""
 
     step: int
-    means: list[Array]
-    squared_norms: tuple[Array, Array]  # of the generator and of the discriminator
+    means: list[Array]  # losses of generator and discriminator, D(x), D(G(z))
+    squared_norms: tuple[Array, Array]  # gradients of generator and discriminator
 
 
 class GANLoop(Loop):
-    """Trains both networks; what is exported is the generator with its averaged weights.
+    """Trains generator and discriminator; exports the generator with averaged weights.
 
-    D(x) and D(G(z)) in the log are the mean verdicts: about 1/2 where the two are in balance.
+    In the log, d_real and d_fake are the means of D(x) and D(G(z)). Both are about 1/2 if the two
+    networks are in balance.
     """
 
     columns = (
@@ -84,7 +85,7 @@ class GANLoop(Loop):
         self.scale_g, self.scale_d = (LossScale(options.batch_size) for _ in PREFIXES)
 
     def train_step(self) -> Record:
-        """One step of each. Nothing is waited for: what it returns lies on the device."""
+        """Update each network once. Does not synchronise; results stay on the device."""
         step, options = self.step, self.options
         self.optimizer_g.lr = options.learning_rate(options.lr, step)
         self.optimizer_d.lr = options.learning_rate(options.lr_discriminator, step)
@@ -96,7 +97,7 @@ class GANLoop(Loop):
         loss_g = self._generate(step)
         norm_g = self.optimizer_g.step(options.clip_norm, self.ema)
         self.scale_g.update(norm_g)
-        self._forget()
+        self._zero_grad()
         self.step += 1
         probabilities = [sigmoid(x.data).mean() for x in (real, fake)]
         means = [loss_g.data.mean(), loss_d.data.mean(), *probabilities]
@@ -107,45 +108,45 @@ class GANLoop(Loop):
         return Tensor(random.normal(shape, self.options.seed, random.LATENT, 2 * step + which))
 
     def _discriminate(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of the discriminator: its loss, its logits of real and of made pictures."""
+        """Compute the discriminator's gradients; return losses, real and fake logits, each [N]."""
         options = self.options
         chosen = batch_indices(len(self.dataset), options.batch_size, step, options.seed)
         x = Tensor(backend.xp.asarray(to_float(self.dataset.images[chosen])))
         with no_grad():
-            made = self.generator(self._noise(step, 0))
-        real, fake = self.discriminator(x), self.discriminator(made)
+            generated = self.generator(self._noise(step, 0))
+        real, fake = self.discriminator(x), self.discriminator(generated)
         loss = discriminator_loss(real, fake)
         self.scale_d.backward(loss.mean(), self.optimizer_d.flat.grad)
         return loss, real, fake
 
     def _generate(self, step: int) -> Tensor:
-        """The gradients of the generator, by way of the discriminator (whose own are forgotten)."""
+        """Compute the generator's gradients through the discriminator; return the losses [N]."""
         loss = generator_loss(self.discriminator(self.generator(self._noise(step, 1))))
         self.scale_g.backward(loss.mean(), self.optimizer_g.flat.grad)
         return loss
 
-    def _forget(self) -> None:
+    def _zero_grad(self) -> None:
         self.optimizer_g.zero_grad()
         self.optimizer_d.zero_grad()
 
     def gradients(self) -> None:
-        """The gradients of a first step of both, once; afterwards they are zero again."""
+        """Compute both networks' gradients of step 0, then set them to zero. Synchronises."""
         self._discriminate(0)
         self._generate(0)
-        backend.to_numpy(self.optimizer_g.squared_norm())  # a device returns before it is done
-        self._forget()
+        backend.to_numpy(self.optimizer_g.squared_norm())  # copied to the host, to synchronise
+        self._zero_grad()
 
     def row(self, records: list[Record]) -> dict[str, float]:
-        """Averages since the last row. Raises TrainingDivergedError if one is not finite."""
+        """Average the records. Raises TrainingDivergedError if a value is not finite."""
         table = to_table([(*r.means, *r.squared_norms) for r in records])
         means, squared_norms = table[:, :-2], table[:, -2:]
-        mended = self.scale_g.mends_overflow() and self.scale_d.mends_overflow()
-        check_finite(means if mended else table, records[0].step, self)
+        may_recover = self.scale_g.may_recover() and self.scale_d.may_recover()
+        check_finite(means if may_recover else table, records[0].step, self)
         numbers = (*means.mean(axis=0).tolist(), *mean_norms(squared_norms), self.optimizer_g.lr)
         return dict(zip(self.columns, numbers, strict=True))
 
     def state(self) -> State:
-        """Weights, averages, moments and loss scales of both, and the singular vectors."""
+        """Return weights, averages, moments, loss scales of both networks, and singular vectors."""
         return {
             **optimizer_state(self.generator, self.optimizer_g, self.ema, PREFIXES[0]),
             **optimizer_state(self.discriminator, self.optimizer_d, None, PREFIXES[1]),
@@ -155,10 +156,10 @@ class GANLoop(Loop):
         }
 
     def resumed(self) -> None:
-        """Adam's bias corrections go on where they were."""
+        """Continue Adam's bias corrections at the resumed step."""
         self.optimizer_g.steps = self.optimizer_d.steps = self.step
 
     def export(self) -> None:
         """Write the generator with its averaged weights."""
         with self.ema.applied():
-            save_model(self.generator, self.run.path / FILE)
+            save_model(self.generator, self.run.path / GENERATOR_FILE)

@@ -1,12 +1,13 @@
 """A variational autoencoder (Kingma and Welling 2014; Rezende, Mohamed, Wierstra 2014).
 
-A picture x is explained by a few numbers z ~ N(0, I), from which a decoder makes p(x|z). What z was
-is guessed by an encoder, q(z|x) = N(mean, variance), and both learn from the bound
+To generate an image x, draw a code z (a few numbers) from N(0, I); the decoder maps z to the
+distribution p(x|z). The encoder maps x to q(z|x) = N(mean, variance), an approximation of the
+posterior of z. Both are trained to maximise the ELBO, a lower bound:
 
     log p(x) >= ELBO = E_q log p(x|z) - KL(q(z|x) || p(z)),    z = mean + sigma noise.
 
-The encoder tells log variance: any real number is one, and the variance stays above zero, however
-small it gets.
+The encoder outputs the log of the variance: it may be any real number, and its exponential, the
+variance, is always positive.
 """
 
 from typing import NamedTuple
@@ -27,9 +28,9 @@ LIKELIHOODS = ("bernoulli", "gaussian")
 
 
 class Elbo(NamedTuple):
-    """The two terms of the bound with their usual signs: loss [N], reconstruction [N], kl [N, Z].
+    """The loss [N] and the terms of -ELBO: reconstruction [N], kl [N, latent].
 
-    loss = reconstruction + beta sum kl, in nats for each picture.
+    loss = reconstruction + beta * (sum of kl over the latent units), in nats per image.
     """
 
     loss: Tensor
@@ -38,36 +39,40 @@ class Elbo(NamedTuple):
 
 
 class DiscretizedGaussian(Function):
-    """-log P(x0) of diffusion/decoder.py for each pixel; inputs: mean and log sigma, [N, ...].
+    """Computes -log P(x0) of each pixel from mean and log sigma; see diffusion/decoder.py.
 
-    In float64 within: the probability of a bin is a difference of two numbers near 1.
+    Computes in float64: the probability of a bin may be a difference of two numbers near 1.
     """
 
     def __init__(self, x0: Array):
         self.x0 = x0
 
-    def _wide(self, mean: Array, log_sigma: Array) -> tuple[Array, Array, Array]:
-        wide = backend.xp.zeros(mean.shape)
-        return self.x0.astype("float64"), wide + mean, wide + log_sigma
+    def _in_float64(self, mean: Array, log_sigma: Array) -> tuple[Array, Array, Array]:
+        zeros = backend.xp.zeros(mean.shape)  # float64, also broadcasts log_sigma
+        return self.x0.astype("float64"), zeros + mean, zeros + log_sigma
 
     def forward(self, mean: Array, log_sigma: Array) -> Array:
         self.save(mean, log_sigma)
-        return -decoder.log_likelihood(*self._wide(mean, log_sigma)).astype(mean.dtype)
+        return -decoder.log_likelihood(*self._in_float64(mean, log_sigma)).astype(mean.dtype)
 
     def backward(self, gy: Array) -> tuple[Array, Array]:
         mean, log_sigma = self.saved
-        of_mean, of_sigma = decoder.log_likelihood_gradients(*self._wide(mean, log_sigma))
-        gx = (-gy * of_mean).astype(mean.dtype), (-gy * of_sigma).astype(mean.dtype)
-        return gx[0], unbroadcast(gx[1], log_sigma.shape)
+        d_mean, d_log_sigma = decoder.log_likelihood_gradients(*self._in_float64(mean, log_sigma))
+        g_mean, g_log_sigma = -gy * d_mean, -gy * d_log_sigma
+        return (
+            g_mean.astype(mean.dtype),
+            unbroadcast(g_log_sigma.astype(mean.dtype), log_sigma.shape),
+        )
 
 
 class VAE(Module):
-    """Pictures [N, size, size, C] in [-1, 1] <-> codes [N, latent].
+    """Maps images [N, size, size, C] in [-1, 1] to codes [N, latent] and back.
 
-    likelihood: "bernoulli" takes a pixel's grey for the probability that it is white, which is the
-    usual choice for MNIST, but no distribution of grey pixels: its ELBO has no bits/dim.
-    "gaussian" is that of the DDPM's last step (diffusion/decoder.py): the probability of each of
-    256 grey levels under N(mean, sigma^2), one sigma for all pixels, learned.
+    likelihood: "bernoulli" treats a pixel's value as the probability that it is white. This is
+    usual for MNIST, but it is not a distribution over grey levels, so its ELBO cannot be stated in
+    bits/dim. "gaussian" uses the decoder of the DDPM's last step (diffusion/decoder.py): each of
+    the 256 grey levels has its probability under N(mean, sigma^2), with one learned sigma for all
+    pixels.
     """
 
     def __init__(
@@ -79,11 +84,13 @@ class VAE(Module):
         likelihood: str = "bernoulli",
     ):
         if likelihood not in LIKELIHOODS:
-            raise InputError(f"unknown likelihood {likelihood!r}: {' or '.join(LIKELIHOODS)}.")
+            raise InputError(
+                f"unknown likelihood {likelihood!r}: choose {' or '.join(LIKELIHOODS)}."
+            )
         if size % 4 or latent < 1 or width < 1:
             raise InputError(
-                f"a VAE of size {size}, latent {latent}, width {width}: choose a size that 4 "
-                "divides, and the others at least 1."
+                f"a VAE of size {size}, latent {latent}, width {width}: choose a size divisible "
+                "by 4, and latent and width of at least 1."
             )
         self.config = {
             "size": size, "in_channels": in_channels, "latent": latent, "width": width,
@@ -104,20 +111,21 @@ class VAE(Module):
             self.log_sigma = Parameter(backend.xp.zeros(1, "float32"))
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of q(z|x), each [N, latent]."""
+        """Return mean and log variance of q(z|x), each [N, latent]."""
         h = F.silu(self.conv2(F.silu(self.conv1(x))))
         h = h.reshape(h.shape[0], -1)
         return self.linear_mean(h), self.linear_log_variance(h)
 
     def decode(self, z: Tensor) -> Tensor:
-        """What p(x|z) is made of, [N, size, size, C]: logits of white, or the mean."""
+        """Return the parameter of p(x|z), [N, size, size, C]: logits of white pixels, or means."""
         h = F.silu(self.linear_decode(z)).reshape(z.shape[0], *self.small)
         return self.conv_out(F.silu(self.up2(F.silu(self.up1(h)))))
 
     def elbo(self, x: Array, noise: Array, beta: float = 1.0) -> Elbo:
-        """The bound for x [N, H, W, C] in [-1, 1] with noise [N, latent] from N(0, I).
+        """Return loss and terms of -ELBO for x [N, H, W, C] in [-1, 1] and noise [N, latent].
 
-        beta: the weight of the KL (Higgins et al. 2017); 1 is the bound itself.
+        noise: drawn from N(0, I). beta: the weight of the KL (Higgins et al. 2017); with beta = 1
+        the loss is -ELBO.
         """
         mean, log_variance = self.encode(Tensor(x))
         z = mean + F.exp(log_variance * 0.5) * noise  # the gradient goes through mean and sigma
@@ -126,32 +134,33 @@ class VAE(Module):
         return Elbo(reconstruction + kl.sum(axis=1) * beta, reconstruction, kl)
 
     def negative_log_likelihood(self, x: Array, decoded: Tensor) -> Tensor:
-        """-log p(x|z) of each pixel in nats, of what decode() gave."""
+        """Return -log p(x|z) of each pixel in nats; decoded: the result of decode()."""
         if self.likelihood == "bernoulli":
             return F.binary_cross_entropy(decoded, (x + 1) * 0.5)
         return DiscretizedGaussian(x)(decoded, self.log_sigma)
 
-    def pictures(self, decoded: Tensor) -> Array:
-        """The mean of p(x|z) in [-1, 1], [N, H, W, C]."""
+    def mean_image(self, decoded: Tensor) -> Array:
+        """Return the mean of p(x|z) in [-1, 1], [N, H, W, C]; decoded: the result of decode()."""
         if self.likelihood == "bernoulli":
             return 2 * sigmoid(decoded.data) - 1
         return decoded.data.clip(-1, 1)
 
 
 def normal_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, variance) || N(0, 1)) element by element, in nats.
+    """Return KL(N(mean, variance) || N(0, 1)) element by element, in nats.
 
-    = (mean^2 + variance - 1 - log variance) / 2 (Kingma and Welling 2014, appendix B). All of it
-    is told by the log variance l: e^l is the variance, and no logarithm is taken.
+    It equals (mean^2 + variance - 1 - log variance) / 2 (Kingma and Welling 2014, appendix B). As
+    log variance is given, no logarithm is computed.
     """
     return (mean * mean + F.exp(log_variance) - 1 - log_variance) * 0.5
 
 
 def active_units(means: np.ndarray, threshold: float = 0.01) -> int:
-    """How many of the latent numbers tell anything about the picture.
+    """Return the number of latent units that carry information about the image.
 
-    means: of q(z|x) for many pictures, [n, latent]. A unit is active if its mean's variance over
-    the pictures is above the threshold; in a collapsed one q(z|x) is N(0, 1) for every x, and the
-    decoder has learned to do without it. Source: Burda, Grosse, Salakhutdinov 2016, section 5.2.
+    means: the means of q(z|x) for many images, [n, latent]. A unit is active if the variance of its
+    mean over the images exceeds the threshold. A collapsed unit has q(z|x) = N(0, 1) for every x,
+    and the decoder has learned to ignore it.
+    Source: Burda, Grosse, Salakhutdinov 2016, section 5.2.
     """
     return int((np.var(np.asarray(means, np.float64), axis=0) > threshold).sum())

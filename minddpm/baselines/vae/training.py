@@ -1,4 +1,4 @@
-"""Training a VAE, with a weight of the KL that grows from zero."""
+"""Train a VAE; the weight of the KL term grows from zero."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,23 +14,21 @@ from minddpm.data import to_float
 from minddpm.errors import InputError
 from minddpm.training.options import LoopOptions
 
-FILE = "vae.safetensors"
+VAE_FILE = "vae.safetensors"
 
 
 @dataclass(frozen=True)
 class VAEOptions(LoopOptions):
-    """Of a VAE; by default ten epochs of MNIST."""
+    """Options of a VAE's training; default: ten epochs of MNIST."""
 
     steps: int = 4690
     batch_size: int = 128
-    clip_norm: float = 100.0  # the loss is a sum over the pixels of a picture
+    clip_norm: float = 100.0  # large, since the loss is a sum over the pixels of an image
     beta: float = field(default=1.0, metadata={"help": "weight of the KL; 1 is the bound itself"})
-    kl_warmup_steps: int = field(
-        default=500, metadata={"help": "steps in which that weight grows from 0"}
-    )
+    kl_warmup_steps: int = field(default=500, metadata={"help": "steps in which beta grows from 0"})
 
     def __post_init__(self) -> None:
-        """Raise InputError for a value with which nothing could be learned."""
+        """Raise InputError for a value out of range."""
         super().__post_init__()
         for name in ("beta", "kl_warmup_steps"):
             if not 0 <= getattr(self, name) < math.inf:
@@ -50,10 +48,11 @@ class VAELoop(ModelLoop):
         return loss, reconstruction.data, kl.data.sum(axis=1)
 
     def beta(self, step: int) -> float:
-        """The weight of the KL at step 0, 1, ...
+        """Return the weight of the KL at step 0, 1, ...
 
-        From the start the KL is easily had: q(z|x) = N(0, I), which says nothing. The decoder then
-        learns to expect nothing of z, and the two may stay so (Bowman et al. 2016, section 3.1).
+        If the KL had its full weight from the start, the encoder would first minimise it by
+        q(z|x) = N(0, I), and the decoder would learn to ignore z; training may not leave this state
+        (Bowman et al. 2016, section 3.1).
         """
         options = self.options
         return options.beta * min(1.0, (step + 1) / max(1, options.kl_warmup_steps))
@@ -61,4 +60,4 @@ class VAELoop(ModelLoop):
     def export(self) -> None:
         """Write the model with its averaged weights."""
         with self.ema.applied():
-            save_model(self.module, self.run.path / FILE)
+            save_model(self.module, self.run.path / VAE_FILE)

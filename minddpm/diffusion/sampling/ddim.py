@@ -42,17 +42,15 @@ def ddim(
         prediction, _ = predict(d, model, x, d.timestep_map[t])
         sigma = eta * sqrt((1 - ac_prev) / (1 - ac)) * sqrt(1 - ac / ac_prev)
         # Under the root: a negative number would mean a wrong sigma, and sqrt would raise.
-        of_eps = sqrt(1 - ac_prev - sigma**2)
+        k_eps = sqrt(1 - ac_prev - sigma**2)
         if clipped_eps:
             # eps = (x_t - sqrt(ac) pred_x0) / sqrt(1 - ac)
-            of_x_t, of_output = of_eps / sqrt(1 - ac), 0.0
-            of_x0 = sqrt(ac_prev) - of_x_t * sqrt(ac)
+            kx, ko = k_eps / sqrt(1 - ac), 0.0
+            k0 = sqrt(ac_prev) - kx * sqrt(ac)
         else:
             # eps = eps_coef1 x_t + eps_coef2 output    (reverse.py)
-            of_x_t, of_output = of_eps * float(d.eps_coef1[t]), of_eps * float(d.eps_coef2[t])
-            of_x0 = sqrt(ac_prev)
+            kx, ko = k_eps * float(d.eps_coef1[t]), k_eps * float(d.eps_coef2[t])
+            k0 = sqrt(ac_prev)
         z = noise(i) if sigma > 0 else None
-        x, pred_x0 = update(
-            d, t, x, prediction, of_x0=of_x0, of_x_t=of_x_t, of_output=of_output, sigma=sigma, z=z
-        )
+        x, pred_x0 = update(d, t, x, prediction, k0=k0, kx=kx, ko=ko, sigma=sigma, z=z)
         yield Step(x, pred_x0, int(d.timestep_map[t]))

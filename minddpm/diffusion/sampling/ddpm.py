@@ -40,7 +40,7 @@ def ddpm(
         sigma = 0.0 if last else sigma_t(d, beta, beta * (1 - ac_prev) / (1 - ac), v)
         z = noise(i) if ac_prev < 1 else None
         # x_{t-1} = coef1 pred_x0 + coef2 x_t + sigma z    (equation 7; Algorithm 2, line 4)
-        x, pred_x0 = update(d, t, x, prediction, of_x0=coef1, of_x_t=coef2, sigma=sigma, z=z)
+        x, pred_x0 = update(d, t, x, prediction, k0=coef1, kx=coef2, sigma=sigma, z=z)
         yield Step(x, pred_x0, int(d.timestep_map[t]))
 
 

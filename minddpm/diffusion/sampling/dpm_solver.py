@@ -71,14 +71,14 @@ def _multistep(
         lambda_s, h = lambda_at(ac), lambda_at(ac_prev) - lambda_at(ac)
         alpha_t, sigma_t, sigma_s = sqrt(ac_prev), sqrt(1 - ac_prev), sqrt(1 - ac)
         if noise is None:
-            of_x, of_D, sigma, z = sigma_t / sigma_s, alpha_t * (1 - exp(-h)), 0.0, None
+            kx, k0, sigma, z = sigma_t / sigma_s, alpha_t * (1 - exp(-h)), 0.0, None
         else:
-            of_x, of_D = sigma_t / sigma_s * exp(-h), alpha_t * (1 - exp(-2 * h))
+            kx, k0 = sigma_t / sigma_s * exp(-h), alpha_t * (1 - exp(-2 * h))
             sigma, z = sigma_t * sqrt(1 - exp(-2 * h)), noise(i) if ac_prev < 1 else None
         # the step with D = x0_s, then what the slope adds to D
-        x, x0_s = update(d, t, x, prediction, of_x0=of_D, of_x_t=of_x, sigma=sigma, z=z)
+        x, x0_s = update(d, t, x, prediction, k0=k0, kx=kx, sigma=sigma, z=z)
         if second_order and i > 0 and ac_prev < 1:
-            x = x + of_D * h / (2 * (lambda_s - lambda_r)) * (x0_s - x0_r)
+            x = x + k0 * h / (2 * (lambda_s - lambda_r)) * (x0_s - x0_r)
         x0_r, lambda_r = x0_s, lambda_s
         yield Step(x, x0_s, int(d.timestep_map[t]))
 
@@ -95,9 +95,7 @@ def _single_step(
     for i, t, ac, ac_prev in reverse_steps(d, steps, spacing):
         prediction, _ = predict(d, model, x, d.timestep_map[t])
         gain = sqrt(ac_prev) * (1 - exp(lambda_at(ac) - lambda_at(ac_prev)))
-        x_next, pred_x0 = update(
-            d, t, x, prediction, of_x0=gain, of_x_t=sqrt((1 - ac_prev) / (1 - ac))
-        )
+        x_next, pred_x0 = update(d, t, x, prediction, k0=gain, kx=sqrt((1 - ac_prev) / (1 - ac)))
         if i % 2 == 1 and ac_prev < 1:  # here x is x_u, and pred_x0 is x0_u
             h, h_u = lambda_at(ac_prev) - lambda_at(ac_s), lambda_at(ac) - lambda_at(ac_s)
             D = x0_s + h / (2 * h_u) * (pred_x0 - x0_s)

@@ -1,14 +1,14 @@
-"""What all samplers share: which timesteps they visit, x_T, and how they call the model.
+"""Shared by all samplers: the timesteps that they visit, x_T, the model's call and the update.
 
 Every sampler is a generator with one plain loop that yields a Step for each timestep; the progress
-bar, the image grid and the GIF only consume what is yielded. Arguments that all samplers take:
+bar, the image grid and the GIF only consume these. All samplers take these arguments:
 
     diffusion, model   the process, and a callable (x_t, t) -> output
     shape              [N, H, W, C] of the images
-    steps              how many timesteps; None: all T. Raises InputError outside 1 .. T
-    seed               of x_T and of all noise, unless x_T or noise(i) for step i are given
-    first              where in the seed's streams to begin, to draw many images in parts
-    spacing            which timesteps, if they are fewer than T: a key of SPACINGS, or "log_snr"
+    steps              number of sampling steps, 1 .. T (else InputError); None: T
+    seed               seed of x_T and of the noise, unless x_T or noise(i) of step i is passed
+    first              offset into the random streams, so that a large batch can be drawn in parts
+    spacing            which timesteps, if steps < T: a key of SPACINGS, or "log_snr"
 """
 
 from collections.abc import Callable, Iterator
@@ -23,24 +23,25 @@ from minddpm.diffusion.forward import Model
 from minddpm.diffusion.reverse import ReverseProcess
 from minddpm.errors import InputError
 
-# How to choose S of the T timesteps, rising from the least noisy one.
+# Each returns S of the T timesteps in increasing order.
 SPACINGS: dict[str, Callable[[int, int], np.ndarray]] = {
-    # 0, s, 2s, ... with s = T // S: diffusers' default. It may begin far below T-1, where x_T is
-    # not yet pure noise: at t = 500 for 501 steps of 1000.
+    # 0, s, 2s, ... with s = T // S: diffusers' default. The first sampling step may be far below
+    # T-1, where x_t is not yet pure noise: at t = 500 for 501 steps of 1000.
     "leading": lambda T, S: np.arange(S) * (T // S),
-    # Rounded even steps from 0 to T-1: improved-diffusion's choice, and our commands' except for
-    # DPM-Solver 2M and SDE, which use log_snr_timesteps.
+    # Evenly spaced from 0 to T-1, rounded: improved-diffusion's choice, and the commands' default
+    # except for DPM-Solver 2M and SDE, which use log_snr_timesteps.
     "linspace": lambda T, S: np.linspace(0, T - 1, S).round(),
-    # Even steps back from T-1: it starts where x_T really is pure noise (Lin et al. 2024).
+    # Evenly spaced downwards from T-1, so that sampling starts at pure noise (Lin et al. 2024).
     "trailing": lambda T, S: np.arange(T, 0, -T / S).round()[:S][::-1] - 1,
 }
-NOTHING_BUT_NOISE = -5.1  # lambda below which x_t tells nothing: DPM-Solver's, for cosine schedules
-# index of the step, 0 first -> standard normal [N, H, W, C], or the stream to draw it from
+# lambda (see log_snr_timesteps) below which x_t has practically no signal, as in DPM-Solver
+NOTHING_BUT_NOISE = -5.1
+# index of the sampling step, from 0 -> standard normal [N, H, W, C], or the stream to draw it from
 Noise = Callable[[int], Array | random.Stream]
 
 
 class Step(NamedTuple):
-    """x after the step, and the predicted image behind it, [N, H, W, C]; the model's t."""
+    """x_{t-1} and pred_x0, both [N, H, W, C], and the t that the model was given."""
 
     x: Array
     pred_x0: Array
@@ -52,7 +53,7 @@ def reverse_steps(
 ) -> Iterator[tuple[int, int, float, float]]:
     """Yield (i, t, ac, ac_prev) for i = 0, 1, ... and t falling from T-1.
 
-    ac: alphas_cumprod at t; ac_prev: at the timestep that comes next, 1 after the last one.
+    ac: alphas_cumprod at t; ac_prev: at the next visited timestep, 1.0 in the last step.
     """
     visited = visited_timesteps(d, steps, spacing)
     ac = [1.0, *d.alphas_cumprod[visited].tolist()]
@@ -61,16 +62,16 @@ def reverse_steps(
 
 
 def visited_timesteps(d: ReverseProcess, steps: int | None, spacing: str) -> np.ndarray:
-    """Return the timesteps that a sampler visits, rising int64 [steps]; None: all of them."""
+    """Return the timesteps that a sampler visits, increasing, int64 [steps]; all T for None."""
     if spacing == "log_snr" and steps is not None:
         return log_snr_timesteps(d.alphas_cumprod, steps)
     return np.arange(d.T) if steps is None else timesteps(d.T, steps, spacing)
 
 
 def timesteps(T: int, steps: int, spacing: str = "leading") -> np.ndarray:
-    """Return `steps` of the T timesteps, rising int64 [steps]; a single one is T-1, pure noise.
+    """Return `steps` of the T timesteps, increasing, int64 [steps]; steps = 1 gives [T - 1].
 
-    Raises InputError unless 1 <= steps <= T, and for a spacing that SPACINGS lacks.
+    Raises InputError unless 1 <= steps <= T, or if spacing is not a key of SPACINGS.
     """
     if not isinstance(steps, (int, np.integer)) or not 1 <= steps <= T:
         raise InputError(f"{steps} sampling steps of a model with T = {T}: choose 1 .. {T}.")
@@ -80,24 +81,25 @@ def timesteps(T: int, steps: int, spacing: str = "leading") -> np.ndarray:
 
 
 def log_snr_timesteps(alphas_cumprod: np.ndarray, steps: int) -> np.ndarray:
-    """Return `steps` of the T timesteps, rising int64 [steps], evenly spaced in lambda.
+    """Return `steps` of the T timesteps, increasing, int64 [steps], evenly spaced in lambda.
 
     lambda_t = log(alpha_t / sigma_t) = log(ac / (1 - ac)) / 2, half the logarithm of the
-    signal-to-noise ratio. In it DPM-Solver's steps have equal lengths; of 20 steps evenly spaced in
-    t, a single one would cover 30%. From lambda_0 down to NOTHING_BUT_NOISE or lambda_{T-1}, each
-    time the nearest t that is not taken; T-1, where all noise begins, is the last.
+    signal-to-noise ratio. DPM-Solver's steps then have equal lengths in lambda; with 20 steps
+    evenly spaced in t, one step alone would cover 30% of its range. The targets run from lambda_0
+    down to max(lambda_{T-1}, NOTHING_BUT_NOISE); each is replaced by the nearest unused t, the last
+    by T-1.
     Raises InputError unless 1 <= steps <= T.
     Source: Lu et al. 2022, "DPM-Solver", where it is called uniform logSNR.
     """
     T = len(alphas_cumprod)
-    timesteps(T, steps)  # raises for a wrong number
+    timesteps(T, steps)  # checks steps
     ac = np.asarray(alphas_cumprod, np.float64)
-    with np.errstate(divide="ignore"):  # for a schedule that ends without any signal
+    with np.errstate(divide="ignore"):  # for a schedule that ends at ac = 0
         lambda_ = 0.5 * (np.log(ac) - np.log1p(-ac))
     wanted = np.linspace(max(lambda_[-1], NOTHING_BUT_NOISE), lambda_[0], steps)[::-1]
     visited = np.abs(lambda_ - wanted[:, None]).argmin(axis=1)
     visited[-1] = T - 1
-    for i in range(1, steps):  # upwards: no t twice; then downwards: none beyond T-1
+    for i in range(1, steps):  # make t strictly increasing; the minimum below keeps it < T
         visited[i] = max(visited[i], visited[i - 1] + 1)
     return np.minimum(visited, np.arange(T - steps, T)).astype(np.int64)
 
@@ -118,7 +120,7 @@ def predict(
 ) -> tuple[Array, Array | None]:
     """Return the model's prediction (eps, x0 or v) for x, and its variance channels or None.
 
-    model_t: the t that the model gets, for all images. No graph is recorded.
+    model_t: the timestep passed to the model, the same for all images. No graph is recorded.
     """
     with no_grad():
         output = model(x, backend.xp.full(len(x), model_t))
@@ -129,21 +131,22 @@ def predict(
 
 
 def update(
-    d: ReverseProcess, t: int, x_t: Array, prediction: Array, *, of_x0: float, of_x_t: float,
-    of_output: float = 0.0, sigma: float | Array = 0.0, z: Array | random.Stream | None = None,
+    d: ReverseProcess, t: int, x_t: Array, prediction: Array, *, k0: float, kx: float,
+    ko: float = 0.0, sigma: float | Array = 0.0, z: Array | random.Stream | None = None,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Return (x_{t-1}, pred_x0) by one fused kernel.
+    """Return (x_{t-1}, pred_x0) by one fused kernel, sampler_step of kernels/reference/noise.py.
 
-    pred_x0 = a x_t + b prediction (reverse.py), clipped if d.clip_x0
-    x_{t-1} = of_x0 pred_x0 + of_x_t x_t + of_output prediction + sigma z
+    pred_x0 = px x_t + po prediction (pred_x0_coefficients), clipped if d.clip_x0
+    x_{t-1} = k0 pred_x0 + kx x_t + ko prediction + sigma z
     sigma: a number, or [N, H, W, C]. z: an array, or the stream from which the kernel draws it.
     """
     if not isinstance(sigma, float):
         z, sigma = sigma * (z.normal(x_t.shape) if isinstance(z, random.Stream) else z), 1.0
-    numbers = float(d.pred_x0_coef1[t]), float(d.pred_x0_coef2[t]), of_x0, of_x_t, of_output, sigma
+    px, po = float(d.pred_x0_coef1[t]), float(d.pred_x0_coef2[t])
+    coefficients = px, po, k0, kx, ko, sigma
     if isinstance(z, random.Stream):
-        return backend.kernels.sampler_step_normal(x_t, prediction, numbers, d.clip_x0, *z)
+        return backend.kernels.sampler_step_normal(x_t, prediction, coefficients, d.clip_x0, *z)
     z = None if z is None else backend.xp.asarray(z)
     if z is not None and z.shape != x_t.shape:
         raise InputError(f"noise of shape {z.shape} for images {x_t.shape}: make them equal.")
-    return backend.kernels.sampler_step(x_t, prediction, z, numbers, d.clip_x0)
+    return backend.kernels.sampler_step(x_t, prediction, z, coefficients, d.clip_x0)

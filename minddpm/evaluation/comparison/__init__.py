@@ -1,5 +1,5 @@
-"""DDPM, GAN and VAE side by side: the comparison that the slides make by eye, measured.
+"""Compare DDPM, GAN and VAE by metrics; the lecture slides compare them by eye.
 
-Read systems.py (the three, behind one interface), runs.py (train, sample and judge one of them),
-table.py (Markdown), page.py (the report).
+Read systems.py (one interface for all three), runs.py (train, sample and judge one system),
+table.py (Markdown), page.py (the HTML report).
 """

@@ -1,4 +1,4 @@
-"""The comparison as one HTML file: pictures embedded, nothing fetched, readable from a disk."""
+"""Write the comparison as one HTML page; images are embedded, so it loads no other file."""
 
 import base64
 import html
@@ -44,28 +44,29 @@ show();
 def page(
     results: Results,
     protocol: Sequence[str],
-    pictures: dict[str, np.ndarray],
+    samples: dict[str, np.ndarray],
     curves: dict[str, bytes],
     frames: dict[int, np.ndarray],
 ) -> str:
-    """The report. protocol: sentences. pictures: of each system, float32 [n, H, W, C].
+    """Return the report as HTML.
 
-    curves: PNG files by system. frames: what the DDPM's batch [n, H, W, C] was after which step.
+    protocol: sentences on how the numbers were measured. samples: system -> float32 [n, H, W, C].
+    curves: system -> the bytes of loss.png. frames: sampling step -> the DDPM's batch
+    [n, H, W, C] after this step.
     """
     head, body = rows(results)
     last = max(frames)
-    said = html.escape(" ".join(protocol))
+    protocol_text = html.escape(" ".join(protocol))
     grids = "".join(
-        f"<figure><figcaption>{html.escape(name)}</figcaption>{_picture(grid(images), name)}"
-        "</figure>"
-        for name, images in pictures.items()
+        f"<figure><figcaption>{html.escape(name)}</figcaption>{_image(grid(images), name)}</figure>"
+        for name, images in samples.items()
     )
     steps = "".join(
         f'<div class="frame" data-step="{step}"{" hidden" if step < last else ""}>'
-        f"{_picture(grid(frame, columns=len(frame), scale=3), f'step {step}')}</div>"
+        f"{_image(grid(frame, columns=len(frame), scale=3), f'step {step}')}</div>"
         for step, frame in frames.items()
     )
-    drawn = "".join(
+    charts = "".join(
         f'<figure class="curve"><figcaption>{html.escape(name)}</figcaption>'
         f"{_embedded(png, f'loss of the {name}')}</figure>"
         for name, png in curves.items()
@@ -81,20 +82,20 @@ def page(
 <body>
 <h1>DDPM, GAN and VAE on MNIST</h1>
 <p>{html.escape(verdict(results))}</p>
-<h2>Pictures, none of them chosen</h2>
+<h2>Samples, not selected</h2>
 <div class="side">{grids}</div>
 <h2>Numbers</h2>
 <div class="wide"><table>
 <thead>{_row(head, "th")}</thead>
 <tbody>{"".join(_row(cells, "td") for cells in body)}</tbody>
 </table></div>
-<p>{said}</p>
+<p>{protocol_text}</p>
 <h2>From noise to digits</h2>
 <label>The DDPM, <span id="at"></span>
 <input type="range" id="step" min="0" max="{len(frames) - 1}" value="{len(frames) - 1}"></label>
 {steps}
 <h2>Losses</h2>
-<div class="side">{drawn}</div>
+<div class="side">{charts}</div>
 <script>{SCRIPT}</script>
 </body>
 </html>
@@ -105,7 +106,7 @@ def _row(cells: Sequence[str], tag: str) -> str:
     return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
 
 
-def _picture(image: Image.Image, name: str) -> str:
+def _image(image: Image.Image, name: str) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return _embedded(buffer.getvalue(), name)

@@ -1,4 +1,4 @@
-"""Train, sample and judge one system with one seed; what is there already is not done again."""
+"""Train, sample and judge one system with one seed; reuse results that already exist."""
 
 import dataclasses
 import statistics
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from minddpm import backend
-from minddpm.baselines.sampling import bound, load_maker
+from minddpm.baselines.sampling import bound, load_baseline
 from minddpm.baselines.vae.model import VAE, active_units
-from minddpm.commands import training_run as command
+from minddpm.commands import training_run
 from minddpm.data import ImageDataset, to_float, to_uint8
-from minddpm.diffusion import scheduler_file as checkpoint
+from minddpm.diffusion.scheduler_file import load_diffusion
 from minddpm.evaluation.comparison.systems import DDPM, SLIDES, SYSTEMS, Sampler, System
 from minddpm.evaluation.metrics.likelihood import bits_per_dim
 from minddpm.evaluation.report import Reference, evaluate
@@ -25,16 +25,17 @@ from minddpm.training.loop import Loop
 from minddpm.training.options import LoopOptions
 from minddpm.training.run_directory import RUN, STATE, RunDirectory
 
-RESULT, PICTURES = "result.json", "pictures.npz"
-SHOWN = 64
+RESULT, SAMPLES = "result.json", "pictures.npz"
+SHOWN = 64  # samples stored for the report
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is done with each system and seed.
+    """The settings of a comparison, the same for every system and seed.
 
-    minutes: of training, by which the number of steps is chosen; None: the slides' steps.
-    count: pictures to judge. bound_images: test digits for bits/dim.
+    minutes: training time of each run, which determines its number of steps; None: use the steps of
+    the lecture slides. count: number of samples to judge. bound_images: number of test digits for
+    bits/dim.
     """
 
     out: Path
@@ -47,25 +48,25 @@ class Plan:
 
     @property
     def systems(self) -> tuple[System, ...]:
-        """What is compared."""
+        """Return the systems to compare."""
         return SLIDES if self.minutes is None else SYSTEMS
 
 
 def directory(plan: Plan, system: System, seed: int) -> Path:
-    """Where a run lies."""
+    """Return the run directory of this system and seed."""
     return plan.out / f"{system.name.lower()}-{seed}"
 
 
 def train(plan: Plan, system: System, seed: int, dataset: ImageDataset) -> dict[str, Any] | None:
-    """Train to the end, from where it stood; times and sizes, or None if Ctrl-C stopped it."""
+    """Train, resuming if possible, and return times and sizes; None if Ctrl-C stopped training."""
     path = directory(plan, system, seed)
     timing = path / "training.json"
     if timing.is_file():
         return read_json(timing)
     run = RunDirectory(path)
     if (path / RUN).is_file():
-        command.check_same_data(run, dataset)
-        loop = system.loop(dataset, run, _kept_options(system, seed, run))
+        training_run.check_same_data(run, dataset)
+        loop = system.loop(dataset, run, _stored_options(system, seed, run))
         if (path / STATE).is_file():
             loop.resume()
     else:
@@ -78,70 +79,75 @@ def train(plan: Plan, system: System, seed: int, dataset: ImageDataset) -> dict[
     if not loop.train():
         return None
     done = loop.step - before
-    # Killed between its last checkpoint and training.json, it has no steps left to be timed.
+    # If a kill fell between the last checkpoint and training.json, no step is left to time.
     seconds = (time.perf_counter() - started) / done if done else _seconds(loop, minutes=0)
-    told = {
+    summary = {
         "steps": loop.step,
         "batch_size": loop.options.batch_size,
         "ms_per_step": 1000 * seconds,
         "minutes": loop.step * seconds / 60,
         "parameters": loop.parameters(),
     }
-    write_json(timing, told)
-    return told
+    write_json(timing, summary)
+    return summary
 
 
-def _kept_options(system: System, seed: int, run: RunDirectory) -> LoopOptions:
-    """What run.json says. Raises InputError if it makes no sense."""
-    begun = system.options(1, seed)
-    defaults = {**dataclasses.asdict(begun), "steps": 0}  # no number of steps would be a guess
-    return command.training_options(type(begun), command.kept_options(run, defaults, {}))
+def _stored_options(system: System, seed: int, run: RunDirectory) -> LoopOptions:
+    """Return the options in run.json. Raises InputError for a value of a wrong type or range."""
+    options = system.options(1, seed)
+    # If run.json lacks the number of steps, the invalid default 0 raises InputError.
+    defaults = {**dataclasses.asdict(options), "steps": 0}
+    stored = training_run.stored_options(run, defaults, {})
+    return training_run.training_options(type(options), stored)
 
 
 def _steps(plan: Plan, system: System, dataset: ImageDataset, run: RunDirectory) -> int:
-    """How many steps plan.minutes are: timed for the first seed, and the same for all of them."""
+    """Return how many steps take plan.minutes, timed once for the first seed and used for all."""
     if plan.minutes is None:
         return system.slides_steps
     first = directory(plan, system, plan.seeds[0])
     if (first / RUN).is_file():
-        return _kept_options(system, plan.seeds[0], RunDirectory(first)).steps
+        return _stored_options(system, plan.seeds[0], RunDirectory(first)).steps
     seconds = _seconds(system.loop(dataset, run, system.options(1, plan.seeds[0])), plan.minutes)
     return max(1, round(60 * plan.minutes / seconds))
 
 
 def _seconds(loop: Loop, minutes: float) -> float:
-    """Of a step, which takes about as long as its gradients; timed for 1/20 of the minutes."""
+    """Return the median seconds to compute gradients, timed for 1/20 of `minutes`."""
     loop.gradients()  # compiles the kernels
-    until, seconds = time.perf_counter() + 60 * minutes / 20, []
-    while not seconds or time.perf_counter() < until:
+    end, seconds = time.perf_counter() + 60 * minutes / 20, []
+    while not seconds or time.perf_counter() < end:
         started = time.perf_counter()
         loop.gradients()
         seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)  # what else the machine does for a while does not count
+    return statistics.median(seconds)  # unlike the mean, not affected by short interruptions
 
 
 def judge(
     plan: Plan, system: System, seed: int, training: dict[str, Any], reference: Reference
 ) -> dict[str, Any]:
-    """Sample and measure: what result.json holds."""
+    """Sample, compute all metrics, write result.json and return its content."""
     path = directory(plan, system, seed)
     if (path / RESULT).is_file():
         return read_json(path / RESULT)
     started = time.perf_counter()
-    pictures = to_uint8(system.pictures(path, plan.count, seed, plan.sampler))
-    sampling = time.perf_counter() - started
-    with atomic_write(path / PICTURES) as file:
-        np.savez_compressed(file, images=pictures[:SHOWN])
-    about = {"weights": "EMA", "seed": seed, **system.how(plan.sampler), "labels": "the judge's"}
-    numbers = evaluate(reference, pictures, None, about, plan.classification_steps)
+    samples = to_uint8(system.sample(path, plan.count, seed, plan.sampler))
+    sampling_seconds = time.perf_counter() - started
+    with atomic_write(path / SAMPLES) as file:
+        np.savez_compressed(file, images=samples[:SHOWN])
+    about = {
+        "weights": "EMA", "seed": seed, **system.describe_sampling(plan.sampler),
+        "labels": "the judge's",
+    }  # fmt: skip
+    metrics = evaluate(reference, samples, None, about, plan.classification_steps)
     result = {
         **training,
-        "sampling_seconds_per_1000": 1000 * sampling / plan.count,
+        "sampling_seconds_per_1000": 1000 * sampling_seconds / plan.count,
         "grey_pixels": {
-            "value": grey_pixels(pictures),
-            "floor": grey_pixels(reference.real(plan.count)),
+            "value": grey_pixels(samples),
+            "floor": grey_pixels(reference.real_images(plan.count)),
         },
-        "metrics": numbers,
+        "metrics": metrics,
         **_likelihood(plan, path, reference.test, seed),
     }
     write_json(path / RESULT, result)
@@ -149,21 +155,20 @@ def judge(
 
 
 def grey_pixels(images: np.ndarray) -> float:
-    """The share of uint8 pixels that are neither paper nor ink: how blurred pictures are."""
+    """Return the share of uint8 pixels that are clearly grey (51 .. 204), a measure of blur."""
     return float(((images > 50) & (images < 205)).mean())
 
 
 def _likelihood(plan: Plan, path: Path, test: ImageDataset, seed: int) -> dict[str, Any]:
     n = min(plan.bound_images, len(test))
-    maker = load_maker(path)
-    if maker is None:
+    baseline = load_baseline(path)
+    if baseline is None:
         unet = UNet2D.from_pretrained(path).eval()
-        diffusion = checkpoint.load_diffusion(path)
-        return {"bound": bits_per_dim(unet, diffusion, test, n, 10, seed=seed)}
-    if not isinstance(maker, VAE):
+        return {"bound": bits_per_dim(unet, load_diffusion(path), test, n, 10, seed=seed)}
+    if not isinstance(baseline, VAE):
         return {}
     part = ImageDataset(test.images[:n], None, test.source)
-    reconstruction, kl, codes = bound(maker, part, seed=seed)
+    reconstruction, kl, codes = bound(baseline, part, seed=seed)
     return {
         "elbo_nats": float((reconstruction + kl.sum(axis=1)).mean()),
         "active_units": active_units(codes),
@@ -171,23 +176,23 @@ def _likelihood(plan: Plan, path: Path, test: ImageDataset, seed: int) -> dict[s
 
 
 def frames(plan: Plan, seed: int, columns: int = 8, most: int = 50) -> dict[int, np.ndarray]:
-    """How the DDPM's first pictures came from noise, for the slider: {step: [columns, H, W, C]}.
+    """Return the DDPM's first samples at up to `most` sampling steps: {step: [columns, H, W, C]}.
 
-    At most `most` steps of those that drew them, the last one among them.
+    The steps are evenly spaced and include the last. The report shows the frames with a slider.
     """
     path = directory(plan, DDPM(), seed)
-    unet, diffusion = UNet2D.from_pretrained(path), checkpoint.load_diffusion(path)
-    kept: list[np.ndarray] = []
+    model = UNet2D.from_pretrained(path), load_diffusion(path)
+    images: list[np.ndarray] = []
     generate(
-        (unet, diffusion), columns, plan.sampler.name, plan.sampler.steps, seed,
-        watch=lambda _, step: kept.append(backend.to_numpy(step.x)),
+        model, columns, plan.sampler.name, plan.sampler.steps, seed,
+        watch=lambda _, step: images.append(backend.to_numpy(step.x)),
     )  # fmt: skip
-    n = len(kept)
+    n = len(images)
     shown = [n * (i + 1) // min(n, most) for i in range(min(n, most))]
-    return {step: kept[step - 1] for step in shown}
+    return {step: images[step - 1] for step in shown}
 
 
-def first_pictures(plan: Plan, system: System, seed: int) -> np.ndarray:
-    """The first SHOWN pictures of a judged run, float32 in [-1, 1]."""
-    with np.load(directory(plan, system, seed) / PICTURES) as file:
+def first_samples(plan: Plan, system: System, seed: int) -> np.ndarray:
+    """Return the first SHOWN samples of a judged run, float32 in [-1, 1]."""
+    with np.load(directory(plan, system, seed) / SAMPLES) as file:
         return to_float(file["images"])

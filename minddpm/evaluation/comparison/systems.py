@@ -1,4 +1,4 @@
-"""The three systems behind one interface: a loop that trains, and pictures from what it left."""
+"""DDPM, GAN and VAE with one interface: a training loop, and samples from a trained run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 import minddpm
 from minddpm.baselines.gan.model import Discriminator, Generator
 from minddpm.baselines.gan.training import GANLoop, GANOptions
-from minddpm.baselines.sampling import load_maker, make
+from minddpm.baselines.sampling import load_baseline, sample_baseline
 from minddpm.baselines.vae.model import VAE
 from minddpm.baselines.vae.training import VAELoop, VAEOptions
 from minddpm.data import ImageDataset
@@ -21,19 +21,23 @@ from minddpm.training.loop import Loop
 from minddpm.training.options import LoopOptions
 from minddpm.training.run_directory import RunDirectory
 
-COOLDOWN = 0.25  # of all three trainings: at a constant rate the last weights are good by chance
+# For all trainings: with a constant learning rate, the quality of the last weights varies.
+COOLDOWN = 0.25
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """How the DDPM draws."""
+    """The sampler of the DDPM and its number of steps."""
 
     name: str = "dpm_solver_sde"
     steps: int = 20
 
 
 class System:
-    """What is compared. `slides`: the training steps and milliseconds a step that they state."""
+    """One of the compared systems.
+
+    slides_steps, slides_ms: steps and milliseconds per step stated in the lecture slides.
+    """
 
     name: str
     slides_steps: int
@@ -44,17 +48,17 @@ class System:
         raise NotImplementedError
 
     def loop(self, dataset: ImageDataset, run: RunDirectory, options: LoopOptions) -> Loop:
-        """Its training from the beginning, with the weights of options.seed."""
+        """Return a new training loop, with the initial weights of options.seed."""
         raise NotImplementedError
 
-    def pictures(self, run: Path, count: int, seed: int, sampler: Sampler) -> np.ndarray:
-        """Pictures with the averaged weights of a run, float32 [count, H, W, C]."""
-        maker = load_maker(run)
-        assert maker is not None, run
-        return make(maker, count, seed)
+    def sample(self, run: Path, count: int, seed: int, sampler: Sampler) -> np.ndarray:
+        """Return samples drawn with a run's averaged weights, float32 [count, H, W, C]."""
+        model = load_baseline(run)
+        assert model is not None, run
+        return sample_baseline(model, count, seed)
 
-    def how(self, sampler: Sampler) -> dict[str, Any]:
-        """How the pictures are made, for the protocol."""
+    def describe_sampling(self, sampler: Sampler) -> dict[str, Any]:
+        """Return the sampler and its settings, for the protocol."""
         return {"sampler": "one pass", "steps": 1}
 
 
@@ -73,11 +77,11 @@ class DDPM(System):
         diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(self.T))
         return Trainer(unet, diffusion, dataset, run, options)
 
-    def pictures(self, run: Path, count: int, seed: int, sampler: Sampler) -> np.ndarray:
+    def sample(self, run: Path, count: int, seed: int, sampler: Sampler) -> np.ndarray:
         unet, diffusion = minddpm.UNet2D.from_pretrained(run), load_diffusion(run)
         return generate((unet, diffusion), count, sampler.name, sampler.steps, seed, batch_size=125)
 
-    def how(self, sampler: Sampler) -> dict[str, Any]:
+    def describe_sampling(self, sampler: Sampler) -> dict[str, Any]:
         return {
             "sampler": sampler.name, "steps": sampler.steps, "spacing": spacing(sampler.name)
         }  # fmt: skip

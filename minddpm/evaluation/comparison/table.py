@@ -1,4 +1,4 @@
-"""The comparison as a table: means over the seeds, and their spread."""
+"""The comparison as a table: mean and standard deviation over the seeds."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,16 +8,16 @@ import numpy as np
 from minddpm.commands.cli import markdown
 from minddpm.evaluation.comparison.systems import SLIDES, SYSTEMS
 
-Results = dict[str, list[dict[str, Any]]]  # of a system, one for each seed
-BESIDE = {"floor": "real digits", "ceiling": "shuffled pixels"}  # what evaluate() measures, too
+Results = dict[str, list[dict[str, Any]]]  # system -> the results of its seeds
+REFERENCES = {"floor": "real digits", "ceiling": "shuffled pixels"}  # columns of evaluate()'s rows
 
 ROWS: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("parameters", lambda r: r["parameters"], "{:,.0f}"),
     ("training steps", lambda r: r["steps"], "{:,.0f}"),
-    ("pictures in a step", lambda r: r["batch_size"], "{:.0f}"),
+    ("images in a step", lambda r: r["batch_size"], "{:.0f}"),
     ("ms a step", lambda r: r["ms_per_step"], "{:.0f}"),
     ("training, minutes", lambda r: r["minutes"], "{:.1f}"),
-    ("sampling 1,000 pictures, s", lambda r: r["sampling_seconds_per_1000"], "{:.1f}"),
+    ("sampling 1,000 images, s", lambda r: r["sampling_seconds_per_1000"], "{:.1f}"),
     ("FID", lambda r: r["metrics"]["fid"], "{:.2f}"),
     ("KID", lambda r: r["metrics"]["kid"], "{:.4f}"),
     ("Inception Score", lambda r: r["metrics"]["inception_score"], "{:.2f}"),
@@ -33,25 +33,27 @@ ROWS: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
 
 
 def rows(results: Results) -> tuple[list[str], list[list[str]]]:
-    """The head and the rows of the table, as text."""
+    """Return the header and the rows of the table, as strings."""
     names = list(results)
-    head = ["", *names, *BESIDE.values()]
+    head = ["", *names, *REFERENCES.values()]
     slides = {system.name: system.slides_ms for system in (*SYSTEMS, *SLIDES)}
     body = []
     for label, get, style in ROWS:
-        found = [[get(r) for r in results[name]] for name in names]
-        if all(x is None for column in found for x in column):
+        columns = [[get(r) for r in results[name]] for name in names]
+        if all(x is None for column in columns for x in column):
             continue
-        beside = [_beside(found, key, style) for key in BESIDE]
-        body.append([label, *(_cell(column, style) for column in found), *beside])
+        references = [_reference(columns, key, style) for key in REFERENCES]
+        body.append([label, *(_cell(column, style) for column in columns), *references])
         if label == "ms a step":
-            theirs = [slides[name] for name in names]
-            body.append(["ms a step in the slides, on a GPU", *theirs, *("" for _ in BESIDE)])
+            stated = [slides[name] for name in names]
+            body.append(
+                ["ms a step in the lecture slides, on a GPU", *stated, *("" for _ in REFERENCES)]
+            )
     return head, body
 
 
 def as_markdown(results: Results) -> str:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     return markdown(*rows(results))
 
 
@@ -64,15 +66,17 @@ def _cell(column: Sequence[Any], style: str) -> str:
     return f"{mean} ± {style.format(spread)}" if spread > 0 else mean
 
 
-def _beside(found: Sequence[Sequence[Any]], key: str, style: str) -> str:
-    values = [x[key] for column in found for x in column if isinstance(x, dict) and key in x]
+def _reference(columns: Sequence[Sequence[Any]], key: str, style: str) -> str:
+    values = [x[key] for column in columns for x in column if isinstance(x, dict) and key in x]
     return style.format(np.mean(values)) if values else ""
 
 
 def verdict(results: Results) -> str:
-    """Who is best by FID and by the classification score, whether the spread allows it, and why.
+    """Return sentences that name the best system by FID and by classification score.
 
-    A picture costs a DDPM's training far more than a VAE's: of one budget it sees few.
+    Each says whether the lead holds for every seed. The last sentence has the number of training
+    images of each system: a step of a DDPM takes far longer than a step of a VAE, so the DDPM sees
+    fewer images in the same time.
     """
     sentences = []
     for name, key, sign in (
@@ -87,14 +91,14 @@ def verdict(results: Results) -> str:
             continue
         order = sorted(scored, key=lambda s: -sign * float(np.mean(scored[s])))
         best, second = order[0], order[1] if len(order) > 1 else order[0]
-        how = _how(scored[best], scored[second], sign)
-        sentences.append(f"By {name} the {best} is ahead of the {second}, {how}.")
+        certainty = _certainty(scored[best], scored[second], sign)
+        sentences.append(f"By {name} the {best} is ahead of the {second}, {certainty}.")
     seen = {name: column[0]["steps"] * column[0]["batch_size"] for name, column in results.items()}
     counts = ", ".join(f"{name} {n:,}" for name, n in seen.items())
-    return " ".join([*sentences, f"Pictures that each learned from, repeats counted: {counts}."])
+    return " ".join([*sentences, f"Training images, repetitions included: {counts}."])
 
 
-def _how(best: Sequence[float], second: Sequence[float], sign: int) -> str:
+def _certainty(best: Sequence[float], second: Sequence[float], sign: int) -> str:
     if len(best) == 1:
         return "with one seed, which proves little"
     if min(sign * x for x in best) > max(sign * x for x in second):

@@ -1,8 +1,8 @@
-"""How good pictures are, in numbers.
+"""Metrics of sample quality.
 
 Read statistics.py (mean and covariance, streamed), frechet.py (FID), inception_score.py, kid.py,
-precision_recall.py, nearest.py (memorisation), classification.py; judge.py has the network whose
-features they compare, report.py puts all of them side by side with a floor and a ceiling.
+precision_recall.py, nearest.py (memorisation), classification.py. judge.py has the network that
+computes the features; ../report.py computes every metric with a floor and a ceiling.
 """
 
 from minddpm.evaluation.metrics.frechet import frechet_distance

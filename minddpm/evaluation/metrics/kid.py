@@ -1,4 +1,4 @@
-"""KID: the same question as FID's, without the Gaussian and without the bias."""
+"""KID: a distance between sets of features; unlike FID, it is unbiased and assumes no Gaussian."""
 
 import math
 
@@ -8,16 +8,17 @@ from minddpm.errors import InputError
 
 
 def polynomial_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """The squared maximum mean discrepancy of features [m, F] and [n, F], unbiased.
+    """Return an unbiased estimate of the squared MMD (maximum mean discrepancy) of two sets.
 
-    E k(x, x') + E k(y, y') - 2 E k(x, y) with k(a, b) = (a.b / F + 1)^3, over pairs of different
-    pictures. Its expectation is zero where both sets are draws of one distribution, so it may be
-    negative. Raises InputError for fewer than two pictures.
+    x, y: features [m, F] and [n, F]. The result is E k(x, x') + E k(y, y') - 2 E k(x, y), where
+    k(a, b) = (a.b / F + 1)^3 and x, x' (and y, y') are different images. Its expectation is zero if
+    both sets come from one distribution, so a single value may be negative.
+    Raises InputError for fewer than two images.
     Source: Binkowski et al. 2018, eq. 4 and section 3; Gretton et al. 2012, eq. 3.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if min(len(x), len(y)) < 2:
-        raise InputError(f"KID of {len(x)} and {len(y)} pictures: give at least two of each.")
+        raise InputError(f"KID of {len(x)} and {len(y)} images: give at least two of each.")
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return (a @ b.T / a.shape[1] + 1) ** 3
@@ -32,10 +33,10 @@ def polynomial_mmd(x: np.ndarray, y: np.ndarray) -> float:
 def kernel_inception_distance(
     real: np.ndarray, generated: np.ndarray, block: int = 1000
 ) -> tuple[float, float]:
-    """The mean of polynomial_mmd over disjoint blocks of both sets, and its standard error.
+    """Return the mean of polynomial_mmd over disjoint blocks of both sets, and its standard error.
 
-    real, generated: features [n, F]. Blocks share no picture, so their values are independent and
-    their spread tells the error of their mean; nan where there is only one block.
+    real, generated: features [n, F]. Blocks share no image, so their values are independent, and
+    the standard error follows from their standard deviation; it is nan for a single block.
     """
     n = min(len(real), len(generated))
     blocks = max(1, n // block)

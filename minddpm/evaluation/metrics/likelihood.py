@@ -1,4 +1,4 @@
-"""The variational bound of a model on a set of digits, in bits/dim and in its parts."""
+"""Compute the variational bound of a model on a data set, in bits/dim, and its terms."""
 
 import math
 from typing import Any
@@ -25,10 +25,10 @@ def bits_per_dim(
     batch_size: int = 125,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Means over the first `images` of the data, for JSON: bits_per_dim, L_T, L_between, L_0.
+    """Return means over the first `images` of the data: bits_per_dim, L_T, L_between, L_0.
 
-    draws: of t for each image (unbiased, with a standard error); None: the exact sum over all t.
-    A class-conditional model is told the labels.
+    draws: number of random t per image, for an unbiased estimate; None: the exact sum over all t.
+    A class-conditional model is conditioned on the labels. The result is a JSON-ready dict.
     """
     rows: list[np.ndarray] = []
     starts = range(0, images, batch_size)
@@ -36,14 +36,14 @@ def bits_per_dim(
         for first in tqdm(starts, unit="batch", desc="bits/dim"):
             chosen = slice(first, min(first + batch_size, images))
             x0 = backend.xp.asarray(to_float(data.images[chosen]))
-            model = conditioned(unet, data.labels[chosen] if unet.num_classes else None)
+            model = conditioned(unet, data.labels[chosen]) if unet.num_classes else unet
             if draws is None:
-                whole = diffusion.bits_per_dim(model, x0, seed, first)
-                decoder = whole.terms[:, 0]
+                bpd = diffusion.bits_per_dim(model, x0, seed, first)
+                decoder = bpd.terms[:, 0]
             else:
-                whole = diffusion.estimate_bits_per_dim(model, x0, draws, seed, first)
-                decoder = whole.decoder
-            rows.append(np.stack([whole.total, whole.prior, decoder]))
+                bpd = diffusion.estimate_bits_per_dim(model, x0, draws, seed, first)
+                decoder = bpd.decoder
+            rows.append(np.stack([bpd.total, bpd.prior, decoder]))
     total, prior, decoder = np.concatenate(rows, axis=1)
     parts = {
         "bits_per_dim": total, "L_T": prior, "L_between": total - prior - decoder, "L_0": decoder
@@ -54,9 +54,10 @@ def bits_per_dim(
 def vae_bits_per_dim(
     vae: VAE, data: ImageDataset, images: int, draws: int, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """-ELBO of a VAE over the first `images` of the data, likewise: bits_per_dim and its parts.
+    """Return the mean -ELBO of a VAE over the first `images` of the data, in bits/dim.
 
-    draws: of z for each image. Empty for a Bernoulli likelihood, which is none of grey pixels.
+    The result has the format of bits_per_dim's. It is empty for a Bernoulli likelihood, which is
+    not a distribution over grey levels. draws: number of samples of z per image.
     """
     if vae.likelihood != "gaussian":
         return {}

@@ -1,19 +1,19 @@
-"""The nearest neighbours of vectors: by distance, block by block, never all at once."""
+"""Find nearest neighbours of vectors; compute distances block by block to save memory."""
 
 from collections.abc import Iterator
 
 import numpy as np
 from tqdm import tqdm
 
-BLOCK = 128  # vectors at a time
+BLOCK = 128  # query vectors per block
 
 
 def nearest(queries: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The index int64 [m] of the nearest reference of each query, and its distance float64 [m].
+    """Return the index int64 [m] of each query's nearest reference, and its distance float64 [m].
 
-    queries [m, P], references [n, P], any real numbers; distances are Euclidean. For pixels: has a
-    sample been copied from the training set? Only beside the same for test digits, which nobody
-    can have copied, do these distances say anything.
+    queries: [m, P], references: [n, P], any real numbers; distances are Euclidean. Distances
+    between samples and training images show whether a model has copied its training set. Compare
+    them with the distances of test digits, which no model can have copied.
     """
     indices, distances = [], []
     for squared in squared_distances(queries, references):
@@ -23,15 +23,15 @@ def nearest(queries: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np
 
 
 def kth_distance(features: np.ndarray, k: int) -> np.ndarray:
-    """The distance of each vector of [n, F] to its k-th nearest other one, float64 [n]."""
-    # The nearest of all is the vector itself. A view of the block's column would keep the block.
+    """Return the distance of each vector [n, F] to its k-th nearest neighbour, float64 [n]."""
+    # Column 0 would be the vector itself. copy(): a view would keep the block's memory alive.
     parts = [np.partition(d, k, axis=1)[:, k].copy() for d in squared_distances(features, features)]
     return np.sqrt(np.concatenate(parts))
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[np.ndarray]:
-    """|a_i - b_j|^2 = a_i^2 + b_j^2 - 2 a_i b_j, for BLOCK rows of a after the other, [.., n]."""
-    # In float32, 784 pixels would leave four digits of a small difference of large squares.
+    """Yield |a_i - b_j|^2 = a_i^2 + b_j^2 - 2 a_i b_j, BLOCK rows of a at a time: [rows, n]."""
+    # float64: in float32, a small difference of large squares has only four digits at 784 pixels.
     b = np.asarray(b, np.float64)
     b_squared = np.square(b).sum(axis=1)
     starts = range(0, len(a), BLOCK)

@@ -1,0 +1,150 @@
+"""A run directory: kills leave a complete checkpoint, and bad input is refused."""
+
+import json
+import os
+import random
+import signal
+import time
+
+import pytest
+from builders import read_files, tiny_run
+from safetensors.numpy import load_file, save_file
+
+from minddpm import InputError
+from minddpm.training.run_directory import LOSS, RUN, STATE, RunDirectory, read_loss
+
+# --- killed --------------------------------------------------------------------------------------
+
+
+def checkpoint_forever(path):
+    """Resume, then do one step and write one checkpoint, until the process is killed.
+
+    Instead of training, each step sets all arrays to its number, so that every array of a complete
+    checkpoint equals its step.
+    """
+    run = tiny_run(path, steps=10**9)
+    run.resume()
+    while True:
+        run.step += 1
+        for flat in (run.optimizer.flat.data, run.ema.average, run.optimizer.m, run.optimizer.v):
+            flat[...] = run.step
+        run.save()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fifty_kills_while_saving_leave_a_complete_checkpoint(tmp_path):
+    path = tmp_path / "run"
+    tiny_run(path)
+    chance = random.Random(0)
+    steps = [0]
+    for _ in range(50):
+        child = os.fork()
+        if child == 0:
+            try:
+                checkpoint_forever(path)
+            finally:
+                os._exit(1)
+        time.sleep(chance.uniform(0.01, 0.12))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+        run = tiny_run(path)
+        step = run.resume()
+        if step:
+            for group in run.state().values():
+                assert all((array == step).all() for array in group.values())
+        steps.append(step)
+        assert not list(path.rglob(".*.tmp"))
+    assert steps == sorted(steps)
+    assert steps[-1] > 25  # so checkpoints were indeed being written
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    tiny_run(tmp_path / "run")
+    before = read_files(tmp_path / "run")
+    with pytest.raises(InputError, match=r"--resume, or choose another --out"):
+        RunDirectory(tmp_path / "run").check_new(0)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="choose another --out"):
+        RunDirectory(tmp_path / "other").check_new(0)
+    assert read_files(tmp_path / "run") == before
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["thesis.txt"]
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="choose"):
+        RunDirectory(tmp_path / "file" / "run").check_new(0)
+
+
+def test_a_full_disk_is_refused_first(tmp_path):
+    with pytest.raises(InputError, match=r"needs 1000000000 MB"):
+        RunDirectory(tmp_path / "run").check_new(10**15)
+    assert read_files(tmp_path) == {}
+
+
+def test_nothing_to_resume(tmp_path):
+    with pytest.raises(InputError, match="no run to resume"):
+        RunDirectory(tmp_path).read_info()
+    (tmp_path / RUN).write_text(json.dumps([1]))
+    with pytest.raises(InputError, match="no JSON object"):
+        RunDirectory(tmp_path).read_info()
+
+
+def test_a_checkpoint_of_another_architecture(tmp_path):
+    run = tiny_run(tmp_path / "run", steps=1)
+    run.train(progress=False)
+    tensors = load_file(tmp_path / "run" / STATE)
+    name = "raw/conv_in.weight"
+    save_file({**tensors, name: tensors[name][..., :2]}, tmp_path / "run" / STATE)
+    with pytest.raises(InputError, match=r"raw/conv_in\.weight.*another architecture"):
+        tiny_run(tmp_path / "run").resume()
+
+
+def test_a_trained_run_without_its_checkpoint_is_refused(tmp_path):
+    """Starting again would overwrite the model in unet/ with an untrained one."""
+    run = tiny_run(tmp_path / "run", steps=2)
+    run.train(progress=False)
+    (tmp_path / "run" / STATE).unlink()
+    with pytest.raises(InputError, match=f"{STATE} is missing"):
+        tiny_run(tmp_path / "run").resume()
+
+
+def test_a_log_that_cannot_be_written(tmp_path):
+    run = tiny_run(tmp_path / "run", steps=9)
+    step = run.train_step
+
+    def full_disk():
+        if run.step == 0:
+            (tmp_path / "run" / LOSS).unlink()
+            (tmp_path / "run" / LOSS).mkdir()
+        return step()
+
+    run.train_step = full_disk
+    with pytest.raises(InputError, match="could not be written"):
+        run.train(progress=False)
+
+
+def test_a_truncated_checkpoint(tmp_path):
+    run = tiny_run(tmp_path / "run", steps=1)
+    run.train(progress=False)
+    path = tmp_path / "run" / STATE
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="truncated"):
+        tiny_run(tmp_path / "run").resume()
+
+
+def test_an_incomplete_last_line_of_the_log_is_ignored(tmp_path):
+    run = tiny_run(tmp_path / "run", steps=4)
+    run.train(progress=False)
+    path = tmp_path / "run" / LOSS
+    complete = read_loss(path)
+    for incomplete in ("5", "5,0.12", "5,0.12,0.1,0.1,0.1,0.1,1.2,0.00"):
+        path.write_text(path.read_text() + incomplete)
+        assert str(read_loss(path)) == str(complete)  # as text, in which nan equals nan
+        path.write_text(path.read_text()[: -len(incomplete)])
