@@ -49,7 +49,7 @@ def _forward(t, threads, at):
     """Compute y. Arguments: seven numbers, then x, C and the packed weights of each part."""
     R, C_out, bias, y, space, row, parts = integers(at, 7)
     space += t * row
-    zeros = space + TILE_SPACE * 4  # serves as the bias of all parts but the first
+    zeros = space + TILE_SPACE * 4  # the bias for all parts but the first
     spare = zeros + pairs(C_out) * BYTES
     clear(space, TILE_SPACE + pairs(C_out) * LANES)
     for r in range(share(R, t, threads), share(R, t + 1, threads), BLOCK):

@@ -1,7 +1,7 @@
 // Rung 1: one thread computes one result, by the definition.
 //
 // Neighbouring threads have neighbouring rows. Their reads of x are C numbers apart, their writes
-// of y K numbers apart: a warp's 32 numbers come from 32 places. For each of them the memory
+// of y K numbers apart: a warp's 32 numbers come from 32 places. For each number the memory
 // delivers 32 bytes (a sector), of which 4 are used.
 #include "convolution.cuh"
 

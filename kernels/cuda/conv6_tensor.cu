@@ -136,7 +136,7 @@ struct Tile {
             __syncthreads();
         }
     }
-    // Store each fragment by way of the warp's own patch of shared memory, which add_up() no
+    // Store each fragment through the warp's own patch of shared memory, which add_up() no
     // longer needs.
     template <class P>
     __device__ void store(const P& p, float* memory, int row0, int column0) const {

@@ -108,7 +108,7 @@ _counters: dict[ModuleType, list[Array]] = {}
 def counters(n: int) -> Array:
     """Return at least n counters that are zero; every kernel leaves them zero (last_block.cuh)."""
     library = cupy()
-    # Arrays that became too small are kept: a recorded graph goes on using them.
+    # Arrays that became too small are kept, because a recorded graph still uses them.
     made = _counters.setdefault(library, [])
     if not made or made[-1].size < n:
         made.append(library.zeros(max(n, 1024), "uint32"))

@@ -23,7 +23,7 @@ class replayed:  # noqa: N801 (called as a function, as in every kernel set)
         cuda = cupy().cuda
         self._function = function
         self._stream = cuda.Stream(non_blocking=True)  # the null stream cannot record
-        # Arrays made within the function are freed at its end, but the graph goes on writing to
+        # Arrays made within the function are freed at its end, but the graph still writes to
         # their memory. A separate pool keeps that memory from other users. The first call leaves
         # all the memory needed in the pool, so recording allocates nothing on the device.
         self._pool = cuda.MemoryPool()

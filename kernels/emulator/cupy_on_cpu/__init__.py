@@ -7,9 +7,9 @@
     cupy.RawModule(code=source).get_function("scale")((4,), (256,), (x, y, np.int32(n)))
 
 This package itself takes the place of the module cupy, and has the part of CuPy that minddpm uses.
-The stand-in is for tests: it raises where CuPy would raise and finds errors in kernels. It is slower
-than NumPy, and its speed says nothing about a GPU. With MINDDPM_CUDA=emulate in the environment,
---backend cupy uses it.
+The stand-in is for tests: it raises where CuPy would raise and finds errors in kernels. It is
+slower than NumPy, and its speed says nothing about a GPU. With MINDDPM_CUDA=emulate in the
+environment, --backend cupy uses it.
 
     arrays.py   cupy.ndarray, which is never converted to a NumPy array implicitly
     cuda.py     cupy.cuda: streams, graphs, events; raw kernels

@@ -33,8 +33,8 @@ uint32_t heard[MAX_THREADS][LANES];
 uint32_t at_barrier;  // clock of all threads after the last barrier; smaller clocks are ordered
 uint32_t block;
 
-// The visits of its own block that a fence orders. Visits that earlier fences published to the
-// fence's thread (`known`) are ordered as well.
+// The visits of a fence's block that the fence orders. Visits that earlier fences published to its
+// thread (`known`) are ordered as well.
 struct Published {
     uint32_t block, thread, clock, at_barrier;
     uint32_t heard[LANES];
