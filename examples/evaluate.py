@@ -49,7 +49,9 @@ def parse() -> argparse.Namespace:
     source.add_argument("--samples", type=Path, help="an .npz file with 'images' (and 'labels')")
     parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
     parser.add_argument("--judge", type=Path, default=SHIPPED, help="a classifier.safetensors")
-    parser.add_argument("--seed", type=int, default=0, help="random seed of t and the noise (0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the samples, t and the noise (0)"
+    )
     parser.add_argument(
         "--batch-size", type=cli.positive, default=125, help="images per batch (125)"
     )
@@ -68,7 +70,7 @@ def parse() -> argparse.Namespace:
     )
     group.add_argument("--steps", type=cli.positive, default=20, help="sampling steps (20)")
     group.add_argument(
-        "--guidance", type=float, default=1.0, help="strength of the conditioning (1: none)"
+        "--guidance", type=float, default=1.0, help="strength of the conditioning (1: no guidance)"
     )
     group.add_argument(
         "--judge-labels", action="store_true",
@@ -157,7 +159,7 @@ NAMES = {
     "fid": "FID", "kid": "KID", "inception_score": "Inception Score", "precision": "precision",
     "recall": "recall", "nearest_training_distance": "nearest training digit",
     "classification_score": "classification score",
-    "bits_per_dim": "bits/dim, the bound", "L_T": "L_T, what is left in x_T",
+    "bits_per_dim": "bits/dim, the bound", "L_T": "L_T, what is left of x0 in x_T",
     "reconstruction": "-log p(x|z)", "kl": "KL(q(z|x) || p(z))",
     "L_between": "L_1 .. L_{T-1}, the steps", "L_0": "L_0, the decoder",
 }  # fmt: skip
@@ -186,7 +188,7 @@ def protocol(numbers: dict[str, Any]) -> str:
     for name, row in image_metrics.items():
         same_columns.setdefault((row["floor_is"], row["ceiling_is"]), []).append(NAMES[name])
     for (floor, ceiling), names in same_columns.items():
-        lines.append(f"{', '.join(names)}:\n  real digits: {floor}; no digits: {ceiling}")
+        lines.append(f"{', '.join(names)}:\n  real digits: {floor}; shuffled pixels: {ceiling}")
     return "\n" + "\n".join(lines) + "\n"
 
 
@@ -208,7 +210,7 @@ def main() -> None:
         numbers = judge(args, load_judge(args.judge), images, labels, about)
     else:
         numbers = evaluate_model(args)
-    head = ["", "value", "standard error", "real digits", "no digits"]
+    head = ["", "value", "standard error", "real digits", "shuffled pixels"]
     print(f"\n{cli.markdown(head, table(numbers))}\n{protocol(numbers)}")
     if args.json is not None:
         write_json(args.json, numbers)

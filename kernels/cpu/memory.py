@@ -29,10 +29,11 @@ def keep_freed_memory() -> None:
 
 
 def workspace(floats: int, slot: int = 0, rows: int | None = None) -> np.ndarray:
-    """Return uninitialised float32 [threads (or rows), at least `floats`], rows on cache lines.
+    """Return uninitialised float32 [threads (or rows), at least `floats`].
 
-    Every call with the same slot returns the same memory, which a kernel uses until it returns.
-    So kernels must run one after another: only one Python thread may call them at a time.
+    Each row starts at a cache line. Every call with the same slot returns the same memory, which a
+    kernel uses until it returns. So kernels must run one after another: only one Python thread may
+    call them at a time.
     """
     rows = rows or get_num_threads()
     width = -(-floats // 16) * 16

@@ -10,9 +10,9 @@ conv2d(const Stored* x1, const Stored* x2, int C1, int up, const float* w, const
 }
 
 extern "C" __global__ void __launch_bounds__(BOUNDS)
-conv2d_gradient_x(const float* gy, const float* w, const float* plus1, const float* plus2,
+conv2d_gradient_x(const float* gy, const float* w, const float* partial1, const float* partial2,
                   const float* bias, float* gx1, float* gx2, int C1, int up, SIZES) {
-    product(GradientX{gy, w, plus1, plus2, gx1, gx2, C1, up, GIVEN, bias});
+    product(GradientX{gy, w, partial1, partial2, gx1, gx2, C1, up, GIVEN, bias});
 }
 
 extern "C" __global__ void __launch_bounds__(BOUNDS)

@@ -6,14 +6,14 @@
 // counters [tiles of gw + ceil(K / 32)]: zero on entry and on exit.
 extern "C" __global__ void __launch_bounds__(BOUNDS)
 conv2d_gradients(const float* gy, const Stored* x1, const Stored* x2, int C1, int up,
-                 const float* w, const float* plus1, const float* plus2, float* gx1, float* gx2,
-                 float* gw, float* gshift, float* gbias, float* parts, unsigned* counters,
-                 int tiles_x, int tiles_w, int slices, SIZES) {
+                 const float* w, const float* partial1, const float* partial2, float* gx1,
+                 float* gx2, float* gw, float* gshift, float* gbias, float* parts,
+                 unsigned* counters, int tiles_x, int tiles_w, int slices, SIZES) {
     __shared__ __align__(32) float memory[MEMORY];
     Sizes sizes = GIVEN;
     int block = blockIdx.x;
     if (block < tiles_x) {
-        GradientX p = {gy, w, plus1, plus2, gx1, gx2, C1, up, sizes};
+        GradientX p = {gy, w, partial1, partial2, gx1, gx2, C1, up, sizes};
         int tiles_down = (p.rows() + TILE - 1) / TILE;
         int row0 = block % tiles_down * TILE, column0 = block / tiles_down * COLUMNS;
         Tile sums;

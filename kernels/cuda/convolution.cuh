@@ -40,7 +40,7 @@ template <class Vector, class Number> __device__ inline Vector at4(const Number*
     return inside ? *(const Vector*)x : Vector{};
 }
 
-struct Picture {
+struct Image {
     const Stored *x1, *x2;
     int C1, up;
 
@@ -53,7 +53,7 @@ struct Picture {
 
 struct Forward {
     typedef Stored4 A;
-    Picture x;
+    Image x;
     const float *w, *bias, *shift, *extra;
     float* y;
     Sizes s;
@@ -91,12 +91,12 @@ struct Forward {
     }
 };
 
-// gx has the two parts of x. Their partial gradients plus1 and plus2, and a bias, are added to it
-// unless null; with a bias it is the result of a transposed convolution. With up, a pixel
-// of x stands for four pixels, each with its own window.
+// gx has the two parts of x. Their partial gradients partial1 and partial2, and a bias, are added to
+// it unless null; with a bias it is the result of a transposed convolution. With up, a pixel of x
+// represents four pixels, each with its own window.
 struct GradientX {
     typedef float4 A;
-    const float *gy, *w, *plus1, *plus2;
+    const float *gy, *w, *partial1, *partial2;
     float *gx1, *gx2;
     int C1, up;
     Sizes s;
@@ -137,7 +137,7 @@ struct GradientX {
         if (bias) value += bias[c];
         bool first = c < C1;
         long long at = first ? (long long)row * C1 + c : (long long)row * (s.C - C1) + (c - C1);
-        const float* partial = first ? plus1 : plus2;
+        const float* partial = first ? partial1 : partial2;
         (first ? gx1 : gx2)[at] = partial ? value + partial[at] : value;
     }
 };
@@ -145,7 +145,7 @@ struct GradientX {
 struct GradientW {
     typedef Stored4 A;
     const float* gy;
-    Picture x;
+    Image x;
     float* gw;
     Sizes s;
     static constexpr bool a_along_depth = false, b_along_columns = true;

@@ -123,14 +123,14 @@ extern "C" __global__ void sampler_step(const float* x_t, const float* output, c
 // parts [gridDim.x]: each block's sum of x^2, in double precision. Block (256).
 extern "C" __global__ void __launch_bounds__(256)
 squared_norm(const float* x, double* parts, int n) {
-    __shared__ double of_warps[8];
+    __shared__ double warp_sums[8];
     double sum = 0.0;
     for (EACH(i, n)) sum += (double)x[i] * x[i];
     for (int lanes = 16; lanes; lanes /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
-    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = sum;
+    if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = sum;
     __syncthreads();
     if (threadIdx.x == 0) {
-        for (int w = 1; w < 8; w++) sum += of_warps[w];
+        for (int w = 1; w < 8; w++) sum += warp_sums[w];
         parts[blockIdx.x] = sum;
     }
 }

@@ -154,7 +154,7 @@ def _cached(contents: str, suffix: str, make: Callable[[Path], None]) -> Path:
 
 @cache
 def _compiler() -> str:
-    """Return the machine and the version of g++. Raises InputError if there is no g++."""
+    """Return the CPU architecture and g++'s version. Raises InputError if there is no g++."""
     if shutil.which("g++") is None:
         raise InputError(
             "the CUDA emulator needs g++, which is not installed: install it (the package g++ of "

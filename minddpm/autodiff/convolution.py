@@ -132,7 +132,11 @@ def norm_silu_conv2d(
 
 
 class NormSiLUConv2d(Function):
-    """Inputs: norm weight and bias, w, b, shift (or None), extra (or None), then the parts of x."""
+    """Inputs: norm weight and bias, w, b, shift (or None), extra (or None), then the parts of x.
+
+    The backward is conv2d_backward, then group_norm_silu_backward (kernels/reference/norm.py),
+    whose gweight is the gradient of the norm's weight.
+    """
 
     def __init__(self, groups: int, eps: float):
         self.groups, self.eps = groups, eps

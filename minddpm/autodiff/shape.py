@@ -73,7 +73,9 @@ class Slice(Function):
         parts = index if isinstance(index, tuple) else (index,)
         if not all(p is None or p is Ellipsis or isinstance(p, (int, slice)) for p in parts):
             # An array of indices may select an element twice; its gradients would have to be added.
-            raise TypeError(f"a tensor's index has integers and slices, not {index!r}: take_rows")
+            raise TypeError(
+                f"index a tensor with integers and slices, not {index!r}; use take_rows for arrays"
+            )
         self.index = index
 
     def forward(self, x: Array) -> Array:

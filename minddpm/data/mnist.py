@@ -63,7 +63,7 @@ def cache_dir() -> Path:
 
 
 def _find(directory: Path, stem: str) -> Path | None:
-    """Return the file of this name, spelled with "-idx" or (as on the web page) ".idx", or .gz."""
+    """Return the file of this name, with "-idx" or ".idx" (as on the web page), plain or .gz."""
     dotted = stem.replace("-idx", ".idx")
     names = (stem, f"{stem}.gz", dotted, f"{dotted}.gz")
     return next((directory / name for name in names if (directory / name).is_file()), None)

@@ -33,9 +33,9 @@ def training_loss(
     a = xp.asarray(np.sqrt(alphas_cumprod[t]), "float32").reshape(N, 1, 1, 1)
     b = xp.asarray(np.sqrt(1 - alphas_cumprod[t]), "float32").reshape(N, 1, 1, 1)
     x_t = a * x0 + b * eps
-    return (
-        (model(x_t, xp.asarray(t)) - eps) ** 2
-    ).mean()  # line 5: || eps - eps_theta(x_t, t) ||^2
+    # line 5: the gradient of || eps - eps_theta(x_t, t) ||^2, here a mean over pixels and images
+    squares = (model(x_t, xp.asarray(t)) - eps) ** 2
+    return squares.mean()
 
 
 def sample(

@@ -1,14 +1,14 @@
 """The variational bound of Ho et al. 2020 (equation 5), in bits for each dimension of an image.
 
-    -log p(x0) <= L_T + L_{T-1} + ... + L_1 + L_0    (the slides have a slip in the sign of L_0)
+    -log p(x0) <= L_T + L_{T-1} + ... + L_1 + L_0    (the lecture slides give L_0 the wrong sign)
 
-    L_T      KL( q(x_T | x0) || N(0, I) ): no parameter; how much of x0 is left in x_T
-    L_{t-1}  KL( q(x_{t-1} | x_t, x0) || p(x_{t-1} | x_t) ), t = T-1 .. 1 here, where t is 0-based
-    L_0      -log p(x0 | x_1), by the decoder of decoder.py, at t = 0
+    L_T  KL( q(x_T | x0) || N(0, I) ): no parameter; how much of x0 is left in x_T
+    L_t  KL( q(x_{t-1} | x_t, x0) || p(x_{t-1} | x_t) ), t = T-1 .. 1, 0-based: the paper's L_{t-1}
+    L_0  -log p(x0 | x_1), by the decoder of decoder.py, at t = 0
 
 Each is a mean over the H W C dimensions of an image, divided by log 2. Everything is computed in
-float64: the means that are compared are near 1, their differences count in units of sigma, and
-sigma^2 starts at 1e-4 and less.
+float64: the KL divides the difference of two means of order 1 by sigma, and sigma^2 can be 1e-4
+or smaller.
 """
 
 import math
@@ -27,7 +27,7 @@ from minddpm.errors import InputError
 
 
 class BoundTerms(NamedTuple):
-    """L_{t-1} (L_0 where t = 0) in bits/dim, float64 [N], and the predicted image behind x_t."""
+    """L_t in bits/dim, float64 [N], and the predicted image behind x_t."""
 
     terms: Array
     pred_x0: Array
@@ -48,8 +48,8 @@ class BoundEstimate(NamedTuple):
     """An unbiased estimate from a few t of each image, in bits/dim, float64 on the host.
 
     total [N] = prior + decoder + the mean of the drawn L_t / p_t, t = 1 .. T - 1 (`draw_chances`).
-    t [N, k]: which were drawn; terms [N, k]: their L_t; decoder [N]: L_0. standard_error: of the
-    mean of total, with the images regarded as drawn at random, too.
+    t [N, k]: which were drawn; terms [N, k]: their L_t; decoder [N]: L_0. standard_error:
+    of total.mean(), from the random t and the choice of images.
     """
 
     total: np.ndarray
@@ -131,7 +131,7 @@ class _Step:
 
 
 class BoundTerm(Function):
-    """Map the model's output to L_{t-1}, or L_0 where t = 0: [N, H, W, C or 2 C] -> bits/dim [N].
+    """Map the model's output to L_t: [N, H, W, C or 2 C] -> bits/dim [N].
 
     The predicted image is not clipped: clipped pixels would have no gradient. fixed_mean: the
     gradient flows through the variance only (Nichol and Dhariwal 2021, L_hybrid).
@@ -169,7 +169,7 @@ class BoundTerm(Function):
 
 
 def draw_chances(T: int) -> np.ndarray:
-    """Return p_t with which t = 1 .. T - 1 are drawn for an estimate, float64 [T - 1].
+    """Return p_t, the probability of drawing each t = 1 .. T - 1 for an estimate, float64 [T - 1].
 
     Half of the probability is uniform, half falls as 1 / t: the first terms are by far the largest,
     and vary most between images. Any p is unbiased; this one needs far fewer draws than uniform.
@@ -179,7 +179,7 @@ def draw_chances(T: int) -> np.ndarray:
 
 
 def strata(T: int, k: int, count: int, seed: int, first: int) -> np.ndarray:
-    """Draw k of t = 1 .. T - 1 for each image, int64 [count, k], one from each k-th of p_t."""
+    """Draw k timesteps per image, int64 [count, k]: one from each of k equally probable parts."""
     draws = random.bits((first + count) * k, seed, random.BOUND)[first * k :].reshape(count, k)
     below = np.cumsum(draw_chances(T))
     return 1 + np.searchsorted(below[:-1], (np.arange(k) + draws * 2.0**-32) / k, side="right")
@@ -189,7 +189,7 @@ class VariationalBound(ReverseProcess):
     """The bound as methods of the process: its terms, the exact sum, and an unbiased estimate."""
 
     def vb_terms_bpd(self, model: Model, x0: Array, x_t: Array, t: Any) -> BoundTerms:
-        """Return L_{t-1} of each image, or L_0 where t = 0, in bits/dim (equation 5).
+        """Return L_t of each image in bits/dim (equation 5).
 
         x0 in [-1, 1], of 256 levels; x_t of q(x_t | x0) [N, H, W, C]; t int [N].
         """

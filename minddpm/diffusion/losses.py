@@ -31,8 +31,7 @@ class GaussianDiffusion(VariationalBound):
 
         simple  mean over pixels of (target - output)^2 (equation 14); the target is the noise, the
                 image or v, depending on `prediction`
-        vlb     T L_{t-1} (L_0 at t = 0): its mean over uniform t is the bound without L_T, in
-                bits/dim
+        vlb     T L_t (bound.py): its mean over uniform t is the bound without L_T, in bits/dim
         hybrid  L_simple + 0.001 L_vlb, which trains the variance and nothing else: no gradient of
                 L_vlb reaches the mean (Nichol and Dhariwal 2021, equation 16). learned_range only.
                 Why 0.001: L_vlb is a sum of T terms and must not drown L_simple, a mean

@@ -130,6 +130,7 @@ class Trainer(Loop):
         losses = self.diffusion.training_losses(model, x0, t, noise, options.loss, x_t)
         if weights is not None:
             losses = losses * backend.xp.asarray(weights)
+        # loss.backward(), with a scaled loss in half precision
         self.loss_scale.backward(losses.mean(), self.optimizer.flat.grad)
         return losses.data, t, weights
 

@@ -101,7 +101,7 @@ def test_uninitialised_shared_memory():
     library = planted("norm.cu", "sums_dz[threadIdx.x] = sum;", "", "race")
     line = place("norm.cu", "sum += sums_dz[other")
     with pytest.raises(
-        EmulatorError, match=f"uninitialised: {line} reads 4 bytes at 40 of plain, which nobody"
+        EmulatorError, match=f"uninitialised: {line} reads 4 bytes at 40 of sums_dz, which nobody"
     ):
         norm_backward(library)
 
