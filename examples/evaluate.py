@@ -6,7 +6,7 @@
     python examples/evaluate.py --samples digits.npz --json digits.json
 
 Every image metric is shown beside its value for real digits and for images that are not digits;
-the lines below the table name these images. For a model, the table also shows the bound on the
+the lines below the table name these images. For a DDPM, the table also shows the bound on the
 likelihood of MNIST's test digits: L_T, the terms between L_T and L_0, and L_0. The bound is
 estimated from a few t per digit; with --exact it is computed from every t.
 """
@@ -57,7 +57,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument(
-        "--nearest", type=Path, help="PNG file for samples above their nearest training digits"
+        "--nearest",
+        type=Path,
+        help="PNG file: samples above their nearest training digits",
     )
     parser.add_argument(
         "--classification-steps", type=int, default=1000,
@@ -175,7 +177,7 @@ def table(numbers: dict[str, Any]) -> list[list[str]]:
 
 
 def protocol(numbers: dict[str, Any]) -> str:
-    """Return lines that name the images behind the metrics and behind the columns beside them."""
+    """Return lines that say from which images each metric and reference value was computed."""
     image_metrics = {name: row for name, row in numbers.items() if "extractor" in row}
     if not image_metrics:
         return ""

@@ -14,9 +14,9 @@
 //     gq = sum_j gs_j k_j;  gk_j = sum over queries of gs_j q;  gv_j = sum over queries of p_j gy
 //
 // All arrays are [N, L, heads * D], D at most 256. Block (32, 7), grid (ceil(L / 7), heads, N),
-// dynamic shared memory: 4 (32 (D + 1) + 14 D) bytes, for a tile and two rows for each warp.
+// dynamic shared memory: 4 (32 (D + 1) + 14 D) bytes, one tile per block and two rows per warp.
 
-#define WARPS 7  // 8 with D = 256 would need 128 bytes more than every GPU has
+#define WARPS 7  // 8 warps with D = 256 would need 128 bytes more than the 48 KB of every GPU
 #define PARTS 8  // parts of 32 channels: D <= 256
 #define INFINITE __uint_as_float(0x7f800000u)  // NVRTC has no header that defines it
 #define EVERY(d, r) int r = 0, d = threadIdx.x; r < PARTS && d < D; r++, d += 32
@@ -167,7 +167,7 @@ attention_gradient_kv(const float* gy, const float* q, const float* k, const flo
         __syncthreads();
         load_tile(q + head, first, L, step, D, tile);
         __syncthreads();
-        float p = expf(scale * dot(k_row, tile, D) - log_total);  // beyond L the rows are zero
+        float p = expf(scale * dot(k_row, tile, D) - log_total);  // beyond L, q and gy are zero
         __syncthreads();
         load_tile(gy + head, first, L, step, D, tile);
         __syncthreads();

@@ -39,8 +39,8 @@ MODE_FLAGS = {
 }
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
-# Directives after which the line number must be set again: #include, and those that may end skipped
-# lines, within which the compiler ignores #line.
+# #line is repeated after these directives: #include, and #else, #elif and #endif, because the
+# compiler ignores #line inside a skipped branch.
 _DIRECTIVE = re.compile(r'^[ \t]*#(?:include "([^"]+)"|else|elif|endif)[^\n]*$', re.M)
 # Replacements for CUDA's headers. As with NVRTC, a kernel must include them to use their names.
 _HEADERS = {

@@ -222,7 +222,7 @@ class VariationalBound(ReverseProcess):
         Raises InputError for k outside 1 .. T - 1.
         """
         if not 1 <= k < self.T:
-            raise InputError(f"{k} steps for an estimate: choose 1 .. {self.T - 1}.")
+            raise InputError(f"k = {k} drawn timesteps: choose 1 .. {self.T - 1}.")
         x0 = floating(x0)
         N, seed = len(x0), random.check_seed(seed)
         t = strata(self.T, k, N, seed, first)

@@ -167,14 +167,14 @@ class Trainer(Loop):
         # Gradients flow from output to input, so the last one in order is nearest to the cause.
         gradients = [name for name, p in named if not_finite(p.grad)]
         if weights:
-            where = f"the weight {weights[0]} is not finite"
+            cause = f"the weight {weights[0]} is not finite"
         elif gradients:
-            where = f"{len(gradients)} gradients are not finite, nearest the output {gradients[-1]}"
+            cause = f"{len(gradients)} gradients are not finite, nearest the output {gradients[-1]}"
         else:
-            where = "all weights and gradients are finite"
+            cause = "all weights and gradients are finite"
         self.optimizer.zero_grad()
         return (
-            f"training diverged at step {step}: the loss is {loss:.4g}, {where}. "
+            f"training diverged at step {step}: the loss is {loss:.4g}, {cause}. "
             f"The last checkpoint in {self.run.path} is intact; start a new run with an --lr below "
             f"{self.options.lr:g}."
         )

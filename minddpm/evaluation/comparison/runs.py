@@ -79,7 +79,7 @@ def train(plan: Plan, system: System, seed: int, dataset: ImageDataset) -> dict[
     if not loop.train():
         return None
     done = loop.step - before
-    # If a kill fell between the last checkpoint and training.json, no step is left to time.
+    # If the process was killed between the last checkpoint and training.json, no step is left.
     seconds = (time.perf_counter() - started) / done if done else _seconds(loop, minutes=0)
     summary = {
         "steps": loop.step,
@@ -102,7 +102,7 @@ def _stored_options(system: System, seed: int, run: RunDirectory) -> LoopOptions
 
 
 def _steps(plan: Plan, system: System, dataset: ImageDataset, run: RunDirectory) -> int:
-    """Return how many steps take plan.minutes, timed once for the first seed and used for all."""
+    """Return the number of steps that fit into plan.minutes, timed for the first seed alone."""
     if plan.minutes is None:
         return system.slides_steps
     first = directory(plan, system, plan.seeds[0])
