@@ -190,7 +190,7 @@ def protocol(numbers: dict[str, Any]) -> str:
     for name, row in image_metrics.items():
         same_columns.setdefault((row["floor_is"], row["ceiling_is"]), []).append(NAMES[name])
     for (floor, ceiling), names in same_columns.items():
-        lines.append(f"{', '.join(names)}:\n  real digits: {floor}; shuffled pixels: {ceiling}")
+        lines.append(f"{', '.join(names)}:\n  real digits: {floor}; not digits: {ceiling}")
     return "\n" + "\n".join(lines) + "\n"
 
 
@@ -212,7 +212,7 @@ def main() -> None:
         numbers = judge(args, load_judge(args.judge), images, labels, about)
     else:
         numbers = evaluate_model(args)
-    head = ["", "value", "standard error", "real digits", "shuffled pixels"]
+    head = ["", "value", "standard error", "real digits", "not digits"]
     print(f"\n{cli.markdown(head, table(numbers))}\n{protocol(numbers)}")
     if args.json is not None:
         write_json(args.json, numbers)
