@@ -134,8 +134,8 @@ def norm_silu_conv2d(
 class NormSiLUConv2d(Function):
     """Inputs: norm weight and bias, w, b, shift (or None), extra (or None), then the parts of x.
 
-    The backward is conv2d_backward, then group_norm_silu_backward (kernels/reference/norm.py),
-    whose gweight is the gradient of the norm's weight.
+    The backward is conv2d_backward, then group_norm_silu_backward (kernels/reference/residual.py,
+    norm.py), whose gweight is the gradient of the norm's weight; that of extra is gy itself.
     """
 
     def __init__(self, groups: int, eps: float):
