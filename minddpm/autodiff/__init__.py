@@ -11,7 +11,7 @@ Read graph.py (Tensor, Function, backward; seal.py guards the saved arrays), the
 
 gradcheck.py checks every backward; checks.py checks shapes. The mathematics of silu, the layers and
 the convolutions is in kernels/reference/<subject>.py (the folder kernels/ is imported as
-minddpm.kernels); the mathematics of the other operations stands beside their code.
+minddpm.kernels); the mathematics of the other operations is beside their code.
 """
 
 from minddpm.autodiff.convolution import (

@@ -1,6 +1,6 @@
 """Convolution, transposed convolution, and two fused operations that contain a convolution.
 
-The functions check shapes and the kernels compute. The mathematics of each backward stands beside
+The functions check shapes and the kernels compute. The mathematics of each backward is beside
 its kernel in kernels/reference/convolution.py and residual.py.
 """
 

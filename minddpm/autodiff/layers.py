@@ -1,6 +1,6 @@
 """The functions of layers other than convolutions: linear, norms, attention, dropout, upsampling.
 
-The functions check shapes and the kernels compute. The mathematics of each backward stands beside
+The functions check shapes and the kernels compute. The mathematics of each backward is beside
 its kernel in kernels/reference/ (linear.py, norm.py, attention.py, pointwise.py).
 """
 

@@ -8,6 +8,7 @@ from minddpm import backend, random
 from minddpm.data import ImageDataset, to_float
 from minddpm.diffusion import GaussianDiffusion
 from minddpm.diffusion.sampling import Step
+from minddpm.diffusion.schedules import half_log_snr
 from minddpm.drawing import curve, grid, save_gif, save_png, strip
 from minddpm.generate import generate
 from minddpm.models import UNet2D
@@ -37,8 +38,7 @@ def forward_timesteps(alphas_cumprod: np.ndarray, count: int) -> np.ndarray:
     ONLY_NOISE. With timesteps evenly spaced in t, most images of a linear schedule would show only
     noise.
     """
-    with np.errstate(divide="ignore"):  # log(0) if the last alphas_cumprod is 0
-        log_snr = 0.5 * (np.log(alphas_cumprod) - np.log1p(-alphas_cumprod))
+    log_snr = half_log_snr(alphas_cumprod)
     wanted = np.linspace(BARELY_NOISY, ONLY_NOISE, count)
     return np.unique(np.abs(log_snr - wanted[:, None]).argmin(axis=1))
 

@@ -51,8 +51,7 @@ class GaussianDiffusion(VariationalBound):
         check_noise(noise, x0)
         x_t = self.q_sample(x0, t, noise) if x_t is None else x_t
         output = model(x_t, self.model_t(t))
-        if output.shape != (*x0.shape[:-1], self.outputs_per_channel * x0.shape[-1]):
-            raise self.wrong_output(output, x0)
+        self.check_output(output, x0)
         if loss == "vlb":
             return BoundTerm(self, x0, x_t, t, fixed_mean=False)(output) * float(self.T)
         prediction, _ = self.split(output, x0.shape[-1])

@@ -53,6 +53,16 @@ def eps_coefficients(prediction: str, ac: Any) -> tuple[Any, Any]:
     return np.sqrt(1 - ac), np.sqrt(ac)
 
 
+def interpolate_log_variance(v: Array, smallest: Any, largest: Any) -> Array:
+    """Return log Sigma = (v + 1)/2 log beta + (1 - v)/2 log posterior variance.
+
+    largest: log beta; smallest: log posterior variance. v is in about -1 .. 1, which nothing
+    enforces. Source: Nichol and Dhariwal 2021, equation 15.
+    """
+    share = (v + 1) / 2
+    return share * largest + (1 - share) * smallest
+
+
 class ReverseProcess(ForwardProcess):
     """q and p for given betas.
 
@@ -82,7 +92,6 @@ class ReverseProcess(ForwardProcess):
         ac = self.alphas_cumprod
         self.pred_x0_coef1, self.pred_x0_coef2 = pred_x0_coefficients(prediction, ac)
         self.eps_coef1, self.eps_coef2 = eps_coefficients(prediction, ac)
-        self.outputs_per_channel = 2 if variance == "learned_range" else 1
         self.timestep_map = np.arange(self.T) if timestep_map is None else np.asarray(timestep_map)
         if len(self.timestep_map) != self.T:
             raise InputError(
@@ -93,27 +102,35 @@ class ReverseProcess(ForwardProcess):
     # --- the model's output ----------------------------------------------------------------------
 
     def model_output(self, model: Model, x_t: Array, t: np.ndarray) -> Array:
-        """Return the model's output at step t of this process as an array; no graph is recorded."""
+        """Return the model's output at step t of this process, as call() does."""
+        return self.call(model, x_t, self.model_t(t))
+
+    def call(self, model: Model, x_t: Array, model_t: Array) -> Array:
+        """Return model(x_t, model_t) as an array; no graph is recorded. Checks its shape."""
         with no_grad():
-            output = model(x_t, self.model_t(t))
-        if output.shape != (*x_t.shape[:-1], self.outputs_per_channel * x_t.shape[-1]):
-            raise self.wrong_output(output, x_t)
+            output = model(x_t, model_t)
+        self.check_output(output, x_t)
         return output.data if isinstance(output, Tensor) else backend.xp.asarray(output)
 
     def model_t(self, t: np.ndarray) -> Array:
         """Return the t that the model gets at step t of this process."""
         return backend.xp.asarray(self.timestep_map[t])
 
-    def wrong_output(self, output: Any, x: Array) -> InputError:
-        """Return the error for an output whose shape does not fit images x."""
-        # Raised early, as a different number of channels would be broadcast in silence.
-        C, learned = x.shape[-1], self.variance == "learned_range"
-        wanted = (*x.shape[:-1], 2 * C if learned else C)
+    def check_output(self, output: Any, x: Array) -> None:
+        """Raise InputError unless a model's output has the right shape for images x."""
+        # A different number of channels would be broadcast in silence.
+        C = x.shape[-1] * (2 if self.variance == "learned_range" else 1)
+        if output.shape != (*x.shape[:-1], C):
+            raise self._wrong_output(output, x, C)
+
+    def _wrong_output(self, output: Any, x: Array, C: int) -> InputError:
+        learned = self.variance == "learned_range"
         also = ", the variance's with them" if learned else ""
         other = "a fixed variance" if learned else "variance learned_range for twice as many"
         return InputError(
-            f"the model's output has shape {output.shape} for images {x.shape} where {wanted} "
-            f"is needed: choose a model with {wanted[-1]} output channels{also}, or {other}."
+            f"the model's output has shape {output.shape} for images {x.shape} where "
+            f"{(*x.shape[:-1], C)} is needed: choose a model with {C} output channels{also}, or "
+            f"{other}."
         )
 
     def split(self, output: Any, C: int) -> tuple[Any, Any]:
@@ -173,13 +190,9 @@ class ReverseProcess(ForwardProcess):
         return self.posterior_log_variance_clipped, np.log(self.betas)
 
     def learned_log_variance(self, v: Array, t: np.ndarray) -> Array:
-        """Return log Sigma = (v + 1)/2 log beta + (1 - v)/2 log posterior variance, [N, H, W, C].
-
-        Nichol and Dhariwal 2021, equation 15; v in about -1 .. 1, which nothing enforces.
-        """
+        """Return log Sigma at step t, [N, H, W, C], by interpolate_log_variance."""
         smallest, largest = (self.table(table, t, v) for table in self.log_variance_range())
-        share = (v + 1) / 2
-        return share * largest + (1 - share) * smallest
+        return interpolate_log_variance(v, smallest, largest)
 
     def model_variance(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the fixed variance of p and its logarithm, each [T].

@@ -4,6 +4,7 @@ Throughout the project t = 0 .. T-1, and t = 0 is the least noisy step: Ho et al
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -66,3 +67,14 @@ def check_T(T: int) -> int:  # noqa: N802
     if not isinstance(T, (int, np.integer)) or T < 1:
         raise InputError(f"T = {T} diffusion steps: choose an integer of at least 1.")
     return T
+
+
+def half_log_snr(alphas_cumprod: Any) -> Any:
+    """Return lambda = log(alpha / sigma) = log(ac / (1 - ac)) / 2, float64, for a number or table.
+
+    Infinite where nothing is noise (ac = 1) or nothing is left of the image (ac = 0).
+    """
+    ac = np.asarray(alphas_cumprod, np.float64)
+    with np.errstate(divide="ignore"):
+        lambda_ = 0.5 * (np.log(ac) - np.log1p(-ac))
+    return lambda_ if ac.ndim else float(lambda_)

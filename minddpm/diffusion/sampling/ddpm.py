@@ -7,6 +7,7 @@ from minddpm import backend
 from minddpm.backend import Array
 from minddpm.diffusion.forward import Model
 from minddpm.diffusion.losses import GaussianDiffusion
+from minddpm.diffusion.reverse import interpolate_log_variance
 from minddpm.diffusion.sampling.steps import (
     Noise,
     Step,
@@ -49,7 +50,6 @@ def sigma_t(
 ) -> float | Array:
     """Return the standard deviation of p(x_{t-1} | x_t): fixed_large, fixed_small or learned."""
     if v is not None:
-        # Nichol and Dhariwal 2021, equation 15, as ReverseProcess.learned_log_variance
-        share = (v + 1) / 2
-        return backend.xp.exp((share * log(beta) + (1 - share) * log(posterior_variance)) / 2)
+        log_variance = interpolate_log_variance(v, log(posterior_variance), log(beta))
+        return backend.xp.exp(log_variance / 2)
     return sqrt(beta if d.variance == "fixed_large" else posterior_variance)

@@ -10,7 +10,7 @@ and the methods differ in D, their estimate of pred_x0 over the step. D = pred_x
 """
 
 from collections.abc import Iterator
-from math import exp, inf, log, sqrt
+from math import exp, sqrt
 
 from minddpm.backend import Array
 from minddpm.diffusion.forward import Model
@@ -23,6 +23,7 @@ from minddpm.diffusion.sampling.steps import (
     reverse_steps,
     update,
 )
+from minddpm.diffusion.schedules import half_log_snr
 from minddpm.errors import InputError
 from minddpm.random import SAMPLE, Stream
 
@@ -68,7 +69,7 @@ def _multistep(
     x0_r, lambda_r = None, 0.0
     for i, t, ac, ac_prev in reverse_steps(d, steps, spacing):
         prediction, _ = predict(d, model, x, d.timestep_map[t])
-        lambda_s, h = lambda_at(ac), lambda_at(ac_prev) - lambda_at(ac)
+        lambda_s, h = half_log_snr(ac), half_log_snr(ac_prev) - half_log_snr(ac)
         alpha_t, sigma_t, sigma_s = sqrt(ac_prev), sqrt(1 - ac_prev), sqrt(1 - ac)
         if noise is None:
             kx, k0, sigma, z = sigma_t / sigma_s, alpha_t * (1 - exp(-h)), 0.0, None
@@ -91,19 +92,15 @@ def _single_step(
     D = x0_s + (h / (2 h')) (x0_u - x0_s), where DDIM leads to u, and h' = lambda_u - lambda_s
     Both halves of a step are yielded: x_u with the t of s, then x_t with the t of u.
     """
-    x_s = x0_s = ac_s = None
+    x_s = x0_s = ac_s = lambda_s = None
     for i, t, ac, ac_prev in reverse_steps(d, steps, spacing):
         prediction, _ = predict(d, model, x, d.timestep_map[t])
-        gain = sqrt(ac_prev) * (1 - exp(lambda_at(ac) - lambda_at(ac_prev)))
+        lambda_here, lambda_next = half_log_snr(ac), half_log_snr(ac_prev)
+        gain = sqrt(ac_prev) * (1 - exp(lambda_here - lambda_next))
         x_next, pred_x0 = update(d, t, x, prediction, k0=gain, kx=sqrt((1 - ac_prev) / (1 - ac)))
         if i % 2 == 1 and ac_prev < 1:  # here x is x_u, and pred_x0 is x0_u
-            h, h_u = lambda_at(ac_prev) - lambda_at(ac_s), lambda_at(ac) - lambda_at(ac_s)
+            h, h_u = lambda_next - lambda_s, lambda_here - lambda_s
             D = x0_s + h / (2 * h_u) * (pred_x0 - x0_s)
             x_next = sqrt((1 - ac_prev) / (1 - ac_s)) * x_s + sqrt(ac_prev) * (1 - exp(-h)) * D
-        x_s, x0_s, ac_s, x = x, pred_x0, ac, x_next
+        x_s, x0_s, ac_s, lambda_s, x = x, pred_x0, ac, lambda_here, x_next
         yield Step(x, pred_x0, int(d.timestep_map[t]))
-
-
-def lambda_at(ac: float) -> float:
-    """Return lambda = log(alpha / sigma) = log(ac / (1 - ac)) / 2; infinite where ac = 1."""
-    return log(ac / (1 - ac)) / 2 if ac < 1 else inf

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 
 from minddpm import backend, random
-from minddpm.autodiff import Tensor, no_grad
 from minddpm.backend import Array
 from minddpm.diffusion.forward import Model
 from minddpm.diffusion.reverse import ReverseProcess
+from minddpm.diffusion.schedules import half_log_snr
 from minddpm.errors import InputError
 
 # Each returns S of the T timesteps in increasing order.
@@ -93,9 +93,7 @@ def log_snr_timesteps(alphas_cumprod: np.ndarray, steps: int) -> np.ndarray:
     """
     T = len(alphas_cumprod)
     timesteps(T, steps)  # checks steps
-    ac = np.asarray(alphas_cumprod, np.float64)
-    with np.errstate(divide="ignore"):  # for a schedule that ends at ac = 0
-        lambda_ = 0.5 * (np.log(ac) - np.log1p(-ac))
+    lambda_ = half_log_snr(alphas_cumprod)
     wanted = np.linspace(max(lambda_[-1], NOTHING_BUT_NOISE), lambda_[0], steps)[::-1]
     visited = np.abs(lambda_ - wanted[:, None]).argmin(axis=1)
     visited[-1] = T - 1
@@ -122,12 +120,8 @@ def predict(
 
     model_t: the timestep passed to the model, the same for all images. No graph is recorded.
     """
-    with no_grad():
-        output = model(x, backend.xp.full(len(x), model_t))
-    output, C = output.data if isinstance(output, Tensor) else output, x.shape[-1]
-    if output.shape != (*x.shape[:-1], C * d.outputs_per_channel):
-        raise d.wrong_output(output, x)
-    return output[..., :C], output[..., C:] if d.variance == "learned_range" else None
+    output = d.call(model, x, backend.xp.full(len(x), model_t))
+    return d.split(output, x.shape[-1])
 
 
 def update(
