@@ -14,7 +14,8 @@ from minddpm.kernels.arrays import array_module
 def float32_only(function: Callable) -> Callable:
     """Make `function` call the reference unless all arrays are float32; it gets contiguous ones.
 
-    The reference's function has the same name. The parameter `saved`, which the forward
+    Empty arrays go to the reference, too: an empty batch leaves a kernel nothing to divide among
+    threads. The reference's function has the same name. The parameter `saved`, which the forward
     of the same kernel set returned, is passed on unchanged.
     """
     names = list(signature(function).parameters)
@@ -32,7 +33,7 @@ def float32_only(function: Callable) -> Callable:
 
 
 def _contiguous_float32(args: tuple[Any, ...], saved: int | None = None) -> tuple[Any, ...] | None:
-    """Return the arguments with every array contiguous, or None if an array is not float32."""
+    """Return the arguments with every array contiguous; None if one is empty or not float32."""
     prepared = []
     for i, x in enumerate(args):
         if i != saved:
@@ -41,7 +42,7 @@ def _contiguous_float32(args: tuple[Any, ...], saved: int | None = None) -> tupl
                 if x is None:
                     return None
             elif hasattr(x, "flags"):  # an array of either library
-                if x.dtype != np.float32:
+                if x.dtype != np.float32 or x.size == 0:
                     return None
                 if not x.flags.c_contiguous:
                     x = array_module(x).ascontiguousarray(x)

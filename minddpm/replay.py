@@ -21,8 +21,9 @@ from minddpm.nn import Module
 class Replayed:
     """A model (x, t) -> array that is recorded once for each shape.
 
-    It is recorded again if a weight has been replaced by another array. A model in training mode is
-    not recorded, since its dropout differs from call to call.
+    It is recorded again if a weight has been replaced by another array. Not recorded are a model in
+    training mode, since its dropout differs from call to call, and an empty batch, which needs no
+    kernel.
     """
 
     def __init__(self, model: Model):
@@ -32,9 +33,9 @@ class Replayed:
         self._records: dict[tuple[Any, ...], Model] = {}
 
     def __call__(self, x: Array, t: Array) -> Array:
-        if getattr(self.model, "training", False):
-            return self._run(x, t)
         x, t = backend.xp.asarray(x), backend.xp.asarray(t)
+        if getattr(self.model, "training", False) or x.size == 0:
+            return self._run(x, t)
         weights = [p.data for p in self._parameters]
         if any(new is not old for new, old in zip(weights, self._weights, strict=False)):
             self._records.clear()

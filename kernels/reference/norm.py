@@ -1,5 +1,7 @@
 """Group normalisation, alone and followed by SiLU."""
 
+import math
+
 from minddpm.kernels.arrays import Array, array_module
 from minddpm.kernels.reference.pointwise import add_to, silu, silu_backward
 
@@ -22,8 +24,9 @@ def _group_mean(x: Array, groups: int) -> Array:
     """Return the mean over the pixels and channels of each group: [N, ..., C] -> [N, G]."""
     # Pixels first: this adds rows of C neighbouring values, several times as fast as strided
     # access to the C / G channels of one group.
-    channels = x.reshape(x.shape[0], -1, x.shape[-1]).mean(axis=1)
-    return channels.reshape(x.shape[0], groups, -1).mean(axis=2)
+    N, *sides, C = x.shape
+    channels = x.reshape(N, math.prod(sides), C).mean(axis=1)
+    return channels.reshape(N, groups, C // groups).mean(axis=2)
 
 
 def group_norm(

@@ -39,10 +39,10 @@ def sum(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
 
 
 def mean(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
-    """Compute the average over all elements, or over the given axes."""
+    """Compute the average over all elements, or over the given axes; nan over no element."""
     axes = range(x.ndim) if axis is None else _positive(axis, x.ndim)
     count = math.prod(x.shape[a] for a in axes)
-    return sum(x, axis, keepdims) * (1 / count)
+    return sum(x, axis, keepdims) * (1 / count if count else math.nan)
 
 
 class Reshape(Function):
