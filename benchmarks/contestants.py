@@ -14,7 +14,6 @@ from typing import Any
 # for each of its small products and takes 300 times as long. share_threads() checks this.
 if importlib.util.find_spec("torch"):
     import torch
-import numba
 
 import minddpm
 from cases import Operation
@@ -22,6 +21,7 @@ from measure import called, device_clock, synchronised, verify
 from minddpm import backend
 from minddpm.gpucheck.arrays import mapped
 from minddpm.kernels import reference
+from minddpm.kernels.cpu import threads as kernel_threads
 
 Contestant = Callable[[], Any]
 
@@ -39,9 +39,8 @@ def has(module: str) -> bool:
 
 
 def share_threads(threads: int | None = None) -> int:
-    """Set all libraries to the same number of threads (default: Numba's), and return it."""
-    threads = threads or numba.get_num_threads()
-    numba.set_num_threads(threads)
+    """Set all libraries to the same number of threads (default: the kernels'), and return it."""
+    threads = kernel_threads.set_threads(threads or kernel_threads.count())
     if has("torch"):
         torch.set_num_threads(threads)
         check_pytorch_threads(threads)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -56,6 +55,8 @@ def generate(
     and labels that the model does not know.
     """
     unet, diffusion = model
+    # A copy, because another Python thread may be training the model, or sampling from it.
+    unet = unet.with_same_weights().eval()
     if sampler not in SAMPLERS:
         raise InputError(f"unknown sampler {sampler!r}: choose {' or '.join(SAMPLERS)}.")
     if count < 1 or batch_size < 1:
@@ -74,7 +75,6 @@ def generate(
     images = np.empty((count, H, W, C), np.float32)
     total = None if sampler in ADAPTIVE else len(starts) * (steps or diffusion.T)
     with (
-        _eval_mode(unet),
         backend.kernels.constant_weights(),
         tqdm(total=total, unit="step", desc=sampler) as bar,
     ):
@@ -98,17 +98,6 @@ def generate(
 def spacing(sampler: str) -> str:
     """Return how a sampler spaces its timesteps: evenly in "log_snr", or in t ("linspace")."""
     return "log_snr" if sampler in IN_LOG_SNR else "linspace"
-
-
-@contextmanager
-def _eval_mode(unet: UNet2D) -> Iterator[None]:
-    """Set eval mode (no dropout) within the block, and restore the previous mode afterwards."""
-    before = unet.training
-    unet.eval()
-    try:
-        yield
-    finally:
-        unet.train(before)
 
 
 def conditioned(unet: UNet2D, labels: np.ndarray, guidance: float = 1.0) -> Model:

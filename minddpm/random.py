@@ -9,6 +9,7 @@ Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3" (SC 20
 """
 
 import math
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -98,20 +99,24 @@ def permutation(n: int, seed: int, purpose: int, step: int = 0) -> np.ndarray:
 
 
 # "Ambient" draws happen inside models, which pass no seed or step; manual_seed sets both.
-class _Ambient:
-    """Seed, step and number of the last draw inside a model."""
+class _Ambient(threading.local):
+    """Seed, step and number of the last draw inside a model, of this Python thread."""
 
     seed = 0
     step = 0
     draw = 0
 
 
+_ambient = _Ambient()
+
+
 def manual_seed(seed: int, step: int = 0) -> None:
     """Set the seed and step of the next draws inside models (initial weights, dropout masks).
 
-    The trainer calls this at every step, so that dropout depends on (seed, step) alone.
+    Each Python thread has its own; a new one begins with 0. The trainer calls this at every step,
+    so that dropout depends on (seed, step) alone.
     """
-    _Ambient.seed, _Ambient.step, _Ambient.draw = check_seed(seed), step, 0
+    _ambient.seed, _ambient.step, _ambient.draw = check_seed(seed), step, 0
 
 
 def ambient_uniform(shape: tuple[int, ...], purpose: int) -> Array:
@@ -121,8 +126,8 @@ def ambient_uniform(shape: tuple[int, ...], purpose: int) -> Array:
 
 def ambient_stream(purpose: int) -> tuple[int, int, int]:
     """Return (seed, purpose, step) of the next draw, for callers that draw the numbers."""
-    _Ambient.draw += 1
-    return _Ambient.seed, purpose | _Ambient.draw << 8, _Ambient.step
+    _ambient.draw += 1
+    return _ambient.seed, purpose | _ambient.draw << 8, _ambient.step
 
 
 def ambient_normal(shape: tuple[int, ...], purpose: int) -> Array:

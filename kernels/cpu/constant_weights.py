@@ -4,6 +4,7 @@ Training changes every weight at every step. But a sampler calls the same model 
 and for few images the convolution takes less time than the transformation of its weights.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,15 @@ import numpy as np
 from minddpm.kernels.cpu.memory import address
 
 Derived = dict[tuple[Any, ...], Any]
-_derived: Derived | None = None
+
+
+class _Cached(threading.local):
+    """The cache of this Python thread: another one may be changing weights meanwhile."""
+
+    derived: Derived | None = None
+
+
+_cached = _Cached()
 
 
 @contextmanager
@@ -22,21 +31,21 @@ def constant_weights(derived: Derived | None = None) -> Iterator[Derived]:
 
     derived: the result of an earlier block, if no weight has changed since.
     """
-    global _derived
-    before, _derived = _derived, {} if derived is None else derived
+    before, _cached.derived = _cached.derived, {} if derived is None else derived
     try:
-        yield _derived
+        yield _cached.derived
     finally:
-        _derived = before
+        _cached.derived = before
 
 
 def from_weights(make: Callable[..., Any], w: np.ndarray | None, *args: Any) -> Any:
     """Return make(w, *args), or within constant_weights() the cached result for these arguments."""
-    if _derived is None:
+    derived = _cached.derived
+    if derived is None:
         return make(w, *args)
     shape, strides = (None, None) if w is None else (w.shape, w.strides)
     key = (make, address(w), shape, strides, *args)
-    if key not in _derived:
+    if key not in derived:
         # w is stored too: while it is referenced, no other array can have its address.
-        _derived[key] = make(w, *args), w
-    return _derived[key][0]
+        derived[key] = make(w, *args), w
+    return derived[key][0]

@@ -1,15 +1,25 @@
 """Working memory: buffers that grow and are reused; copying into and out of images."""
 
 import ctypes
+import threading
 
 import numpy as np
-from numba import carray, get_num_threads, njit, types
+from numba import carray, njit, types
 from numba.extending import intrinsic, register_jitable
 
+from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.compiled import serial
 from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, Emitter, kernel
 
-_buffers: dict[int, np.ndarray] = {}
+
+class _Buffers(threading.local):
+    """The buffers of this Python thread; they are freed with it."""
+
+    def __init__(self) -> None:
+        self.of_slot: dict[int, np.ndarray] = {}
+
+
+_buffers = _Buffers()
 _byte = ctypes.c_char
 
 
@@ -31,16 +41,16 @@ def keep_freed_memory() -> None:
 def workspace(floats: int, slot: int = 0, rows: int | None = None) -> np.ndarray:
     """Return uninitialised float32 [threads (or rows), at least `floats`].
 
-    Each row starts at a cache line. Every call with the same slot returns the same memory, which a
-    kernel uses until it returns. So kernels must run one after another: only one Python thread may
-    call them at a time.
+    Each row starts at a cache line. Every call with the same slot in the same Python thread returns
+    the same memory, which an operation uses until it returns.
     """
-    rows = rows or get_num_threads()
+    rows = rows or threads.count()
     width = -(-floats // 16) * 16
-    buffer = _buffers.get(slot)
+    of_slot = _buffers.of_slot
+    buffer = of_slot.get(slot)
     if buffer is None or buffer.size < rows * width:
         buffer = np.empty(rows * width + 16, np.float32)
-        buffer = _buffers[slot] = buffer[(-address(buffer) // 4) % 16 :]
+        buffer = of_slot[slot] = buffer[(-address(buffer) // 4) % 16 :]
     return buffer[: rows * width].reshape(rows, width)
 
 

@@ -7,9 +7,10 @@ would call tanh for one number at a time.
 import math
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import njit, prange
 
 from minddpm.kernels import reference
+from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.compiled import parallel
 from minddpm.kernels.cpu.memory import address, share
 from minddpm.kernels.cpu.philox import B8, CHUNK, LOW, key, philox
@@ -28,7 +29,7 @@ def silu(x):
     if x.size < LANES:
         return reference.silu(x)
     y = np.empty_like(x)
-    _forward(get_num_threads(), address(x), address(y), x.size)
+    _forward(threads.count(), address(x), address(y), x.size)
     return y
 
 
@@ -37,7 +38,7 @@ def silu_backward(gy, x):
     if x.size < LANES:
         return reference.silu_backward(gy, x)
     gx = np.empty_like(x)
-    _backward(get_num_threads(), address(gy), address(x), address(gx), x.size)
+    _backward(threads.count(), address(gy), address(x), address(gx), x.size)
     return gx
 
 

@@ -12,12 +12,13 @@ which calls a task, compiled on its first call, by its address:
     scale(threads, address(x), x.size, factor)   # from Python; arrays come as addresses
 
 All arguments are int64. The first line of a task unpacks them in call order. A float is passed as
-its bits, and as_float converts it back. All tasks share one argument buffer, because tasks never
-run concurrently (see memory.workspace).
+its bits, and as_float converts it back. Each Python thread has one argument buffer, because it
+calls one task at a time.
 """
 
 import ctypes
 import struct
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ from llvmlite import ir
 from numba import cfunc, njit, prange, types
 from numba.extending import intrinsic
 
+from minddpm.kernels.cpu import threads as kernel_threads
 from minddpm.kernels.cpu.cache import compiling, own_cache
 from minddpm.kernels.cpu.vector.instructions import I64
 
@@ -79,8 +81,16 @@ def bits(x: float) -> int:
     return struct.unpack("q", struct.pack("d", x))[0]
 
 
-_arguments = ctypes.create_string_buffer(8 * 256)
-_arguments_at = ctypes.addressof(_arguments)
+class _Arguments(threading.local):
+    """The argument buffer of this Python thread."""
+
+    def __init__(self) -> None:
+        self.buffer = ctypes.create_string_buffer(8 * 256)
+        self.address = ctypes.addressof(self.buffer)
+
+
+_arguments = _Arguments()
+_one_compilation = threading.Lock()  # own_cache changes Numba's configuration
 
 
 class Task:
@@ -91,12 +101,14 @@ class Task:
 
     def __call__(self, threads: int, *numbers: Any) -> None:
         if self._compiled is None:
-            with compiling(self.function), own_cache():
-                signature = types.void(types.int64, types.int64, types.int64)
-                self._compiled = cfunc(signature, cache=True)(self.function)
-            self._address = self._compiled.address
-        struct.pack_into(f"{len(numbers)}q", _arguments, 0, *numbers)
-        _launch(self._address, threads, _arguments_at)
+            self._compile()
+        struct.pack_into(f"{len(numbers)}q", _arguments.buffer, 0, *numbers)
+        kernel_threads.run(_launch, self._compiled.address, threads, _arguments.address)
+
+    def _compile(self) -> None:
+        with _one_compilation, compiling(self.function), own_cache():
+            signature = types.void(types.int64, types.int64, types.int64)
+            self._compiled = cfunc(signature, cache=True)(self.function)
 
 
 task = Task

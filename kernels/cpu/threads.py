@@ -1,8 +1,15 @@
-"""The number of threads of the kernels, and the library that starts them."""
+"""The threads of the kernels: their number, the library that starts them, and who may use them.
+
+Any number of Python threads may call kernels: each has its own working memory (memory.py), and
+`run` lets one kernel at a time use the kernels' threads.
+"""
 
 import os
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numba
 
@@ -24,7 +31,8 @@ def start() -> None:
         numba.config.THREADING_LAYER_PRIORITY = ORDER
     asked = numba.config.THREADING_LAYER
     try:
-        numba.set_num_threads(default_threads())
+        set_threads(None)
+        numba.set_num_threads(count())  # loads the layer
     except ValueError as error:
         raise InputError(
             f"Numba has no threading layer {asked!r} here: {_install_openmp()}, or unset "
@@ -41,9 +49,10 @@ def _install_openmp() -> str:
 
 
 def set_threads(n: int | None) -> int:
-    """Use n threads (None: default_threads()), and return the number.
+    """Use n threads (None: default_threads()) in all Python threads, and return the number.
 
-    Raises InputError unless n is in 1 .. NUMBA_NUM_THREADS, the number of threads started by Numba.
+    Call it while no kernel runs. Raises InputError unless n is in 1 .. NUMBA_NUM_THREADS, the
+    number of threads started by Numba.
     """
     most = numba.config.NUMBA_NUM_THREADS
     n = default_threads() if n is None else n
@@ -52,8 +61,57 @@ def set_threads(n: int | None) -> int:
             f"{n} threads: choose --threads 1 .. {most}, or start more with the variable "
             f"NUMBA_NUM_THREADS={n}."
         )
-    numba.set_num_threads(n)
+    global _count
+    _count = n
     return n
+
+
+def count() -> int:
+    """Return the number of threads of a kernel, the same in every Python thread."""
+    return _count
+
+
+_count = 1
+_one_kernel = threading.Lock()
+_forked = False
+
+
+class _InThisThread(threading.local):
+    """Numba has a number of threads for each Python thread; new ones begin with all cores."""
+
+    numbas_count = 0
+
+
+_here = _InThisThread()
+
+
+def run(compiled: Callable[..., Any], *args: Any) -> None:
+    """Call a compiled function with a parallel loop, one at a time in this process.
+
+    Why a lock? A kernel uses all cores, so that two at a time would only take turns. Without it
+    Numba's workqueue layer ends the process. Raises InputError in a forked process: the kernels'
+    threads exist only in its parent, and OpenMP would wait for them forever.
+    """
+    if _forked:
+        raise InputError(
+            "the numba backend was in use before this process was forked, and its threads are not "
+            "copied: start processes with multiprocessing.get_context('spawn'), or choose the "
+            "backend numpy in them."
+        )
+    with _one_kernel:
+        if _here.numbas_count != _count:
+            numba.set_num_threads(_count)
+            _here.numbas_count = _count
+        compiled(*args)
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def default_threads() -> int:

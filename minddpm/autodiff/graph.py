@@ -10,6 +10,7 @@ inputs), topological_order (the order of the run_backward calls) and Gradients (
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -110,18 +111,23 @@ def as_tensor(x: Any) -> Tensor:
     return x if isinstance(x, Tensor) else Tensor(x)
 
 
-_recording = True  # whether functions called now are added to the graph
+class _Recording(threading.local):
+    """Whether functions that this Python thread calls now are added to the graph."""
+
+    on = True
+
+
+_recording = _Recording()
 
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Within the block, record no graph and save no arrays."""
-    global _recording
-    before, _recording = _recording, False
+    """Within the block, record no graph and save no arrays; other Python threads still do."""
+    before, _recording.on = _recording.on, False
     try:
         yield
     finally:
-        _recording = before
+        _recording.on = before
 
 
 class Function:
@@ -157,7 +163,7 @@ class Function:
         ys = [Tensor(y) for y in results] if several else [Tensor(results)]
         for y in ys:
             y.private = xs[0].private if self.gives_view else True
-        if _recording and any(x is not None and x.requires_grad for x in xs):
+        if _recording.on and any(x is not None and x.requires_grad for x in xs):
             self._record(xs, ys)
         else:
             self._saved = ()

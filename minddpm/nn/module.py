@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -125,6 +126,13 @@ class Module:
     def eval(self) -> Module:
         """Turn dropout off; return the module."""
         return self.train(False)
+
+    def with_same_weights(self) -> Module:
+        """Return a copy of the module tree that has the same Parameters, but a mode of its own."""
+        other = copy.copy(self)
+        for name, child in self.children():
+            setattr(other, name, child.with_same_weights())
+        return other
 
     def astype(self, dtype: str) -> Module:
         """Convert every parameter, for example to "float64" for gradcheck; return the module."""

@@ -1,6 +1,7 @@
 """The graph: order, accumulation, broadcasting, freeing, and the errors that protect it."""
 
 import gc
+import threading
 import tracemalloc
 import weakref
 
@@ -318,3 +319,22 @@ def test_memory_does_not_grow_with_the_number_of_steps():
     one_activation = x.data.nbytes
     assert after_twelve - after_two < one_activation  # ten steps leave none behind
     assert peak_of_twelve - peak_of_two < one_activation
+
+
+def test_no_grad_is_of_each_python_thread():
+    entered, left = threading.Event(), threading.Event()
+
+    def other():
+        with no_grad():
+            entered.set()
+            left.wait()
+
+    thread = threading.Thread(target=other)
+    x = leaf(1.0)
+    with no_grad():
+        thread.start()
+        entered.wait()
+    assert (x * x).creator is not None  # the other block is still open
+    left.set()
+    thread.join()
+    assert (x * x).creator is not None

@@ -18,10 +18,10 @@ MOST = numba.config.NUMBA_NUM_THREADS
 
 @pytest.fixture(autouse=True)
 def _threads_as_before():
-    before = numba.get_num_threads()
     minddpm.set_backend("numba")
+    before = threads.count()
     yield
-    numba.set_num_threads(before)
+    threads.set_threads(before)
 
 
 def quota(tmp_path, groups, files):

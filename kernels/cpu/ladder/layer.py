@@ -3,8 +3,7 @@
 from functools import cache
 from typing import NamedTuple
 
-from numba import get_num_threads
-
+from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.compiled import serial
 from minddpm.kernels.cpu.memory import address, pairs
 from minddpm.kernels.cpu.task import bits, integers
@@ -135,7 +134,7 @@ def layer(xs, w_shape, padding, M, up=1, groups=0, eps=0.0, backward=False) -> L
     N, H, W, C1 = xs[0].shape
     C2 = xs[1].shape[3] if len(xs) == 2 else 0
     sizes = N, H * up, W * up, C1, C2, w_shape[3]
-    return _layer(*sizes, padding, up, M, groups, eps, backward, get_num_threads())
+    return _layer(*sizes, padding, up, M, groups, eps, backward, threads.count())
 
 
 @cache  # a model has few layers, and calls them often

@@ -4,8 +4,8 @@ The layout of U fits the register tile: [pairs of C_out, points, C', 2 LANES], l
 """
 
 import numpy as np
-from numba import get_num_threads
 
+from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.compiled import serial
 from minddpm.kernels.cpu.ladder.winograd_tiles import w_from_2, w_from_4, w_to_2, w_to_4
 from minddpm.kernels.cpu.memory import address, clear, pairs, share, workspace
@@ -46,7 +46,7 @@ def transform_weights(w: np.ndarray, M: int) -> np.ndarray:
     if Cp_out != C_out:
         w = np.pad(w, ((0, 0), (0, 0), (0, 0), (0, Cp_out - C_out)))
     u = np.empty((Cp_out // (2 * LANES), (M + 2) ** 2, Cp, 2 * LANES), np.float32)
-    _weights_to_points(get_num_threads(), M, address(w), address(u), Cp, C, Cp_out)
+    _weights_to_points(threads.count(), M, address(w), address(u), Cp, C, Cp_out)
     return u
 
 
@@ -107,6 +107,6 @@ def weights_gradient(du: np.ndarray, M: int, C: int, C_out: int) -> np.ndarray:
     Cp, Cp_out = pairs(C) * LANES, pairs(C_out) * LANES
     gw = np.empty((3, 3, C, Cp_out), np.float32)
     _weights_from_points(
-        get_num_threads(), M, address(du), len(du), du.strides[0], address(gw), Cp, C, Cp_out
+        threads.count(), M, address(du), len(du), du.strides[0], address(gw), Cp, C, Cp_out
     )
     return gw if Cp_out == C_out else np.ascontiguousarray(gw[..., :C_out])
