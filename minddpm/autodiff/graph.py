@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from minddpm import backend
 from minddpm.autodiff.seal import Seal
 from minddpm.backend import Array
@@ -23,6 +25,12 @@ from minddpm.errors import GraphError
 
 class Tensor:
     """An array with a gradient.
+
+    As with arrays: shape, ndim, size, dtype; + - * / ** and unary -, with broadcasting and NumPy's
+    choice of the result's dtype (a Python number takes the tensor's); sum, mean, reshape; x[...]
+    with integers and slices; len; bool, float and int of one element; == < <= > >= !=, which give
+    arrays of booleans. Not as with arrays: x += y makes a new tensor, and NumPy functions take a
+    tensor only if it requires no gradient. A gradient has the dtype of its tensor.
 
     References point only from results to inputs, so a graph has no cycle and is freed with the
     last reference to its result.
@@ -36,7 +44,8 @@ class Tensor:
     private = False  # whether a function allocated the array, so that no caller holds it
 
     # The operators are Functions in files that import this one, so those files assign them:
-    #   pointwise.py   x + y, x - y, x * y, x / y, -x, x ** p   (x or y may be a number or an array)
+    #   pointwise.py   x + y, x - y, x * y, x / y, -x, x ** p, x == y, x < y ...
+    #                  (x or y may be a number or an array)
     #   shape.py       x.sum(axis, keepdims), x.mean(axis, keepdims), x.reshape(*shape), x[index]
 
     __array_ufunc__ = None  # numpy_array * tensor must call Tensor.__rmul__, not NumPy's own loop
@@ -79,6 +88,21 @@ class Tensor:
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
+    def __float__(self) -> float:
+        return float(self.data)
+
+    def __int__(self) -> int:
+        return int(self.data)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        # NumPy's functions have no gradient: a silent conversion would cut the graph.
+        if self.requires_grad:
+            raise TypeError("a tensor that requires a gradient is no array: use .data or .numpy()")
+        return np.array(self.numpy(), dtype, copy=True if copy is None else copy)
 
     def __repr__(self) -> str:
         made_by = f", made by {type(self.creator).__name__}" if self.creator else ""
@@ -222,7 +246,8 @@ class Function:
                 raise ValueError(
                     f"{type(self).__name__}.backward: gx of shape {gx.shape} for x of {x.shape}"
                 )
-            gradients.add(x, gx)
+            # An operand of a wider type, such as float64, gives a gradient of that type.
+            gradients.add(x, gx if gx.dtype == x.dtype else gx.astype(x.dtype))
 
     def _result_gradient(self, i: int) -> Array:
         """Return the gradient of result i: zeros if no function used that result."""

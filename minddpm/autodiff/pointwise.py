@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numbers
+import operator
+from collections.abc import Callable
 from typing import Any
 
 from minddpm import backend
@@ -165,3 +167,17 @@ Tensor.__truediv__ = lambda a, b: Div()(a, _constant(b, a))
 Tensor.__rtruediv__ = lambda a, b: Div()(_constant(b, a), a)
 Tensor.__neg__ = lambda a: Sub()(_constant(0, a), a)
 Tensor.__pow__ = lambda a, p: Power(p)(a)
+
+
+def _compare(compare: Callable[[Array, Any], Array]) -> Callable[[Tensor, Any], Array]:
+    """Return a method that compares the data with a number, an array or another tensor's data."""
+    return lambda a, b: compare(a.data, b.data if isinstance(b, Tensor) else b)
+
+
+# Arrays, not tensors: booleans have no gradient.
+Tensor.__eq__ = _compare(operator.eq)
+Tensor.__ne__ = _compare(operator.ne)
+Tensor.__lt__ = _compare(operator.lt)
+Tensor.__le__ = _compare(operator.le)
+Tensor.__gt__ = _compare(operator.gt)
+Tensor.__ge__ = _compare(operator.ge)

@@ -7,8 +7,9 @@ import weakref
 
 import numpy as np
 import pytest
+from builders import host
 
-from minddpm import GraphError, Tensor, no_grad
+from minddpm import GraphError, Tensor, backend, no_grad
 from minddpm import autodiff as F
 from minddpm.autodiff import pointwise
 from minddpm.autodiff.graph import Function
@@ -319,6 +320,50 @@ def test_memory_does_not_grow_with_the_number_of_steps():
     one_activation = x.data.nbytes
     assert after_twelve - after_two < one_activation  # ten steps leave none behind
     assert peak_of_twelve - peak_of_two < one_activation
+
+
+def test_a_gradient_has_the_dtype_of_its_tensor(any_backend):
+    x = Tensor(np.ones(3, np.float32), requires_grad=True)
+    wide = Tensor(np.array([1.0, 2.0, 1 / 3]), requires_grad=True)
+    y = x * wide
+    assert y.dtype == np.float64  # NumPy's choice
+    y.sum().backward()
+    assert (x.grad.dtype, wide.grad.dtype) == (np.float32, np.float64)
+    np.testing.assert_array_equal(host(x.grad), np.float32([1, 2, 1 / 3]))
+
+
+def test_a_tensor_of_one_element_is_a_number(any_backend):
+    for value in (0.0, 2.5):
+        x = Tensor(np.full((1, 1), value, np.float32))
+        assert (bool(x), float(x[0, 0]), int(x[0, 0])) == (bool(value), value, int(value))
+    with pytest.raises(ValueError, match="ambiguous"):
+        bool(Tensor(np.ones(2, np.float32)))
+
+
+def test_comparisons_give_arrays_of_booleans(any_backend):
+    x = Tensor(np.array([1.0, 2.0, 3.0], np.float32), requires_grad=True)
+    for result, expected in (
+        (x == 2, [False, True, False]),
+        (x != x, [False] * 3),
+        (x < 2.5, [True, True, False]),
+        (x <= x.data, [True] * 3),
+        (x > 2, [False, False, True]),
+        (x <= 2, [True, True, False]),
+    ):
+        assert isinstance(result, backend.xp.ndarray)
+        assert host(result).tolist() == expected
+    assert len({x, x, Tensor(x.data)}) == 2  # a key of a dict by identity
+
+
+def test_numpy_takes_a_tensor_that_needs_no_gradient():
+    x = Tensor(np.array([1.0, 2.0], np.float32))
+    array = np.asarray(x)
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(np.stack([x, x]), [[1, 2], [1, 2]])
+    array[0] = 5
+    assert x.data[0] == 1  # a copy
+    with pytest.raises(TypeError, match=r"use \.data"):
+        np.asarray(Tensor(x.data, requires_grad=True))
 
 
 def test_no_grad_is_of_each_python_thread():
