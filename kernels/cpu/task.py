@@ -76,6 +76,12 @@ def _launch(function, threads, at):
         _call(function, np.int64(t), threads, at)
 
 
+@njit(nogil=True, cache=True)
+def _launch_alone(function, threads, at):
+    for t in range(threads):
+        _call(function, t, threads, at)
+
+
 def bits(x: float) -> int:
     """Reinterpret the float64 x as int64."""
     return struct.unpack("q", struct.pack("d", x))[0]
@@ -103,7 +109,8 @@ class Task:
         if self._compiled is None:
             self._compile()
         struct.pack_into(f"{len(numbers)}q", _arguments.buffer, 0, *numbers)
-        kernel_threads.run(_launch, self._compiled.address, threads, _arguments.address)
+        arguments = self._compiled.address, threads, _arguments.address
+        kernel_threads.run(_launch, *arguments, alone=_launch_alone)
 
     def _compile(self) -> None:
         with _one_compilation, compiling(self.function), own_cache():

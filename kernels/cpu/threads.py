@@ -1,7 +1,7 @@
 """The threads of the kernels: their number, the library that starts them, and who may use them.
 
-Any number of Python threads may call kernels: each has its own working memory (memory.py), and
-`run` lets one kernel at a time use the kernels' threads.
+Any number of Python threads may call kernels: each has its own working memory (memory.py). One
+kernel at a time uses the kernels' threads (run); others run meanwhile in their Python thread alone.
 """
 
 import os
@@ -85,10 +85,11 @@ class _InThisThread(threading.local):
 _here = _InThisThread()
 
 
-def run(compiled: Callable[..., Any], *args: Any) -> None:
+def run(compiled: Callable[..., Any], *args: Any, alone: Callable[..., Any] | None = None) -> None:
     """Call a compiled function with a parallel loop, one at a time in this process.
 
-    Why a lock? A kernel uses all cores, so that two at a time would only take turns. Without it
+    alone: the same without threads, called meanwhile by other Python threads; None: they wait.
+    Why one at a time? A kernel uses all cores, so that two at a time would only take turns; and
     Numba's workqueue layer ends the process. Raises InputError in a forked process: the kernels'
     threads exist only in its parent, and OpenMP would wait for them forever.
     """
@@ -98,11 +99,16 @@ def run(compiled: Callable[..., Any], *args: Any) -> None:
             "copied: start processes with multiprocessing.get_context('spawn'), or choose the "
             "backend numpy in them."
         )
-    with _one_kernel:
+    if not _one_kernel.acquire(blocking=alone is None):
+        alone(*args)
+        return
+    try:
         if _here.numbas_count != _count:
             numba.set_num_threads(_count)
             _here.numbas_count = _count
         compiled(*args)
+    finally:
+        _one_kernel.release()
 
 
 def _after_fork() -> None:
