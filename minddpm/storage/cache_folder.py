@@ -2,7 +2,10 @@
 
 import os
 import tempfile
+from functools import cache
 from pathlib import Path
+
+from minddpm.errors import InputError
 
 
 def cache_home() -> Path:
@@ -11,13 +14,37 @@ def cache_home() -> Path:
 
 
 def cache_directory(*names: str) -> Path:
-    """Create and return this folder in the cache; if it is not writable, a temporary folder."""
-    for place in (cache_home(), Path(tempfile.gettempdir(), "minddpm")):
-        folder = place.joinpath(*names)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(folder, os.W_OK):
-            return folder
-    return Path(tempfile.mkdtemp(prefix="minddpm-"))
+    """Create and return this folder in the cache; if it is not writable, in a temporary folder.
+
+    The temporary folder is removed when the process ends. Raises InputError if there is none.
+    """
+    folder = cache_home().joinpath(*names)
+    if _can_be_written(folder):
+        return folder
+    try:
+        folder = Path(_temporary().name, *names)
+    except OSError as error:
+        raise InputError(
+            f"neither {cache_home()} nor a temporary folder can be written ({error}): set "
+            "XDG_CACHE_HOME to a folder that can."
+        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@cache
+def _temporary() -> tempfile.TemporaryDirectory:
+    """Return a new folder: one of a known name in /tmp could have been filled by another user."""
+    return tempfile.TemporaryDirectory(prefix="minddpm-")
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Return whether the folder, created if it is absent, takes a file."""
+    # os.access does not notice a full disk.
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"minddpm" * 1000)
+    except OSError:
+        return False
+    return True
