@@ -14,7 +14,6 @@ on the CPU is imported instead (kernels/emulator/cupy_on_cpu/).
 """
 
 import importlib
-import importlib.util
 import os
 import sys
 import zlib
@@ -28,6 +27,7 @@ from minddpm.kernels.arrays import Array as Array
 from minddpm.kernels.arrays import array_module as array_module
 from minddpm.kernels.gpu import architecture, gpu_problem
 from minddpm.kernels.gpu import device_problem as device_problem
+from minddpm.kernels.jit import numba_problem
 from minddpm.kernels.precision import PRECISIONS as PRECISIONS
 from minddpm.kernels.precision import available_precisions, choose_precision
 from minddpm.kernels.precision import precision as precision
@@ -59,14 +59,14 @@ _active: Backend | None = None
 def set_backend(name: str) -> Backend:
     """Choose the backend of all arrays created after this call, with float32 convolutions.
 
-    name: one of NAMES or "auto" (CuPy if a GPU responds, else Numba if installed, else NumPy).
+    name: one of NAMES or "auto" (CuPy if a GPU responds, else Numba if it works, else NumPy).
     Raises InputError for an unknown name, or if CuPy, its GPU or Numba is missing.
     """
     global _active
     emulate = _emulates_cuda()
     if name == "auto":
         found = not emulate and gpu_problem() is None  # "auto" never chooses the emulator
-        name = "cupy" if found else "numba" if _has_numba() else "numpy"
+        name = "cupy" if found else _numba_or_numpy()
     if name not in NAMES:
         raise InputError(f"unknown backend {name!r}: choose one of {', '.join(NAMES)} or auto.")
     on_gpu = BACKENDS[name][0] == "cupy"
@@ -74,11 +74,8 @@ def set_backend(name: str) -> Backend:
         _install_emulator()
     if on_gpu and (problem := gpu_problem()):
         raise InputError(problem)
-    if name == "numba" and not _has_numba():
-        raise InputError(
-            "the numba backend needs Numba, which is not installed: pip install numba, "
-            "or choose --backend numpy."
-        )
+    if name == "numba" and (problem := numba_problem()):
+        raise InputError(problem)
     library, kernels = BACKENDS[name]
     choose_precision("float32")
     _active = Backend(
@@ -196,5 +193,9 @@ def _install_emulator() -> None:
         print("MINDDPM_CUDA=emulate: CuPy is emulated on the CPU", file=sys.stderr)
 
 
-def _has_numba() -> bool:
-    return importlib.util.find_spec("numba") is not None
+def _numba_or_numpy() -> str:
+    """Return "numba", or "numpy" with a message if Numba cannot be used."""
+    problem = numba_problem()
+    if problem:
+        print(f"using NumPy, which is slower: {problem}", file=sys.stderr)
+    return "numpy" if problem else "numba"

@@ -15,7 +15,7 @@ ROOMS = (
     "baselines", "commands", "evaluation", "gpucheck", "examples", "benchmarks",
 )  # fmt: skip
 KERNEL_ROOMS = (
-    "arrays", "shapes", "gpu", "precision", "reference", "float32", "pixels", "cpu", "cuda",
+    "arrays", "shapes", "gpu", "jit", "precision", "reference", "float32", "pixels", "cpu", "cuda",
     "emulator",
 )  # fmt: skip
 

@@ -35,11 +35,17 @@ def start() -> None:
         numba.set_num_threads(count())  # loads the layer
     except ValueError as error:
         raise InputError(
-            f"Numba has no threading layer {asked!r} here: {_install_openmp()}, or unset "
+            f"Numba has no threading layer {asked!r} here: {_remedy(asked)}, or unset "
             "NUMBA_THREADING_LAYER."
         ) from error
     if numba.threading_layer() == "workqueue" and asked == "default":
         print(f"no OpenMP, the kernels will be slower: {_install_openmp()}", file=sys.stderr)
+
+
+def _remedy(layer: str) -> str:
+    if layer == "tbb":
+        return "pip install tbb"
+    return _install_openmp() if layer == "omp" else f"choose {' or '.join(ORDER)}"
 
 
 def _install_openmp() -> str:

@@ -21,6 +21,9 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 def run(main: Callable[[], int | None]) -> int:
     """Call main and return the exit code; print an expected failure as one line on stderr."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        # A folder's name may have characters that the terminal cannot show: show their codes.
+        stream.reconfigure(errors="backslashreplace")
     try:
         return main() or 0
     except InputError as error:

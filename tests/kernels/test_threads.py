@@ -1,5 +1,6 @@
 """Threads: the default number, the messages, and results that do not depend on the number."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -109,8 +110,10 @@ def numba_in_a_new_process(**variables):
 
 def test_the_environment_variable_chooses_the_layer():
     assert numba_in_a_new_process(NUMBA_THREADING_LAYER="workqueue").stdout == "workqueue\n"
-    wrong = numba_in_a_new_process(NUMBA_THREADING_LAYER="pigeons").stderr.strip().splitlines()
-    assert "InputError: Numba has no threading layer 'pigeons'" in wrong[-1]
+    for layer, remedy in (("pigeons", "choose omp or tbb"), ("tbb", "pip install tbb")):
+        if importlib.util.find_spec(layer) is None:
+            wrong = numba_in_a_new_process(NUMBA_THREADING_LAYER=layer).stderr.strip().splitlines()
+            assert f"InputError: Numba has no threading layer {layer!r} here: {remedy}" in wrong[-1]
 
 
 def trained(n):
