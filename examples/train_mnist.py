@@ -20,6 +20,7 @@ from minddpm.commands import cli, run_figures, training_run
 from minddpm.data import ImageDataset, load_folder, load_mnist
 from minddpm.diffusion.losses import LOSSES
 from minddpm.diffusion.reverse import PREDICTIONS, VARIANCES
+from minddpm.errors import InputError
 from minddpm.generate import seconds_per_run
 from minddpm.training.ddpm import Trainer, TrainingOptions
 from minddpm.training.run_directory import RunDirectory
@@ -105,6 +106,11 @@ def load_data(args: argparse.Namespace, options: dict[str, Any]) -> ImageDataset
     """Return MNIST's training set, or the images of --image-folder."""
     if options["image_folder"] is None:
         return load_mnist(args.data_dir)
+    if args.resume and not Path(options["image_folder"]).is_dir():
+        raise InputError(
+            f"{options['image_folder']}, with the images of the run, does not exist: give its new "
+            "place with --image-folder."
+        )
     channels = MODELS[options["model"]]["in_channels"]
     return load_folder(options["image_folder"], options["image_size"], channels)
 

@@ -37,6 +37,7 @@ LOOP_HELP = {
 # Options that may change when a run is resumed. Those in MACHINE change only the rounding; the
 # others do not affect the steps already done, as check_cooldown verifies.
 MAY_CHANGE = ("steps", "cooldown", "log_every", "checkpoint_every", *MACHINE)
+MAY_MOVE = ("image_folder",)  # its checksum is in run.json
 
 
 def add_run(parser: argparse.ArgumentParser, default_out: Path) -> None:
@@ -76,7 +77,8 @@ def choose_options(
         return {**defaults, **given}
     stored = stored_options(run, defaults, choices)
     for name, value in given.items():
-        if name not in MAY_CHANGE and value != stored[name]:
+        moved = name in MAY_MOVE and stored[name] is not None
+        if name not in MAY_CHANGE and not moved and value != stored[name]:
             raise InputError(
                 f"the run in {run.path} has {name}={stored[name]}, not {value}: leave out "
                 f"--{name.replace('_', '-')} to resume it, or start a new run with another --out."
@@ -213,7 +215,10 @@ def open_run(args: argparse.Namespace, loop: Loop) -> None:
     if loop.resume() > loop.options.steps:
         raise InputError(f"{run.path} is already at step {loop.step}: choose --steps above it.")
     check_cooldown(loop)
-    print(f"resuming {run.path} at step {loop.step}")
+    if loop.step == 0:
+        print(f"{run.path} ended before its first checkpoint: starting at step 0")
+    else:
+        print(f"resuming {run.path} at step {loop.step}")
 
 
 def begin(args: argparse.Namespace, loop: Loop, options: dict[str, Any]) -> None:

@@ -46,7 +46,9 @@ class RunDirectory:
             raise InputError(
                 f"{self.path} already holds a run: continue with --resume, or choose another --out."
             )
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and not (
+            self.path.is_dir() and all(_is_leftover(path) for path in self.path.iterdir())
+        ):
             raise InputError(f"{self.path} exists and is not a run: choose another --out.")
         self.check_writable(bytes_needed)
 
@@ -96,14 +98,14 @@ class RunDirectory:
     ) -> int | None:
         """Fill the arrays of `like` from the checkpoint and return its step.
 
-        Return None if there is no checkpoint. optional: groups that may be missing from `like` or
-        from the checkpoint; such a group is skipped.
+        Return None if there is no checkpoint yet. optional: groups that may be missing from `like`
+        or from the checkpoint; such a group is skipped.
         Raises InputError if the checkpoint is damaged or belongs to another architecture.
         """
         path = self.path / STATE
         self._remove_leftovers()
         if not path.exists():
-            if (self.path / "model_index.json").exists() or read_loss(self.path / LOSS, ("step",)):
+            if any(self.path.rglob("*.safetensors")):
                 raise InputError(
                     f"{path} is missing, so that the run would start again and overwrite its "
                     "model: restore the file, or choose another --out."
@@ -125,10 +127,14 @@ class RunDirectory:
         return int(info["step"])
 
     def _remove_leftovers(self) -> None:
-        # A process that is killed while it writes a file leaves a temporary file behind.
-        for leftover in self.path.rglob(".*.tmp"):
-            if re.fullmatch(r"\..+\.\d+\.tmp", leftover.name):  # as atomic_write names them
-                leftover.unlink(missing_ok=True)
+        for path in self.path.rglob(".*"):
+            if _is_leftover(path):
+                path.unlink(missing_ok=True)
+
+
+def _is_leftover(path: Path) -> bool:
+    """Return whether atomic_write named this file: a killed process leaves it behind."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None
 
 
 class LossLog:

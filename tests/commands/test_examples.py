@@ -1,13 +1,16 @@
 """The commands: what they write, and one sentence with exit code 2 for bad input."""
 
 import json
+import os
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import NUMPY, QUICK, refused, snapshot
+from commands import EXAMPLES, NUMPY, QUICK, refused, snapshot
 from PIL import Image
 
 import minddpm
@@ -136,6 +139,36 @@ def test_resuming_with_other_data_is_refused(command, digits, tmp_path):
     result = command("train_mnist", "--data-dir", other, "--out", "run", "--resume")
     refused(result, digits, other, "same data")
     assert snapshot(tmp_path) == before
+
+
+def test_a_run_follows_its_image_folder(command, tmp_path):
+    (tmp_path / "a").mkdir()
+    for i in range(3):
+        Image.new("L", (8, 8), i * 100).save(tmp_path / "a" / f"{i}.png")
+    train = ["train_mnist", "--out", "run"]
+    first = ["--image-folder", "a", "--image-size", 8, *QUICK]
+    assert command(*train, *first)[0] == 0
+    (tmp_path / "a").rename(tmp_path / "b")
+    refused(command(*train, "--resume", "--steps", 4), tmp_path / "a", "--image-folder")
+    assert command(*train, "--resume", "--steps", 4, "--image-folder", "b")[0] == 0
+    assert command(*train, "--resume", "--steps", 6)[0] == 0  # run.json names the new folder
+    shutil.copytree(tmp_path / "b", tmp_path / "c")
+    Image.new("L", (8, 8), 99).save(tmp_path / "c" / "1.png")
+    other = command(*train, "--resume", "--steps", 8, "--image-folder", "c")
+    refused(other, "b", "c", "same data")
+
+
+def test_a_name_that_the_terminal_cannot_show(tmp_path):
+    folder = tmp_path / os.fsdecode(b"b\xff")
+    folder.mkdir()
+    Image.new("L", (8, 8)).save(folder / "1.png")
+    command = [sys.executable, EXAMPLES / "train_mnist.py", "--image-folder", folder]
+    command += ["--image-size", "8", "--out", tmp_path / "run", *QUICK]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert r"b\udcff" in done.stdout
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["images"] == 1
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,27 @@ def test_a_trained_run_without_its_checkpoint_is_refused(tmp_path):
         tiny_run(tmp_path / "run").resume()
 
 
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
+    whole = tiny_run(tmp_path / "whole", steps=4)
+    whole.train(progress=False)
+    killed = tiny_run(tmp_path / "run", steps=4)
+    killed.save = lambda: None  # a log, but no checkpoint
+    killed.train(progress=False)
+    again = tiny_run(tmp_path / "run", steps=4)
+    assert again.resume() == 0
+    again.train(progress=False)
+    for name in (STATE, LOSS):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_run_killed_at_its_first_write_does_not_block_its_directory(tmp_path):
+    (tmp_path / ".run.json.123.tmp").write_text("{")
+    RunDirectory(tmp_path).check_new(0)
+    (tmp_path / "notes.tmp").write_text("a file of the user")
+    with pytest.raises(InputError, match="is not a run"):
+        RunDirectory(tmp_path).check_new(0)
+
+
 def test_a_log_that_cannot_be_written(tmp_path):
     run = tiny_run(tmp_path / "run", steps=9)
     step = run.train_step
