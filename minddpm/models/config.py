@@ -1,5 +1,6 @@
 """The UNet's configuration: diffusers' UNet2DModel keys, their defaults, and what is supported."""
 
+import reprlib
 from collections.abc import Callable
 from typing import Any
 
@@ -54,8 +55,12 @@ def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 
+# The largest number of channels, layers, pixels in a row, ...: a file may come from a stranger.
+LARGEST = 2**16
+
+
 def _is_count(x: Any) -> bool:
-    return isinstance(x, int) and not isinstance(x, bool) and x >= 1
+    return isinstance(x, int) and not isinstance(x, bool) and 1 <= x <= LARGEST
 
 
 def _is_list(x: Any) -> bool:
@@ -63,8 +68,8 @@ def _is_list(x: Any) -> bool:
 
 
 # For every other key: a test of its value, and a description of the valid values.
-COUNT = (_is_count, "an integer of at least 1")
-OPTIONAL_COUNT = (lambda x: x is None or _is_count(x), "an integer of at least 1, or null")
+COUNT = (_is_count, f"an integer from 1 to {LARGEST}")
+OPTIONAL_COUNT = (lambda x: x is None or _is_count(x), f"an integer from 1 to {LARGEST}, or null")
 FLAG = (lambda x: isinstance(x, bool), "true or false")
 NAMES = (lambda x: _is_list(x) and all(isinstance(b, str) for b in x), "a list of block types")
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -72,7 +77,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda x: (
             x is None or _is_count(x) or (_is_list(x) and len(x) == 2 and all(map(_is_count, x)))
         ),
-        "an integer of at least 1, a pair of them, or null",
+        f"an integer from 1 to {LARGEST}, a pair of them, or null",
     ),
     "in_channels": COUNT,
     "out_channels": COUNT,
@@ -84,7 +89,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "up_block_types": NAMES,
     "block_out_channels": (
         lambda x: _is_list(x) and all(map(_is_count, x)),
-        "a list of integers of at least 1",
+        f"a list of integers from 1 to {LARGEST}",
     ),
     "layers_per_block": COUNT,
     "mid_block_scale_factor": (lambda x: _is_number(x) and x > 0, "a number above 0"),
@@ -136,25 +141,26 @@ def complete_config(given: dict[str, Any]) -> dict[str, Any]:
     """Return `given` with the defaults filled in. Raises InputError for unsupported values."""
     if unknown := sorted(set(given) - set(DEFAULTS)):
         raise InputError(
-            f"unknown UNet configuration key {unknown[0]!r}: the keys are those of diffusers' "
-            f"UNet2DModel ({', '.join(DEFAULTS)})."
+            f"unknown UNet configuration key {reprlib.repr(unknown[0])}: the keys are those of "
+            f"diffusers' UNet2DModel ({', '.join(DEFAULTS)})."
         )
     config = {**DEFAULTS, **given}
     for key, choices in SUPPORTED.items():
         if not any(config[key] == choice for choice in choices):
             raise InputError(
-                f"{key}={config[key]!r} is not supported: choose "
+                f"{key}={reprlib.repr(config[key])} is not supported: choose "
                 f"{' or '.join(repr(c) for c in choices)}."
             )
     for key, (is_right, wanted) in KINDS.items():
         if not is_right(config[key]):
-            raise InputError(f"{key}={config[key]!r} is invalid: give {wanted}.")
+            raise InputError(f"{key}={reprlib.repr(config[key])} is invalid: give {wanted}.")
     for key, choices in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
         config[key] = tuple(config[key])
         for block in config[key]:
             if block not in choices:
                 raise InputError(
-                    f"{key} has the unsupported block {block!r}: choose {' or '.join(choices)}."
+                    f"{key} has the unsupported block {reprlib.repr(block)}: choose "
+                    f"{' or '.join(choices)}."
                 )
     config["block_out_channels"] = tuple(config["block_out_channels"])
     levels = len(config["block_out_channels"])
@@ -178,3 +184,18 @@ def complete_config(given: dict[str, Any]) -> dict[str, Any]:
             "choose a divisor."
         )
     return config
+
+
+def least_size(config: dict[str, Any]) -> tuple[int, int]:
+    """Return lower bounds of the number of weights and of tensors of a complete configuration.
+
+    Nothing is allocated. Counted are the second convolution and the time projection of each
+    residual block (blocks.py), whose six other tensors have at least one number each, the class
+    embedding, and the convolutions at both ends.
+    """
+    channels, layers = config["block_out_channels"], 2 * config["layers_per_block"] + 1
+    C_time = config["time_embedding_dim"] or 4 * channels[0]
+    weights = C_time**2 + (config["num_class_embeds"] or 0) * C_time
+    weights += 9 * channels[0] * (config["in_channels"] + config["out_channels"])
+    weights += layers * sum(9 * C * C + C * C_time + 6 for C in channels)
+    return weights, 8 * layers * len(channels)

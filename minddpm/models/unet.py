@@ -26,6 +26,7 @@ from minddpm.models.config import complete_config
 from minddpm.models.pretrained import (
     CONFIG,
     WEIGHTS,
+    check_size,
     model_folder,
     read_config,
     read_weights,
@@ -164,11 +165,14 @@ class UNet2D(Module):
 
         A run directory's unet/ has the averaged (EMA) weights; its training state has the raw ones.
         Raises InputError, naming the file and the remedy, for a missing or truncated file, a
-        pickle, an unsupported configuration, or weights of another architecture.
+        pickle, an unsupported configuration, or weights of another architecture or size.
         """
         folder = model_folder(Path(directory))
+        config = read_config(folder)
         with naming(folder / CONFIG):
-            unet = cls(**read_config(folder))
+            config = complete_config(config)
+        check_size(config, folder)
+        unet = cls(**config)
         load_torch_tensors(unet, read_weights(folder), folder / WEIGHTS)
         return unet.eval()
 

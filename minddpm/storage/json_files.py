@@ -14,14 +14,25 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
+LARGEST = 2**24  # bytes; the index of a thousand tensors has a hundredth of it
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file. Raises InputError if the file has none."""
+    """Return the object in a JSON file.
+
+    Raises InputError if the file has none, has more than LARGEST bytes, or is nested too deep.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            text = file.read(LARGEST + 1)
     except OSError as error:
         raise InputError(
             f"{path} cannot be read ({error.strerror}): give a directory that has it."
         ) from error
+    if len(text) > LARGEST:
+        raise InputError(f"{path} has more than {LARGEST:,} bytes: give one of a usual size.")
+    try:
+        content = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a JSON file ({error}): copy it again.") from error
     if not isinstance(content, dict):
