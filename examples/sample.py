@@ -15,10 +15,18 @@ from minddpm import random
 from minddpm.commands import cli
 from minddpm.commands.run_figures import class_rows
 from minddpm.data import to_uint8
+from minddpm.diffusion.sampling.respacing import is_respacing
 from minddpm.diffusion.scheduler_file import load_diffusion
 from minddpm.drawing import grid, save_png
 from minddpm.errors import InputError
-from minddpm.generate import ADAPTIVE, SAMPLERS, generate, seconds_per_run
+from minddpm.generate import (
+    ADAPTIVE,
+    SAMPLERS,
+    generate,
+    number_of_steps,
+    sampler_options,
+    seconds_per_run,
+)
 from minddpm.storage.atomic import atomic_write, check_writable
 
 
@@ -28,8 +36,16 @@ def parse() -> argparse.Namespace:
     )
     cli.add_model(parser)
     parser.add_argument("--count", type=cli.positive, default=64, help="samples to draw (64)")
-    parser.add_argument("--sampler", default="ddpm", choices=SAMPLERS, help="default: ddpm")
+    parser.add_argument(
+        "--sampler", choices=SAMPLERS, help="default: ddpm, or the one that diffusers saved"
+    )
     parser.add_argument("--steps", type=int, help="sampling steps (ddpm: all T; others: 50)")
+    parser.add_argument(
+        "--spacing",
+        help="which timesteps: leading, trailing, linspace, log_snr; or instead of --steps, as in "
+        "improved-diffusion, ddim25 or sections such as 10,15,20",
+    )
+    parser.add_argument("--eta", type=float, help="noise of ddim: 0 (none, default) to 1")
     parser.add_argument(
         "--label",
         type=int,
@@ -99,23 +115,24 @@ def main() -> None:
             "output channels if the variance is learned_range."
         )
     labels, columns = choose_labels(args, unet)
+    sampler, options = sampler_options(diffusion, args.sampler, args.spacing, args.eta)
     steps = args.steps
-    if steps is None:
-        steps = diffusion.T if args.sampler == "ddpm" else min(50, diffusion.T)
+    if steps is None and sampler != "ddpm" and not is_respacing(args.spacing or ""):
+        steps = min(50, diffusion.T)
+    number = number_of_steps(diffusion, steps, options)  # checks them before timing the model
 
     batch = min(args.batch_size, args.count)
-    minddpm.samplers.timesteps(diffusion.T, steps)  # check steps before timing the model
     for path in filter(None, (out, args.npz)):
         check_writable(path)
     each_run = seconds_per_run(unet, batch, args.guidance) * args.count / batch
-    if args.sampler in ADAPTIVE:
-        print(f"{args.count} samples with {args.sampler}: {each_run:.1f} s per model evaluation")
+    if sampler in ADAPTIVE:
+        print(f"{args.count} samples with {sampler}: {each_run:.1f} s per model evaluation")
     else:
-        seconds = each_run * steps * (2 if args.sampler == "probability_flow" else 1)
-        print(f"{args.count} samples in {steps} {args.sampler} steps: about {seconds / 60:.1f} min")
+        seconds = each_run * number * (2 if sampler == "probability_flow" else 1)
+        print(f"{args.count} samples in {number} {sampler} steps: about {seconds / 60:.1f} min")
     samples = generate(
-        (unet, diffusion), args.count, args.sampler, steps, args.seed, args.batch_size,
-        labels=labels, guidance=args.guidance,
+        (unet, diffusion), args.count, sampler, steps, args.seed, args.batch_size,
+        labels=labels, guidance=args.guidance, spacing=args.spacing, eta=args.eta,
     )  # fmt: skip
     save_png(grid(samples, columns), out)
     files = str(out)

@@ -3,16 +3,17 @@
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from minddpm import backend, random
 from minddpm.autodiff import Tensor, no_grad
-from minddpm.diffusion import samplers
+from minddpm.diffusion import GaussianDiffusion, samplers
 from minddpm.diffusion.forward import Model
 from minddpm.diffusion.sampling import Guided, Step
-from minddpm.diffusion.sampling.steps import timesteps
+from minddpm.diffusion.sampling.steps import reverse_steps, timesteps
 from minddpm.errors import InputError
 from minddpm.models import UNet2D
 from minddpm.pipeline import Pipeline
@@ -36,29 +37,33 @@ ADAPTIVE = ("probability_flow_adaptive",)  # number of steps not known in advanc
 def generate(
     model: Pipeline,
     count: int,
-    sampler: str = "ddpm",
+    sampler: str | None = None,
     steps: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
     watch: Callable[[int, Step], None] | None = None,
     labels: np.ndarray | None = None,
     guidance: float = 1.0,
+    spacing: str | None = None,
+    eta: float | None = None,
 ) -> np.ndarray:
     """Return `count` samples, float32 [count, H, W, C] in about [-1, 1]; show a progress bar.
 
     model: (unet, diffusion), for example the result of minddpm.load, which has averaged weights.
-    sampler: a key of SAMPLERS. steps: number of sampling steps; None for all T. seed: sample i
+    sampler: a key of SAMPLERS; None: the model's own if diffusers wrote it, else ddpm. steps:
+    number of sampling steps; None for all T. spacing: which timesteps (sampling/steps.py); "ddim25"
+    and "10,15,20" replace steps. eta: of ddim, 0 .. 1. seed: sample i
     depends on (seed, i) alone, not on the batch size. labels: int [count], for a class-conditional
     model; guidance exaggerates their effect (diffusion/sampling/guidance.py). watch is called after
     every step, as watch(number of samples in earlier batches, step). The result is on the host.
-    Raises InputError for an unknown sampler, a count below 1, steps outside 1 .. T, missing labels,
-    and labels that the model does not know.
+    Raises InputError for an unknown sampler, an option that the sampler does not have, a count
+    below 1, steps outside 1 .. T, missing labels, and labels that the model does not know.
     """
     unet, diffusion = model
     # A copy, because another Python thread may be training the model, or sampling from it.
     unet = unet.with_same_weights().eval()
-    if sampler not in SAMPLERS:
-        raise InputError(f"unknown sampler {sampler!r}: choose {' or '.join(SAMPLERS)}.")
+    sampler, options = sampler_options(diffusion, sampler, spacing, eta)
+    number = number_of_steps(diffusion, steps, options)
     if count < 1 or batch_size < 1:
         raise InputError(f"{count} images in batches of {batch_size}: choose at least 1 of each.")
     if unet.num_classes and labels is None:
@@ -67,13 +72,11 @@ def generate(
         raise InputError("guidance needs a label for each image: give labels, or leave it out.")
     if labels is not None and len(labels) != count:
         raise InputError(f"{len(labels)} labels for {count} images: give one for each.")
-    if steps is not None:
-        timesteps(diffusion.T, steps)  # checks steps, even if the sampler ignores them
     H, W = image_size(unet)
     C = unet.config["in_channels"]
     starts = range(0, count, batch_size)
     images = np.empty((count, H, W, C), np.float32)
-    total = None if sampler in ADAPTIVE else len(starts) * (steps or diffusion.T)
+    total = None if sampler in ADAPTIVE else len(starts) * number
     with (
         backend.kernels.constant_weights(),
         tqdm(total=total, unit="step", desc=sampler) as bar,
@@ -85,14 +88,50 @@ def generate(
             if labels is not None:
                 batch_model = Guided(unet, labels[start:][: shape[0]], guidance)
             for step in SAMPLERS[sampler](
-                diffusion, batch_model, shape, steps, spacing=spacing(sampler), seed=seed,
-                first=start * H * W * C,
+                diffusion, batch_model, shape, steps, seed=seed, first=start * H * W * C, **options
             ):  # fmt: skip
                 bar.update()
                 if watch is not None:
                     watch(start, step)
             images[start : start + len(step.x)] = backend.to_numpy(step.x)
     return images
+
+
+def sampler_options(
+    diffusion: GaussianDiffusion, sampler: str | None, chosen: str | None = None,
+    eta: float | None = None,
+) -> tuple[str, dict[str, Any]]:  # fmt: skip
+    """Return the sampler's name and its options: those of the saved pipeline for its own sampler.
+
+    chosen: a spacing. Raises InputError for an unknown sampler and options that it does not have.
+    """
+    own = diffusion.sampling
+    if sampler is None and own is not None and own.sampler is None:
+        raise InputError(
+            "the model's own sampler is PNDM, which minddpm does not have: choose a sampler, "
+            f"{' or '.join(SAMPLERS)}."
+        )
+    sampler = sampler or (own.sampler if own else "ddpm")
+    if sampler not in SAMPLERS:
+        raise InputError(f"unknown sampler {sampler!r}: choose {' or '.join(SAMPLERS)}.")
+    if eta is not None and sampler != "ddim":
+        raise InputError(f"{sampler} has no eta: leave it out, or choose sampler ddim.")
+    if chosen is not None and sampler in ADAPTIVE:
+        raise InputError(f"{sampler} chooses its own timesteps: leave out spacing.")
+    options: dict[str, Any] = {"spacing": spacing(sampler)}
+    if own is not None and own.sampler == sampler:
+        options |= own.options
+    options |= {} if chosen is None else {"spacing": chosen}
+    return sampler, options | ({} if eta is None else {"eta": eta})
+
+
+def number_of_steps(
+    diffusion: GaussianDiffusion, steps: int | None, options: dict[str, Any]
+) -> int:
+    """Return the number of sampling steps; InputError if the options do not allow these steps."""
+    if steps is not None:
+        timesteps(diffusion.T, steps)  # checks steps, even if the sampler ignores them
+    return len(list(reverse_steps(diffusion, steps, options["spacing"])))
 
 
 def spacing(sampler: str) -> str:

@@ -3,6 +3,7 @@
 The equations are those of Ho et al. 2020, as in forward.py, unless another paper is named.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,16 @@ from minddpm.errors import InputError
 
 PREDICTIONS = ("epsilon", "x0", "v")
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
+
+
+Limit = Callable[[Array], Array]  # of images [N, H, W, C]
+
+
+class Sampling(NamedTuple):
+    """A sampler of minddpm.generate (None: it has none) and the options for it."""
+
+    sampler: str | None
+    options: dict[str, Any]
 
 
 class ReverseStep(NamedTuple):
@@ -71,7 +82,8 @@ class ReverseProcess(ForwardProcess):
                 (Salimans and Ho 2022: sqrt(ac) eps - sqrt(1 - ac) x0)
     variance    of p: "fixed_small" (the posterior variance), "fixed_large" (betas), or
                 "learned_range": between them, by the second half of the model's output channels
-    clip_x0     clip the predicted image to [-1, 1] on the way to the mean
+    clip_x0     clip the predicted image to [-1, 1] on the way to the mean; or a function that
+                limits it in another way (thresholding.py)
     timestep_map  the t that the model gets at each step of a respaced process: int [T]
     """
 
@@ -80,7 +92,7 @@ class ReverseProcess(ForwardProcess):
         betas: np.ndarray,
         prediction: str = "epsilon",
         variance: str = "fixed_small",
-        clip_x0: bool = True,
+        clip_x0: bool | Limit = True,
         timestep_map: np.ndarray | None = None,
     ):
         if prediction not in PREDICTIONS:
@@ -88,6 +100,8 @@ class ReverseProcess(ForwardProcess):
         if variance not in VARIANCES:
             raise InputError(f"unknown variance {variance!r}: choose {', '.join(VARIANCES)}.")
         self.prediction, self.variance, self.clip_x0 = prediction, variance, clip_x0
+        # How a saved pipeline samples (scheduler_file.py); None: the caller decides.
+        self.sampling: Sampling | None = None
         super().__init__(betas)
         ac = self.alphas_cumprod
         self.pred_x0_coef1, self.pred_x0_coef2 = pred_x0_coefficients(prediction, ac)
@@ -154,6 +168,12 @@ class ReverseProcess(ForwardProcess):
             self.table(self.eps_coef1, t, x_t) * x_t + self.table(self.eps_coef2, t, x_t) * output
         )
 
+    def limit_x0(self, pred_x0: Array) -> Array:
+        """Return pred_x0 as clip_x0 limits it."""
+        if callable(self.clip_x0):
+            return self.clip_x0(pred_x0)
+        return pred_x0.clip(-1, 1) if self.clip_x0 else pred_x0
+
     # --- p ---------------------------------------------------------------------------------------
 
     def p_mean_variance(self, model: Model, x_t: Array, t: Any) -> ReverseStep:
@@ -172,7 +192,7 @@ class ReverseProcess(ForwardProcess):
         prediction, v = self.split(output, x_t.shape[-1])
         pred_x0 = self.predict_x0(x_t, t, prediction)
         if clip:
-            pred_x0 = pred_x0.clip(-1, 1)
+            pred_x0 = self.limit_x0(pred_x0)
         mean = self.q_posterior_mean_variance(pred_x0, x_t, t).mean
         if v is not None:
             log_variance = self.learned_log_variance(v, t)

@@ -155,6 +155,29 @@ def test_steps_out_of_range_are_refused(sampler, steps):
         generate((tiny_unet(), D), 1, sampler, steps)
 
 
+def test_spacing_and_eta_reach_the_sampler():
+    unet, options = tiny_unet(), {"eta": 0.5, "spacing": "trailing", "seed": 7}
+    *_, step = samplers.ddim(D, unet, (3, 8, 8, 1), 3, **options)
+    np.testing.assert_array_equal(generate((unet, D), 3, "ddim", 3, **options), step.x)
+    *_, step = samplers.ddpm(D, unet, (3, 8, 8, 1), spacing="2,1")
+    np.testing.assert_array_equal(generate((unet, D), 3, spacing="2,1"), step.x)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "words"),
+    [
+        ("ddpm", {"eta": 0.5}, ["ddpm has no eta", "ddim"]),
+        ("ddim", {"eta": 2.0}, ["eta = 2.0", "choose 0"]),
+        ("ddim", {"spacing": "even"}, ["'even'", "leading"]),
+        ("ddim", {"spacing": "ddim3", "steps": 3}, ["states the number of steps"]),
+        ("probability_flow_adaptive", {"spacing": "leading"}, ["leave out spacing"]),
+    ],
+)
+def test_options_that_contradict_the_sampler_are_refused(sampler, options, words):
+    with refused(*words):
+        generate((tiny_unet(), D), 1, sampler, **{"steps": None, **options})
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32, 0.5])
 def test_a_bad_seed_is_refused(seed):
     with refused("the seed", "choose 0 .."):

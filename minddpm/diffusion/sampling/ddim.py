@@ -6,8 +6,10 @@ from math import sqrt
 from minddpm.backend import Array
 from minddpm.diffusion.forward import Model
 from minddpm.diffusion.losses import GaussianDiffusion
+from minddpm.diffusion.reverse import eps_coefficients
 from minddpm.diffusion.sampling.steps import (
     Noise,
+    Spacing,
     Step,
     initial_noise,
     predict,
@@ -21,7 +23,7 @@ from minddpm.random import SAMPLE, Stream
 def ddim(
     diffusion: GaussianDiffusion, model: Model, shape: tuple[int, ...], steps: int | None = None,
     *, eta: float = 0.0, clipped_eps: bool = False, seed: int = 0, first: int = 0,
-    x_T: Array | None = None, noise: Noise | None = None, spacing: str = "leading",
+    x_T: Array | None = None, noise: Noise | None = None, spacing: Spacing = "leading",
 ) -> Iterator[Step]:  # fmt: skip
     """Sample with the same model as ddpm in fewer and less noisy steps (equation 12).
 
@@ -39,7 +41,7 @@ def ddim(
     d, x = diffusion, initial_noise(shape, seed, first, x_T)
     noise = noise or (lambda i: Stream(seed, SAMPLE, i, first))
     for i, t, ac, ac_prev in reverse_steps(d, steps, spacing):
-        prediction, _ = predict(d, model, x, d.timestep_map[t])
+        prediction, _ = predict(d, model, x, t)
         sigma = eta * sqrt((1 - ac_prev) / (1 - ac)) * sqrt(1 - ac / ac_prev)
         # Under the root: a negative number would mean a wrong sigma, and sqrt would raise.
         k_eps = sqrt(1 - ac_prev - sigma**2)
@@ -49,8 +51,8 @@ def ddim(
             k0 = sqrt(ac_prev) - kx * sqrt(ac)
         else:
             # eps = eps_coef1 x_t + eps_coef2 output    (reverse.py)
-            kx, ko = k_eps * float(d.eps_coef1[t]), k_eps * float(d.eps_coef2[t])
+            kx, ko = (k_eps * float(k) for k in eps_coefficients(d.prediction, ac))
             k0 = sqrt(ac_prev)
         z = noise(i) if sigma > 0 else None
-        x, pred_x0 = update(d, t, x, prediction, k0=k0, kx=kx, ko=ko, sigma=sigma, z=z)
-        yield Step(x, pred_x0, int(d.timestep_map[t]))
+        x, pred_x0 = update(d, ac, x, prediction, k0=k0, kx=kx, ko=ko, sigma=sigma, z=z)
+        yield Step(x, pred_x0, int(t))

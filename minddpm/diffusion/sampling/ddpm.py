@@ -10,6 +10,7 @@ from minddpm.diffusion.losses import GaussianDiffusion
 from minddpm.diffusion.reverse import interpolate_log_variance
 from minddpm.diffusion.sampling.steps import (
     Noise,
+    Spacing,
     Step,
     initial_noise,
     predict,
@@ -22,7 +23,7 @@ from minddpm.random import SAMPLE, Stream
 def ddpm(
     diffusion: GaussianDiffusion, model: Model, shape: tuple[int, ...], steps: int | None = None,
     *, seed: int = 0, first: int = 0, x_T: Array | None = None, noise: Noise | None = None,
-    spacing: str = "leading",
+    spacing: Spacing = "leading",
 ) -> Iterator[Step]:  # fmt: skip
     """Sample by x_{t-1} = mean + sigma_t z, z ~ N(0, I), for t = T-1 .. 0, or for `steps` of them.
 
@@ -33,7 +34,7 @@ def ddpm(
     d, x = diffusion, initial_noise(shape, seed, first, x_T)
     noise = noise or (lambda i: Stream(seed, SAMPLE, i, first))
     for i, t, ac, ac_prev in reverse_steps(d, steps, spacing):
-        prediction, v = predict(d, model, x, d.timestep_map[t])
+        prediction, v = predict(d, model, x, t)
         beta = 1 - ac / ac_prev  # of this step, which may skip timesteps
         coef1 = sqrt(ac_prev) * beta / (1 - ac)
         coef2 = sqrt(1 - beta) * (1 - ac_prev) / (1 - ac)
@@ -41,8 +42,8 @@ def ddpm(
         sigma = 0.0 if last else sigma_t(d, beta, beta * (1 - ac_prev) / (1 - ac), v)
         z = noise(i) if ac_prev < 1 else None
         # x_{t-1} = coef1 pred_x0 + coef2 x_t + sigma z    (equation 7; Algorithm 2, line 4)
-        x, pred_x0 = update(d, t, x, prediction, k0=coef1, kx=coef2, sigma=sigma, z=z)
-        yield Step(x, pred_x0, int(d.timestep_map[t]))
+        x, pred_x0 = update(d, ac, x, prediction, k0=coef1, kx=coef2, sigma=sigma, z=z)
+        yield Step(x, pred_x0, int(t))
 
 
 def sigma_t(

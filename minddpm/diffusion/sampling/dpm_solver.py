@@ -17,6 +17,7 @@ from minddpm.diffusion.forward import Model
 from minddpm.diffusion.losses import GaussianDiffusion
 from minddpm.diffusion.sampling.steps import (
     Noise,
+    Spacing,
     Step,
     initial_noise,
     predict,
@@ -31,7 +32,7 @@ from minddpm.random import SAMPLE, Stream
 def dpm_solver(
     diffusion: GaussianDiffusion, model: Model, shape: tuple[int, ...], steps: int | None = None,
     *, order: str = "2M", seed: int = 0, first: int = 0, x_T: Array | None = None,
-    noise: Noise | None = None, spacing: str = "leading",
+    noise: Noise | None = None, spacing: Spacing = "leading",
 ) -> Iterator[Step]:  # fmt: skip
     """Sample by a method of ORDERS: multistep "2M", single-step "2S", "SDE", or first order "1".
 
@@ -55,7 +56,7 @@ ORDERS = ("1", "2M", "2S", "SDE")
 
 
 def _multistep(
-    d: GaussianDiffusion, model: Model, x: Array, steps: int | None, spacing: str,
+    d: GaussianDiffusion, model: Model, x: Array, steps: int | None, spacing: Spacing,
     noise: Noise | None = None, second_order: bool = True,
 ) -> Iterator[Step]:  # fmt: skip
     """DPM-Solver++(2M), algorithm 2: the slope of pred_x0 comes from the step before.
@@ -68,7 +69,7 @@ def _multistep(
     """
     x0_r, lambda_r = None, 0.0
     for i, t, ac, ac_prev in reverse_steps(d, steps, spacing):
-        prediction, _ = predict(d, model, x, d.timestep_map[t])
+        prediction, _ = predict(d, model, x, t)
         lambda_s, h = half_log_snr(ac), half_log_snr(ac_prev) - half_log_snr(ac)
         alpha_t, sigma_t, sigma_s = sqrt(ac_prev), sqrt(1 - ac_prev), sqrt(1 - ac)
         if noise is None:
@@ -77,15 +78,15 @@ def _multistep(
             kx, k0 = sigma_t / sigma_s * exp(-h), alpha_t * (1 - exp(-2 * h))
             sigma, z = sigma_t * sqrt(1 - exp(-2 * h)), noise(i) if ac_prev < 1 else None
         # the step with D = x0_s, then what the slope adds to D
-        x, x0_s = update(d, t, x, prediction, k0=k0, kx=kx, sigma=sigma, z=z)
+        x, x0_s = update(d, ac, x, prediction, k0=k0, kx=kx, sigma=sigma, z=z)
         if second_order and i > 0 and ac_prev < 1:
             x = x + k0 * h / (2 * (lambda_s - lambda_r)) * (x0_s - x0_r)
         x0_r, lambda_r = x0_s, lambda_s
-        yield Step(x, x0_s, int(d.timestep_map[t]))
+        yield Step(x, x0_s, int(t))
 
 
 def _single_step(
-    d: GaussianDiffusion, model: Model, x: Array, steps: int | None, spacing: str
+    d: GaussianDiffusion, model: Model, x: Array, steps: int | None, spacing: Spacing
 ) -> Iterator[Step]:
     """DPM-Solver++(2S), algorithm 1: the slope of pred_x0 comes from a point u between s and t.
 
@@ -94,13 +95,13 @@ def _single_step(
     """
     x_s = x0_s = ac_s = lambda_s = None
     for i, t, ac, ac_prev in reverse_steps(d, steps, spacing):
-        prediction, _ = predict(d, model, x, d.timestep_map[t])
+        prediction, _ = predict(d, model, x, t)
         lambda_here, lambda_next = half_log_snr(ac), half_log_snr(ac_prev)
         gain = sqrt(ac_prev) * (1 - exp(lambda_here - lambda_next))
-        x_next, pred_x0 = update(d, t, x, prediction, k0=gain, kx=sqrt((1 - ac_prev) / (1 - ac)))
+        x_next, pred_x0 = update(d, ac, x, prediction, k0=gain, kx=sqrt((1 - ac_prev) / (1 - ac)))
         if i % 2 == 1 and ac_prev < 1:  # here x is x_u, and pred_x0 is x0_u
             h, h_u = lambda_next - lambda_s, lambda_here - lambda_s
             D = x0_s + h / (2 * h_u) * (pred_x0 - x0_s)
             x_next = sqrt((1 - ac_prev) / (1 - ac_s)) * x_s + sqrt(ac_prev) * (1 - exp(-h)) * D
         x_s, x0_s, ac_s, lambda_s, x = x, pred_x0, ac, lambda_here, x_next
-        yield Step(x, pred_x0, int(d.timestep_map[t]))
+        yield Step(x, pred_x0, int(t))

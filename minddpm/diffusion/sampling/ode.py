@@ -19,8 +19,9 @@ from minddpm import backend
 from minddpm.backend import Array
 from minddpm.diffusion.forward import Model
 from minddpm.diffusion.losses import GaussianDiffusion
-from minddpm.diffusion.reverse import pred_x0_coefficients
+from minddpm.diffusion.reverse import eps_coefficients, pred_x0_coefficients
 from minddpm.diffusion.sampling.steps import (
+    Spacing,
     Step,
     initial_noise,
     predict,
@@ -31,7 +32,7 @@ from minddpm.errors import InputError
 
 def probability_flow(
     diffusion: GaussianDiffusion, model: Model, shape: tuple[int, ...], steps: int | None = None,
-    *, seed: int = 0, first: int = 0, x_T: Array | None = None, spacing: str = "leading",
+    *, seed: int = 0, first: int = 0, x_T: Array | None = None, spacing: Spacing = "leading",
 ) -> Iterator[Step]:  # fmt: skip
     """Sample by Heun's method, of second order: the slope at both ends of a step, two model runs.
 
@@ -42,36 +43,47 @@ def probability_flow(
     d, x = diffusion, initial_noise(shape, seed, first, x_T)
     visited = list(reverse_steps(d, steps, spacing))
     for i, t, ac, ac_prev in visited:
-        eps, pred_x0 = flow(d, model, x, int(d.timestep_map[t]), ac)
+        eps, pred_x0 = flow(d, model, x, t, ac)
         if ac_prev == 1:
             x = pred_x0  # y - rho eps, without the rounding of two large numbers
         else:
             y, d_rho = x / math.sqrt(ac), rho(ac_prev) - rho(ac)
             x = math.sqrt(ac_prev) * (y + d_rho * eps)
-            next_t = int(d.timestep_map[visited[i + 1][1]])
-            next_eps, _ = flow(d, model, x, next_t, ac_prev)
+            next_eps, _ = flow(d, model, x, visited[i + 1][1], ac_prev)
             x = math.sqrt(ac_prev) * (y + d_rho / 2 * (eps + next_eps))
-        yield Step(x, pred_x0, int(d.timestep_map[t]))
+        yield Step(x, pred_x0, int(t))
 
 
 def invert(
     diffusion: GaussianDiffusion, model: Model, x0: Array, steps: int | None = None, *,
-    spacing: str = "leading",
+    spacing: Spacing = "leading", t_ahead: bool = False,
 ) -> Iterator[Step]:  # fmt: skip
     """Go from images to noise by DDIM: to the x_T from which ddim returns to about x0.
 
     y' = y + (rho' - rho) eps(x, t): Euler's method, with the slope at the beginning of each step.
     Each Step has the t that was reached, and the noisy image there.
+    t_ahead: tell the model the t that the step leads to, with the noise of where it begins, and
+    keep the model's eps where pred_x0 was clipped; diffusers' DDIMInverseScheduler does so.
+    Raises InputError for t_ahead with a model that predicts x0, whose image has no eps.
     """
-    d, x, ac_here, t_here = diffusion, backend.xp.asarray(x0), 1.0, None
-    for _, t, ac, _ in reversed(list(reverse_steps(d, steps, spacing))):
-        model_t = int(d.timestep_map[t])
-        # The image itself has no t: the first step uses the slope of the first timestep.
-        first = t_here is None
-        eps, pred_x0 = flow(d, model, x, model_t if first else t_here, ac if first else ac_here)
-        y = x / math.sqrt(ac_here) + (rho(ac) - rho(ac_here)) * eps
-        x, ac_here, t_here = math.sqrt(ac) * y, ac, model_t
-        yield Step(x, pred_x0, model_t)
+    d, x, t_here = diffusion, backend.xp.asarray(x0), None
+    if t_ahead and d.prediction == "x0":
+        raise InputError("t_ahead needs a model that predicts epsilon or v: leave it out for x0.")
+    for _, t, ac, ac_here in reversed(list(reverse_steps(d, steps, spacing))):
+        if t_ahead:
+            prediction, _ = predict(d, model, x, t)
+            a, b = map(float, pred_x0_coefficients(d.prediction, ac_here))
+            c, e = map(float, eps_coefficients(d.prediction, ac_here))
+            pred_x0, eps = d.limit_x0(a * x + b * prediction), c * x + e * prediction
+            x = math.sqrt(ac) * pred_x0 + math.sqrt(1 - ac) * eps
+        else:
+            # The image itself has no t: the first step uses the slope of the first timestep.
+            at = (t, ac) if t_here is None else (t_here, ac_here)
+            eps, pred_x0 = flow(d, model, x, *at)
+            y = x / math.sqrt(ac_here) + (rho(ac) - rho(ac_here)) * eps
+            x = math.sqrt(ac) * y
+        t_here = t
+        yield Step(x, pred_x0, int(t))
 
 
 def flow(d: GaussianDiffusion, model: Model, x: Array, t: float, ac: float) -> tuple[Array, Array]:
@@ -79,8 +91,7 @@ def flow(d: GaussianDiffusion, model: Model, x: Array, t: float, ac: float) -> t
     prediction, _ = predict(d, model, x, t)
     a, b = map(float, pred_x0_coefficients(d.prediction, ac))
     pred_x0 = a * x + b * prediction
-    if d.clip_x0:
-        pred_x0 = pred_x0.clip(-1, 1)
+    pred_x0 = d.limit_x0(pred_x0)
     # x = sqrt(ac) pred_x0 + sqrt(1 - ac) eps: the eps that fits, also where pred_x0 was clipped
     return (x - math.sqrt(ac) * pred_x0) / math.sqrt(1 - ac), pred_x0
 
@@ -93,7 +104,7 @@ def rho(ac: float) -> float:
 def probability_flow_adaptive(
     diffusion: GaussianDiffusion, model: Model, shape: tuple[int, ...], steps: int | None = None,
     *, rtol: float = 1e-3, seed: int = 0, first: int = 0, x_T: Array | None = None,
-    spacing: str = "leading",
+    spacing: Spacing = "leading",
 ) -> Iterator[Step]:  # fmt: skip
     """Sample by SciPy's Runge-Kutta method of orders 4 and 5, which chooses its own steps.
 

@@ -8,10 +8,11 @@ bar, the image grid and the GIF only consume these. All samplers take these argu
     steps              number of sampling steps, 1 .. T (else InputError); None: T
     seed               seed of x_T and of the noise, unless x_T or noise(i) of step i is passed
     first              offset into the random streams, so that a large batch can be drawn in parts
-    spacing            which timesteps, if steps < T: a key of SPACINGS, or "log_snr"
+    spacing            which timesteps, if steps < T: a key of SPACINGS, "log_snr", sections such as
+                       "10,15,20" or "ddim25" (respacing.py), or a function (Levels)
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,8 @@ import numpy as np
 from minddpm import backend, random
 from minddpm.backend import Array
 from minddpm.diffusion.forward import Model
-from minddpm.diffusion.reverse import ReverseProcess
+from minddpm.diffusion.reverse import ReverseProcess, pred_x0_coefficients
+from minddpm.diffusion.sampling import respacing
 from minddpm.diffusion.schedules import half_log_snr
 from minddpm.errors import InputError
 
@@ -38,6 +40,9 @@ SPACINGS: dict[str, Callable[[int, int], np.ndarray]] = {
 NOTHING_BUT_NOISE = -5.1
 # index of the sampling step, from 0 -> standard normal [N, H, W, C], or the stream to draw it from
 Noise = Callable[[int], Array | random.Stream]
+# (process, steps) -> (t, ac, ac_prev) of each step, as reverse_steps yields them
+Levels = Callable[[ReverseProcess, int | None], Iterable[tuple[float, float, float]]]
+Spacing = str | Levels
 
 
 class Step(NamedTuple):
@@ -49,23 +54,29 @@ class Step(NamedTuple):
 
 
 def reverse_steps(
-    d: ReverseProcess, steps: int | None, spacing: str
-) -> Iterator[tuple[int, int, float, float]]:
-    """Yield (i, t, ac, ac_prev) for i = 0, 1, ... and t falling from T-1.
+    d: ReverseProcess, steps: int | None, spacing: Spacing
+) -> Iterator[tuple[int, float, float, float]]:
+    """Yield (i, t, ac, ac_prev) for i = 0, 1, ... and t falling from T-1; the model gets t.
 
     ac: alphas_cumprod at t; ac_prev: at the next visited timestep, 1.0 in the last step.
     """
-    visited = visited_timesteps(d, steps, spacing)
-    ac = [1.0, *d.alphas_cumprod[visited].tolist()]
-    for i in range(len(visited)):
-        yield i, int(visited[-1 - i]), ac[-1 - i], ac[-2 - i]
+    if callable(spacing):
+        levels = spacing(d, steps)
+    else:
+        visited = visited_timesteps(d, steps, spacing)[::-1]
+        ac = [*d.alphas_cumprod[visited].tolist(), 1.0]
+        levels = zip(d.timestep_map[visited].tolist(), ac[:-1], ac[1:], strict=True)
+    for i, (t, ac_t, ac_prev) in enumerate(levels):
+        yield i, t, ac_t, ac_prev
 
 
 def visited_timesteps(d: ReverseProcess, steps: int | None, spacing: str) -> np.ndarray:
     """Return the timesteps that a sampler visits, increasing, int64 [steps]; all T for None."""
-    if spacing == "log_snr" and steps is not None:
-        return log_snr_timesteps(d.alphas_cumprod, steps)
-    return np.arange(d.T) if steps is None else timesteps(d.T, steps, spacing)
+    if respacing.is_respacing(spacing):
+        return respacing.section_timesteps(d.T, steps, spacing)
+    if spacing == "log_snr":
+        return np.arange(d.T) if steps is None else log_snr_timesteps(d.alphas_cumprod, steps)
+    return timesteps(d.T, d.T if steps is None else steps, spacing)
 
 
 def timesteps(T: int, steps: int, spacing: str = "leading") -> np.ndarray:
@@ -125,22 +136,35 @@ def predict(
 
 
 def update(
-    d: ReverseProcess, t: int, x_t: Array, prediction: Array, *, k0: float, kx: float,
+    d: ReverseProcess, ac: float, x_t: Array, prediction: Array, *, k0: float, kx: float,
     ko: float = 0.0, sigma: float | Array = 0.0, z: Array | random.Stream | None = None,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Return (x_{t-1}, pred_x0) by one fused kernel, sampler_step of kernels/reference/noise.py.
 
+    ac: alphas_cumprod at t. A d.clip_x0 that is a function is applied before the kernel.
     pred_x0 = px x_t + po prediction (pred_x0_coefficients), clipped if d.clip_x0
     x_{t-1} = k0 pred_x0 + kx x_t + ko prediction + sigma z
     sigma: a number, or [N, H, W, C]. z: an array, or the stream from which the kernel draws it.
     """
+    px, po = map(float, pred_x0_coefficients(d.prediction, ac))
+    if callable(d.clip_x0):
+        pred_x0 = d.limit_x0(px * x_t + po * prediction)
+        x_prev, _ = _fused(x_t, pred_x0, (0.0, 1.0, k0, kx, 0.0), sigma, z, clip=False)
+        return x_prev + ko * prediction, pred_x0
+    return _fused(x_t, prediction, (px, po, k0, kx, ko), sigma, z, d.clip_x0)
+
+
+def _fused(
+    x_t: Array, output: Array, coefficients: tuple[float, ...], sigma: float | Array,
+    z: Array | random.Stream | None, clip: bool,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Run the kernel, with the noise in the form that it takes."""
     if not isinstance(sigma, float):
         z, sigma = sigma * (z.normal(x_t.shape) if isinstance(z, random.Stream) else z), 1.0
-    px, po = float(d.pred_x0_coef1[t]), float(d.pred_x0_coef2[t])
-    coefficients = px, po, k0, kx, ko, sigma
+    coefficients = *coefficients, sigma
     if isinstance(z, random.Stream):
-        return backend.kernels.sampler_step_normal(x_t, prediction, coefficients, d.clip_x0, *z)
+        return backend.kernels.sampler_step_normal(x_t, output, coefficients, clip, *z)
     z = None if z is None else backend.xp.asarray(z)
     if z is not None and z.shape != x_t.shape:
         raise InputError(f"noise of shape {z.shape} for images {x_t.shape}: make them equal.")
-    return backend.kernels.sampler_step(x_t, prediction, z, coefficients, d.clip_x0)
+    return backend.kernels.sampler_step(x_t, output, z, coefficients, clip)
