@@ -46,6 +46,22 @@ def quadratic(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> np.nd
     return np.linspace(*np.sqrt(ends), T, dtype=np.float64) ** 2
 
 
+def zero_terminal_snr(betas: np.ndarray, left: float | None = None) -> np.ndarray:
+    """Return betas that leave nothing of the image at T-1.
+
+    sqrt(alphas_cumprod) is shifted so that it ends at 0, and scaled so that it keeps its first
+    value. left: alphas_cumprod[T-1]; None: as little as float64 can tell from a beta of 1.
+    Source: Lin et al. 2024, "Common diffusion noise schedules and sample steps are flawed",
+    algorithm 1.
+    """
+    root = np.sqrt(np.cumprod(1 - check_betas(betas)))
+    if len(root) < 2:
+        raise InputError("a schedule of one timestep cannot be rescaled: choose more.")
+    ac = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    ac[-1] = ac[-2] * 2.0**-53 if left is None else left
+    return check_betas(1 - ac / np.append(1.0, ac[:-1]))
+
+
 BY_NAME = {"linear": linear, "cosine": cosine, "quadratic": quadratic}
 
 

@@ -98,9 +98,8 @@ def test_a_variance_written_by_its_logarithm_is_the_same(tmp_path, variance):
         ("variance_type", "learned"),
         ("variance_type", ["fixed_small"]),
         ("beta_schedule", "sigmoid"),
-        ("thresholding", True),
         ("rescale_betas_zero_snr", True),
-        ("clip_sample_range", 2.0),
+        ("predict_epsilon", False),
     ],
 )
 def test_a_setting_that_we_cannot_run_is_refused(tmp_path, key, value):
