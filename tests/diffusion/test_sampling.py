@@ -1,11 +1,15 @@
 """What all samplers do: the steps they yield, seeds and bad input."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from sampler_models import BOTH, SHAPE, check_close, last, noises, process, rough_model
 
 from minddpm import Tensor, random, samplers
+from minddpm.diffusion.sampling.steps import SPACINGS
 from minddpm.diffusion.schedules import cosine
+from minddpm.generate import ADAPTIVE, SAMPLERS
 from refusals import refused
 
 # --- what is yielded -----------------------------------------------------------------------------
@@ -107,6 +111,27 @@ def test_steps_already_yielded_are_not_modified(sampler):
     for step, (x, pred_x0) in zip(yielded, copies, strict=True):
         np.testing.assert_array_equal(step.x, x)
         np.testing.assert_array_equal(step.pred_x0, pred_x0)
+
+
+@pytest.mark.parametrize("spacing", [*SPACINGS, "log_snr", "1", "ddim1"])
+def test_a_single_step_starts_at_pure_noise_everywhere(spacing):
+    """Every sampler, both of the commands that edit images, and inversion."""
+    d, x0 = process(), noises(1)[0]
+    steps = 1 if spacing in (*SPACINGS, "log_snr") else None
+    calls = [
+        partial(sampler, d, rough_model, SHAPE, steps, spacing=spacing)
+        for name, sampler in SAMPLERS.items()
+        if name not in ADAPTIVE
+    ]
+    calls.append(
+        partial(samplers.inpaint, d, rough_model, x0, np.ones(SHAPE), steps, spacing=spacing)
+    )
+    calls += [
+        partial(samplers.invert, d, rough_model, x0, steps, spacing=spacing, t_ahead=flag)
+        for flag in (False, True)
+    ]
+    for call in calls:
+        assert [step.t for step in call()] == [11], call
 
 
 # --- seeds ---------------------------------------------------------------------------------------

@@ -163,3 +163,24 @@ def test_inversion_is_that_of_diffusers(tmp_path, model_pair, prediction, one):
     steps = d.sampling.options["spacing"]
     *_, step = minddpm.samplers.invert(d, unet, x0, 7, spacing=steps, t_ahead=True)
     assert np.abs(step.x - nhwc(x)).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("prediction", "total", "mean"), [("epsilon", 258.9606, 0.3372), ("v", 202.0296, 0.2631)]
+)
+def test_the_full_loop_of_ddpm_in_diffusers_test_suite(prediction, total, mean):
+    """The others need no torch: tests/diffusion/test_full_loops.py."""
+    from minddpm.diffusion.schedules import linear
+
+    count = torch.arange(4 * 3 * 8 * 8).reshape(3, 8, 8, 4) / (4 * 3 * 8 * 8)
+    x_T, generator = count.permute(3, 1, 2, 0).numpy(), torch.manual_seed(0)
+    d = minddpm.GaussianDiffusion(linear(1000), prediction)
+    *_, step = minddpm.samplers.ddpm(
+        d,
+        lambda x, t: x * (t / (t + 1)).astype("float32").reshape(-1, 1, 1, 1),
+        (4, 8, 8, 3),
+        x_T=x_T,
+        noise=lambda i: nhwc(torch.randn(4, 3, 8, 8, generator=generator)),
+    )
+    assert np.abs(step.x).sum() == pytest.approx(total, abs=1e-2)
+    assert np.abs(step.x).mean() == pytest.approx(mean, abs=1e-3)
