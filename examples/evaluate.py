@@ -34,7 +34,7 @@ from minddpm.evaluation.metrics.judge import SHIPPED, Judge, load_judge
 from minddpm.evaluation.metrics.likelihood import bits_per_dim, vae_bits_per_dim
 from minddpm.evaluation.metrics.nearest import nearest
 from minddpm.evaluation.report import Reference, check_samples, evaluate
-from minddpm.generate import ADAPTIVE, SAMPLERS, generate, seconds_per_run, spacing
+from minddpm.generate import ADAPTIVE, SAMPLERS, generate, sampler_options, seconds_per_run
 from minddpm.models import UNet2D
 from minddpm.storage.json_files import write_json
 
@@ -118,9 +118,10 @@ def draw(
     )  # fmt: skip
     if args.judge_labels:
         labels = None
+    _, options = sampler_options(diffusion, args.sampler)
     about = {
         "model": str(args.model), "sampler": args.sampler, "steps": args.steps,
-        "spacing": spacing(args.sampler), "guidance": args.guidance, "weights": "EMA",
+        "spacing": str(options["spacing"]), "guidance": args.guidance, "weights": "EMA",
         "seed": args.seed, "labels": "the judge's" if labels is None else "given to the model",
     }  # fmt: skip
     return to_uint8(samples), labels, about

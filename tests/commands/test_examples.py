@@ -35,6 +35,18 @@ def test_training_writes_its_files(trained):
     assert not list(trained.rglob("*.pkl"))
 
 
+def test_spacing_and_eta_of_sample(command, trained, tmp_path):
+    arguments = ["--model", trained, "--count", 2, "--sampler", "ddim", "--backend", "numpy"]
+    images = []
+    for i, more in enumerate((["--spacing", "ddim4"], ["--spacing", "leading", "--steps", 4],
+                              ["--spacing", "2,2", "--eta", 1])):  # fmt: skip
+        code, stdout, _ = command("sample", *arguments, *more, "--npz", f"{i}.npz")
+        assert (code, "2 samples in 4 ddim steps" in stdout) == (0, True)
+        images.append(np.load(tmp_path / f"{i}.npz")["images"])
+    np.testing.assert_array_equal(images[0], images[1])  # 0, 10, 20, 30 of 40 in both
+    assert (images[0] != images[2]).any()
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_sampling(command, trained, tmp_path, sampler):
     arguments = ["--model", trained, "--count", 3, "--steps", 2, "--sampler", sampler]
@@ -293,6 +305,10 @@ def test_bad_data_is_refused(command, tmp_path):
         (["--model", "MODEL", "--count", "0"], ["--count", "below 1"]),
         (["--model", "MODEL", "--seed", "-1"], ["-1", "choose 0"]),
         (["--model", "MODEL", "--sampler", "magic"], ["magic", "ddim"]),
+        (["--model", "MODEL", "--eta", "0.5"], ["ddpm has no eta", "ddim"]),
+        (["--model", "MODEL", "--spacing", "even", "--steps", "2"], ["'even'", "leading"]),
+        (["--model", "MODEL", "--spacing", "ddim4", "--steps", "4"], ["leave out steps"]),
+        (["--model", "MODEL", "--spacing", "ddim27"], ["no integer stride"]),
         (["--model", "MODEL", "--out", "taken.png"], ["taken.png", "another name"]),
         (["--model", "MODEL", "--out", "file/a.png"], ["a.png", "folder"]),
         (["--model", "MODEL", "--out", "a.png", "--npz", "a.png"], ["two names"]),
