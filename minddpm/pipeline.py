@@ -28,6 +28,7 @@ def load(directory: str | Path) -> Pipeline:
 
     directory: a run directory, or one that diffusers' save_pretrained wrote. The schedule,
     the prediction and the variance are those used in training; the weights are the EMA weights.
+    The sampler of a pipeline that diffusers saved, with its spacing, is generate's default.
     Raises InputError for missing, damaged or unsupported files.
     """
     return Pipeline(UNet2D.from_pretrained(directory), load_diffusion(directory))

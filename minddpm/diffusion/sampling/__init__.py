@@ -4,7 +4,8 @@
         step.x, step.pred_x0, step.t
 
 Read steps.py (the arguments that all share), ddpm.py (Algorithm 2), ddim.py, dpm_solver.py, ode.py;
-then inpaint.py, interpolate.py and guidance.py. Each loop is in the terms of its own paper.
+then inpaint.py, interpolate.py and guidance.py; respacing.py and diffusers_steps.py say at which
+timesteps other projects sample. Each loop is in the terms of its own paper.
 """
 
 from minddpm.diffusion.sampling.ddim import ddim
