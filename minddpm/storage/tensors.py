@@ -59,6 +59,8 @@ def read_header(path: Path) -> Header:
 
     Raises InputError as read_tensors does.
     """
+    if path.is_file():
+        check_memory(path.stat().st_size, path)  # the library maps the file into memory
     try:
         # The library refuses a header of more than 100 MB, and offsets that leave gaps, overlap,
         # differ from the shapes or do not end where the file ends.
