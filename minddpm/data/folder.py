@@ -9,13 +9,15 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from minddpm.data.dataset import ImageDataset
+from minddpm.data.pixel_depth import Depths
 from minddpm.errors import InputError
 
 
 def load_folder(directory: str | os.PathLike, size: int, channels: int) -> ImageDataset:
     """Load every image below ``directory``, in the order of the sorted paths.
 
-    An image is rotated upright (EXIF), composed on white if it is transparent, resized so that its
+    An image is rotated upright (EXIF), scaled to 8 bits (by the rules in pixel_depth.py; the
+    scale of deeper images is printed on stderr), composed on white if it is transparent, resized so that its
     short side is ``size`` (antialiased), and cropped at its centre. Names that begin with a dot
     are ignored. A file that is not a readable image is skipped and named on stderr.
     channels: 1 (grey) or 3 (RGB). Returns images uint8 ``[n, size, size, channels]``; a label is
@@ -31,40 +33,33 @@ def load_folder(directory: str | os.PathLike, size: int, channels: int) -> Image
         raise InputError(f"{directory} is not a folder: give the folder with the images.")
 
     paths = sorted(path for path in directory.rglob("*") if _wanted(path, directory))
-    images, read, skipped = [], [], 0
+    depths, arrays, skipped = Depths(), {}, 0
     for path in tqdm(paths, desc="images", disable=None):  # None: no bar in a log file
         try:
-            image = _open(path)
+            image = depths.open(path)
+            arrays[path] = None if image is None else _to_array(image, size, channels)
         except Exception as error:  # Pillow's readers raise many kinds on a damaged file
             tqdm.write(f"{path}: not a readable image, skipped ({error})", file=sys.stderr)
             skipped += 1
-            continue
-        images.append(_to_array(image, size, channels))
-        read.append(path.relative_to(directory))
+    deep = [path for path, array in arrays.items() if array is None]
+    for path in tqdm(deep, desc="scaling", disable=None if deep else True):
+        arrays[path] = _to_array(depths.scaled(path), size, channels)
     if skipped:
         print(f"{directory}: skipped {skipped} of {len(paths)} files", file=sys.stderr)
-    if not images:
+    for sentence in depths.notes():
+        print(f"{directory}: {sentence}", file=sys.stderr)
+    if not arrays:
         raise InputError(
             f"{directory} holds no readable image: give a folder with PNG, JPEG or other images."
         )
-    return ImageDataset(np.stack(images), _labels(read), f"{len(images):,} images in {directory}")
+    labels = _labels([path.relative_to(directory) for path in arrays])
+    source = f"{len(arrays):,} images in {directory}"
+    return ImageDataset(np.stack(list(arrays.values())), labels, source)
 
 
 def _wanted(path: Path, directory: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(directory).parts)
     return not hidden and path.is_file()
-
-
-def _open(path: Path) -> Image.Image:
-    """Return the decoded image, upright, with 8 bits per channel."""
-    with Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image)  # decodes it completely: a damaged file fails here
-    if upright.mode == "F":
-        raise ValueError("its values are floats of unknown range")
-    if upright.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
-        grey = np.clip(np.asarray(upright), 0, 65535) / 257
-        return Image.fromarray(np.rint(grey).astype(np.uint8))
-    return upright
 
 
 def _to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:

@@ -30,16 +30,10 @@ def test_images_of_the_right_size_are_unchanged(tmp_path):
     assert str(tmp_path) in rgb.source
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB"])
 def test_every_mode_is_read(tmp_path, mode):
     save(tmp_path / "a.tif", Image.new("RGB", (8, 8), "white").convert(mode).copy())
     np.testing.assert_allclose(load_folder(tmp_path, 8, 3).images, 255, atol=1)
-
-
-def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
-    deep = np.clip(GREY.astype(int) * 257 + 100, 0, 65535)  # 100 is less than half a grey level
-    save(tmp_path / "a.png", Image.fromarray(deep.astype(np.uint16)))
-    np.testing.assert_array_equal(load_folder(tmp_path, 8, 1).images[0, :, :, 0], GREY)
 
 
 def test_transparent_pixels_are_white_for_any_hidden_colour(tmp_path):
@@ -82,21 +76,15 @@ def test_shrinking_is_antialiased(tmp_path):
     assert np.abs(inner.astype(int) - 128).max() < 8  # choosing single pixels would give 0 or 255
 
 
-def test_order_labels_and_hidden_files(tmp_path):
-    for value, name in enumerate(["b/z.png", "a/2.png", "a/deep/1.png", "a/1.png", "c/1.PNG"]):
+def test_order_and_hidden_files(tmp_path):
+    """The order decides the checksum in run.json, so it must not change between versions."""
+    for value, name in enumerate(["b/z.png", "a/2.png", "a/deep/1.png", "a/10.png", "c/1.PNG"]):
         save(tmp_path / name, np.full((2, 2), value, np.uint8))
-    (tmp_path / "empty").mkdir()
     (tmp_path / ".DS_Store").write_bytes(b"x")
     save(tmp_path / ".thumbnails" / "1.png", GREY)
     dataset = load_folder(tmp_path, 2, 1)
     assert dataset.images[:, 0, 0, 0].tolist() == [3, 1, 2, 0, 4]
     assert dataset.labels.tolist() == [0, 0, 0, 1, 2]
-
-
-def test_one_image_outside_the_sub_folders_means_no_labels(tmp_path):
-    save(tmp_path / "a" / "1.png", GREY)
-    save(tmp_path / "1.png", GREY)
-    assert load_folder(tmp_path, 2, 1).labels is None
 
 
 def test_broken_files_are_named_counted_and_skipped(tmp_path, capsys):
@@ -106,10 +94,10 @@ def test_broken_files_are_named_counted_and_skipped(tmp_path, capsys):
     (tmp_path / "cut.jpg").write_bytes(content[: len(content) - 60])
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("not an image")
-    save(tmp_path / "float.tif", Image.new("F", (8, 8)))
+    save(tmp_path / "nan.tif", Image.new("F", (8, 8), np.nan))
     assert len(load_folder(tmp_path, 8, 1)) == 1
     stderr = capsys.readouterr().err
-    for name in ("cut.jpg", "empty.png", "notes.txt", "float.tif"):
+    for name in ("cut.jpg", "empty.png", "notes.txt", "nan.tif"):
         assert f"{tmp_path / name}: not a readable image, skipped" in stderr
     assert "good.png" not in stderr
     assert stderr.rstrip().endswith(f"{tmp_path}: skipped 4 of 5 files")
