@@ -2,9 +2,11 @@
 
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from minddpm.data.class_names import listing
 from minddpm.errors import InputError
 
 
@@ -15,12 +17,14 @@ class ImageDataset:
     images: uint8 ``[n, H, W, C]`` in 0..255, n >= 1, C 1 (grey) or 3 (RGB).
     labels: int64 ``[n]``, each >= 0, or None if the images have no classes.
     source: one line about the origin of the images, for logs and ``run.json``.
-    Raises InputError if an array has another type or shape.
+    label_names: the name of each class, or None. A class may have no image.
+    Raises InputError if an array has another type or shape, or names do not fit the labels.
     """
 
     images: np.ndarray
     labels: np.ndarray | None
     source: str
+    label_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -32,6 +36,8 @@ class ImageDataset:
         if images.size == 0:
             raise InputError(f"{self.source}: there is no image in {images.shape}; give some.")
         if labels is None:
+            if self.label_names is not None:
+                raise InputError(f"{self.source}: there are label_names but no labels; give both.")
             return
         if not _is_array(labels, np.int64, ndim=1):
             raise InputError(
@@ -46,14 +52,41 @@ class ImageDataset:
             raise InputError(
                 f"{self.source}: label {labels.min()} is negative; number the classes from 0."
             )
+        names = self.label_names
+        if names is not None and (len(set(names)) != len(names) or len(names) <= labels.max()):
+            raise InputError(
+                f"{self.source}: the label_names are {listing(names)} for labels up to "
+                f"{labels.max()}; give each class a name of its own."
+            )
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def identity(self) -> dict[str, str | int]:
-        """Return the entries that identify this data in run.json: source, count and checksum."""
-        checksum = zlib.crc32(np.ascontiguousarray(self.images))
-        return {"source": self.source, "images": len(self), "checksum": checksum}
+    @property
+    def num_classes(self) -> int:
+        """The number of classes; 0 if the images have none."""
+        if self.labels is None:
+            return 0
+        return int(self.labels.max()) + 1 if self.label_names is None else len(self.label_names)
+
+    def describe_classes(self) -> str:
+        """Return the number of classes, and the name and the number of images of each, as text."""
+        counts = np.bincount(self.labels, minlength=self.num_classes).tolist()
+        names = self.label_names or map(str, range(self.num_classes))
+        words = [f"{name} ({count:,})" for name, count in zip(names, counts, strict=True)]
+        return f"{self.num_classes} classes: {listing(words)}"
+
+    def identity(self) -> dict[str, Any]:
+        """Return the entries that identify this data in run.json.
+
+        They are source, count and checksum and, of images with classes, the labels' checksum and
+        the names of the classes.
+        """
+        entries = {"source": self.source, "images": len(self), "checksum": _checksum(self.images)}
+        if self.labels is not None:
+            names = None if self.label_names is None else list(self.label_names)
+            entries |= {"label_checksum": _checksum(self.labels), "label_names": names}
+        return entries
 
 
 def to_float(images: np.ndarray) -> np.ndarray:
@@ -87,6 +120,10 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     unit = (np.clip(images.astype(np.float32), -1, 1) + 1) / 2
     # Rounding, not truncation: to_uint8(to_float(x)) must return all 256 values unchanged.
     return np.rint(unit * 255).astype(np.uint8)
+
+
+def _checksum(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array))
 
 
 def _is_array(value: object, dtype: type, ndim: int | None = None) -> bool:

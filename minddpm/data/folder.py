@@ -2,12 +2,14 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from minddpm.data.class_names import listing, natural_order, printable
 from minddpm.data.dataset import ImageDataset
 from minddpm.data.pixel_depth import Depths
 from minddpm.errors import InputError
@@ -17,11 +19,14 @@ def load_folder(directory: str | os.PathLike, size: int, channels: int) -> Image
     """Load every image below ``directory``, in the order of the sorted paths.
 
     An image is rotated upright (EXIF), scaled to 8 bits (by the rules in pixel_depth.py; the
-    scale of deeper images is printed on stderr), composed on white if it is transparent, resized so that its
-    short side is ``size`` (antialiased), and cropped at its centre. Names that begin with a dot
-    are ignored. A file that is not a readable image is skipped and named on stderr.
+    scale of deeper images is printed on stderr), composed on white if it is transparent, resized so
+    that its short side is ``size`` (antialiased), and cropped at its centre. Names that begin with
+    a dot are ignored; links are followed, except to a folder that contains the link. A file that is
+    not a readable image is skipped and named on stderr.
     channels: 1 (grey) or 3 (RGB). Returns images uint8 ``[n, size, size, channels]``; a label is
-    the index of the image's first-level sub-folder; labels is None if any image has no sub-folder.
+    the index of the image's first-level sub-folder in natural order (1, 2, 10), and label_names
+    are their names. A sub-folder without a readable image keeps its number, and is named on stderr.
+    Both are None if any image has no sub-folder.
     Raises InputError if an argument is out of range, or there is no readable image.
     """
     directory = Path(directory)
@@ -32,7 +37,7 @@ def load_folder(directory: str | os.PathLike, size: int, channels: int) -> Image
     if not directory.is_dir():
         raise InputError(f"{directory} is not a folder: give the folder with the images.")
 
-    paths = sorted(path for path in directory.rglob("*") if _wanted(path, directory))
+    paths = sorted(_files(directory, _containing(directory)))
     depths, arrays, skipped = Depths(), {}, 0
     for path in tqdm(paths, desc="images", disable=None):  # None: no bar in a log file
         try:
@@ -52,14 +57,31 @@ def load_folder(directory: str | os.PathLike, size: int, channels: int) -> Image
         raise InputError(
             f"{directory} holds no readable image: give a folder with PNG, JPEG or other images."
         )
-    labels = _labels([path.relative_to(directory) for path in arrays])
+    labels, names = _labels(directory, list(arrays))
     source = f"{len(arrays):,} images in {directory}"
-    return ImageDataset(np.stack(list(arrays.values())), labels, source)
+    return ImageDataset(np.stack(list(arrays.values())), labels, source, names)
 
 
-def _wanted(path: Path, directory: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(directory).parts)
-    return not hidden and path.is_file()
+def _files(folder: Path, above: set[Path]) -> Iterator[Path]:
+    """Yield the files below a folder, links included; above: the real paths that contain it."""
+    real = folder.resolve()
+    if real in above:
+        print(f"{folder}: a link to a folder that contains it, skipped", file=sys.stderr)
+        return
+    try:
+        entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        print(f"{folder}: not a readable folder, skipped ({error.strerror})", file=sys.stderr)
+        return
+    for path in entries:
+        if path.is_dir():
+            yield from _files(path, above | _containing(folder) | {real})
+        elif path.is_file() or path.is_symlink():  # a broken link is named when it is opened
+            yield path
+
+
+def _containing(folder: Path) -> set[Path]:
+    return set(folder.resolve().parents)
 
 
 def _to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:
@@ -72,8 +94,19 @@ def _to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:
     return np.asarray(square).reshape(size, size, channels)
 
 
-def _labels(paths: list[Path]) -> np.ndarray | None:
-    if any(len(path.parts) == 1 for path in paths):
-        return None
-    _, labels = np.unique([path.parts[0] for path in paths], return_inverse=True)
-    return labels.astype(np.int64)
+def _labels(directory: Path, paths: list[Path]) -> tuple[np.ndarray | None, tuple | None]:
+    """Return the labels and the names of the classes, and report classes without an image."""
+    parts = [path.relative_to(directory).parts for path in paths]
+    if any(len(part) == 1 for part in parts):
+        return None, None
+    folders = [p.name for p in directory.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    numbers = {name: number for number, name in enumerate(natural_order(folders))}
+    labels = np.array([numbers[part[0]] for part in parts], np.int64)
+    names = tuple(map(printable, numbers))
+    if empty := [names[i] for i in sorted(set(numbers.values()) - set(labels.tolist()))]:
+        print(
+            f"{directory}: no readable image of the classes {listing(empty)}; they keep their "
+            "numbers, but cannot be learned",
+            file=sys.stderr,
+        )
+    return labels, names

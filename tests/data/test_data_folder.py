@@ -95,12 +95,13 @@ def test_broken_files_are_named_counted_and_skipped(tmp_path, capsys):
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("not an image")
     save(tmp_path / "nan.tif", Image.new("F", (8, 8), np.nan))
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     assert len(load_folder(tmp_path, 8, 1)) == 1
     stderr = capsys.readouterr().err
-    for name in ("cut.jpg", "empty.png", "notes.txt", "nan.tif"):
+    for name in ("cut.jpg", "empty.png", "notes.txt", "nan.tif", "gone.png"):
         assert f"{tmp_path / name}: not a readable image, skipped" in stderr
     assert "good.png" not in stderr
-    assert stderr.rstrip().endswith(f"{tmp_path}: skipped 4 of 5 files")
+    assert stderr.rstrip().endswith(f"{tmp_path}: skipped 5 of 6 files")
 
 
 def test_nothing_is_printed_if_every_file_is_readable(tmp_path, capsys):
