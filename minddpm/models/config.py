@@ -38,6 +38,10 @@ DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": None,  # diffusers uses this key only for learned time embeddings
 }
 
+# The names of the classes, one fewer than num_class_embeds. The key is minddpm's own: diffusers
+# stores keys that begin with an underscore, but does not pass them to the model.
+LABEL_NAMES = "_label_names"
+
 # Keys that have a fixed list of supported values.
 SUPPORTED: dict[str, tuple[Any, ...]] = {
     "time_embedding_type": ("positional",),
@@ -139,7 +143,7 @@ PAPER: dict[str, Any] = {
 
 def complete_config(given: dict[str, Any]) -> dict[str, Any]:
     """Return `given` with the defaults filled in. Raises InputError for unsupported values."""
-    if unknown := sorted(set(given) - set(DEFAULTS)):
+    if unknown := sorted(set(given) - {*DEFAULTS, LABEL_NAMES}):
         raise InputError(
             f"unknown UNet configuration key {reprlib.repr(unknown[0])}: the keys are those of "
             f"diffusers' UNet2DModel ({', '.join(DEFAULTS)})."
@@ -183,6 +187,8 @@ def complete_config(given: dict[str, Any]) -> dict[str, Any]:
             f"attn_norm_num_groups={groups} does not divide the {C} channels of the lowest level: "
             "choose a divisor."
         )
+    if LABEL_NAMES in config:
+        config[LABEL_NAMES] = _checked_names(config[LABEL_NAMES], config["num_class_embeds"])
     return config
 
 
@@ -199,3 +205,15 @@ def least_size(config: dict[str, Any]) -> tuple[int, int]:
     weights += 9 * channels[0] * (config["in_channels"] + config["out_channels"])
     weights += layers * sum(9 * C * C + C * C_time + 6 for C in channels)
     return weights, 8 * layers * len(channels)
+
+
+def _checked_names(names: Any, embeddings: int | None) -> tuple[str, ...]:
+    if not _is_list(names) or not all(isinstance(x, str) and x.isprintable() for x in names):
+        raise InputError(f"{LABEL_NAMES}={names!r} is invalid: give a list of printable names.")
+    different = len(set(names))
+    if different != len(names) or different + 1 != embeddings:
+        raise InputError(
+            f"{LABEL_NAMES} has {different} different names of {len(names)} for "
+            f"num_class_embeds={embeddings}: give one name per class, and one more embedding."
+        )
+    return tuple(names)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from minddpm.errors import InputError
-from minddpm.models.config import least_size
+from minddpm.models.config import LABEL_NAMES, least_size
 from minddpm.nn import Module
 from minddpm.nn.torch_layout import torch_tensors
 from minddpm.storage.json_files import diffusers_header, read_json, write_json
@@ -39,7 +39,7 @@ def write_pretrained(module: Module, config: dict[str, Any], directory: Path) ->
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the configuration in a model's folder, without diffusers' private entries.
+    """Return the configuration in a model's folder, without the private entries of diffusers.
 
     Raises InputError for a missing or damaged file, and for a model that is not a UNet2DModel.
     """
@@ -48,7 +48,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     kind = config.get("_class_name", "UNet2DModel")
     if kind != "UNet2DModel":
         raise InputError(f"{path} describes a {kind}: minddpm runs diffusers' UNet2DModel only.")
-    return {key: value for key, value in config.items() if not key.startswith("_")}
+    return {k: v for k, v in config.items() if not k.startswith("_") or k == LABEL_NAMES}
 
 
 def read_weights(folder: Path) -> dict[str, np.ndarray]:

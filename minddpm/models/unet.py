@@ -22,7 +22,7 @@ from minddpm.models.blocks import (
     UpBlock2D,
     linears,
 )
-from minddpm.models.config import complete_config
+from minddpm.models.config import LABEL_NAMES, complete_config
 from minddpm.models.pretrained import (
     CONFIG,
     WEIGHTS,
@@ -108,6 +108,11 @@ class UNet2D(Module):
         The additional embedding means "no class" (diffusion/sampling/guidance.py).
         """
         return (self.config["num_class_embeds"] or 1) - 1
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, in the order of their labels; None if they have none."""
+        return self.config.get(LABEL_NAMES)
 
     # Ho et al. divide exponents by half - 1, so that the last frequency is exactly 1/10000, and put
     # the sines first: freq_shift=1, flip_sin_to_cos=False. The original Transformer and diffusers'

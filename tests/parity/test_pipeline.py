@@ -93,6 +93,23 @@ def test_diffusers_opens_a_directory_written_by_us(tmp_path, model_pair):
         assert torch.equal(p, q)
 
 
+def test_diffusers_opens_and_keeps_the_names_of_classes(tmp_path, model_pair, caplog):
+    """diffusers does not know the key, gives no warning, and stores it again."""
+    pair, names = model_pair(**RGB, num_class_embeds=3), ("café", "2")
+    pair.ours.config["_label_names"] = names
+    pair.ours.save_pretrained(tmp_path / "ours")
+    diffusers.utils.logging.enable_propagation()  # to caplog
+    again = diffusers.UNet2DModel.from_pretrained(tmp_path / "ours", low_cpu_mem_usage=False)
+    diffusers.utils.logging.disable_propagation()
+    assert caplog.text == ""
+    (x,), labels = noises(1), np.array([0, 2])
+    pair.theirs = again
+    ours, theirs = pair.outputs(x, np.array([3, 40]), labels)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    again.save_pretrained(tmp_path / "again")
+    assert UNet2D.from_pretrained(tmp_path / "again").label_names == names
+
+
 def test_diffusers_draws_our_samples_from_a_pipeline_of_ours(
     any_backend, tmp_path, model_pair, given_noise
 ):

@@ -155,6 +155,12 @@ def test_a_config_that_is_not_supported_is_refused(saved, changes, words):
         {"sample_size": [8, 8, 8]},
         {"attention_head_dim": [8, 8]},
         {"dropout": "none"},
+        {"_label_names": "ab", "num_class_embeds": 3},
+        {"_label_names": ["a", 1], "num_class_embeds": 3},
+        {"_label_names": ["a", "\x1b[2J"], "num_class_embeds": 3},
+        {"_label_names": ["a", "a"], "num_class_embeds": 3},
+        {"_label_names": ["a"], "num_class_embeds": 3},
+        {"_label_names": ["a"]},
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()),
 )

@@ -20,6 +20,7 @@ from minddpm.pipeline import save_pipeline
         {"sample_size": (8, 16), "in_channels": 3, "out_channels": 6},
         {"attention_head_dim": None, "resnet_time_scale_shift": "scale_shift"},
         {"num_class_embeds": 10, "mid_block_type": None, "act_fn": "swish"},
+        {"num_class_embeds": 3, "_label_names": ("café", "猫")},
     ],
 )
 def test_a_saved_model_comes_back_bit_for_bit(any_backend, tmp_path, changes):
