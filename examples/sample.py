@@ -2,6 +2,7 @@
 
 python examples/sample.py --model runs/mnist --sampler dpm_solver --steps 20
 python examples/sample.py --model runs/digits --label 7 --guidance 2
+python examples/sample.py --model runs/pets --label cat
 """
 
 import argparse
@@ -13,12 +14,14 @@ import numpy as np
 import minddpm
 from minddpm import random
 from minddpm.commands import cli
-from minddpm.commands.run_figures import class_rows
+from minddpm.commands.classes import class_grid, find_label, labels_of_all_classes
 from minddpm.data import to_uint8
+from minddpm.data.class_names import listing
 from minddpm.diffusion.sampling.respacing import is_respacing
 from minddpm.diffusion.scheduler_file import load_diffusion
-from minddpm.drawing import grid, save_png
+from minddpm.drawing import save_png
 from minddpm.errors import InputError
+from minddpm.evaluation.image_archive import IMAGES, LABELS
 from minddpm.generate import (
     ADAPTIVE,
     SAMPLERS,
@@ -48,8 +51,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--eta", type=float, help="noise of ddim: 0 (none, default) to 1")
     parser.add_argument(
         "--label",
-        type=int,
-        help="class label, for a class-conditional model (default: all classes)",
+        help="a class of a class-conditional model: its name, or its number if no name is a number "
+        "(default: one row per class)",
     )
     parser.add_argument(
         "--guidance", type=float, default=1.0, help="strength of the conditioning (1: no guidance)"
@@ -65,34 +68,25 @@ def parse() -> argparse.Namespace:
         "(default: samples.png, or a free name, in the current directory)",
     )
     parser.add_argument(
-        "--npz", type=Path, help="also write all samples, uint8 [N, H, W], as 'images'"
+        "--npz",
+        type=Path,
+        help="also write all samples, uint8 [N, H, W], as 'images', and 'labels'",
     )
     return parser.parse_args()
 
 
-def choose_labels(
-    args: argparse.Namespace, unet: minddpm.UNet2D
-) -> tuple[np.ndarray | None, int | None]:
-    """Return the label of each sample and the number of grid columns.
-
-    Both are None if the model has no classes.
-    """
-    labels, columns = class_rows(unet, args.count)
+def choose_labels(args: argparse.Namespace, unet: minddpm.UNet2D) -> np.ndarray | None:
+    """Return the label of each sample, or None if the model has no classes."""
     if args.label is not None:
-        labels, columns = np.full(args.count, args.label), None
-        if not unet.num_classes or not 0 <= args.label < unet.num_classes:
-            remedy = (
-                f"choose 0 .. {unet.num_classes - 1}"
-                if unet.num_classes
-                else "the model has no classes; omit --label"
-            )
-            raise InputError(f"{args.model} has no label {args.label}: {remedy}.")
-    if labels is None and args.guidance != 1:
+        return np.full(args.count, find_label(unet, args.label, args.model))
+    if not unet.num_classes and args.guidance != 1:
         raise InputError(
             f"{args.model} is not class-conditional: omit --guidance, or train with "
             "--class-conditional."
         )
-    return labels, columns
+    if unet.label_names is not None:
+        print(f"one row per class: {listing(unet.label_names)}")
+    return labels_of_all_classes(unet, args.count)
 
 
 def main() -> None:
@@ -114,7 +108,7 @@ def main() -> None:
             f"{diffusion.variance}: choose a model of grey or colour images, with twice as many "
             "output channels if the variance is learned_range."
         )
-    labels, columns = choose_labels(args, unet)
+    labels = choose_labels(args, unet)
     sampler, options = sampler_options(diffusion, args.sampler, args.spacing, args.eta)
     steps = args.steps
     if steps is None and sampler != "ddpm" and not is_respacing(args.spacing or ""):
@@ -134,12 +128,15 @@ def main() -> None:
         (unet, diffusion), args.count, sampler, steps, args.seed, args.batch_size,
         labels=labels, guidance=args.guidance, spacing=args.spacing, eta=args.eta,
     )  # fmt: skip
-    save_png(grid(samples, columns), out)
+    save_png(class_grid(samples, labels if args.label is None else None), out)
     files = str(out)
     if args.npz is not None:
         pixels = to_uint8(samples)
+        arrays = {IMAGES: pixels[..., 0] if pixels.shape[3] == 1 else pixels}
+        if labels is not None:
+            arrays[LABELS] = labels
         with atomic_write(args.npz) as file:
-            np.savez_compressed(file, images=pixels[..., 0] if pixels.shape[3] == 1 else pixels)
+            np.savez_compressed(file, **arrays)
         files += f" and {args.npz}"
     print(f"wrote {files}")
 

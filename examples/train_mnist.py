@@ -22,6 +22,7 @@ from minddpm.diffusion.losses import LOSSES
 from minddpm.diffusion.reverse import PREDICTIONS, VARIANCES
 from minddpm.errors import InputError
 from minddpm.generate import seconds_per_run
+from minddpm.models.config import LABEL_NAMES
 from minddpm.training.ddpm import Trainer, TrainingOptions
 from minddpm.training.run_directory import RunDirectory
 
@@ -132,7 +133,9 @@ def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]
     if options["variance"] == "learned_range":
         config["out_channels"] = 2 * C
     if training.class_conditional and dataset.labels is not None:
-        config["num_class_embeds"] = int(dataset.labels.max()) + 2  # the last means "no class"
+        config["num_class_embeds"] = dataset.num_classes + 1  # the last means "no class"
+        if dataset.label_names is not None:
+            config[LABEL_NAMES] = dataset.label_names
     unet = minddpm.UNet2D(**config)
     unet.check_image_size(H, W)
     trainer = Trainer(unet, diffusion, dataset, run, training)

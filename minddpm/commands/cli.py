@@ -8,6 +8,7 @@ from pathlib import Path
 
 from minddpm import backend
 from minddpm.data import ImageDataset, load_mnist
+from minddpm.data.class_names import listing
 from minddpm.diffusion import GaussianDiffusion
 from minddpm.diffusion.scheduler_file import load_diffusion
 from minddpm.errors import InputError
@@ -146,7 +147,7 @@ def load_model_and_data(
     """Return the model in eval mode, its diffusion process and MNIST's test digits.
 
     Raises InputError if there are fewer digits than `images`, or the model expects another image
-    shape.
+    shape or other classes.
     """
     unet = UNet2D.from_pretrained(directory).eval()
     diffusion, data = load_diffusion(directory), load_mnist(data_dir, "test")
@@ -155,6 +156,11 @@ def load_model_and_data(
         raise InputError(
             f"{directory} is a model of images {expected}, but MNIST's are "
             f"{data.images.shape[1:]}: choose a model that was trained on MNIST."
+        )
+    if None not in (unet.label_names, data.label_names) and unet.label_names != data.label_names:
+        raise InputError(
+            f"{directory} has the classes {listing(unet.label_names)}, but MNIST has "
+            f"{listing(data.label_names)}: choose a model that was trained on MNIST."
         )
     check_images(images, data)
     return unet, diffusion, data

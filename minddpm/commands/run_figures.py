@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 
 from minddpm import backend, random
+from minddpm.commands.classes import class_grid, labels_of_all_classes
 from minddpm.data import ImageDataset, to_float
 from minddpm.diffusion import GaussianDiffusion
 from minddpm.diffusion.sampling import Step
 from minddpm.diffusion.schedules import half_log_snr
-from minddpm.drawing import curve, grid, save_gif, save_png, strip
+from minddpm.drawing import curve, save_gif, save_png, strip
 from minddpm.generate import generate
 from minddpm.models import UNet2D
 from minddpm.training.run_directory import LOSS, RunDirectory, read_loss
@@ -64,19 +65,11 @@ def draw_samples(
         if start == 0 and next(step_numbers) % every == 0:
             frames.append(backend.to_numpy(step.x[:25]))
 
-    labels, columns = class_rows(unet, count)
+    labels = labels_of_all_classes(unet, count)
     samples = generate((unet, diffusion), count, sampler, steps, seed, watch=watch, labels=labels)
     frames.append(samples[:25])
-    save_png(grid(samples, columns), run.path / "samples.png")
+    save_png(class_grid(samples, labels), run.path / "samples.png")
     save_gif(frames, run.path / "denoising.gif")
-
-
-def class_rows(unet: UNet2D, count: int) -> tuple[np.ndarray | None, int | None]:
-    """Return labels [count] and columns of a grid with one row per class; None without classes."""
-    if not unet.num_classes:
-        return None, None
-    columns = -(-count // unet.num_classes)
-    return np.arange(count) // columns, columns
 
 
 def draw_loss(run: RunDirectory) -> None:

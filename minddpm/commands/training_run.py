@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from minddpm import backend
 from minddpm.commands import cli
+from minddpm.commands.classes import check_same_classes
 from minddpm.data import ImageDataset
 from minddpm.errors import InputError
 from minddpm.training.loop import Loop
@@ -122,14 +123,19 @@ def describe_backend(options: dict[str, Any]) -> str:
     return f"backend {options['backend']}{threads}{precision}"
 
 
-def check_same_data(run: RunDirectory, dataset: ImageDataset) -> None:
-    """Raise InputError unless the resumed run was trained on this data set."""
+def check_same_data(run: RunDirectory, dataset: ImageDataset, uses_labels: bool = False) -> None:
+    """Raise InputError unless the resumed run was trained on this data set.
+
+    Only a run that uses labels needs the same classes.
+    """
     before, now = run.read_info()[1], dataset.identity()
     if any(before.get(key) != now[key] for key in ("images", "checksum")):
         raise InputError(
             f"the run in {run.path} was trained on {before.get('source')}, but this is "
             f"{now['source']}: give the same data, or start a new run with another --out."
         )
+    if uses_labels:
+        check_same_classes(f"the run in {run.path}", before, dataset)
 
 
 def check_cooldown(loop: Loop) -> None:
@@ -210,7 +216,7 @@ def open_run(args: argparse.Namespace, loop: Loop) -> None:
     if not args.resume:
         run.check_new(loop.bytes_needed())
         return
-    check_same_data(run, loop.dataset)
+    check_same_data(run, loop.dataset, loop.uses_labels)
     run.check_writable(loop.bytes_needed())
     if loop.resume() > loop.options.steps:
         raise InputError(f"{run.path} is already at step {loop.step}: choose --steps above it.")
@@ -240,6 +246,8 @@ def announce(loop: Loop, options: dict[str, Any], then: str = "", seconds: float
         f"{loop.parameters():,} parameters; {describe_backend(options)}",
         flush=True,
     )
+    if loop.uses_labels:
+        print(dataset.describe_classes(), flush=True)
     first, seconds_per_step = loop.seconds_per_step()
     minutes = ((loop.options.steps - loop.step) * seconds_per_step + seconds) / 60
     print(

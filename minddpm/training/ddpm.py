@@ -81,7 +81,8 @@ class Trainer(Loop):
                 "loss simple trains the mean alone, so variance learned_range would keep its "
                 "initial values: choose --loss hybrid or vlb, or another --variance."
             )
-        if options.class_conditional:
+        self.uses_labels = options.class_conditional
+        if self.uses_labels:
             check_classes(unet, dataset)
         self.optimizer = nn.Adam(
             unet.parameters(), lr=options.lr, weight_decay=options.weight_decay

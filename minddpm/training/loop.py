@@ -34,6 +34,7 @@ class Loop:
 
     columns: Sequence[str]  # the log's columns after "step"; the progress bar shows the first
     optional: Sequence[str] = ()  # groups of state() that exist only in some precisions
+    uses_labels = False  # whether a step reads the labels of the data set
 
     def __init__(self, dataset: ImageDataset, run: RunDirectory, options: LoopOptions):
         self.dataset, self.run, self.options = dataset, run, options

@@ -37,6 +37,7 @@ class ClassifierLoop(ModelLoop):
     """Trains a Classifier."""
 
     quantity_names = ("loss", "error")
+    uses_labels = True
 
     def quantities(self, chosen: np.ndarray, step: int) -> tuple[Tensor, Array]:
         options = self.options
