@@ -74,9 +74,9 @@ def _files(folder: Path, above: set[Path]) -> Iterator[Path]:
         print(f"{folder}: not a readable folder, skipped ({error.strerror})", file=sys.stderr)
         return
     for path in entries:
-        if path.is_dir():
+        if os.path.isdir(path):  # unlike Path.is_dir, it is False where access is denied
             yield from _files(path, above | _containing(folder) | {real})
-        elif path.is_file() or path.is_symlink():  # a broken link is named when it is opened
+        elif os.path.isfile(path) or not os.path.exists(path):  # opening names a broken link
             yield path
 
 
@@ -99,7 +99,8 @@ def _labels(directory: Path, paths: list[Path]) -> tuple[np.ndarray | None, tupl
     parts = [path.relative_to(directory).parts for path in paths]
     if any(len(part) == 1 for part in parts):
         return None, None
-    folders = [p.name for p in directory.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    visible = [path for path in directory.iterdir() if not path.name.startswith(".")]
+    folders = [path.name for path in visible if os.path.isdir(path)]
     numbers = {name: number for number, name in enumerate(natural_order(folders))}
     labels = np.array([numbers[part[0]] for part in parts], np.int64)
     names = tuple(map(printable, numbers))

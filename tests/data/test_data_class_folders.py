@@ -114,9 +114,25 @@ def test_loops_of_links_end(tmp_path, capsys):
     for name in ("up", "root"):
         assert f"{pics / 'a' / name}: a link to a folder that contains it" in stderr
         (pics / "a" / name).unlink()
+    add(tmp_path / "elsewhere", 3)
+    add(tmp_path / "elsewhere" / "c", 4)
+    (tmp_path / "elsewhere" / "c" / "up").symlink_to(tmp_path / "elsewhere")
+    (pics / "c").symlink_to(tmp_path / "elsewhere" / "c")
+    assert values(load_folder(pics, 2, 1)) == {"a": [1], "b": [2], "c": [4]}
+    (pics / "c").unlink()
     (pics / "a" / "to_b").symlink_to(pics / "b")
     (pics / "b" / "to_a").symlink_to(pics / "a")
     assert values(load_folder(pics, 2, 1)) == {"a": [1, 2], "b": [2, 1]}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all")
+def test_a_folder_without_access_is_named(tmp_path, capsys):
+    add(tmp_path / "a", 1)
+    add(tmp_path / "b", 2)
+    (tmp_path / "b").chmod(0o000)
+    assert values(load_folder(tmp_path, 2, 1)) == {"a": [1], "b": []}
+    assert "b: not a readable folder, skipped" in capsys.readouterr().err
+    (tmp_path / "b").chmod(0o700)
 
 
 # --- the data set --------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ No test uses the network or a real data folder: every IDX file here is tiny and 
 import gzip
 import hashlib
 import io
+import shutil
+import struct
 import urllib.error
 
 import numpy as np
@@ -308,3 +310,14 @@ def test_an_incomplete_cache_is_not_mixed_with_the_package(cache, package):
 def test_no_data_anywhere_is_reported():
     with pytest.raises(InputError, match=r"not on this machine .*pip install .*--data-dir"):
         load_mnist(download=False)
+
+
+def test_the_classes_of_digits_have_names(digits, tmp_path):
+    """Other data in the same format, here with letters' labels 1 .. 26, does not."""
+    assert load_mnist(digits).label_names == tuple("0123456789")
+    shutil.copytree(digits, tmp_path / "letters")
+    letters = struct.pack(">II", 0x801, 30) + bytes(1 + i % 26 for i in range(30))
+    for name in ("train", "t10k"):
+        (tmp_path / "letters" / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(letters))
+    data = load_mnist(tmp_path / "letters")
+    assert (data.label_names, data.num_classes) == (None, 27)
