@@ -2,13 +2,13 @@
 
 import hashlib
 import http.client
+import io
 import urllib.request
 from pathlib import Path
 
 from tqdm import tqdm
 
-from minddpm.data.idx import decompress
-from minddpm.errors import InputError
+from minddpm.data.idx import DAMAGED_GZIP, decompressed
 from minddpm.storage.atomic import atomic_write
 
 MIRRORS = (
@@ -17,6 +17,7 @@ MIRRORS = (
 )
 TIMEOUT = 10  # seconds without a response
 CHUNK = 1 << 16  # bytes between two updates of the progress bar
+LARGEST = 47_040_016  # bytes of the largest file, decompressed
 
 # Hashes of the decompressed bytes: mirrors compress the same file differently.
 SHA256 = {
@@ -53,7 +54,7 @@ def download_all(stems: list[str], directory: Path) -> None:
 
 
 def _fetch(mirror: str, stem: str) -> bytes:
-    """Return the bytes of the gzip file (at most 10 MB) after checking them in memory."""
+    """Return the bytes of the gzip file after checking them in memory."""
     url = f"{mirror}{stem}.gz"
     compressed = bytearray()
     try:
@@ -64,11 +65,13 @@ def _fetch(mirror: str, stem: str) -> bytes:
             while chunk := response.read(CHUNK):
                 compressed += chunk
                 bar.update(len(chunk))
+                if len(compressed) > LARGEST:
+                    raise DownloadError(f"{url} sent another file than MNIST's (it is larger)")
     except (OSError, http.client.HTTPException) as error:
         raise DownloadError(f"{url} did not answer ({error})") from error
     try:
-        raw = decompress(bytes(compressed), url)
-    except InputError as error:
+        raw = decompressed(io.BytesIO(compressed)).read(LARGEST + 1)
+    except DAMAGED_GZIP as error:
         raise DownloadError(f"{url} sent a damaged file") from error
     if hashlib.sha256(raw).hexdigest() != SHA256[stem]:
         raise DownloadError(f"{url} sent another file than MNIST's (its SHA-256 differs)")

@@ -14,6 +14,7 @@ import math
 import os
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from minddpm.errors import InputError
 
 GZIP_MAGIC = b"\x1f\x8b"
 UINT8 = 0x08
+MAX_VALUES = 2**30  # the largest of MNIST's relatives, EMNIST, has half of it
+DAMAGED_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
+CHUNK = 1 << 20  # bytes
 AGAIN = "delete it and fetch it again"
 
 
@@ -28,60 +32,68 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
     """Read an IDX file, gzip-compressed or plain (detected by its content, not its name).
 
     Returns a writable uint8 array of the shape that the header states.
-    Raises InputError if the file cannot be read, or is not a complete IDX file of uint8 values.
+    Raises InputError if the file cannot be read, is not a complete IDX file of uint8 values, or
+    states more than MAX_VALUES.
     """
     path = Path(path)
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            return read_idx_stream(decompressed(file), str(path))
+    except DAMAGED_GZIP as error:
+        raise InputError(f"{path} is a damaged gzip file ({error}): {AGAIN}.") from error
     except OSError as error:
         raise InputError(
             f"{path} cannot be read ({error.strerror}): check the path and its permissions."
         ) from error
-    return read_idx_bytes(decompress(raw, str(path)), str(path))
 
 
-def decompress(raw: bytes, name: str) -> bytes:
-    """Decompress gzip; return other bytes unchanged.
+def decompressed(file: BinaryIO) -> BinaryIO:
+    """Return the uncompressed bytes of a file that is open at its beginning, as a stream.
 
-    name: used in error messages. Raises InputError if a gzip stream is damaged.
+    Its read() raises one of DAMAGED_GZIP for a damaged gzip file.
     """
-    if not raw.startswith(GZIP_MAGIC):
-        return raw
-    try:
-        return gzip.decompress(raw)
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{name} is a damaged gzip file ({error}): {AGAIN}.") from error
+    compressed = file.read(2) == GZIP_MAGIC
+    file.seek(0)
+    return gzip.open(file) if compressed else file
 
 
-def read_idx_bytes(raw: bytes, name: str) -> np.ndarray:
-    """Read the uncompressed bytes of an IDX file; ``name`` is used in error messages.
+def read_idx_stream(file: BinaryIO, name: str) -> np.ndarray:
+    """Read an IDX file that is open at its beginning; ``name`` is used in error messages.
 
-    Returns a writable uint8 array of the shape that the header states.
-    Raises InputError if the bytes are not exactly one IDX file of uint8 values.
+    Reads at most one byte more than the header states: a small compressed file may hold far more.
+    Returns and raises InputError as read_idx does.
     """
-    if len(raw) < 4 or raw[:2] != b"\x00\x00":
+    magic = file.read(4)
+    if len(magic) < 4 or magic[:2] != b"\x00\x00":
         raise InputError(
-            f"{name} is not an IDX file (it begins with {raw[:4].hex(' ') or 'nothing'}, not with "
+            f"{name} is not an IDX file (it begins with {magic.hex(' ') or 'nothing'}, not with "
             "00 00): give one of MNIST's IDX files."
         )
-    value_type, D = raw[2], raw[3]
+    value_type, D = magic[2], magic[3]
     if value_type != UINT8:
         raise InputError(
             f"{name} holds IDX values of type 0x{value_type:02x}, not uint8 (0x08): give one of "
             "MNIST's IDX files, or convert the values to uint8."
         )
-    header = 4 + 4 * D
-    if len(raw) < header:
-        raise InputError(f"{name} ends within its IDX header, at byte {len(raw)}: {AGAIN}.")
-    shape = tuple(int.from_bytes(raw[4 + 4 * d : 8 + 4 * d], "big") for d in range(D))
+    sizes = file.read(4 * D)
+    if len(sizes) < 4 * D:
+        raise InputError(f"{name} ends within its IDX header, at byte {4 + len(sizes)}: {AGAIN}.")
+    shape = tuple(int.from_bytes(sizes[4 * d : 4 * d + 4], "big") for d in range(D))
     if D == 0 or 0 in shape:
         raise InputError(f"{name} states the IDX shape {shape}, which holds no value: {AGAIN}.")
-    promised, present = math.prod(shape), len(raw) - header
-    if present != promised:
-        wrong = "is cut short" if present < promised else "has extra bytes at its end"
+    promised = math.prod(shape)
+    if promised > MAX_VALUES:
         raise InputError(
-            f"{name} {wrong} (its shape {shape} needs {promised} values, it holds {present}): "
-            f"{AGAIN}."
+            f"{name} states the IDX shape {shape}, and at most {MAX_VALUES:,} values are read: "
+            f"{AGAIN}, or split it."
         )
-    # frombuffer returns a read-only view of the bytes; the copy is writable.
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy()
+    values = bytearray()
+    while chunk := file.read(min(CHUNK, promised + 1 - len(values))):
+        values += chunk
+    if len(values) != promised:
+        wrong = "is cut short" if len(values) < promised else "has extra bytes at its end"
+        raise InputError(
+            f"{name} {wrong} (its shape {shape} needs {promised} values, it holds "
+            f"{'more' if len(values) > promised else len(values)}): {AGAIN}."
+        )
+    return np.frombuffer(values, np.uint8).reshape(shape)  # writable, as the bytearray is

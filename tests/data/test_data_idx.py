@@ -1,12 +1,14 @@
 """IDX files: reading, and the error message for every kind of damage."""
 
 import gzip
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from minddpm.data.idx import decompress, read_idx, read_idx_bytes
+from minddpm.data.idx import MAX_VALUES, read_idx
 from minddpm.errors import InputError
+from refusals import refused
 
 
 def idx(array):
@@ -48,7 +50,7 @@ def test_gzip_is_recognised_by_content_not_by_name(tmp_path):
         (COMPLETE[:-1], "cut short (its shape (2, 3, 5) needs 30 values, it holds 29)", "again"),
         (COMPLETE + b"\x00", "extra bytes at its end", "fetch it again"),
         # 255 dimensions of 2^32 - 1: the product must not overflow into something small
-        (bytes([0, 0, 8, 255]) + b"\xff" * 1020, "cut short", "fetch it again"),
+        (bytes([0, 0, 8, 255]) + b"\xff" * 1020, "values are read", "fetch it again"),
     ],
 )
 def test_wrong_bytes_are_refused_with_a_remedy(tmp_path, raw, wrong, remedy):
@@ -83,10 +85,27 @@ def test_a_damaged_gzip_file_is_refused(tmp_path, raw):
         read_idx(path)
 
 
-def test_every_truncation_of_a_gzip_file_is_noticed():
+def test_every_truncation_of_a_gzip_file_is_noticed(tmp_path):
     for end in range(2, len(ZIPPED)):
-        with pytest.raises(InputError, match="cut off is a damaged gzip file"):
-            decompress(ZIPPED[:end], "cut off")
+        (tmp_path / "cut").write_bytes(ZIPPED[:end])
+        with pytest.raises(InputError, match="cut is a damaged gzip file"):
+            read_idx(tmp_path / "cut")
+
+
+def test_a_small_gzip_file_that_holds_far_more_than_it_states_is_not_decompressed(tmp_path):
+    (tmp_path / "bomb").write_bytes(gzip.compress(COMPLETE + bytes(2**26), 1))
+    tracemalloc.start()
+    with refused("bomb", "needs 30 values, it holds more"):
+        read_idx(tmp_path / "bomb")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
+
+
+def test_a_header_that_states_too_many_values_is_refused_before_they_are_read(tmp_path):
+    (tmp_path / "large").write_bytes(bytes([0, 0, 8, 1]) + (MAX_VALUES + 1).to_bytes(4, "big"))
+    with refused("large", f"({MAX_VALUES + 1},)", f"at most {MAX_VALUES:,} values"):
+        read_idx(tmp_path / "large")
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
@@ -94,9 +113,3 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         read_idx(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"cannot be read \(.*check the path"):
         read_idx(tmp_path)
-
-
-def test_messages_about_bytes_use_the_given_name():
-    np.testing.assert_array_equal(read_idx_bytes(COMPLETE, "x"), ARRAY)
-    with pytest.raises(InputError, match=r"^my bytes is cut short"):
-        read_idx_bytes(COMPLETE[:-2], "my bytes")
