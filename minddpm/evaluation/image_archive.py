@@ -1,7 +1,6 @@
 """Read images from an .npz file and check them before any computation."""
 
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from minddpm.data import to_uint8
 from minddpm.errors import InputError
 
 IMAGES, LABELS = "images", "labels"
+MAX_BYTES = 2**30  # of the arrays that are read: 1.3 million digits of uint8
 
 
 def read_images(path: Path) -> tuple[np.ndarray, np.ndarray | None, str]:
@@ -18,16 +18,10 @@ def read_images(path: Path) -> tuple[np.ndarray, np.ndarray | None, str]:
     The file holds 'images' (or one array of any name), [n, H, W] or [n, H, W, C] with C 1 or 3:
     integers in 0 .. 255, or floats in [0, 1] or [-1, 1]; and optionally 'labels', the intended
     class of each image.
-    Raises InputError for another shape or range, NaN, no images, or a file that is no .npz.
+    Raises InputError for another shape or range, NaN, no images, arrays of more than MAX_BYTES, or
+    a file that is no .npz.
     """
-    arrays = _read(path)
-    name = IMAGES if IMAGES in arrays else next(iter(arrays), "")
-    if not arrays or (name != IMAGES and len(arrays) > 1):
-        raise InputError(
-            f"{path} has the arrays {', '.join(arrays) or '(none)'}: save the images as "
-            f"np.savez(file, {IMAGES}=...)."
-        )
-    images = arrays[name]
+    name, images, labels = _read(path)
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[3] not in (1, 3):
@@ -39,7 +33,6 @@ def read_images(path: Path) -> tuple[np.ndarray, np.ndarray | None, str]:
         raise InputError(
             f"{path}: {name!r} of shape {images.shape} holds no image: give at least one."
         )
-    labels = arrays.get(LABELS)
     if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
         raise InputError(
             f"{path}: {LABELS!r} is {labels.dtype} {labels.shape} for {len(images)} images: give "
@@ -49,17 +42,45 @@ def read_images(path: Path) -> tuple[np.ndarray, np.ndarray | None, str]:
     return pixels, None if labels is None else labels.astype(np.int64), note
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as opened:  # NumPy would not close a damaged file
-            file = np.load(opened, allow_pickle=False)
-            if isinstance(file, np.ndarray):
-                raise InputError(f"{path} is a single array: save it with np.savez as 'images'.")
-            return {name: file[name] for name in file.files}
-    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+def _read(path: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
+    """Return the name of the array of images, this array, and the labels, as they are stored."""
+    with path.open("rb") as file:
+        try:
+            archive = zipfile.ZipFile(file)
+            members = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
+            name = _choose(members, path)
+            arrays = {n: _array(archive, members[n]) for n in (name, LABELS) if n in members}
+        except InputError:
+            raise
+        except Exception as error:  # zipfile and NumPy raise many kinds on a damaged file
+            raise InputError(
+                f"{path} is not a complete .npz file ({error}): write it with np.savez(file, "
+                f"{IMAGES}=...)."
+            ) from error
+    return name, arrays[name], arrays.get(LABELS)
+
+
+def _choose(members: dict[str, zipfile.ZipInfo], path: Path) -> str:
+    """Return the name of the array of images, after checking the sizes of what will be read."""
+    name = IMAGES if IMAGES in members else next(iter(members), "")
+    if not members or (name != IMAGES and len(members) > 1):
         raise InputError(
-            f"{path} is not a complete .npz file ({error}): write it with np.savez."
-        ) from error
+            f"{path} has the arrays {', '.join(members) or '(none)'}: save the images as "
+            f"np.savez(file, {IMAGES}=...)."
+        )
+    # A compressed file may hold a thousand times its own size.
+    size = sum(members[n].file_size for n in (name, LABELS) if n in members)
+    if size > MAX_BYTES:
+        raise InputError(
+            f"{path} holds arrays of {size:,} bytes, and at most {MAX_BYTES:,} are read: save "
+            "fewer images, or save them as uint8."
+        )
+    return name
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _pixels(images: np.ndarray, name: str) -> tuple[np.ndarray, str]:

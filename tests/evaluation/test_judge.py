@@ -312,7 +312,7 @@ def test_damaged_files_are_refused(tmp_path):
     with refused("pickle.npz"):
         read_images(tmp_path / "pickle.npz")
     np.save(tmp_path / "single.npy", PIXELS)
-    with refused("single array"):
+    with refused("single.npy", "np.savez"):
         read_images(tmp_path / "single.npy")
     with pytest.raises((InputError, OSError)):  # cli.run prints one sentence for it
         read_images(tmp_path / "nowhere.npz")
