@@ -22,7 +22,7 @@ def load_folder(directory: str | os.PathLike, size: int, channels: int) -> Image
     scale of deeper images is printed on stderr), composed on white if it is transparent, resized so
     that its short side is ``size`` (antialiased), and cropped at its centre. Names that begin with
     a dot are ignored; links are followed, except to a folder that contains the link. A file that is
-    not a readable image is skipped and named on stderr.
+    not a readable image of at most MAX_PIXELS (pixel_depth.py) is skipped and named on stderr.
     channels: 1 (grey) or 3 (RGB). Returns images uint8 ``[n, size, size, channels]``; a label is
     the index of the image's first-level sub-folder in natural order (1, 2, 10), and label_names
     are their names. A sub-folder without a readable image keeps its number, and is named on stderr.

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+MAX_PIXELS = 50_000_000  # a small file may decode to far more
 WHITES = tuple(2**bits - 1 for bits in (1, 2, 4, 8, 10, 12, 14, 16))
 FULL = 65535  # white in 16 bits
 DARK = 1 / 16  # of white: what does not exceed it comes out nearly black
@@ -118,6 +119,10 @@ def black_and_white(kind: str, found: _Range) -> tuple[float, float]:
 
 def _decode(path: Path) -> _Decoded:
     with Image.open(path) as opened:
+        if opened.format == "EPS":
+            raise ValueError("an EPS file is a program, which Ghostscript would run")
+        if opened.width * opened.height > MAX_PIXELS:
+            raise ValueError(f"it has {opened.width} x {opened.height} pixels, too many")
         stored = str(opened.tile[0].args) if opened.tile else ""  # such as "('RGB;16B', 0, 1)"
         states_range = opened.format in ("PPM", "JPEG2000")
         tags: Any = getattr(opened, "tag_v2", {})

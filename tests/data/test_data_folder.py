@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minddpm.data import load_folder
+from minddpm.data import load_folder, pixel_depth
 from minddpm.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -132,3 +132,14 @@ def test_impossible_arguments_are_refused(tmp_path, size, channels, sentence):
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="nowhere is not a folder: give the folder"):
         load_folder(tmp_path / "nowhere", 8, 1)
+
+
+def test_a_program_and_an_enormous_image_are_skipped(tmp_path, capsys, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "program.eps")
+    Image.new("L", (8, 8)).save(tmp_path / "small.png")
+    Image.new("L", (9, 8)).save(tmp_path / "large.png")
+    monkeypatch.setattr(pixel_depth, "MAX_PIXELS", 64)
+    assert len(load_folder(tmp_path, 8, 1)) == 1
+    message = capsys.readouterr().err
+    assert "program.eps" in message
+    assert "9 x 8 pixels" in message
