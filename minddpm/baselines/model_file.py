@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from minddpm.errors import InputError
 from minddpm.nn import Module
+from minddpm.nn.init import sized_for
 from minddpm.nn.torch_layout import load_torch_tensors, torch_tensors
 from minddpm.storage.tensors import read_tensors, write_tensors
 
@@ -28,8 +29,9 @@ def load_model(kind: type[M], path: Path, written_by: str) -> tuple[M, dict[str,
     try:
         if about["class"] != kind.__name__:
             raise ValueError(f"it holds a {about['class']}")
-        module = kind(**json.loads(about["config"]))
-    except (KeyError, TypeError, ValueError) as error:
+        with sized_for(tensors):
+            module = kind(**json.loads(about["config"]))
+    except Exception as error:  # a configuration of any type and range may be in the file
         raise InputError(
             f"{path} is no {kind.__name__} of minddpm ({error!r}): give a file that {written_by} "
             "wrote."

@@ -192,21 +192,6 @@ def complete_config(given: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def least_size(config: dict[str, Any]) -> tuple[int, int]:
-    """Return lower bounds of the number of weights and of tensors of a complete configuration.
-
-    Nothing is allocated. Counted are the second convolution and the time projection of each
-    residual block (blocks.py), whose six other tensors have at least one number each, the class
-    embedding, and the convolutions at both ends.
-    """
-    channels, layers = config["block_out_channels"], 2 * config["layers_per_block"] + 1
-    C_time = config["time_embedding_dim"] or 4 * channels[0]
-    weights = C_time**2 + (config["num_class_embeds"] or 0) * C_time
-    weights += 9 * channels[0] * (config["in_channels"] + config["out_channels"])
-    weights += layers * sum(9 * C * C + C * C_time + 6 for C in channels)
-    return weights, 8 * layers * len(channels)
-
-
 def _checked_names(names: Any, embeddings: int | None) -> tuple[str, ...]:
     if not _is_list(names) or not all(isinstance(x, str) and x.isprintable() for x in names):
         raise InputError(f"{LABEL_NAMES}={names!r} is invalid: give a list of printable names.")

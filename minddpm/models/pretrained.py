@@ -7,7 +7,6 @@ What diffusers writes on request is read, too: variants (...model.fp16.safetenso
 or bfloat16 numbers become float32, and weights in several files with an index.
 """
 
-import math
 import re
 import reprlib
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from minddpm.errors import InputError
-from minddpm.models.config import LABEL_NAMES, least_size
+from minddpm.models.config import LABEL_NAMES
 from minddpm.nn import Module
 from minddpm.nn.torch_layout import torch_tensors
 from minddpm.storage.json_files import diffusers_header, read_json, write_json
-from minddpm.storage.tensors import read_header, read_tensors, write_tensors
+from minddpm.storage.tensors import read_tensors, write_tensors
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -60,24 +59,6 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
     for path in weight_files(folder):
         tensors |= read_tensors(path)[0]
     return tensors
-
-
-def check_size(config: dict[str, Any], folder: Path) -> None:
-    """Raise InputError if a model would be far larger than its weights, before it is allocated.
-
-    config: of complete_config. What is counted is a lower bound of the true numbers.
-    """
-    stored = [
-        entry for path in weight_files(folder) for entry in read_header(path).tensors.values()
-    ]
-    weights, tensors = sum(math.prod(entry["shape"]) for entry in stored), len(stored)
-    least_weights, least_tensors = least_size(config)
-    if least_weights > 4 * weights + 2**24 or least_tensors > 4 * tensors + 2**10:
-        raise InputError(
-            f"{folder / CONFIG} describes a model of at least {least_weights:,} weights in "
-            f"{least_tensors:,} tensors, but there are {weights:,} in {tensors:,}: use the "
-            "configuration that they came with."
-        )
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -26,13 +26,13 @@ from minddpm.models.config import LABEL_NAMES, complete_config
 from minddpm.models.pretrained import (
     CONFIG,
     WEIGHTS,
-    check_size,
     model_folder,
     read_config,
     read_weights,
     write_pretrained,
 )
 from minddpm.nn import Conv2d, Embedding, GroupNorm, Linear, Module, ModuleList
+from minddpm.nn.init import sized_for
 from minddpm.nn.torch_layout import load_torch_tensors
 
 
@@ -173,12 +173,10 @@ class UNet2D(Module):
         pickle, an unsupported configuration, or weights of another architecture or size.
         """
         folder = model_folder(Path(directory))
-        config = read_config(folder)
-        with naming(folder / CONFIG):
-            config = complete_config(config)
-        check_size(config, folder)
-        unet = cls(**config)
-        load_torch_tensors(unet, read_weights(folder), folder / WEIGHTS)
+        config, tensors = read_config(folder), read_weights(folder)
+        with naming(folder / CONFIG), sized_for(tensors):
+            unet = cls(**config)
+        load_torch_tensors(unet, tensors, folder / WEIGHTS)
         return unet.eval()
 
     def save_pretrained(self, directory: str | Path) -> None:

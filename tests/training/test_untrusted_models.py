@@ -81,10 +81,10 @@ def test_the_machines_memory_is_enough_for_a_small_file(tmp_path):
     ("changes", "word"),
     [
         ({"block_out_channels": [8, 10**9]}, "block_out_channels"),
-        ({"block_out_channels": [8, 2**16]}, "describes a model of at least"),
+        ({"block_out_channels": [8, 2**16]}, "far larger model"),
         ({"layers_per_block": 10**6}, "layers_per_block"),
-        ({"layers_per_block": 2**16}, "describes a model of at least"),
-        ({"time_embedding_dim": 2**16}, "describes a model of at least"),
+        ({"layers_per_block": 2**16}, "far larger model"),
+        ({"time_embedding_dim": 2**16}, "far larger model"),
         ({"sample_size": 10**9}, "sample_size"),
         ({"in_channels": 10**4000}, "in_channels"),
         ({"num_class_embeds": 10**12}, "num_class_embeds"),
@@ -92,7 +92,7 @@ def test_the_machines_memory_is_enough_for_a_small_file(tmp_path):
         (
             {"block_out_channels": [4] * 10**4, "down_block_types": ["DownBlock2D"] * 10**4,
              "up_block_types": ["UpBlock2D"] * 10**4},
-            "describes a model of at least",
+            "far larger model",
         ),
         ({"down_block_types": ["x" * 10**5]}, "down_block_types"),
     ],
