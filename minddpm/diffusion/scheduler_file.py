@@ -110,7 +110,7 @@ def _sampling(config: dict[str, Any], variance: str) -> Sampling:
     """Return the sampler that a scheduler is, with its options."""
     kind, spacing = config["_class_name"], config.get("timestep_spacing", "linspace")
     offset = config.get("steps_offset", 0)
-    if type(offset) is not int or not 0 <= offset < MOST_TIMESTEPS:
+    if type(offset) is not int or not 0 <= offset < schedules.MAX_T:
         raise InputError(f"steps_offset={reprlib.repr(offset)} is no integer of at least 0.")
     if kind == "PNDMScheduler":
         return Sampling(None, {})
@@ -152,7 +152,6 @@ BETAS = {
     "scaled_linear": schedules.quadratic,
     "squaredcos_cap_v2": schedules.cosine,
 }
-MOST_TIMESTEPS = 10**6  # a file may come from a stranger
 
 
 def _betas(config: dict[str, Any]) -> np.ndarray:
@@ -164,9 +163,9 @@ def _betas(config: dict[str, Any]) -> np.ndarray:
         raise InputError("trained_betas, beta_start and beta_end must be numbers: correct them.")
     if trained is not None:
         return schedules.check_betas(np.array(trained, np.float64))
-    if type(T) is not int or T > MOST_TIMESTEPS:
+    if type(T) is not int or T > schedules.MAX_T:
         raise InputError(
-            f"num_train_timesteps={reprlib.repr(T)} is no integer of at most {MOST_TIMESTEPS:,}: "
+            f"num_train_timesteps={reprlib.repr(T)} is no integer of at most {schedules.MAX_T:,}: "
             "correct it."
         )
     if schedule is schedules.cosine:

@@ -10,6 +10,8 @@ import numpy as np
 
 from minddpm.errors import InputError
 
+MAX_T = 1_000_000  # every table has T entries
+
 
 def linear(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> np.ndarray:
     """Return betas that rise linearly (Ho et al. 2020, section 4), rescaled by 1000 / T.
@@ -79,9 +81,11 @@ def check_betas(betas: np.ndarray) -> np.ndarray:
 
 
 def check_T(T: int) -> int:  # noqa: N802
-    """Return T. Raises InputError unless it is an integer of at least 1."""
-    if not isinstance(T, (int, np.integer)) or T < 1:
-        raise InputError(f"T = {T} diffusion steps: choose an integer of at least 1.")
+    """Return T. Raises InputError unless it is an integer of 1 .. MAX_T."""
+    if not isinstance(T, (int, np.integer)) or not 1 <= T <= MAX_T:
+        raise InputError(
+            f"T = {T} diffusion steps: choose an integer of at least 1, at most {MAX_T:,}."
+        )
     return T
 
 

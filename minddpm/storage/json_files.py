@@ -32,12 +32,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if len(text) > LARGEST:
         raise InputError(f"{path} has more than {LARGEST:,} bytes: give one of a usual size.")
     try:
-        content = json.loads(text.decode("utf-8"))
+        content = json.loads(text.decode("utf-8"), parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a JSON file ({error}): copy it again.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object: copy it again.")
     return content
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20:  # 64 bits and a sign; Python's integers have no limit, but floats have one
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
 
 
 def diffusers_header(class_name: str) -> dict[str, str]:
