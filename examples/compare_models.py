@@ -24,7 +24,7 @@ from minddpm.evaluation.comparison import runs
 from minddpm.evaluation.comparison.page import page
 from minddpm.evaluation.comparison.runs import Plan
 from minddpm.evaluation.comparison.systems import COOLDOWN, DDPM, Sampler
-from minddpm.evaluation.comparison.table import Results, as_markdown, verdict
+from minddpm.evaluation.comparison.table import Results, summary
 from minddpm.evaluation.metrics.judge import Judge, load_judge
 from minddpm.evaluation.report import Reference
 from minddpm.generate import SAMPLERS
@@ -164,7 +164,7 @@ def write_report(plan: Plan, results: Results, notes: list[str]) -> None:
         draw_log(run, system.curves, "loss", log_y=system.name != "GAN")
         curves[system.name] = (run.path / "loss.png").read_bytes()
     text = page(results, notes, samples, curves, runs.frames(plan, seed))
-    table = f"{as_markdown(results)}\n\n{verdict(results)}\n\n{' '.join(notes)}\n"
+    table = f"{summary(results)}\n\n{' '.join(notes)}\n"
     for name, content in (("report.html", text), ("report.md", table)):
         with atomic_write(plan.out / name) as file:
             file.write(content.encode())
@@ -185,7 +185,7 @@ def main() -> int:
     if results is None:
         print(f"\nstopped and saved; the same command with --out {plan.out} continues")
         return cli.INTERRUPTED
-    print(f"\n{as_markdown(results)}\n\n{verdict(results)}")
+    print(f"\n{summary(results)}")
     minutes = (time.perf_counter() - started) / 60
     print(f"{minutes:.1f} min, {cli.peak_memory()}. Wrote report.html and report.md in {plan.out}")
     return 0

@@ -1,5 +1,8 @@
 """What many tests build: tiny models, images of noise, training loops, random arrays."""
 
+import gzip
+import struct
+
 import numpy as np
 
 import minddpm
@@ -52,10 +55,34 @@ def host(x):
     return backend.to_numpy(x.data if isinstance(x, Tensor) else x)
 
 
+def write_digits(folder):
+    """Write 30 images of noise in MNIST's file format into a folder, and return it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
+    for part in ("train", "t10k"):
+        header = struct.pack(">IIII", 0x803, *pixels.shape)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        labels = gzip.compress(struct.pack(">II", 0x801, 30) + bytes(i % 10 for i in range(30)))
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(labels)
+    return folder
+
+
 def read_files(folder):
     """Return {path relative to folder: bytes} of every file under it, sorted by path."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     return {p.relative_to(folder): p.read_bytes() for p in paths}
+
+
+def comparison_result(fid, score):
+    """Return what result.json of a comparison holds, with round numbers."""
+    metrics = {"fid": fid, "classification_score": score}
+    metrics = {name: {"value": x, "floor": 0.5, "ceiling": 7} for name, x in metrics.items()}
+    for name in ("kid", "inception_score", "precision", "recall", "nearest_training_distance"):
+        metrics[name] = {"value": 1.0}
+    return {
+        "parameters": 1234567, "steps": 10, "batch_size": 2, "ms_per_step": 5.0, "minutes": 1.0,
+        "sampling_seconds_per_1000": 1.0, "grey_pixels": {"value": 0.1, "floor": 0.2},
+        "metrics": metrics,
+    }  # fmt: skip
 
 
 # --- models --------------------------------------------------------------------------------------

@@ -4,14 +4,12 @@ The report header names the backends that are missing. Without a GPU the cupy ba
 the emulator's stand-in for CuPy.
 """
 
-import gzip
 import os
-import struct
 import subprocess
 import sys
 
-import numpy as np
 import pytest
+from builders import write_digits
 from commands import EXAMPLES, QUICK, load
 
 import minddpm
@@ -94,14 +92,7 @@ def command(monkeypatch, capsys, tmp_path):
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
     """A folder with 30 images of noise in MNIST's file format."""
-    folder = tmp_path_factory.mktemp("digits")
-    pixels = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
-    for part in ("train", "t10k"):
-        header = struct.pack(">IIII", 0x803, *pixels.shape)
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
-        labels = gzip.compress(struct.pack(">II", 0x801, 30) + bytes(i % 10 for i in range(30)))
-        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(labels)
-    return folder
+    return write_digits(tmp_path_factory.mktemp("digits"))
 
 
 def train_in_a_process(digits, out, *options):

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from builders import comparison_result
 from commands import refused, snapshot
 from PIL import Image
 
@@ -180,22 +181,10 @@ def test_the_slides_budgets():
     }  # fmt: skip
 
 
-def _result(fid, score):
-    metrics = {"fid": fid, "classification_score": score}
-    metrics = {name: {"value": x, "floor": 0.5, "ceiling": 7} for name, x in metrics.items()}
-    for name in ("kid", "inception_score", "precision", "recall", "nearest_training_distance"):
-        metrics[name] = {"value": 1.0}
-    return {
-        "parameters": 1234567, "steps": 10, "batch_size": 2, "ms_per_step": 5.0, "minutes": 1.0,
-        "sampling_seconds_per_1000": 1.0, "grey_pixels": {"value": 0.1, "floor": 0.2},
-        "metrics": metrics,
-    }  # fmt: skip
-
-
 def test_means_and_spread():
     results = {
-        "DDPM": [_result(2.0, 0.9), _result(4.0, 0.8)],
-        "VAE": [_result(3.5, 0.7), _result(5.5, 0.7)],
+        "DDPM": [comparison_result(2.0, 0.9), comparison_result(4.0, 0.8)],
+        "VAE": [comparison_result(3.5, 0.7), comparison_result(5.5, 0.7)],
     }
     head, body = rows(results)
     assert head == ["", "DDPM", "VAE", "real digits", "shuffled pixels"]

@@ -3,6 +3,7 @@
 import dataclasses
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from minddpm.baselines.vae.model import VAE, active_units
 from minddpm.commands import training_run
 from minddpm.data import ImageDataset, to_float, to_uint8
 from minddpm.diffusion.scheduler_file import load_diffusion
+from minddpm.errors import InputError
 from minddpm.evaluation.comparison.systems import DDPM, SLIDES, SYSTEMS, Sampler, System
+from minddpm.evaluation.comparison.table import summary
+from minddpm.evaluation.image_archive import read_images
 from minddpm.evaluation.metrics.likelihood import bits_per_dim
 from minddpm.evaluation.report import Reference, evaluate
 from minddpm.generate import generate
@@ -25,6 +29,7 @@ from minddpm.training.loop import Loop
 from minddpm.training.options import LoopOptions
 from minddpm.training.run_directory import RUN, STATE, RunDirectory
 
+TRAINING = ("steps", "batch_size", "ms_per_step", "minutes", "parameters")
 RESULT, SAMPLES = "result.json", "pictures.npz"
 SHOWN = 64  # samples stored for the report
 
@@ -62,7 +67,7 @@ def train(plan: Plan, system: System, seed: int, dataset: ImageDataset) -> dict[
     path = directory(plan, system, seed)
     timing = path / "training.json"
     if timing.is_file():
-        return read_json(timing)
+        return _stored(timing, lambda content: [content[name] + 0.0 for name in TRAINING])
     run = RunDirectory(path)
     if (path / RUN).is_file():
         training_run.check_same_data(run, dataset)
@@ -90,6 +95,18 @@ def train(plan: Plan, system: System, seed: int, dataset: ImageDataset) -> dict[
     }
     write_json(timing, summary)
     return summary
+
+
+def _stored(path: Path, use: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """Return the content of a file. Raises InputError if it cannot be used as it will be."""
+    content = read_json(path)
+    try:
+        use(content)
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} lacks a number ({error!r}): remove the file to compute it again."
+        ) from error
+    return content
 
 
 def _stored_options(system: System, seed: int, run: RunDirectory) -> LoopOptions:
@@ -129,7 +146,7 @@ def judge(
     """Sample, compute all metrics, write result.json and return its content."""
     path = directory(plan, system, seed)
     if (path / RESULT).is_file():
-        return read_json(path / RESULT)
+        return _stored(path / RESULT, lambda content: summary({system.name: [content]}))
     started = time.perf_counter()
     samples = to_uint8(system.sample(path, plan.count, seed, plan.sampler))
     sampling_seconds = time.perf_counter() - started
@@ -194,5 +211,4 @@ def frames(plan: Plan, seed: int, columns: int = 8, most: int = 50) -> dict[int,
 
 def first_samples(plan: Plan, system: System, seed: int) -> np.ndarray:
     """Return the first SHOWN samples of a judged run, float32 in [-1, 1]."""
-    with np.load(directory(plan, system, seed) / SAMPLES) as file:
-        return to_float(file["images"])
+    return to_float(read_images(directory(plan, system, seed) / SAMPLES)[0])

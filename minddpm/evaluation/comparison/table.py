@@ -57,6 +57,11 @@ def as_markdown(results: Results) -> str:
     return markdown(*rows(results))
 
 
+def summary(results: Results) -> str:
+    """Return the table and the verdict in Markdown."""
+    return f"{as_markdown(results)}\n\n{verdict(results)}"
+
+
 def _cell(column: Sequence[Any], style: str) -> str:
     values = [x["value"] if isinstance(x, dict) else x for x in column]
     if any(x is None for x in values):
