@@ -1,6 +1,7 @@
 """Functions that all commands share: flags, error messages, exit codes, file names, tables."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -22,9 +23,10 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 def run(main: Callable[[], int | None]) -> int:
     """Call main and return the exit code; print an expected failure as one line on stderr."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
+    for stream in (sys.stdout, sys.stderr):
         # A folder's name may have characters that the terminal cannot show: show their codes.
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return main() or 0
     except InputError as error:
