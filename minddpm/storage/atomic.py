@@ -40,7 +40,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
 def check_writable(path: str | os.PathLike) -> None:
     """Raise InputError if no file can be written at ``path``; its folder is created if absent."""
     path = Path(path)
-    probe = path.with_name(f".{path.name}.probe")
+    # Named like a temporary file: one that a killed process leaves behind is known as such.
+    probe = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with atomic_write(probe) as file:
         file.write(b"minddpm")
     probe.unlink()

@@ -134,6 +134,7 @@ class Loop:
 
     def resume(self) -> int:
         """Load the run's checkpoint and return its step; return 0 if there is no checkpoint."""
+        self.run.lock()
         self.step = self.run.load_state(self.state(), self.optional) or 0
         self.resumed()
         return self.step

@@ -21,6 +21,7 @@ from minddpm import backend
 from minddpm.errors import InputError
 from minddpm.storage.atomic import atomic_write, check_writable
 from minddpm.storage.json_files import read_json, write_json
+from minddpm.storage.lock import LOCK, lock
 from minddpm.storage.tensors import check_same_names, read_tensors, write_tensors
 from minddpm.version import __version__
 
@@ -36,6 +37,13 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
+    def lock(self) -> None:
+        """Let no other process train here while this object exists.
+
+        Raises InputError if another process does.
+        """
+        self._lock = lock(self.path)
+
     def check_new(self, bytes_needed: int) -> None:
         """Check that a new run can start here, and create its directory (a test write needs it).
 
@@ -47,13 +55,14 @@ class RunDirectory:
                 f"{self.path} already holds a run: continue with --resume, or choose another --out."
             )
         if self.path.exists() and not (
-            self.path.is_dir() and all(_is_leftover(path) for path in self.path.iterdir())
+            self.path.is_dir()
+            and all(path.name == LOCK or _is_leftover(path) for path in self.path.iterdir())
         ):
             raise InputError(f"{self.path} exists and is not a run: choose another --out.")
         self.check_writable(bytes_needed)
 
     def check_writable(self, bytes_needed: int) -> None:
-        """Raise InputError if a checkpoint cannot be written here or the disk is too full."""
+        """Lock the directory; raise InputError if it is locked, not writable, or too full."""
         check_writable(self.path / STATE)
         free = shutil.disk_usage(self.path).free
         if free < bytes_needed:
@@ -61,6 +70,7 @@ class RunDirectory:
                 f"{self.path} is on a disk with {free / 1e6:.0f} MB left, but the run needs "
                 f"{bytes_needed / 1e6:.0f} MB: free some space, or choose another --out."
             )
+        self.lock()
 
     def write_info(self, options: dict[str, Any], data: dict[str, Any]) -> None:
         """Write run.json: every option, the data, and the versions of the packages."""

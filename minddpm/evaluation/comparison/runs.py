@@ -27,7 +27,7 @@ from minddpm.storage.atomic import atomic_write
 from minddpm.storage.json_files import read_json, write_json
 from minddpm.training.loop import Loop
 from minddpm.training.options import LoopOptions
-from minddpm.training.run_directory import RUN, STATE, RunDirectory
+from minddpm.training.run_directory import RUN, RunDirectory
 
 TRAINING = ("steps", "batch_size", "ms_per_step", "minutes", "parameters")
 RESULT, SAMPLES = "result.json", "pictures.npz"
@@ -72,8 +72,7 @@ def train(plan: Plan, system: System, seed: int, dataset: ImageDataset) -> dict[
     if (path / RUN).is_file():
         training_run.check_same_data(run, dataset)
         loop = system.loop(dataset, run, _stored_options(system, seed, run))
-        if (path / STATE).is_file():
-            loop.resume()
+        loop.resume()
     else:
         steps = _steps(plan, system, dataset, run)
         loop = system.loop(dataset, run, system.options(steps, seed))

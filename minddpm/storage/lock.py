@@ -1,0 +1,58 @@
+"""One process at a time in a directory, so that two runs cannot overwrite each other's files."""
+
+import os
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from minddpm.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+
+LOCK = ".lock"  # an empty file, which stays: removing it would let two processes lock two files
+
+
+class Lock:
+    """A directory that this process has locked, as long as the object exists."""
+
+    def __init__(self, fd: int):
+        self._fd = fd
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+
+# (device, inode) of the lock file -> the lock: one process may lock a directory several times.
+_held: WeakValueDictionary[tuple[int, int], Lock] = WeakValueDictionary()
+
+
+def lock(directory: Path) -> Lock | None:
+    """Lock an existing directory until the returned object is deleted or the process ends.
+
+    The operating system releases the lock even if the process is killed. Returns None if there are
+    no locks: on Windows, on a file system without them, in a directory that is not writable.
+    Raises InputError if another process has locked the directory.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fd = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:
+        return None
+    new, status = Lock(fd), os.fstat(fd)
+    key = status.st_dev, status.st_ino
+    if key in _held:
+        return _held[key]
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(
+            f"another process is training in {directory}: wait until it has ended, or choose "
+            "another --out."
+        ) from error
+    except OSError:
+        return None
+    _held[key] = new
+    return new
