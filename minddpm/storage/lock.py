@@ -11,8 +11,6 @@ try:
 except ImportError:  # on Windows
     fcntl = None
 
-LOCK = ".lock"  # an empty file, which stays: removing it would let two processes lock two files
-
 
 class Lock:
     """A directory that this process has locked, as long as the object exists."""
@@ -24,21 +22,22 @@ class Lock:
         os.close(self._fd)
 
 
-# (device, inode) of the lock file -> the lock: one process may lock a directory several times.
+# (device, inode) of the directory -> its lock: one process may lock a directory several times.
 _held: WeakValueDictionary[tuple[int, int], Lock] = WeakValueDictionary()
 
 
 def lock(directory: Path) -> Lock | None:
     """Lock an existing directory until the returned object is deleted or the process ends.
 
-    The operating system releases the lock even if the process is killed. Returns None if there are
-    no locks: on Windows, on a file system without them, in a directory that is not writable.
+    The directory itself is locked, so that no file is left in it; the operating system releases
+    the lock even if the process is killed. Returns None if there are no locks: on Windows, or on a
+    file system without them.
     Raises InputError if another process has locked the directory.
     """
     if fcntl is None:
         return None
     try:
-        fd = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        fd = os.open(directory, os.O_RDONLY)
     except OSError:
         return None
     new, status = Lock(fd), os.fstat(fd)

@@ -21,7 +21,7 @@ from minddpm import backend
 from minddpm.errors import InputError
 from minddpm.storage.atomic import atomic_write, check_writable
 from minddpm.storage.json_files import read_json, write_json
-from minddpm.storage.lock import LOCK, lock
+from minddpm.storage.lock import lock
 from minddpm.storage.tensors import check_same_names, read_tensors, write_tensors
 from minddpm.version import __version__
 
@@ -55,11 +55,11 @@ class RunDirectory:
                 f"{self.path} already holds a run: continue with --resume, or choose another --out."
             )
         if self.path.exists() and not (
-            self.path.is_dir()
-            and all(path.name == LOCK or _is_leftover(path) for path in self.path.iterdir())
+            self.path.is_dir() and all(_is_leftover(path) for path in self.path.iterdir())
         ):
             raise InputError(f"{self.path} exists and is not a run: choose another --out.")
         self.check_writable(bytes_needed)
+        self._remove_leftovers()
 
     def check_writable(self, bytes_needed: int) -> None:
         """Lock the directory; raise InputError if it is locked, not writable, or too full."""

@@ -263,7 +263,7 @@ def test_help_exits_with_code_0(command, name):
         (["--sample-steps", "41"], ["41", "1 .. 40"]),
         (["--resume"], ["no run"]),
         (["--steps", "3", "--epochs", "1"], ["--epochs", "not allowed"]),
-        (["--timesteps", "1" + "0" * 11], ["memory", "smaller"]),
+        (["--timesteps", "1" + "0" * 11], ["T = 1", "at most 1,000,000"]),
         (["--out", "file"], ["file", "--out"]),
         (["--image-folder", "empty"], ["empty"]),
         (["--image-folder", "images", "--image-size", "30"], ["30 x 30", "multiples of 4"]),

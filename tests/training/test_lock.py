@@ -12,16 +12,14 @@ from minddpm.evaluation.comparison import runs
 from minddpm.evaluation.comparison.runs import Plan
 from minddpm.evaluation.comparison.systems import SYSTEMS
 from minddpm.storage import lock
-from minddpm.storage.lock import LOCK
 from minddpm.training.run_directory import RunDirectory
 from refusals import refused
 
 pytestmark = pytest.mark.skipif(lock.fcntl is None, reason="needs fcntl")
-# A process that locks a file, says so, and keeps the lock until it is killed.
+# A process that locks a directory, says so, and keeps the lock until it is killed.
 HOLD = """
-import fcntl, sys
-file = open(sys.argv[1], "w")
-fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+import fcntl, os, sys
+fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
 print(flush=True)
 input()
 """
@@ -30,7 +28,7 @@ input()
 @contextmanager
 def another_process(directory):
     """Let another process hold the lock during the block; it is then killed."""
-    command = [sys.executable, "-c", HOLD, directory / LOCK]
+    command = [sys.executable, "-c", HOLD, directory]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"\n"
         try:
@@ -41,7 +39,7 @@ def another_process(directory):
 
 def is_free(directory):
     """Return whether another process could lock the directory."""
-    command = [sys.executable, "-c", HOLD, directory / LOCK]
+    command = [sys.executable, "-c", HOLD, directory]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     return b"BlockingIOError" not in done.stderr
 
@@ -51,7 +49,7 @@ def test_a_new_run_is_refused_where_another_begins_until_that_is_killed(tmp_path
         RunDirectory(tmp_path).check_new(0)
     run = RunDirectory(tmp_path)  # the empty directory of a killed run is as good as new
     run.check_new(0)
-    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_is_not_resumed_while_it_is_trained(tmp_path):
