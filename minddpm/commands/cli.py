@@ -1,6 +1,7 @@
 """Functions that all commands share: flags, error messages, exit codes, file names, tables."""
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -19,6 +20,7 @@ from minddpm.storage.atomic import check_writable
 from minddpm.training.loop import TrainingDivergedError
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+NO_MEMORY = "error: not enough memory{}: choose smaller numbers."
 
 
 def run(main: Callable[[], int | None]) -> int:
@@ -37,6 +39,8 @@ def run(main: Callable[[], int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
+        if _out_of_memory(error):
+            return _print_error(NO_MEMORY.format(""), BAD_INPUT)
         return _print_error(f"error: {error}: correct the path or its permissions.", BAD_INPUT)
     except TrainingDivergedError as error:
         return _print_error(f"error: {error}", FAILED)
@@ -45,10 +49,25 @@ def run(main: Callable[[], int | None]) -> int:
     except Exception as error:
         if problem := backend.device_problem(error):
             return _print_error(f"error: {problem}", BAD_INPUT)
-        if not isinstance(error, MemoryError):
+        if not _out_of_memory(error):
             raise
-        size = f" ({error})" if str(error) else ""
-        return _print_error(f"error: not enough memory{size}: choose smaller numbers.", BAD_INPUT)
+        size = f" ({error})" if isinstance(error, MemoryError) and str(error) else ""
+        return _print_error(NO_MEMORY.format(size), BAD_INPUT)
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Return whether an error, or one that it followed, says that there is no memory left."""
+    while error is not None:
+        # The last is the dynamic linker's sentence, with nothing after it, about a library that is
+        # first needed now.
+        if (
+            isinstance(error, MemoryError)
+            or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+            or str(error).endswith("failed to map segment from shared object")
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _print_error(sentence: str, code: int) -> int:

@@ -16,14 +16,17 @@ from minddpm.training.run_directory import LOSS, RUN, STATE, RunDirectory, read_
 # --- killed --------------------------------------------------------------------------------------
 
 
-def checkpoint_forever(path):
+def checkpoint_forever(path, resumed):
     """Resume, then do one step and write one checkpoint, until the process is killed.
+
+    resumed: file descriptor that gets a byte when the run has resumed.
 
     Instead of training, each step sets all arrays to its number, so that every array of a complete
     checkpoint equals its step.
     """
     run = tiny_run(path, steps=10**9)
     run.resume()
+    os.write(resumed, b"1")
     while True:
         run.step += 1
         for flat in (run.optimizer.flat.data, run.ema.average, run.optimizer.m, run.optimizer.v):
@@ -39,13 +42,17 @@ def test_fifty_kills_while_saving_leave_a_complete_checkpoint(tmp_path):
     chance = random.Random(0)
     steps = [0]
     for _ in range(50):
+        ready, resumed = os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                checkpoint_forever(path)
+                checkpoint_forever(path, resumed)
             finally:
                 os._exit(1)
-        time.sleep(chance.uniform(0.01, 0.12))
+        os.close(resumed)
+        assert os.read(ready, 1)
+        os.close(ready)
+        time.sleep(chance.uniform(0, 0.2))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
 

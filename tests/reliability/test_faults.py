@@ -1,0 +1,63 @@
+"""A few faults of each kind: nothing is damaged, and the training goes on to the same end."""
+
+import os
+import re
+from pathlib import Path
+from random import Random
+
+import pytest
+
+if os.name != "posix" or not Path("/proc/self").exists():
+    pytest.skip("needs Linux", allow_module_level=True)
+
+import faults
+from tiny_training import Training, damaged
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+SCALE = 0.02
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    """A tiny training, in the directory of its runs."""
+    return Training(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.mark.parametrize(
+    ("part", "outcomes"),
+    [
+        (faults.kills, {faults.DIED, faults.FINISHED}),
+        (faults.failing_disks, {faults.SENTENCE}),
+        (faults.full_disks, {faults.SENTENCE, faults.FINISHED}),
+        (faults.clocks, {faults.FINISHED}),
+        (faults.two_processes, {faults.SENTENCE, faults.FINISHED}),
+    ],
+)
+def test_a_run_survives(training, part, outcomes):
+    trials = list(part(training, Random(0), SCALE))
+    if not trials and part is faults.full_disks:
+        pytest.skip("only root may mount a tmpfs")
+    assert [line for trial in trials for line in trial.findings] == []
+    assert {trial.outcome for trial in trials} <= outcomes
+    assert trials
+
+
+def test_too_little_memory_is_one_sentence(training):
+    out = training.new()
+    ended = training.end(out, training.start(out, before=faults._limit(2)))
+    assert ended.refused, ended.line
+    assert "not enough memory" in ended.line
+    assert training.after(out) == []
+
+
+def test_a_fault_would_be_found(training):
+    """A run that skips a step, and a truncated file."""
+    out = training.new()
+    assert training.end(out, training.start(out)).code == 0
+    log = out / "loss.csv"
+    log.write_text(re.sub(r"\n3,.*", "", log.read_text()))
+    for name in ("samples.png", "unet/config.json", "training_state.safetensors"):
+        path = out / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert len(damaged(out)) == 3
+    assert len(training.after(out)) > 3

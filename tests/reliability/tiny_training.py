@@ -1,0 +1,180 @@
+"""A training of a tiny model by examples/train_mnist.py in a process of its own, and its files.
+
+The process may be killed, or meet a fault. Whatever happened, no file is damaged then, the same
+command goes on with --resume, and it ends with the files of a run that met no fault.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from builders import TINIEST, read_files
+from commands import load
+from PIL import Image
+
+from minddpm.commands import cli
+from minddpm.errors import InputError
+from minddpm.storage.tensors import read_tensors
+from minddpm.training.run_directory import LOSS, RUN, STATE, read_loss
+
+STEPS, SIZE = 6, 8
+PROCESSES = get_context("fork")  # starts in a millisecond, and one command can be changed in it
+
+
+class Ended:
+    """How a training ended: its exit code (below 0: the signal), and the last line of stderr."""
+
+    def __init__(self, code: int, stderr: str):
+        self.code, self.line = code, (stderr.strip().splitlines() or [""])[-1]
+
+    @property
+    def refused(self) -> bool:
+        """Return whether it ended as an expected failure does: exit code 2 and one sentence."""
+        return self.code == 2 and self.line.startswith("error: ") and self.line.endswith(".")
+
+
+class Training:
+    """A training whose command line is always the same; `folder` gets its images and runs.
+
+    messages: the folder that gets the text on stderr, by default the same.
+    """
+
+    def __init__(self, folder: Path, backend: str = "numpy", messages: Path | None = None):
+        self.folder, self.backend, self.count = folder, backend, 0
+        self.messages = messages or folder
+        if not (folder / "images").exists():
+            (folder / "images").mkdir(parents=True)
+            rng = np.random.default_rng(0)
+            for i in range(6):
+                image = rng.integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
+                Image.fromarray(image).save(folder / "images" / f"{i}.png")
+        self.expected = self.complete(self.new())
+
+    def new(self) -> Path:
+        """Return the directory of a new run."""
+        self.count += 1
+        return self.folder / f"{self.backend}-{self.count}"
+
+    def start(
+        self,
+        out: Path,
+        before: Callable[[], Any] = lambda: None,
+        program: bool = False,
+        resume: bool | None = None,
+    ) -> Any:
+        """Start or resume the run in `out`, and return its process.
+
+        before: is called in the process. program: start Python anew instead of in a forked process.
+        resume: whether to use --resume; None: if there is a run.
+        """
+        words = command_line(self.folder / "images", out, self.backend)
+        if resume or (resume is None and (out / RUN).exists()):
+            words.append("--resume")
+        process = PROCESSES.Process(target=_work, args=(words, self._stderr(out), before, program))
+        process.start()
+        return process
+
+    def end(self, out: Path, process: Any) -> Ended:
+        """Wait for the end of a process of `start`."""
+        process.join()
+        return Ended(process.exitcode, self._stderr(out).read_text())
+
+    def complete(self, out: Path) -> dict[Path, bytes]:
+        """Start or resume a run, and return its files, which end as they should."""
+        ended = self.end(out, self.start(out))
+        if ended.code != 0:
+            raise InputError(f"{out} did not go on (exit code {ended.code}): {ended.line}.")
+        return read_files(out)
+
+    def after(self, out: Path) -> list[str]:
+        """Return what is wrong after a fault: damaged files, or a run that does not go on to the
+        same end. Removes the run if nothing is wrong."""
+        wrong = damaged(out)
+        try:
+            files = self.complete(out)
+        except InputError as error:
+            return [*wrong, str(error)]
+        differ = files.keys() ^ self.expected.keys()
+        differ |= {name for name in files.keys() - differ if files[name] != self.expected[name]}
+        wrong += [f"{out / name} differs from the run without a fault" for name in sorted(differ)]
+        if not wrong:
+            shutil.rmtree(out)
+        return wrong
+
+    def _stderr(self, out: Path) -> Path:
+        return self.messages / f"{out.name}.stderr"
+
+
+def command_line(images: Path, out: Path, backend: str) -> list[str]:
+    """Return the arguments of examples/train_mnist.py for a training of about a second."""
+    return [
+        "--image-folder", str(images), "--image-size", str(SIZE), "--out", str(out),
+        "--steps", str(STEPS), "--batch-size", "2", "--timesteps", "40", "--sample-steps", "4",
+        "--samples", "4", "--log-every", "1", "--checkpoint-every", "2", "--backend", backend,
+        *(["--threads", "1"] if backend == "numba" else []),
+    ]  # fmt: skip
+
+
+def train(words: list[str], before: Callable[[], Any] = lambda: None) -> int:
+    """Import examples/train_mnist.py, call before(), train a tiny model; return the exit code."""
+    module = load("train_mnist")
+    before()
+    module.MODELS = {"small": TINIEST}
+    sys.argv = ["examples/train_mnist.py", *words]
+    return cli.run(module.main)
+
+
+def _work(words: list[str], stderr: Path, before: Callable[[], Any], program: bool) -> None:
+    fd = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(fd, 2)
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if program:
+        before()
+        paths = os.pathsep.join([*map(str, Path(__file__).parents[:2])])
+        os.environ["PYTHONPATH"] = paths
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.execv(sys.executable, [sys.executable, __file__, *words])
+    sys.exit(train(words, before))
+
+
+def damaged(out: Path) -> list[str]:
+    """Return a line for each file of a run that is incomplete or unknown."""
+    return [f"{path}: {problem}" for path in out.rglob("*") if (problem := _problem(path))]
+
+
+def _problem(path: Path) -> str | None:
+    if path.is_dir() or path.suffix == ".tmp":
+        return None
+    try:
+        if path.suffix == ".safetensors":
+            read_tensors(path)
+        elif path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.name == LOSS:
+            read_loss(path)
+        elif path.suffix in (".png", ".gif"):
+            with Image.open(path) as image:
+                for frame in range(getattr(image, "n_frames", 1)):
+                    image.seek(frame)
+                    image.load()
+        else:
+            return "unknown"
+    except (InputError, ValueError, OSError, SyntaxError) as error:  # the last: PIL's, of a PNG
+        return f"damaged ({error})"
+    return None
+
+
+def step(out: Path) -> int | None:
+    """Return the step of a run's checkpoint; None if there is none."""
+    return int(read_tensors(out / STATE)[1]["step"]) if (out / STATE).exists() else None
+
+
+if __name__ == "__main__":
+    sys.exit(train(sys.argv[1:]))
