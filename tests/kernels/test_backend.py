@@ -1,5 +1,6 @@
 """The backend: which one is chosen, and the message if it cannot be used."""
 
+import errno
 import subprocess
 import sys
 
@@ -87,6 +88,13 @@ def test_for_an_unusable_gpu_the_message_says_what_to_install(emulated_cupy, mon
             cupy_error("cupy_backends.cuda.api.runtime", "CUDARuntimeError",
                  "cudaErrorMemoryAllocation: out of memory"),
             ["not enough memory", "--batch-size"],
+        ),
+        (MemoryError(), ["not enough memory: choose smaller numbers"]),
+        (MemoryError("Unable to allocate 1 TiB"), ["not enough memory (Unable to allocate 1 TiB)"]),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), ["not enough memory: choose"]),
+        (
+            ImportError("/lib/x.so: failed to map segment from shared object"),
+            ["not enough memory: choose"],
         ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else type(value).__name__,

@@ -1,29 +1,20 @@
 """Meet trainings with faults: kills, full and read-only disks, clocks, other processes, no memory.
 
-    python tests/reliability/faults.py --kills 200 --seed 0    # about five minutes
-
 After each fault no file may be damaged, the same command must go on with --resume, and it must end
-with the same bytes as a run without a fault. Anything else is a finding, and the exit code is 1.
-Linux only.
+with the same bytes as a run without a fault. Anything else is a finding.
 """
 
-import argparse
 import os
 import resource
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-if __name__ == "__main__":
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # OpenBLAS reads it when it is loaded
-    sys.path[:0] = [str(Path(__file__).parents[1])]
-
 from failing_disk import FULL, NO_PERMISSION, READ_ONLY, FailingDisk
-from report import Row, table
+from report import Row, chosen_names
 from small_disk import small_disk
 from tiny_training import PROCESSES, STEPS, Ended, Training, damaged, step
 from tqdm import std as tqdm_module
@@ -31,7 +22,7 @@ from tqdm import tqdm
 
 from minddpm.training.run_directory import RUN
 
-KILLS = 200  # at scale 1
+COUNT = 200  # kills; the number of other faults is relative to it
 COMPILING = 10  # one kill of so many while kernels are compiled
 COMPILES_SECONDS = 15.0  # about the time of a training with an empty cache
 MEGABYTES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # that a process may add
@@ -50,14 +41,14 @@ class Trial(NamedTuple):
     findings: list[str]
 
 
-def run(seed: int = 0, scale: float = 1.0, progress: bool = True) -> list[Row]:
-    """Meet trainings with all faults, fewer if scale < 1; return a row for each kind."""
+def run(seed: int, count: int = COUNT, only: Sequence[str] | None = None) -> list[Row]:
+    """Meet trainings with `count` kills and other faults; only: names of parts, see PARTS."""
     counts: dict[str, dict[str, int]] = {}
     findings: dict[str, list[str]] = {}
-    with tempfile.TemporaryDirectory() as folder, tqdm(unit="fault", disable=not progress) as bar:
+    with tempfile.TemporaryDirectory() as folder, tqdm(unit="fault", disable=None) as bar:
         training = Training(Path(folder))
-        for part in PARTS:
-            for trial in part(training, Random(f"{seed}/{part.__name__}"), scale):
+        for name in chosen_names(PARTS, only):
+            for trial in PARTS[name](training, Random(f"{seed}/{name}"), count / COUNT):
                 counts.setdefault(trial.name, dict.fromkeys((FINISHED, SENTENCE, DIED), 0))
                 counts[trial.name][trial.outcome] += 1
                 findings.setdefault(trial.name, []).extend(trial.findings)
@@ -84,7 +75,7 @@ def _trial(name: str, training: Training, out: Path, ended: Ended, may_die: bool
 def kills(training: Training, rng: Random, scale: float) -> Iterator[Trial]:
     """Kill runs at random moments until they are complete, again and again."""
     seconds = _seconds(training)
-    left = max(1, round(KILLS * scale * (1 - 1 / COMPILING)))
+    left = max(1, round(COUNT * scale * (1 - 1 / COMPILING)))
     while left:
         out = training.new()
         for _ in range(left):
@@ -138,7 +129,7 @@ def kills_while_compiling(training: Training, rng: Random, scale: float) -> Iter
     def empty_cache() -> None:
         os.environ["XDG_CACHE_HOME"] = str(cache)
 
-    for _ in range(max(1, round(KILLS * scale / COMPILING))):
+    for _ in range(max(1, round(COUNT * scale / COMPILING))):
         delay = rng.uniform(1, COMPILES_SECONDS)
         moment = _kill(numba, out, delay, before=empty_cache, program=True)
         if moment is None:
@@ -251,27 +242,9 @@ def _limit(megabytes: int) -> Callable[[], None]:
     return limit
 
 
-PARTS = (
-    kills, kills_while_compiling, failing_disks, full_disks, clocks, two_processes, memory
-)  # fmt: skip
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+PARTS = {
+    part.__name__: part
+    for part in (
+        kills, kills_while_compiling, failing_disks, full_disks, clocks, two_processes, memory
     )
-    parser.add_argument("--kills", type=int, default=KILLS, help=f"of kill -9 ({KILLS})")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
-    parser.add_argument("--only", nargs="+", choices=[part.__name__ for part in PARTS])
-    args = parser.parse_args()
-    if args.only:
-        globals()["PARTS"] = [part for part in PARTS if part.__name__ in args.only]
-    rows = run(args.seed, args.kills / KILLS)
-    print(table(rows))
-    findings = [line for row in rows for line in row.findings]
-    print("\n".join(findings) or "no findings")
-    return 1 if findings else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+}  # fmt: skip

@@ -8,26 +8,22 @@ from pathlib import Path
 from command_lines import command_targets
 from processes import Target, try_all
 from readers import file_targets
-from report import Row
+from report import Row, chosen_names
 from tiny_commands import load_commands, stop_before_work, write_fixtures
 
-from minddpm.errors import InputError
-
-INPUTS = 100_000  # at scale 1
+COUNT = 100_000  # inputs
 
 
-def run(seed: int, scale: float, only: Sequence[str] | None = None, first: int = 0) -> list[Row]:
-    """Try INPUTS x scale inputs, from index `first` of each target; only: names of targets."""
+def run(seed: int, count: int, only: Sequence[str] | None = None, first: int = 0) -> list[Row]:
+    """Try `count` inputs, from index `first` of each target; only: names of targets."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = os.environ["HOME"] = folder  # holds no MNIST
         base = Path(folder, "files")
         base.mkdir()
         targets = build(base)
-        if unknown := set(only or ()) - {target.name for target in targets}:
-            names = ", ".join(target.name for target in targets)
-            raise InputError(f"there is no target {unknown.pop()!r}: choose from {names}.")
-        chosen = [target for target in targets if only is None or target.name in only]
-        return try_all(chosen, base, seed, round(INPUTS * scale), first, os.cpu_count() or 1)
+        names = chosen_names((target.name for target in targets), only)
+        chosen = [target for target in targets if target.name in names]
+        return try_all(chosen, base, seed, count, first, os.cpu_count() or 1)
 
 
 def build(base: Path) -> list[Target]:

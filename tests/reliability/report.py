@@ -1,9 +1,10 @@
 """What a part of the campaign reports: rows of a Markdown table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from minddpm.commands.cli import markdown
+from minddpm.errors import InputError
 
 
 class Row(NamedTuple):
@@ -13,6 +14,14 @@ class Row(NamedTuple):
     tried: int
     outcomes: dict[str, int]
     findings: list[str]
+
+
+def chosen_names(names: Iterable[str], only: Sequence[str] | None) -> list[str]:
+    """Return all names, or those of `only`. Raises InputError if one of these is unknown."""
+    names = list(names)
+    if unknown := set(only or ()) - set(names):
+        raise InputError(f"there is no {unknown.pop()!r}: choose from {', '.join(names)}.")
+    return [name for name in names if only is None or name in only]
 
 
 def table(rows: Sequence[Row]) -> str:

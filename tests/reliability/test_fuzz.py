@@ -14,7 +14,7 @@ CAMPAIGN = Path(__file__).parents[1] / "campaign.py"
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs fork and /proc")
 def test_a_slice_of_the_campaign_has_no_findings():
-    words = [sys.executable, CAMPAIGN, "--inputs", "1500", "--seed", "0"]
+    words = [sys.executable, CAMPAIGN, "--count", "1500", "--seed", "0"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert done.stdout.rstrip().endswith("no findings")
