@@ -28,7 +28,7 @@ from minddpm.evaluation.comparison.table import Results, summary
 from minddpm.evaluation.metrics.judge import Judge, load_judge
 from minddpm.evaluation.report import Reference
 from minddpm.generate import SAMPLERS
-from minddpm.storage.atomic import atomic_write
+from minddpm.storage.atomic import atomic_write, check_no_links
 from minddpm.storage.json_files import read_json, write_json
 from minddpm.training.run_directory import RunDirectory
 
@@ -77,7 +77,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
 def begin(plan: Plan, judge: Judge, data: dict[str, ImageDataset]) -> None:
     """Write the settings of the comparison to plan.json; only the number of seeds may change later.
 
-    Raises InputError if --out holds a comparison with other settings.
+    Raises InputError if --out holds a comparison with other settings, or a link to a folder.
     """
     settings = {
         "minutes": plan.minutes, "count": plan.count, "sampler": vars(plan.sampler),
@@ -87,6 +87,7 @@ def begin(plan: Plan, judge: Judge, data: dict[str, ImageDataset]) -> None:
     }  # fmt: skip
     file = plan.out / PLAN
     if file.is_file():
+        check_no_links(plan.out)
         before = read_json(file)
         changed = [n for n in {**before, **settings} if before.get(n) != settings.get(n)]
         if changed:

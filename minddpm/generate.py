@@ -18,6 +18,7 @@ from minddpm.errors import InputError
 from minddpm.models import UNet2D
 from minddpm.pipeline import Pipeline
 from minddpm.replay import replayed
+from minddpm.storage.memory import check_memory
 
 SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
     "ddpm": samplers.ddpm,
@@ -75,6 +76,8 @@ def generate(
     H, W = image_size(unet)
     C = unet.config["in_channels"]
     starts = range(0, count, batch_size)
+    batch = min(batch_size, count)
+    check_memory(batch * _least_memory(unet), f"a batch of {batch} images of {H} x {W} pixels")
     images = np.empty((count, H, W, C), np.float32)
     total = None if sampler in ADAPTIVE else len(starts) * number
     with (
@@ -157,6 +160,16 @@ def seconds_per_run(unet: UNet2D, batch_size: int, guidance: float = 1.0) -> flo
             backend.to_numpy(output.data if isinstance(output, Tensor) else output)
         seconds = time.perf_counter() - start
     return seconds
+
+
+def _least_memory(unet: UNet2D) -> int:
+    """Return bytes that an image takes at least: the skips of the UNet's first level, in float32.
+
+    A configuration may state any size of an image.
+    """
+    H, W = image_size(unet)
+    config = unet.config
+    return 4 * H * W * config["block_out_channels"][0] * (config["layers_per_block"] + 1)
 
 
 def image_size(unet: UNet2D) -> tuple[int, int]:

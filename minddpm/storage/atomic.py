@@ -45,3 +45,17 @@ def check_writable(path: str | os.PathLike) -> None:
     with atomic_write(probe) as file:
         file.write(b"minddpm")
     probe.unlink()
+
+
+def check_no_links(directory: Path) -> None:
+    """Raise InputError if a folder in the directory is a symbolic link.
+
+    Files would be written where it points to: a directory from a stranger must not choose that.
+    Links to files do no harm, as atomic_write replaces them.
+    """
+    for path in directory.iterdir():
+        if path.is_symlink() and path.is_dir():
+            raise InputError(
+                f"{path} is a symbolic link, and files would be written where it points to: put a "
+                "folder in its place."
+            )

@@ -19,7 +19,7 @@ import numpy as np
 
 from minddpm import backend
 from minddpm.errors import InputError
-from minddpm.storage.atomic import atomic_write, check_writable
+from minddpm.storage.atomic import atomic_write, check_no_links, check_writable
 from minddpm.storage.json_files import read_json, write_json
 from minddpm.storage.lock import lock
 from minddpm.storage.tensors import check_same_names, read_tensors, write_tensors
@@ -110,9 +110,12 @@ class RunDirectory:
 
         Return None if there is no checkpoint yet. optional: groups that may be missing from `like`
         or from the checkpoint; such a group is skipped.
-        Raises InputError if the checkpoint is damaged or belongs to another architecture.
+        Raises InputError if the checkpoint is damaged or belongs to another architecture, or if the
+        run would write outside its directory.
         """
         path = self.path / STATE
+        if self.path.exists():
+            check_no_links(self.path)
         self._remove_leftovers()
         if not path.exists():
             if any(self.path.rglob("*.safetensors")):

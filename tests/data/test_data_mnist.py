@@ -245,11 +245,22 @@ class Cut(io.BytesIO):
         (gzip.compress(content(TRAIN[0])), "its SHA-256 differs"),
         (b"<html>please log in</html>", "its SHA-256 differs"),
         (gzip.compress(content(TRAIN[0]))[:-9], "sent a damaged file"),
+        (bytes(download.LARGEST + download.CHUNK), "it is larger"),
+        (gzip.compress(bytes(2 * download.LARGEST)), "its SHA-256 differs"),
         (Cut, "did not answer .timed out"),
         (urllib.error.URLError("no network"), "did not answer .*no network"),
         (TimeoutError("too slow"), "did not answer .too slow"),
     ],
-    ids=["another file", "a web page", "cut short", "broken", "no network", "too slow"],
+    ids=[
+        "another file",
+        "a web page",
+        "cut short",
+        "larger",
+        "larger inside",
+        "broken",
+        "no network",
+        "too slow",
+    ],
 )
 def test_a_failed_download_leaves_no_file_and_states_the_reason(cache, web, answer, reason):
     web.answers = {".gz": answer}

@@ -116,6 +116,12 @@ def test_a_schedule_without_steps_is_refused(schedule, T):
         schedule(T)
 
 
+@pytest.mark.parametrize("schedule", BY_NAME.values(), ids=BY_NAME)
+def test_more_steps_than_a_table_may_have_are_refused(schedule):
+    with refused("T = 1000001", "at most 1,000,000"):
+        schedule(1_000_001)
+
+
 @pytest.mark.parametrize("schedule", [linear, quadratic])
 def test_too_small_a_t_gives_a_beta_of_one(schedule):
     """0.02 * 1000 / T reaches 1 at T = 20."""

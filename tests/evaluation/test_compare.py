@@ -213,3 +213,27 @@ def test_a_plan_with_other_options_is_refused(command, digits, tmp_path):
     (tmp_path / "both" / "plan.json").write_text(json.dumps({"minutes": 1}))
     compare = ["compare_models", "--data-dir", digits, "--backend", "numpy", "--out", "both"]
     refused(command(*compare), "both", "another --out")
+
+
+def test_a_comparison_does_not_write_through_a_link(command, digits, tmp_path):
+    (tmp_path / "both").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "both" / "plan.json").write_text("{}")
+    (tmp_path / "both" / "ddpm-0").symlink_to(tmp_path / "mine")
+    compare = ["compare_models", "--data-dir", digits, "--backend", "numpy", "--out", "both"]
+    refused(command(*compare), "ddpm-0", "symbolic link")
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"steps": "many", "batch_size": 1}', "[1]"])
+@pytest.mark.parametrize("name", ["training.json", "result.json"])
+def test_a_damaged_result_is_named(digits, tmp_path, name, text):
+    vae, plan = SYSTEMS[2], Plan(tmp_path, (0,), None)
+    path = runs.directory(plan, vae, 0)
+    path.mkdir()
+    (path / name).write_text(text)
+    with input_error(path / name):
+        if name == "training.json":
+            runs.train(plan, vae, 0, load_mnist(digits))
+        else:
+            runs.judge(plan, vae, 0, {}, None)

@@ -1,16 +1,23 @@
 """A directory from a stranger: one sentence, before anything large is allocated."""
 
 import json
+import re
 import tracemalloc
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from builders import random_unet, tiny_gan, tiny_run, tiny_vae
 from saved_files import WEIGHTS, change_json, refused_and_untouched
 
+import minddpm
 from minddpm import UNet2D
+from minddpm.baselines.classifier.model import Classifier
+from minddpm.baselines.model_file import load_model, save_model
+from minddpm.generate import generate
 from minddpm.storage import json_files, memory
-from minddpm.storage.tensors import read_tensors
+from minddpm.storage.tensors import read_tensors, write_tensors
+from minddpm.training.run_directory import STATE
 from refusals import refused
 
 
@@ -69,7 +76,7 @@ def test_weights_larger_than_the_memory_are_refused(tmp_path):
             file.truncate(file.seek(0, 2) + 2**43)
         except OSError:
             pytest.skip("the file system has no files of this size")
-    with little_memory(), refused(tmp_path / "a", "GB of memory", "smaller model"):
+    with little_memory(), refused(tmp_path / "a", "GB of memory", "smaller"):
         read_tensors(tmp_path / "a")
 
 
@@ -116,3 +123,65 @@ def test_a_json_file_nested_too_deep_is_refused(saved, text):
     (saved / "config.json").write_text(text)
     with refused_and_untouched(saved, saved / "config.json", "JSON", "copy it again"):
         UNet2D.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("digits", "word"), [("9" * 21, "an integer of 21 digits"), ("9" * 20, "in_channels")]
+)
+def test_an_integer_of_more_than_64_bits_is_refused(saved, digits, word):
+    text = (saved / "config.json").read_text()
+    (saved / "config.json").write_text(re.sub(r'("in_channels": )\d+', r"\g<1>" + digits, text))
+    with refused_and_untouched(saved, saved / "config.json", word):
+        UNet2D.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("model", "change"),
+    [
+        (tiny_vae(), {"width": 2**15}),
+        (tiny_vae(), {"latent": 10**9}),
+        (tiny_gan()[0], {"width": 2**15}),
+        (Classifier(), {"widths": [2**15, 2**15]}),
+        (Classifier(), {"widths": [8] * 10**5}),
+    ],
+    ids=["vae", "latent", "generator", "classifier", "levels"],
+)
+def test_another_model_far_larger_than_its_weights_is_refused(tmp_path, model, change):
+    path = tmp_path / "model.safetensors"
+    save_model(model, path)
+    tensors, about = read_tensors(path)
+    config = {**json.loads(about["config"]), **change}
+    write_tensors(path, tensors, {**about, "config": json.dumps(config)})
+    with little_memory(), refused_and_untouched(tmp_path, path, "far larger model", "give a file"):
+        load_model(type(model), path, "a command")
+
+
+def test_images_that_the_memory_cannot_hold_are_refused():
+    """An image: 2^32 pixels x 2 skips x 8 channels x 4 bytes = 275 GB."""
+    unet = random_unet(sample_size=2**16)
+    diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(40))
+    with little_memory(), refused("64 images of 65536 x 65536", "17592.2 GB", "smaller"):
+        generate((unet, diffusion), 100)
+
+
+def test_training_does_not_write_through_a_link(tmp_path):
+    """A stranger's run whose `unet` leads to a folder of the user."""
+    tiny_run(tmp_path / "run", steps=2).train(progress=False)
+    (tmp_path / "run" / "unet").rename(tmp_path / "mine")
+    (tmp_path / "run" / "unet").symlink_to(tmp_path / "mine")
+    with refused_and_untouched(tmp_path, tmp_path / "run" / "unet", "symbolic link"):
+        tiny_run(tmp_path / "run", steps=3).resume()
+
+
+def test_training_replaces_a_linked_file(tmp_path):
+    tiny_run(tmp_path / "run", steps=2).train(progress=False)
+    for name in ("loss.csv", STATE):
+        file = tmp_path / "run" / name
+        file.rename(tmp_path / name)
+        file.symlink_to(tmp_path / name)
+    before = {name: (tmp_path / name).read_bytes() for name in ("loss.csv", STATE)}
+    run = tiny_run(tmp_path / "run", steps=3)
+    run.resume()
+    run.train(progress=False)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert not (tmp_path / "run" / STATE).is_symlink()
