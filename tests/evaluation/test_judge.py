@@ -14,6 +14,7 @@ from minddpm.baselines.classifier.training import (
     accuracy,
     shifted,
 )
+from minddpm.baselines.model_file import save_model
 from minddpm.data import ImageDataset, fallback
 from minddpm.errors import InputError
 from minddpm.evaluation.image_archive import read_images
@@ -132,6 +133,14 @@ def test_a_saved_classifier_comes_back(tmp_path):
     np.testing.assert_array_equal(
         accuracy(classifier, images, np.zeros(3)), accuracy(judge.classifier, images, np.zeros(3))
     )
+
+
+@pytest.mark.parametrize("about", [{"accuracy": "many", "source": "x"}, {"accuracy": "0.5"}])
+def test_a_classifier_without_its_accuracy_or_source_is_refused(tmp_path, about):
+    path = tmp_path / "classifier.safetensors"
+    save_model(Classifier(), path, about)
+    with refused(path, "train_classifier.py"):
+        load_judge(path)
 
 
 def test_a_file_without_a_classifier_is_refused(tmp_path):

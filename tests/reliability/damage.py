@@ -3,6 +3,7 @@
 Each function takes the bytes and a random.Random, and returns other bytes.
 """
 
+import copy
 import gzip
 import io
 import json
@@ -67,7 +68,7 @@ def _change(content: Any, rng: Random) -> None:
     if key is not None and isinstance(content[key], (dict, list)) and rng.random() < 0.7:
         _change(content[key], rng)
         return
-    value, action = rng.choice(JSON_VALUES), rng.random()
+    value, action = copy.deepcopy(rng.choice(JSON_VALUES)), rng.random()
     if key is not None and action < 0.6:
         content[key] = value
     elif key is not None and action < 0.8:

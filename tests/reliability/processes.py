@@ -72,7 +72,7 @@ def _row(target: Target, found: Counter, where: dict[tuple[str, str], int], seed
         path.write_bytes(target.input(seed, index))
         findings.append(
             f"{target.name}: {result} ({found[result]} inputs); the first again: --only "
-            f"'{target.name}' --seed {seed} --first {index} --inputs 1; it is in {path}"
+            f"'{target.name}' --seed {seed} --first {index} --count 1; it is in {path}"
         )
     counts = {name: found[name] for name in (RESULT, SENTENCE)}
     return Row(target.name, found.total(), counts, findings)

@@ -70,5 +70,11 @@ def load_judge(path: Path = SHIPPED) -> Judge:
     Raises InputError for any other file.
     """
     classifier, about = load_model(Classifier, path, "examples/train_classifier.py")
-    name = f"{path.name}, {float(about['accuracy']):.2%} of {about['source']}"
+    try:
+        name = f"{path.name}, {float(about['accuracy']):.2%} of {about['source']}"
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{path} does not state its accuracy and source ({error!r}): give a file that "
+            "examples/train_classifier.py wrote."
+        ) from error
     return Judge(classifier, name)
