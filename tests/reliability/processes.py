@@ -1,5 +1,6 @@
 """Try inputs of many targets in processes with limits, several at a time."""
 
+import math
 import os
 import shutil
 import tempfile
@@ -49,9 +50,9 @@ class Chunk(NamedTuple):
 def try_all(
     targets: Sequence[Target], base: Path, seed: int, inputs: int, first: int = 0, workers: int = 2
 ) -> list[Row]:
-    """Try `inputs` inputs of the targets from index `first`, and return a row for each target."""
+    """Try at least `inputs` inputs from index `first` of each target; return a row for each."""
     shares = sum(target.share for target in targets)
-    counts = {t.name: max(1, round(inputs * t.share / shares)) for t in targets}
+    counts = {t.name: math.ceil(inputs * t.share / shares) for t in targets}
     outcomes = {target.name: Counter() for target in targets}
     where: dict[tuple[str, str], int] = {}
     with tqdm(total=sum(counts.values()), unit="input", disable=None) as bar:

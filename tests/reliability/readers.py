@@ -1,5 +1,6 @@
 """The targets that are files: every file that minddpm reads, by the function that reads it."""
 
+import contextlib
 import io
 import json
 import urllib.request
@@ -9,7 +10,9 @@ from types import ModuleType
 from unittest import mock
 
 import numpy as np
+from attempt import Reached
 from builders import comparison_result
+from commands import NUMPY
 from damage import (
     anywhere,
     gzipped,
@@ -67,7 +70,7 @@ def file_targets(base: Path, modules: dict[str, ModuleType]) -> list[Target]:
         *_weights(base),
         *_configs(base),
         *_runs(base, modules),
-        *_results(modules),
+        *_results(base, modules),
     ]
 
 
@@ -202,7 +205,7 @@ def _runs(base: Path, modules: dict[str, ModuleType]) -> list[Target]:
     ]
 
 
-def _results(modules: dict[str, ModuleType]) -> list[Target]:
+def _results(base: Path, modules: dict[str, ModuleType]) -> list[Target]:
     """Return the files of a comparison, which is continued from them."""
     plan = runs.Plan(Path("comparison"), (0,), minutes=1.0)
     result = comparison_result(2.0, 0.5)
@@ -218,10 +221,13 @@ def _results(modules: dict[str, ModuleType]) -> list[Target]:
     def resume(path: Path) -> None:
         call(modules["compare_models"], ON_COMPARISON)
 
-    settings = {"minutes": 4.0, "count": 1000, "sampler": {"name": "ddpm", "steps": 250}}
+    with contextlib.suppress(Reached):
+        digits, out = str(base / "digits"), str(base / "comparison")
+        call(modules["compare_models"], [*NUMPY, "--data-dir", digits, "--out", out])
+    settings = (base / "comparison" / "plan.json").read_bytes()
     folder = "comparison/ddpm-0"
     return [
-        file_target("plan.json", 2, "comparison/plan.json", resume, *_json(_dump(settings), ())),
+        file_target("plan.json", 2, "comparison/plan.json", resume, *_json(settings, ())),
         file_target(
             "training.json", 1, f"{folder}/training.json", read_training,
             *_json(_dump(training), ()),

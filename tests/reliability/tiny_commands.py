@@ -26,25 +26,12 @@ COMMANDS = ("sample", "evaluate", "inpaint", "interpolate", "experiments", "comp
 TRAININGS = ("train_mnist", "train_vae", "train_gan", "train_classifier")
 # The first call of a command that takes longer than a few milliseconds.
 WORK = (
-    "seconds_per_run",
-    "Reference",
-    "bits_per_dim",
-    "sample_baseline",
-    "draw_schedules",
-    "compare",
-)
+    "seconds_per_run", "Reference", "bits_per_dim", "sample_baseline", "draw_schedules", "compare"
+)  # fmt: skip
 FEW = (
-    "--steps",
-    "2",
-    "--batch-size",
-    "2",
-    "--timesteps",
-    "40",
-    "--sample-steps",
-    "2",
-    "--samples",
-    "4",
-)
+    "--steps", "2", "--batch-size", "2", "--timesteps", "40", "--sample-steps", "2",
+    "--samples", "4",
+)  # fmt: skip
 
 
 class ExitError(Exception):
