@@ -4,8 +4,10 @@ After each fault no file may be damaged, the same command must go on with --resu
 with the same bytes as a run without a fault. Anything else is a finding.
 """
 
+import contextlib
 import os
 import resource
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,13 +26,16 @@ from minddpm.training.run_directory import RUN
 
 COUNT = 200  # kills; the number of other faults is relative to it
 COMPILING = 10  # one kill of so many while kernels are compiled
-COMPILES_SECONDS = 15.0  # about the time of a training with an empty cache
-MEGABYTES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # that a process may add
+COMPILES_SECONDS = 10.0  # about the time of a training with an empty cache
+MEGABYTES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # that a process may use
 MOMENTS = (
     "start", "before the first checkpoint", "between checkpoints", "while a file is written",
     "samples and figures",
 )  # fmt: skip
 FINISHED, SENTENCE, DIED = "finished", "one sentence", "process died"
+
+
+_used_up: list[bytearray] = []
 
 
 class Trial(NamedTuple):
@@ -124,19 +129,23 @@ def _findings(moment: str, out: Path) -> list[str]:
 def kills_while_compiling(training: Training, rng: Random, scale: float) -> Iterator[Trial]:
     """Kill runs while they compile kernels; the next one finds the cache as it was left."""
     numba = Training(training.folder, "numba")
-    out, cache = numba.new(), training.folder / "cache"
+    left = max(1, round(COUNT * scale / COMPILING))
+    while left:
+        out = numba.new()
+        cache = training.folder / f"cache-{out.name}"
 
-    def empty_cache() -> None:
-        os.environ["XDG_CACHE_HOME"] = str(cache)
+        def use_cache(cache: Path = cache) -> None:
+            os.environ["XDG_CACHE_HOME"] = str(cache)
 
-    for _ in range(max(1, round(COUNT * scale / COMPILING))):
-        delay = rng.uniform(1, COMPILES_SECONDS)
-        moment = _kill(numba, out, delay, before=empty_cache, program=True)
-        if moment is None:
-            break
-        yield Trial("kill -9: kernels are compiled", DIED, _findings(moment, out))
-    ended = numba.end(out, numba.start(out, before=empty_cache, program=True))
-    yield _trial("runs complete after kills", numba, out, ended)
+        while left:
+            delay = rng.uniform(1, COMPILES_SECONDS)
+            moment = _kill(numba, out, delay, before=use_cache, program=True)
+            if moment is None:
+                break
+            left -= 1
+            yield Trial("kill -9: kernels are compiled", DIED, _findings(moment, out))
+        ended = numba.end(out, numba.start(out, before=use_cache, program=True))
+        yield _trial("runs complete after kills", numba, out, ended)
 
 
 # --- disks ---------------------------------------------------------------------------------------
@@ -206,14 +215,21 @@ def clocks(training: Training, rng: Random, scale: float) -> Iterator[Trial]:
 def two_processes(training: Training, rng: Random, scale: float) -> Iterator[Trial]:
     """Start a second process in the directory of a run: only one may train."""
     seconds = _seconds(training)
-    for _ in range(max(1, round(20 * scale))):
+    left = max(1, round(20 * scale))
+    while left:
         out = training.new()
         first = training.start(out)
         first.join(rng.uniform(0, 0.8 * seconds))
+        if first.exitcode is not None:  # too late
+            continue
+        left -= 1
+        os.kill(first.pid, signal.SIGSTOP)  # so that it does not end before the second begins
         other = training.folder / f"{out.name}-link"  # another name, so other messages
         other.symlink_to(out)
         second = training.start(other)
-        ends = [training.end(other, second), training.end(out, first)]
+        ends = [training.end(other, second)]
+        os.kill(first.pid, signal.SIGCONT)
+        ends.append(training.end(out, first))
         other.unlink()
         wrong = []
         if sorted(ended.code for ended in ends) != [0, 2]:
@@ -234,10 +250,19 @@ def memory(training: Training, rng: Random, scale: float) -> Iterator[Trial]:
 
 
 def _limit(megabytes: int) -> Callable[[], None]:
+    """Return a function that leaves its process so much memory, in pieces of 64 KiB."""
+
     def limit() -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * os.sysconf("SC_PAGE_SIZE") + megabytes * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        # What earlier work has freed, and the process still has, would be used first.
+        with contextlib.suppress(MemoryError):
+            while True:
+                _used_up.append(bytearray(2**16))
+        for _ in range(16 * megabytes):
+            if _used_up:
+                _used_up.pop()
 
     return limit
 

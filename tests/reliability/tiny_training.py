@@ -4,10 +4,12 @@ The process may be killed, or meet a fault. Whatever happened, no file is damage
 command goes on with --resume, and it ends with the files of a run that met no fault.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 from builders import TINIEST, read_files
 from commands import load
 from PIL import Image
+from tqdm import tqdm
 
 from minddpm.commands import cli
 from minddpm.errors import InputError
@@ -24,6 +27,7 @@ from minddpm.storage.tensors import read_tensors
 from minddpm.training.run_directory import LOSS, RUN, STATE, read_loss
 
 STEPS, SIZE = 6, 8
+SECONDS = 60  # more than a training takes that compiles all kernels
 PROCESSES = get_context("fork")  # starts in a millisecond, and one command can be changed in it
 
 
@@ -81,7 +85,9 @@ class Training:
         return process
 
     def end(self, out: Path, process: Any) -> Ended:
-        """Wait for the end of a process of `start`."""
+        """Wait for the end of a process of `start`, and kill it if it takes too long."""
+        process.join(SECONDS)
+        process.kill()
         process.join()
         return Ended(process.exitcode, self._stderr(out).read_text())
 
@@ -131,6 +137,9 @@ def train(words: list[str], before: Callable[[], Any] = lambda: None) -> int:
 
 
 def _work(words: list[str], stderr: Path, before: Callable[[], Any], program: bool) -> None:
+    # By default forked processes share one lock: a process that is killed while it holds the lock
+    # would stop all others for ever.
+    tqdm.set_lock(threading.RLock())
     fd = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(fd, 2)
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
@@ -140,6 +149,10 @@ def _work(words: list[str], stderr: Path, before: Callable[[], Any], program: bo
         paths = os.pathsep.join([*map(str, Path(__file__).parents[:2])])
         os.environ["PYTHONPATH"] = paths
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # join() waits until a pipe is closed, which must not happen now.
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # of the list itself
+                os.set_inheritable(int(fd), True)
         os.execv(sys.executable, [sys.executable, __file__, *words])
     sys.exit(train(words, before))
 
