@@ -12,6 +12,8 @@ def numba_problem() -> str | None:
             "the numba backend needs Numba, which is not installed: pip install numba, "
             "or choose --backend numpy."
         )
+    except MemoryError:  # cli.run has a sentence of its own for it
+        raise
     except Exception as error:  # a variable with a wrong value, or a NumPy that it does not know
         line = str(error).strip().partition("\n")[0].rstrip(" .:")
         return (

@@ -26,6 +26,7 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
     "dpm_solver": samplers.dpm_solver,
     "dpm_solver_2s": partial(samplers.dpm_solver, order="2S"),
     "dpm_solver_sde": partial(samplers.dpm_solver, order="SDE"),
+    "pndm": samplers.pndm,
     "probability_flow": samplers.probability_flow,
     "probability_flow_adaptive": samplers.probability_flow_adaptive,
 }
@@ -109,11 +110,6 @@ def sampler_options(
     chosen: a spacing. Raises InputError for an unknown sampler and options that it does not have.
     """
     own = diffusion.sampling
-    if sampler is None and own is not None and own.sampler is None:
-        raise InputError(
-            "the model's own sampler is PNDM, which minddpm does not have: choose a sampler, "
-            f"{' or '.join(SAMPLERS)}."
-        )
     sampler = sampler or (own.sampler if own else "ddpm")
     if sampler not in SAMPLERS:
         raise InputError(f"unknown sampler {sampler!r}: choose {' or '.join(SAMPLERS)}.")

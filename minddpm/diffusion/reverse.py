@@ -22,9 +22,9 @@ Limit = Callable[[Array], Array]  # of images [N, H, W, C]
 
 
 class Sampling(NamedTuple):
-    """A sampler of minddpm.generate (None: it has none) and the options for it."""
+    """A sampler of minddpm.generate and the options for it."""
 
-    sampler: str | None
+    sampler: str
     options: dict[str, Any]
 
 

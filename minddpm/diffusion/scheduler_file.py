@@ -112,8 +112,10 @@ def _sampling(config: dict[str, Any], variance: str) -> Sampling:
     offset = config.get("steps_offset", 0)
     if type(offset) is not int or not 0 <= offset < schedules.MAX_T:
         raise InputError(f"steps_offset={reprlib.repr(offset)} is no integer of at least 0.")
+    last_ac = "one" if config.get("set_alpha_to_one") else "first"
     if kind == "PNDMScheduler":
-        return Sampling(None, {})
+        steps = DiffusersSteps("DDIM", spacing, offset, last_ac)
+        return Sampling("pndm", {"runge_kutta": not config["skip_prk_steps"], "spacing": steps})
     if kind == "DDPMScheduler":
         if (spacing == "trailing" or offset) and variance != "fixed_small":
             key = "timestep_spacing='trailing'" if spacing == "trailing" else "steps_offset above 0"
@@ -123,7 +125,6 @@ def _sampling(config: dict[str, Any], variance: str) -> Sampling:
             )
         return Sampling("ddpm", {"spacing": DiffusersSteps("DDPM", spacing, offset)})
     if kind == "DDIMScheduler":
-        last_ac = "one" if config["set_alpha_to_one"] else "first"
         return Sampling("ddim", {"spacing": DiffusersSteps("DDIM", spacing, offset, last_ac)})
     if kind.startswith("Euler"):
         # In x / alpha Euler's step is DDIM's, and the ancestral one that of eta = 1.

@@ -63,10 +63,10 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
         "sigma_min": UNUSED, "sigma_max": UNUSED,  # only the use_..._sigmas read them
     },
     "EulerAncestralDiscreteScheduler": {**PROCESS, **LINSPACED, **RESCALED, **NOT_SAMPLE},
-    # minddpm lacks its sampler, of which these keys speak: generate asks for another.
+    # Its weights are those for steps of equal length, which the other spacings do not have.
     "PNDMScheduler": {
-        **PROCESS, **NOT_SAMPLE, "skip_prk_steps": UNUSED, "set_alpha_to_one": UNUSED,
-        "timestep_spacing": UNUSED, "steps_offset": UNUSED,
+        **PROCESS, **NOT_SAMPLE, "skip_prk_steps": (False, True),
+        "set_alpha_to_one": (False, True), "timestep_spacing": ("leading",), "steps_offset": READ,
     },
 }  # fmt: skip
 # Keys of early releases, which nothing reads any more.

@@ -65,3 +65,30 @@ def test_dpm_solver(order, prediction):
     steps = samplers.dpm_solver(d, model, SHAPE, 10, order=order, x_T=sample(), spacing=spacing)
     *_, step = steps  # for this solver they state the mean alone
     assert np.abs(step.x).mean() == pytest.approx(mean, abs=1e-3)
+
+
+def test_dpm_solver_from_an_uneven_timestep():
+    """Theirs leaves out the first three of 50 steps, so the fourth is of first order."""
+    d = process(clip=False)
+    levels = DiffusersSteps("DPMSolver", "linspace", last_ac="first")(d, 50)
+    x = sample()
+    for order, part in (("1", levels[3:4]), ("2S", levels[4:])):
+        spacing = lambda *_, part=part: part  # noqa: E731
+        *_, step = samplers.dpm_solver(d, model, SHAPE, order=order, x_T=x, spacing=spacing)
+        x = step.x
+    assert np.abs(x).mean() == pytest.approx(0.2574, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "beta", "last", "total", "mean"),
+    [
+        ("epsilon", 1e-4, "first", 198.1318, 0.2580),
+        ("v", 1e-4, "first", 67.3986, 0.0878),
+        ("epsilon", 0.01, "one", 230.0399, 0.2995),
+        ("epsilon", 0.01, "first", 186.9482, 0.2434),
+    ],
+)
+def test_pndm(prediction, beta, last, total, mean):
+    d, steps = process(prediction, beta, clip=False), DiffusersSteps("DDIM", "leading", 0, last)
+    x = sample()
+    check(samplers.pndm(d, model, SHAPE, 10, runge_kutta=True, x_T=x, spacing=steps), total, mean)

@@ -89,7 +89,9 @@ class Training:
         process.join(SECONDS)
         process.kill()
         process.join()
-        return Ended(process.exitcode, self._stderr(out).read_text())
+        stderr = self._stderr(out)
+        # It is missing if the process was killed in its first moment.
+        return Ended(process.exitcode, stderr.read_text() if stderr.exists() else "")
 
     def complete(self, out: Path) -> dict[Path, bytes]:
         """Start or resume a run, and return its files, which end as they should."""

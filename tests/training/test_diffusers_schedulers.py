@@ -39,7 +39,10 @@ def write(directory, kind="DDIMScheduler", **config):
          {"eta": 1.0, "spacing": DiffusersSteps("Euler", "trailing")}),
         ("DDPMScheduler", {"timestep_spacing": "trailing"}, "ddpm",
          {"spacing": DiffusersSteps("DDPM", "trailing")}),
-        ("PNDMScheduler", {"skip_prk_steps": True}, None, {}),
+        ("PNDMScheduler", {"skip_prk_steps": True, "steps_offset": 1}, "pndm",
+         {"runge_kutta": False, "spacing": DiffusersSteps("DDIM", "leading", 1, "first")}),
+        ("PNDMScheduler", {"set_alpha_to_one": True}, "pndm",
+         {"runge_kutta": True, "spacing": DiffusersSteps("DDIM", "leading")}),
     ],
 )  # fmt: skip
 def test_a_schedulers_own_sampler_is_read(tmp_path, kind, config, sampler, options):
@@ -91,6 +94,7 @@ def test_a_directory_of_ours_leaves_the_choice_to_the_caller(tmp_path):
         ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_order": 1}),
         ("EulerDiscreteScheduler", {"prediction_type": "sample"}),
         ("PNDMScheduler", {"prediction_type": "sample"}),
+        ("PNDMScheduler", {"timestep_spacing": "trailing"}),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_its_key(tmp_path, kind, config):
