@@ -50,6 +50,12 @@ class RunDirectory:
         Raises InputError, before any training, if the directory is not empty or not writable, or if
         the disk is too full for the checkpoints.
         """
+        self._check_empty()
+        self.check_writable(bytes_needed)
+        self._check_empty()  # it is locked only now: another process may have trained here
+        self._remove_leftovers()
+
+    def _check_empty(self) -> None:
         if (self.path / RUN).exists():
             raise InputError(
                 f"{self.path} already holds a run: continue with --resume, or choose another --out."
@@ -58,8 +64,6 @@ class RunDirectory:
             self.path.is_dir() and all(_is_leftover(path) for path in self.path.iterdir())
         ):
             raise InputError(f"{self.path} exists and is not a run: choose another --out.")
-        self.check_writable(bytes_needed)
-        self._remove_leftovers()
 
     def check_writable(self, bytes_needed: int) -> None:
         """Lock the directory; raise InputError if it is locked, not writable, or too full."""

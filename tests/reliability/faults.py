@@ -222,8 +222,12 @@ def two_processes(training: Training, rng: Random, scale: float) -> Iterator[Tri
         first.join(rng.uniform(0, 0.8 * seconds))
         if first.exitcode is not None:  # too late
             continue
-        left -= 1
         os.kill(first.pid, signal.SIGSTOP)  # so that it does not end before the second begins
+        if training.is_complete(out):  # it has released the lock, or is about to
+            os.kill(first.pid, signal.SIGCONT)
+            training.end(out, first)
+            continue
+        left -= 1
         other = training.folder / f"{out.name}-link"  # another name, so other messages
         other.symlink_to(out)
         second = training.start(other)

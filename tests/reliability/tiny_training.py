@@ -100,6 +100,10 @@ class Training:
             raise InputError(f"{out} did not go on (exit code {ended.code}): {ended.line}.")
         return read_files(out)
 
+    def is_complete(self, out: Path) -> bool:
+        """Return whether a run has all the files with which it ends."""
+        return out.exists() and read_files(out).keys() == self.expected.keys()
+
     def after(self, out: Path) -> list[str]:
         """Return what is wrong after a fault: damaged files, or a run that does not go on to the
         same end. Removes the run if nothing is wrong."""

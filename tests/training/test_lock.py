@@ -12,7 +12,7 @@ from minddpm.evaluation.comparison import runs
 from minddpm.evaluation.comparison.runs import Plan
 from minddpm.evaluation.comparison.systems import SYSTEMS
 from minddpm.storage import lock
-from minddpm.training.run_directory import RunDirectory
+from minddpm.training.run_directory import RUN, RunDirectory
 from refusals import refused
 
 pytestmark = pytest.mark.skipif(lock.fcntl is None, reason="needs fcntl")
@@ -50,6 +50,16 @@ def test_a_new_run_is_refused_where_another_begins_until_that_is_killed(tmp_path
     run = RunDirectory(tmp_path)  # the empty directory of a killed run is as good as new
     run.check_new(0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_ended_just_before_the_lock_is_not_overwritten(tmp_path, monkeypatch):
+    def another_trains_first(self, bytes_needed):
+        (tmp_path / RUN).write_text("{}")
+        self.lock()
+
+    monkeypatch.setattr(RunDirectory, "check_writable", another_trains_first)
+    with refused(tmp_path, "already holds a run", "--resume"):
+        RunDirectory(tmp_path).check_new(0)
 
 
 def test_a_run_is_not_resumed_while_it_is_trained(tmp_path):
