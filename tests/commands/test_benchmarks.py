@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from summary import QUIET, compare, noise, quiet_line, summary
 
 import cases
 import contestants
@@ -17,6 +18,7 @@ from minddpm.errors import InputError
 from minddpm.gpucheck import checks
 from minddpm.gpucheck.arrays import mapped
 from minddpm.kernels import reference
+from minddpm.kernels.cpu.threads import usable_cores
 from tables import markdown, replace, write
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -130,3 +132,52 @@ def test_markers_that_do_not_occur_once_are_refused(text, tmp_path):
     with pytest.raises(InputError, match=r"markers of table 'unet' occur [02] times"):
         write(path, {"unet": "new"})
     assert path.read_text() == text
+
+
+# --- summary -------------------------------------------------------------------------------------
+
+MEDIANS = {
+    "conv": {"numba": 2e-3, "PyTorch": 5e-3, "numpy": 4e-3},
+    "norm": {"numba": 2e-3, "PyTorch": 1e-3, "numpy": 9e-3},
+    "ladder": {"1 loops": 8e-3, "chosen": 1e-3},
+    "on a GPU": {"cupy": 1e-3, "numba": 0.5e-3, "cupy-reference": 1.5e-3},
+    "alone": {"numba": 1e-3},
+    "without ours": {"numpy": 1e-3, "PyTorch": 1e-3},
+}
+
+
+def test_the_summary_shows_the_worst_first_against_the_best_other():
+    rows = compare(MEDIANS)
+    assert [row.name for row in rows] == ["norm", "on a GPU", "conv", "ladder"]
+    assert [row.other_name for row in rows] == ["PyTorch", "cupy-reference", "numpy", "1 loops"]
+    assert [row.ratio for row in rows] == pytest.approx([0.5, 1.5, 2, 8])
+    text = summary(rows)
+    assert "| norm | 2 | 1 | PyTorch | 0.50 |" in text
+    assert text.endswith(
+        "4 operations, 4 shown; ratio: best other / ours, median 1.75; in 1 another is faster."
+    )
+
+
+def test_only_the_worst_rows_are_shown():
+    rows = compare({f"{i:02}": {"numba": 1.0, "PyTorch": 1.0 + i} for i in range(40)})
+    text = summary(rows)
+    assert "| 24 |" in text
+    assert "| 25 |" not in text
+    assert "40 operations, 25 shown" in text
+
+
+def test_a_busy_machine_is_noticed():
+    """Two processes for each core take about two thirds of it."""
+    busy = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(2 * usable_cores())
+    ]
+    try:
+        share = noise(times=2000)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert share > QUIET
+    assert quiet_line(share).startswith("WARNING: the machine is not quiet")
+    assert "quiet: other programs take 3%" in quiet_line(0.03)
