@@ -6,7 +6,7 @@
     python tests/campaign.py fuzz --only .npz --count 2000
     python tests/campaign.py fuzz --write # the table into docs/reliability.md
 
-What is allowed stands in docs/reliability.md. Anything else is a finding: it is named (an input is
+docs/reliability.md says what is allowed. Anything else is a finding: it is named (an input is
 saved, too), and the exit code is 1. Linux only.
 """
 
