@@ -1,6 +1,6 @@
 """Measure all libraries side by side in one process and write the tables of the documentation.
 
-    python benchmarks/readme_tables.py                        # print all tables, about 25 minutes
+    python benchmarks/readme_tables.py                        # print all tables, about 30 minutes
     python benchmarks/readme_tables.py --only conv,operations # some of them
     python benchmarks/readme_tables.py --write                # and write them into the documents
 
@@ -19,10 +19,10 @@ TUNABLES = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1
 # file: its tables. `summary` is an extract of `unet` and is not measured separately.
 FILES = {
     "README.md": ("summary",),
-    "docs/performance.md": ("machine", "unet", "avx2", "start", "floor"),
+    "docs/performance.md": ("machine", "unet", "avx2", "busy", "start", "floor"),
     "kernels/README.md": ("peak", "conv", "operations"),
 }
-NAMES = ("machine", "peak", "conv", "operations", "start", "unet", "avx2", "floor")
+NAMES = ("machine", "peak", "conv", "operations", "start", "unet", "avx2", "busy", "floor")
 
 
 def parse() -> argparse.Namespace:
@@ -49,6 +49,7 @@ def measured(table: Any, bar: Any) -> str:
 
 
 def main() -> int:
+    import busy_table
     from tqdm import tqdm
 
     import kernel_tables
@@ -62,7 +63,7 @@ def main() -> int:
         raise InputError(f"there is no table {unknown[0]!r}: choose from {', '.join(NAMES)}.")
     minddpm.set_backend("numba")
     minddpm.backend.set_threads(args.threads)
-    tables = kernel_tables.TABLES | unet_tables.TABLES
+    tables = kernel_tables.TABLES | unet_tables.TABLES | {"busy": busy_table.busy}
     done = {}
     with tqdm(unit="step") as bar:
         for name in names:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from busy_table import beside
 from summary import QUIET, compare, noise, quiet_line, summary
 
 import cases
@@ -168,16 +169,8 @@ def test_only_the_worst_rows_are_shown():
 
 def test_a_busy_machine_is_noticed():
     """Two processes for each core take about two thirds of it."""
-    busy = [
-        subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        for _ in range(2 * usable_cores())
-    ]
-    try:
+    with beside(2 * usable_cores()):
         share = noise(times=2000)
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
     assert share > QUIET
     assert quiet_line(share).startswith("WARNING: the machine is not quiet")
     assert "quiet: other programs take 3%" in quiet_line(0.03)

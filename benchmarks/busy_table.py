@@ -1,0 +1,55 @@
+"""The table of a busy machine: training steps beside other programs that never pause."""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import minddpm
+from contestants import share_threads
+from measure import interleave, median
+from minddpm.kernels.cpu.threads import usable_cores
+from tables import Table
+from unet_tables import COMPILED
+from unets import build, expected, modes, problem
+
+LOOPS = (0, 1, 2)  # endless loops beside the training
+BATCH, ROUNDS = 32, 15
+
+
+@contextmanager
+def beside(loops: int) -> Iterator[None]:
+    """Run processes with endless loops during the block."""
+    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(loops)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def busy(args: argparse.Namespace) -> Table:
+    """Time a training step of each eager mode, alone and beside endless loops."""
+    threads = share_threads(args.threads)
+    p = problem(minddpm.SMALL, BATCH)
+    wanted = expected("train", p)
+    run = {"minddpm": build("numba", "train", p, wanted)}
+    for mode in modes("train"):
+        if mode not in COMPILED:
+            run[mode] = build(mode, "train", p, wanted)
+        yield
+    seconds: dict[int, dict[str, list[float]]] = {}
+    for loops in LOOPS:
+        with beside(loops):
+            seconds[loops] = interleave(run, ROUNDS)
+        yield
+    rows = []
+    for mode in run:
+        ms = [median(seconds[loops][mode]) * 1e3 for loops in LOOPS]
+        rows.append([mode, *(f"{m:.0f} ({m / ms[0]:.1f})" for m in ms)])
+    shares = [max(1.0, (threads + loops) / usable_cores()) for loops in LOOPS]
+    rows.append(["a fair share of the cores", *(f"({share:.1f})" for share in shares)])
+    head = [f"training step, batch {BATCH}, ms (times its own time alone)", "alone"]
+    return [*head, *(f"beside {n}" for n in LOOPS[1:])], rows
