@@ -11,8 +11,8 @@ from contestants import share_threads
 from measure import interleave, median
 from minddpm.kernels.cpu.threads import usable_cores
 from tables import Table
-from unet_tables import COMPILED
-from unets import build, expected, modes, problem
+from unet_tables import eager
+from unets import build, expected, problem
 
 LOOPS = (0, 1, 2)  # endless loops beside the training
 BATCH, ROUNDS = 32, 15
@@ -36,9 +36,8 @@ def busy(args: argparse.Namespace) -> Table:
     p = problem(minddpm.SMALL, BATCH)
     wanted = expected("train", p)
     run = {"minddpm": build("numba", "train", p, wanted)}
-    for mode in modes("train"):
-        if mode not in COMPILED:
-            run[mode] = build(mode, "train", p, wanted)
+    for mode in eager("train"):
+        run[mode] = build(mode, "train", p, wanted)
         yield
     seconds: dict[int, dict[str, list[float]]] = {}
     for loops in LOOPS:

@@ -4,10 +4,10 @@ Before the benchmarks, noise() measures how quiet the machine is.
 """
 
 import statistics
-import threading
 import time
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from minddpm.commands.cli import markdown
@@ -68,28 +68,23 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.3g}"
 
 
-def noise(times: int = 5000, cores: int | None = None) -> float:
+def noise(times: int = 5000) -> float:
     """Return the share of time that other programs take from the cores, measured on all at once.
 
     Each core does the same work many times. Without others every time would be the shortest.
     """
-    cores = cores or usable_cores()
-    lost = [0.0] * cores
 
-    def work(core: int) -> None:
+    def lost(core: int) -> float:
         seconds = []
         for _ in range(times):
             start = time.perf_counter()
             zlib.crc32(WORK)  # without Python's lock
             seconds.append(time.perf_counter() - start)
-        lost[core] = 1 - times * statistics.median(seconds) / sum(seconds)
+        return 1 - times * statistics.median(seconds) / sum(seconds)
 
-    threads = [threading.Thread(target=work, args=(core,)) for core in range(cores)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return max(0.0, statistics.mean(lost))
+    cores = usable_cores()
+    with ThreadPoolExecutor(cores) as threads:
+        return max(0.0, statistics.mean(threads.map(lost, range(cores))))
 
 
 def quiet_line(share: float) -> str:

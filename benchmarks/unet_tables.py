@@ -39,13 +39,18 @@ MORE_LINES: list[Line] = [
 ]  # fmt: skip
 
 
+def eager(task: str) -> list[str]:
+    """Return the installed modes of this task that compile nothing."""
+    return [mode for mode in modes(task) if mode not in COMPILED]
+
+
 def start(args: argparse.Namespace) -> Table:
     """Measure start-up times, and each eager mode's peak memory in training."""
     rows = []
     for name, seconds in startup.start_up().items():
         rows.append([name, f"{seconds:.1f} s"])
         yield
-    for mode in ("minddpm", *(m for m in modes("train") if m not in COMPILED)):
+    for mode in ("minddpm", *eager("train")):
         peak, added = startup.training_memory(mode)
         rows.append(
             [
@@ -79,8 +84,7 @@ def summary(table: str) -> str:
 def avx2(args: argparse.Namespace) -> Table:
     """Time the eager modes in a process in which no library may use AVX-512."""
     if AVX2.items() <= os.environ.items():
-        eager = [m for m in modes("forward") if m not in COMPILED]
-        return (yield from side_by_side(SMALL_LINES, eager, args))
+        return (yield from side_by_side(SMALL_LINES, eager("forward"), args))
     threads = ["--threads", str(args.threads)] if args.threads else []
     script = str(ROOT / "benchmarks" / "readme_tables.py")
     command = [sys.executable, script, "--only", "avx2", *threads]

@@ -73,8 +73,9 @@ def test_dpm_solver_from_an_uneven_timestep():
     levels = DiffusersSteps("DPMSolver", "linspace", last_ac="first")(d, 50)
     x = sample()
     for order, part in (("1", levels[3:4]), ("2S", levels[4:])):
-        spacing = lambda *_, part=part: part  # noqa: E731
-        *_, step = samplers.dpm_solver(d, model, SHAPE, order=order, x_T=x, spacing=spacing)
+        *_, step = samplers.dpm_solver(
+            d, model, SHAPE, order=order, x_T=x, spacing=lambda *_, part=part: part
+        )
         x = step.x
     assert np.abs(x).mean() == pytest.approx(0.2574, abs=1e-3)
 

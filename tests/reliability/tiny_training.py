@@ -66,19 +66,14 @@ class Training:
         return self.folder / f"{self.backend}-{self.count}"
 
     def start(
-        self,
-        out: Path,
-        before: Callable[[], Any] = lambda: None,
-        program: bool = False,
-        resume: bool | None = None,
+        self, out: Path, before: Callable[[], Any] = lambda: None, program: bool = False
     ) -> Any:
-        """Start or resume the run in `out`, and return its process.
+        """Start the run in `out`, or resume it if there is one, and return its process.
 
         before: is called in the process. program: start Python anew instead of in a forked process.
-        resume: whether to use --resume; None: if there is a run.
         """
         words = command_line(self.folder / "images", out, self.backend)
-        if resume or (resume is None and (out / RUN).exists()):
+        if (out / RUN).exists():
             words.append("--resume")
         process = PROCESSES.Process(target=_work, args=(words, self._stderr(out), before, program))
         process.start()
@@ -152,8 +147,7 @@ def _work(words: list[str], stderr: Path, before: Callable[[], Any], program: bo
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if program:
         before()
-        paths = os.pathsep.join([*map(str, Path(__file__).parents[:2])])
-        os.environ["PYTHONPATH"] = paths
+        os.environ["PYTHONPATH"] = os.pathsep.join(map(str, Path(__file__).parents[:2]))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         # join() waits until a pipe is closed, which must not happen now.
         for fd in os.listdir("/proc/self/fd"):

@@ -76,7 +76,7 @@ def test_weights_larger_than_the_memory_are_refused(tmp_path):
             file.truncate(file.seek(0, 2) + 2**43)
         except OSError:
             pytest.skip("the file system has no files of this size")
-    with little_memory(), refused(tmp_path / "a", "GB of memory", "smaller"):
+    with little_memory(), refused(tmp_path / "a", "GB of memory", "choose something smaller"):
         read_tensors(tmp_path / "a")
 
 
@@ -160,7 +160,7 @@ def test_images_that_the_memory_cannot_hold_are_refused():
     """An image: 2^32 pixels x 2 skips x 8 channels x 4 bytes = 275 GB."""
     unet = random_unet(sample_size=2**16)
     diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(40))
-    with little_memory(), refused("64 images of 65536 x 65536", "17592.2 GB", "smaller"):
+    with little_memory(), refused("64 images of 65536 x 65536", "17592.2 GB", "something smaller"):
         generate((unet, diffusion), 100)
 
 
