@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import minddpm
 from contestants import share_threads
 from measure import interleave, median
-from minddpm.kernels.cpu.threads import usable_cores
+from minddpm.kernels.cpu.cores import usable_cores
 from tables import Table
 from unet_tables import eager
 from unets import build, expected, problem

@@ -30,15 +30,15 @@ def multiply_add(e: Emitter, numbers, count) -> None:
 
 
 @task
-def _multiply_add(t, threads, at):
+def _multiply_add(piece, pieces, worker, at):
     numbers, row, count = integers(at, 3)
-    multiply_add((numbers + t * row, count))
+    multiply_add((numbers + piece * row, count))
 
 
 @task
-def _micro_kernel(t, threads, at):
+def _micro_kernel(piece, pieces, worker, at):
     space, row, count = integers(at, 3)
-    a = space + t * row
+    a = space + worker * row
     b = a + BLOCKS * ROWS * BYTES
     c = b + BLOCKS * LANES * 2 * BYTES
     for _ in range(count):
@@ -46,9 +46,9 @@ def _micro_kernel(t, threads, at):
 
 
 @task
-def _add(t, threads, at):
+def _add(piece, pieces, worker, at):
     x, vectors = integers(at, 2)
-    first, last = share(vectors, t, threads), share(vectors, t + 1, threads)
+    first, last = share(vectors, piece, pieces), share(vectors, piece + 1, pieces)
     add((x + first * BYTES, x + first * BYTES, x + first * BYTES, last - first))
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from minddpm.commands.cli import markdown
-from minddpm.kernels.cpu.threads import usable_cores
+from minddpm.kernels.cpu.cores import usable_cores
 
 # Whose time is ours, the best first: on a GPU, on the CPU, and the kernel that the ladder chooses.
 OURS = ("cupy", "numba", "chosen")

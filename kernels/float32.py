@@ -32,6 +32,11 @@ def float32_only(function: Callable) -> Callable:
     return dispatch
 
 
+def contiguous_float32(*arrays: Any) -> bool:
+    """Return whether kernels can change these arrays (or None) in place: C-contiguous float32."""
+    return all(x is None or (x.dtype == np.float32 and x.flags.c_contiguous) for x in arrays)
+
+
 def _contiguous_float32(args: tuple[Any, ...], saved: int | None = None) -> tuple[Any, ...] | None:
     """Return the arguments with every array contiguous; None if one is empty or not float32."""
     prepared = []

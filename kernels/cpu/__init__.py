@@ -2,18 +2,18 @@
 
 Each operation is in the file of the same name as in kernels/reference/: convolution.py, linear.py,
 norm.py, attention.py, pointwise.py, residual.py, noise.py, optimizer.py. They build on, in reading
-order: vector/ (vector instructions and the register tile), task.py and threads.py (how threads run
-a kernel), memory.py, ladder/ (the convolution, rung by rung: start with choose.py),
+order: vector/ (vector instructions and the register tile), task.py, pool.py and threads.py (how
+threads run a kernel), memory.py, ladder/ (the convolution, rung by rung: start with choose.py),
 matrix_product.py, transposed.py and subpixel.py, norm_steps.py, philox.py.
 
 float32 only: other types (gradient checks use float64) go to the reference.
 """
 
-from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.cache import own_cache
 from minddpm.kernels.reference import clip_scale, philox4x32, replayed, timestep_features
 
 with own_cache():  # every module with compiled functions is imported within this block
+    from minddpm.kernels.cpu import threads
     from minddpm.kernels.cpu.attention import attention, attention_backward
     from minddpm.kernels.cpu.constant_weights import constant_weights
     from minddpm.kernels.cpu.convolution import (

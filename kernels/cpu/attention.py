@@ -28,6 +28,7 @@ import math
 import numpy as np
 from llvmlite import ir
 
+from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.compiled import serial
 from minddpm.kernels.cpu.memory import address, floats, share, workspace, zero
 from minddpm.kernels.cpu.task import integers, task
@@ -45,7 +46,7 @@ def attention(q, k, v, heads: int):
     y = np.empty_like(q)
     space = workspace((2 * C // heads + 2 + 2 * L) * LANES)
     arrays = (address(x) for x in (q, k, v, y))
-    _forward(len(space), *arrays, N, heads, L, C, address(space), space.strides[0])
+    _forward(threads.pieces(N * heads), *arrays, N, heads, L, C, address(space), space.strides[0])
     return y
 
 
@@ -55,7 +56,7 @@ def attention_backward(gy, q, k, v, heads: int):
     gq, gk, gv = np.empty_like(q), np.empty_like(q), np.empty_like(q)
     space = workspace(((3 + 2 * -(-L // LANES)) * C // heads + 3 + 2 * LANES + 2 * L) * LANES)
     arrays = (address(x) for x in (gy, q, k, v, gq, gk, gv))
-    _backward(len(space), *arrays, N, heads, L, C, address(space), space.strides[0])
+    _backward(threads.pieces(N * heads), *arrays, N, heads, L, C, address(space), space.strides[0])
     return gq, gk, gv
 
 
@@ -155,7 +156,7 @@ def multiply(e: Emitter, x, factor, D) -> None:
     e.loop(D, [(x, BYTES)], [], one)
 
 
-# --- a thread's heads ----------------------------------------------------------------------------
+# --- a piece's heads -----------------------------------------------------------------------------
 
 
 @serial
@@ -244,14 +245,14 @@ def _backward_heads(gy, q, k, v, gq, gk, gv, first, last, heads, L, C, space):
 
 
 @task
-def _forward(t, threads, at):
+def _forward(piece, pieces, worker, at):
     q, k, v, y, N, heads, L, C, space, row = integers(at, 10)
-    first, last = share(N * heads, t, threads), share(N * heads, t + 1, threads)
-    _forward_heads(q, k, v, y, first, last, heads, L, C, space + t * row)
+    first, last = share(N * heads, piece, pieces), share(N * heads, piece + 1, pieces)
+    _forward_heads(q, k, v, y, first, last, heads, L, C, space + worker * row)
 
 
 @task
-def _backward(t, threads, at):
+def _backward(piece, pieces, worker, at):
     gy, q, k, v, gq, gk, gv, N, heads, L, C, space, row = integers(at, 13)
-    first, last = share(N * heads, t, threads), share(N * heads, t + 1, threads)
-    _backward_heads(gy, q, k, v, gq, gk, gv, first, last, heads, L, C, space + t * row)
+    first, last = share(N * heads, piece, pieces), share(N * heads, piece + 1, pieces)
+    _backward_heads(gy, q, k, v, gq, gk, gv, first, last, heads, L, C, space + worker * row)

@@ -117,11 +117,11 @@ def compiling(function: Callable[..., Any]) -> Iterator[None]:
     if terminal or not _compiled:
         line = f"compiling the kernels for this machine, once (under a minute): {name}"
         progress = f", {_compiled} done in {_seconds:.0f} s" if _compiled else ""
-        end = "\033[C_out\r" if terminal else "\n"
+        end = "\033[K\r" if terminal else "\n"
         print(line + progress, end=end, file=sys.stderr, flush=True)
     start = time.perf_counter()
     yield
     _compiled += 1
     _seconds += time.perf_counter() - start
     if terminal:
-        print(end="\033[C_out", file=sys.stderr, flush=True)
+        print(end="\033[K", file=sys.stderr, flush=True)

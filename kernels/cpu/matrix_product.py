@@ -8,6 +8,7 @@ multiplied by its own rows of w, and no concatenated array is ever stored.
 
 import numpy as np
 
+from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.compiled import serial
 from minddpm.kernels.cpu.constant_weights import from_weights
 from minddpm.kernels.cpu.memory import (
@@ -45,15 +46,15 @@ def product_rows(first, last, x, C, packed, C_out, bias, add, y, space, spare):
 
 
 @task
-def _forward(t, threads, at):
+def _forward(piece, pieces, worker, at):
     """Compute y. Arguments: seven numbers, then x, C and the packed weights of each part."""
     R, C_out, bias, y, space, row, parts = integers(at, 7)
-    space += t * row
+    space += worker * row
     zeros = space + TILE_SPACE * 4  # the bias for all parts but the first
     spare = zeros + pairs(C_out) * BYTES
     clear(space, TILE_SPACE + pairs(C_out) * LANES)
-    for r in range(share(R, t, threads), share(R, t + 1, threads), BLOCK):
-        last = min(r + BLOCK, share(R, t + 1, threads))
+    for r in range(share(R, piece, pieces), share(R, piece + 1, pieces), BLOCK):
+        last = min(r + BLOCK, share(R, piece + 1, pieces))
         for p in range(parts):
             x, C, packed = integers(at + 8 * (7 + 3 * p), 3)
             first = bias if p == 0 else zeros
@@ -64,7 +65,7 @@ def forward(xs, w, b):
     """Return y of kernels.reference.linear."""
     C_out = w.shape[1]
     y = np.empty((*xs[0].shape[:-1], C_out), np.float32)
-    parts, start = [], 0
+    R, parts, start = y.size // C_out, [], 0
     packed_parts = []  # keeps their memory alive until the kernel has read it
     for x in xs:
         C = x.shape[-1]
@@ -74,19 +75,19 @@ def forward(xs, w, b):
     bias = from_weights(padded_bias, b, C_out)
     space = workspace(TILE_SPACE + pairs(C_out) * LANES + ROWS * start)
     _forward(
-        len(space), y.size // C_out, C_out, address(bias), address(y), address(space),
+        threads.pieces(-(-R // ROWS)), R, C_out, address(bias), address(y), address(space),
         space.strides[0], len(xs), *parts,
     )  # fmt: skip
     return y
 
 
 @task
-def _backward(t, threads, at):
-    """Compute gx of one part of x, and this thread's gw [C', C_out'] and gb [C_out]."""
+def _backward(piece, pieces, worker, at):
+    """Compute gx of one part of x, and this piece's gw [C', C_out'] and gb [C_out]."""
     (R, gy, C_out, x, C, packed, bias, gx, gw, gw_row, gb, gb_row, sum_gy, space, row) = integers(
         at, 15
     )
-    gw, gb, space = gw + t * gw_row, gb + t * gb_row, space + t * row
+    gw, gb, space = gw + piece * gw_row, gb + piece * gb_row, space + worker * row
     Cp, Cp_out = (C + ROWS_T - 1) // ROWS_T * ROWS_T, pairs(C_out) * LANES
     spare = space + TILE_SPACE * 4
     x_block = spare + ROWS * C_out * 4
@@ -94,8 +95,8 @@ def _backward(t, threads, at):
     clear(space, TILE_SPACE + ROWS * C_out + BLOCK * (Cp + Cp_out))
     clear(gw, Cp * Cp_out)
     clear(gb, C_out)
-    for r in range(share(R, t, threads), share(R, t + 1, threads), BLOCK):
-        count = min(BLOCK, share(R, t + 1, threads) - r)
+    for r in range(share(R, piece, pieces), share(R, piece + 1, pieces), BLOCK):
+        count = min(BLOCK, share(R, piece + 1, pieces) - r)
         from_gy, from_x = gy + r * C_out * 4, x + r * C * 4
         if gx:
             product_rows(r, r + count, gy, C_out, packed, C, bias, False, gx, space, spare)
@@ -123,18 +124,18 @@ def backward(gy, xs, w):
     """Return gxs, gw, gb of kernels.reference.linear_backward."""
     C_out = w.shape[1]
     R, Cp_out = gy.size // C_out, pairs(C_out) * LANES
-    gxs, gws, start = [], [], 0
+    gxs, gws, start, parts = [], [], 0, threads.parts(len(gy))
     for x in xs:
         C = x.shape[-1]
         Cp = -(-C // ROWS_T) * ROWS_T
         gx = np.empty(x.shape, np.float32)
         packed, bias = pack(w[start : start + C].T), padded_bias(None, C)
         space = workspace(TILE_SPACE + ROWS * C_out + BLOCK * (Cp + Cp_out))
-        gw = workspace(Cp * Cp_out, slot=1)
+        gw = workspace(Cp * Cp_out, 1, parts)
         if start == 0:
-            gb = np.empty((len(space), C_out), np.float32)
+            gb = np.empty((parts, C_out), np.float32)
         _backward(
-            len(space), R, address(gy), C_out, address(x), C, address(packed), address(bias),
+            parts, R, address(gy), C_out, address(x), C, address(packed), address(bias),
             address(gx), address(gw), gw.strides[0], address(gb), gb.strides[0], start == 0,
             address(space), space.strides[0],
         )  # fmt: skip

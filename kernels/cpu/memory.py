@@ -39,7 +39,7 @@ def keep_freed_memory() -> None:
 
 
 def workspace(floats: int, slot: int = 0, rows: int | None = None) -> np.ndarray:
-    """Return uninitialised float32 [threads (or rows), at least `floats`].
+    """Return uninitialised float32 [rows, at least `floats`]; rows: by default one for each thread.
 
     Each row starts at a cache line. Every call with the same slot in the same Python thread returns
     the same memory, which an operation uses until it returns.
@@ -75,9 +75,15 @@ def pairs(C: int) -> int:
 
 
 @register_jitable
-def share(n: int, t: int, threads: int) -> int:
-    """Return the first item of thread t when n items are divided among the threads in order."""
-    return n * t // threads
+def share(n: int, piece: int, pieces: int) -> int:
+    """Return the first item of a piece when n items are divided among the pieces in order."""
+    return n * piece // pieces
+
+
+@register_jitable
+def items(n: int, piece: int, pieces: int) -> range:
+    """Return the items of a piece when n items are divided among the pieces in order."""
+    return range(n * piece // pieces, n * (piece + 1) // pieces)
 
 
 @intrinsic
@@ -94,6 +100,12 @@ def pointer(typing_context, address):
 def floats(at, n):
     """Return the n floats at address `at` as an array."""
     return carray(pointer(at), (n,), np.float32)
+
+
+@njit(inline="always")
+def array_at(at, shape, kind=np.float32):
+    """Return the array of this shape at address `at`."""
+    return carray(pointer(at), shape, kind)
 
 
 @njit(inline="always")

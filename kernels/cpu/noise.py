@@ -1,26 +1,30 @@
 """Random streams, noising and the sampler's step, each in one pass over flat arrays."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-from minddpm.kernels.cpu.compiled import parallel
+from minddpm.kernels.cpu import threads
+from minddpm.kernels.cpu.memory import address, array_at, floats, items
 from minddpm.kernels.cpu.philox import CHUNK, key, normal_blocks, philox
+from minddpm.kernels.cpu.task import Task, as_float32, bits, integers, task
 from minddpm.kernels.float32 import float32_only
 
-PART = 1 << 14  # numbers of a flat array that a thread computes at a time
+PART = 1 << 14  # numbers of a flat array that the sampler's step updates at a time
 
 
 # --- random streams ------------------------------------------------------------------------------
 
 
-def _blocks(kernel: Callable, kind: type, n: int, seed: int, purpose: int, step: int, first: int):
+def _blocks(draw: Task, kind: type, n: int, seed: int, purpose: int, step: int, first: int):
     """Return elements first .. first + n - 1 of a stream, cut out of blocks of four."""
     start, end = first // 4, (first + n + 3) // 4
     out = np.empty(4 * (end - start), kind)
-    kernel(np.uint64(start), *key(step, seed, purpose), out)
+    pieces, stream = threads.pieces(out.size // CHUNK), key(step, seed, purpose)
+    draw(pieces, start, *stream, address(out), out.size)
     return out[first - 4 * start : first - 4 * start + n]
 
 
@@ -37,20 +41,25 @@ def random_normal(xp: ModuleType, n: int, seed: int, purpose: int, step: int, fi
     return _blocks(_normals, np.float32, n, seed, purpose, step, first)
 
 
-@parallel
-def _bits(first_block, step, k0, k1, out):
+@task
+def _bits(piece, pieces, worker, at):
     """Draw complete blocks of random words: out uint32 [4 blocks]."""
-    for i in prange(out.size // 4):
-        words = philox(first_block + np.uint64(i), step, k0, k1)
+    first_block, step, k0, k1, out_at, n = integers(at, 6)
+    out = array_at(out_at, (n,), np.uint32)
+    step, k0, k1 = np.uint64(step), np.uint64(k0), np.uint64(k1)
+    for i in items(n // 4, piece, pieces):
+        words = philox(np.uint64(first_block + i), step, k0, k1)
         for j in range(4):
             out[4 * i + j] = words[j]
 
 
-@parallel
-def _normals(first_block, step, k0, k1, out):
+@task
+def _normals(piece, pieces, worker, at):
     """Draw complete blocks of standard normals: out float32 [4 blocks]."""
-    for k in prange(-(-out.size // CHUNK)):
-        block = first_block + np.uint64(k * (CHUNK // 4))
+    first_block, step, k0, k1, out_at, n = integers(at, 6)
+    out, step, k0, k1 = floats(out_at, n), np.uint64(step), np.uint64(k0), np.uint64(k1)
+    for k in items(-(-n // CHUNK), piece, pieces):
+        block = np.uint64(first_block + k * (CHUNK // 4))
         normal_blocks(block, step, k0, k1, out[k * CHUNK : (k + 1) * CHUNK])
 
 
@@ -59,34 +68,43 @@ def _normals(first_block, step, k0, k1, out):
 
 @float32_only
 def q_sample(x0, noise, a, b):
-    x_t, flat = np.empty_like(x0), (len(x0), -1)
-    _q_sample(x0.reshape(flat), noise.reshape(flat), a, b, x_t.reshape(flat))
+    x_t = np.empty_like(x0)
+    arrays = (address(x) for x in (x0, noise, a, b, x_t))
+    _q_sample(threads.pieces(len(x0)), *arrays, len(x0), x0.size // len(x0))
     return x_t
 
 
 @float32_only
 def q_sample_normal(x0, a, b, seed: int, purpose: int, step: int):
-    x_t, z, P = np.empty_like(x0), np.empty_like(x0), x0.size // len(x0)
-    _q_sample_normal(
-        x0.reshape(-1), a, b, P, *key(step, seed, purpose), x_t.reshape(-1), z.reshape(-1)
-    )
+    x_t, z = np.empty_like(x0), np.empty_like(x0)
+    arrays = (address(x) for x in (x0, a, b, x_t, z))
+    pieces, stream = threads.pieces(x0.size // CHUNK), key(step, seed, purpose)
+    _q_sample_normal(pieces, *arrays, x0.size, x0.size // len(x0), *stream)
     return x_t, z
 
 
-@parallel
-def _q_sample(x0, noise, a, b, x_t):
+@task
+def _q_sample(piece, pieces, worker, at):
     """Compute x_t[n] = a[n] x0[n] + b[n] noise[n] for arrays [N, P]."""
-    for n in prange(x0.shape[0]):
-        _mix(x0[n], noise[n], a[n], b[n], x_t[n])
+    x0_at, noise_at, a_at, b_at, x_t_at, N, P = integers(at, 7)
+    x0, noise, x_t = floats(x0_at, N * P), floats(noise_at, N * P), floats(x_t_at, N * P)
+    a, b = floats(a_at, N), floats(b_at, N)
+    for n in items(N, piece, pieces):
+        image = slice(n * P, (n + 1) * P)
+        _mix(x0[image], noise[image], a[n], b[n], x_t[image])
 
 
-@parallel
-def _q_sample_normal(x0, a, b, P, step, k0, k1, x_t, noise):
+@task
+def _q_sample_normal(piece, pieces, worker, at):
     """Compute x_t of q_sample and its noise, flat: image n is elements nP .. nP + P - 1."""
-    for k in prange(-(-x0.size // CHUNK)):
-        start = np.int64(k * CHUNK)
-        end = min(start + CHUNK, x0.size)
-        z = np.empty(CHUNK, np.float32)
+    x0_at, a_at, b_at, x_t_at, noise_at, size, P, step, k0, k1 = integers(at, 10)
+    x0, x_t, noise = floats(x0_at, size), floats(x_t_at, size), floats(noise_at, size)
+    a, b = floats(a_at, size // P), floats(b_at, size // P)
+    step, k0, k1 = np.uint64(step), np.uint64(k0), np.uint64(k1)
+    z = np.empty(CHUNK, np.float32)
+    for k in items(-(-size // CHUNK), piece, pieces):
+        start = k * CHUNK
+        end = min(start + CHUNK, size)
         normal_blocks(np.uint64(start // 4), step, k0, k1, z[: (end - start + 3) // 4 * 4])
         noise[start:end] = z[: end - start]
         for n in range(start // P, (end - 1) // P + 1):
@@ -106,12 +124,8 @@ def _mix(x0, noise, a, b, x_t):
 
 @float32_only
 def sampler_step(x_t, output, noise, coefficients: Sequence[float], clip: bool):
-    x_prev, pred_x0 = np.empty_like(x_t), np.empty_like(x_t)
     noise = x_t if noise is None else noise  # not read where sigma = 0
-    flat = [a.reshape(-1) for a in (x_t, output, noise)]
-    numbers = [np.float32(c) for c in coefficients]
-    _sampler_step(*flat, *numbers, clip, x_prev.reshape(-1), pred_x0.reshape(-1))
-    return x_prev, pred_x0
+    return _stepped(_sampler_step, x_t, output, coefficients, clip, address(noise))
 
 
 @float32_only
@@ -119,49 +133,72 @@ def sampler_step_normal(
     x_t, output, coefficients: Sequence[float], clip: bool,
     seed: int, purpose: int, step: int, first: int = 0,
 ):  # fmt: skip
+    stream = first, *key(step, seed, purpose)
+    return _stepped(_sampler_step_normal, x_t, output, coefficients, clip, *stream)
+
+
+def _stepped(update: Task, x_t, output, coefficients, clip, *noise: Any):
+    """Return x_prev and pred_x0 of a task with these arguments for its noise."""
     x_prev, pred_x0 = np.empty_like(x_t), np.empty_like(x_t)
-    numbers, stream = [np.float32(c) for c in coefficients], key(step, seed, purpose)
-    results = x_prev.reshape(-1), pred_x0.reshape(-1)
-    _sampler_step_normal(
-        x_t.reshape(-1), output.reshape(-1), *numbers, clip, first, *stream, *results
-    )
+    arrays = (address(x) for x in (x_t, output, x_prev, pred_x0))
+    pieces, numbers = threads.pieces(x_t.size // CHUNK), map(bits, coefficients)
+    update(pieces, *arrays, x_t.size, clip, *numbers, *noise)
     return x_prev, pred_x0
 
 
-@parallel
-def _sampler_step(x_t, output, noise, px, po, k0, kx, ko, sigma, clip, x_prev, pred_x0):
-    for k in prange(-(-x_t.size // PART)):
-        part = slice(k * PART, min((k + 1) * PART, x_t.size))
+COEFFICIENTS = 6  # px, po, k0, kx, ko, sigma
+NOISE = 6 + COEFFICIENTS  # arguments that come before those for the noise
+
+
+@njit(inline="always")
+def _coefficients_at(at):
+    """Return the coefficients of _update as float32."""
+    px, po, k0, kx, ko, sigma = integers(at + 8 * 6, COEFFICIENTS)
+    return (
+        as_float32(px), as_float32(po), as_float32(k0),
+        as_float32(kx), as_float32(ko), as_float32(sigma),
+    )  # fmt: skip
+
+
+@task
+def _sampler_step(piece, pieces, worker, at):
+    x_t_at, output_at, x_prev_at, pred_x0_at, n, clip = integers(at, 6)
+    (noise_at,) = integers(at + 8 * NOISE, 1)
+    x_t, output, noise = floats(x_t_at, n), floats(output_at, n), floats(noise_at, n)
+    x_prev, pred_x0 = floats(x_prev_at, n), floats(pred_x0_at, n)
+    for k in items(-(-n // PART), piece, pieces):
+        part = slice(k * PART, min((k + 1) * PART, n))
         _update(
-            x_t[part], output[part], noise[part], px, po, k0, kx, ko, sigma, clip,
-            x_prev[part], pred_x0[part],
+            x_t[part], output[part], noise[part], _coefficients_at(at), clip, x_prev[part],
+            pred_x0[part],
         )  # fmt: skip
 
 
-@parallel
-def _sampler_step_normal(
-    x_t, output, px, po, kp, kx, ko, sigma, clip, first, step, k0, k1, x_prev, pred_x0
-):
-    """Apply _update with elements first, first + 1, ... of the stream as noise; arrays are flat.
-
-    kp is _update's coefficient k0, because k0 and k1 are the stream's key here.
-    """
+@task
+def _sampler_step_normal(piece, pieces, worker, at):
+    """Apply _update with elements first, first + 1, ... of the stream as noise; arrays are flat."""
+    x_t_at, output_at, x_prev_at, pred_x0_at, n, clip = integers(at, 6)
+    first, step, k0, k1 = integers(at + 8 * NOISE, 4)
+    step, k0, k1 = np.uint64(step), np.uint64(k0), np.uint64(k1)
+    x_t, output = floats(x_t_at, n), floats(output_at, n)
+    x_prev, pred_x0 = floats(x_prev_at, n), floats(pred_x0_at, n)
     lead = first % 4  # elements of the first block that come before `first`
-    for k in prange(-(-x_t.size // CHUNK)):
-        start = np.int64(k * CHUNK)
-        end = min(start + CHUNK, x_t.size)
-        z = np.empty(CHUNK + 4, np.float32)
+    z = np.empty(CHUNK + 4, np.float32)
+    for k in items(-(-n // CHUNK), piece, pieces):
+        start = k * CHUNK
+        end = min(start + CHUNK, n)
         drawn = z[: (lead + end - start + 3) // 4 * 4]
         normal_blocks(np.uint64((first + start) // 4), step, k0, k1, drawn)
         _update(
-            x_t[start:end], output[start:end], z[lead:], px, po, kp, kx, ko, sigma, clip,
+            x_t[start:end], output[start:end], z[lead:], _coefficients_at(at), clip,
             x_prev[start:end], pred_x0[start:end],
         )  # fmt: skip
 
 
 @njit
-def _update(x_t, output, noise, px, po, k0, kx, ko, sigma, clip, x_prev, pred_x0):
+def _update(x_t, output, noise, coefficients, clip, x_prev, pred_x0):
     """Compute x_{t-1} and pred_x0, flat; see kernels.reference.sampler_step."""
+    px, po, k0, kx, ko, sigma = coefficients
     for i in range(x_t.size):
         x0 = px * x_t[i] + po * output[i]
         if clip:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from minddpm.kernels.cpu.memory import address, clear, copy_pixels, pairs, share, workspace
+from minddpm.kernels.cpu import threads
+from minddpm.kernels.cpu.memory import address, clear, copy_pixels, items, pairs, workspace
 from minddpm.kernels.cpu.norm_steps import (
     CHANNEL_ROWS,
     channels_at,
@@ -51,7 +52,7 @@ def _normalised(x, weight, bias, groups, eps, silu):
     P, wide = x[0].size // C, padded_bias(bias, C)
     space = workspace(_floats(P, C, 1))
     _forward(
-        len(space), N, P, C, groups, bits(eps), silu, address(x), address(weight),
+        threads.pieces(N), N, P, C, groups, bits(eps), silu, address(x), address(weight),
         address(wide), address(y), address(mean), address(rstd), address(space), space.strides[0],
     )  # fmt: skip
     return y, mean, rstd
@@ -61,28 +62,28 @@ def _gradients(gy, x, weight, bias, mean, rstd, groups, silu):
     """Return gx, gw, gb."""
     N, C = x.shape[0], x.shape[-1]
     P, wide = x[0].size // C, padded_bias(bias, C)
-    gx, space = np.empty_like(x), workspace(_floats(P, C, 2))
-    gw, gb = np.empty((len(space), C), np.float32), np.empty((len(space), C), np.float32)
+    gx, space, parts = np.empty_like(x), workspace(_floats(P, C, 2)), threads.parts(N)
+    gw, gb = np.empty((parts, C), np.float32), np.empty((parts, C), np.float32)
     _backward(
-        len(space), N, P, C, groups, silu, address(gy), address(x), address(weight),
+        parts, N, P, C, groups, silu, address(gy), address(x), address(weight),
         address(wide), address(mean), address(rstd), address(gx), address(gw), address(gb),
         gw.strides[0], address(space), space.strides[0],
     )  # fmt: skip
     return gx, gw.sum(axis=0), gb.sum(axis=0)
 
 
-# --- in each thread ------------------------------------------------------------------------------
+# --- a piece -------------------------------------------------------------------------------------
 
 
 @task
-def _forward(t, threads, arguments):
+def _forward(piece, pieces, worker, arguments):
     N, P, C, groups, eps, silu, x, weight, bias, y, mean, rstd, space, row = integers(arguments, 14)
-    space += t * row
+    space += worker * row
     Cp = pairs(C) * LANES
     at, buffer = channels_at(space, Cp), space + CHANNEL_ROWS * Cp * 4
     if Cp != C:  # the passes need complete vectors: copy into a wider image
         clear(buffer, P * Cp)
-    for n in range(share(N, t, threads), share(N, t + 1, threads)):
+    for n in items(N, piece, pieces):
         from_x, to = x + n * P * C * 4, y + n * P * C * 4
         if Cp != C:
             copy_pixels(from_x, buffer, P, C, 4 * C, 4 * Cp)
@@ -96,11 +97,11 @@ def _forward(t, threads, arguments):
 
 
 @task
-def _backward(t, threads, arguments):
+def _backward(piece, pieces, worker, arguments):
     (
         N, P, C, groups, silu, gy, x, weight, bias, mean, rstd, gx, gw, gb, sums_row, space, row,
     ) = integers(arguments, 17)  # fmt: skip
-    gw, gb, space = gw + t * sums_row, gb + t * sums_row, space + t * row
+    gw, gb, space = gw + piece * sums_row, gb + piece * sums_row, space + worker * row
     Cp = pairs(C) * LANES
     at, step = channels_at(space, Cp), 4 * Cp
     wide_x = space + CHANNEL_ROWS * Cp * 4
@@ -109,7 +110,7 @@ def _backward(t, threads, arguments):
         clear(wide_x, 2 * P * Cp)
     clear(gw, C)
     clear(gb, C)
-    for n in range(share(N, t, threads), share(N, t + 1, threads)):
+    for n in items(N, piece, pieces):
         shift = n * P * C * 4
         from_x, from_gy, to, stats = x + shift, gy + shift, gx + shift, n * groups * 4
         if Cp != C:

@@ -3,73 +3,111 @@
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-from minddpm.kernels.cpu.compiled import parallel
-from minddpm.kernels.float32 import float32_only
+from minddpm.kernels import reference
+from minddpm.kernels.cpu import threads
+from minddpm.kernels.cpu.memory import address, array_at, floats, items, share
+from minddpm.kernels.cpu.task import as_float32, bits, integers, task
+from minddpm.kernels.float32 import contiguous_float32, float32_only
 
 PART = 1 << 14  # numbers in each partial sum of squared_norm
+CHUNK = 1 << 11  # numbers that Adam updates before it moves their average: they stay in the cache
 
 
 def adam(
     param, grad, m, v, average, step: int, lr: float, beta1: float, beta2: float, eps: float,
     weight_decay: float, grad_scale: float, ema_decay: float,
 ):  # fmt: skip
+    if not contiguous_float32(param, grad, m, v, average):
+        reference.adam(
+            param, grad, m, v, average, step, lr, beta1, beta2, eps, weight_decay, grad_scale,
+            ema_decay,
+        )  # fmt: skip
+        return
     if not math.isfinite(grad_scale):
         return
     numbers = (
         lr / (1 - beta1**step), beta1, beta2, eps, 1 - lr * weight_decay, grad_scale,
         1 / math.sqrt(1 - beta2**step), 1 - ema_decay,
     )  # fmt: skip
-    _adam(param, grad, m, v, average, *(np.float32(x) for x in numbers))
+    arrays = (address(a) for a in (param, grad, m, v, average))
+    _adam(threads.pieces(param.size // CHUNK), *arrays, param.size, *map(bits, numbers))
 
 
-@parallel
-def _adam(param, grad, m, v, average, lr, beta1, beta2, eps, decay, grad_scale, root2, rest):
-    """Here lr is lr / (1 - beta1^step), root2 (1 - beta2^step)^-1/2, decay 1 - lr weight_decay.
+@task
+def _adam(piece, pieces, worker, at):
+    """Update a share of the parameters and, unless its address is 0, of their average.
 
-    The average is updated in the same pass, because a second pass would read every parameter again.
+    Chunk by chunk, because a second pass would read every parameter from memory again.
     """
+    param, grad, m, v, average, n = integers(at, 6)
+    lr, beta1, beta2, eps, decay, grad_scale, root2, rest = integers(at + 8 * 6, 8)
+    first, end = share(n, piece, pieces), share(n, piece + 1, pieces)
+    for i in range(first, end, CHUNK):
+        shift, count = 4 * i, min(CHUNK, end - i)
+        p = floats(param + shift, count)
+        _adam_chunk(
+            p, floats(grad + shift, count), floats(m + shift, count), floats(v + shift, count),
+            as_float32(lr), as_float32(beta1), as_float32(beta2), as_float32(eps),
+            as_float32(decay), as_float32(grad_scale), as_float32(root2),
+        )  # fmt: skip
+        if average:
+            _ema_chunk(floats(average + shift, count), p, as_float32(rest))
+
+
+@njit(error_model="numpy")
+def _adam_chunk(param, grad, m, v, lr, beta1, beta2, eps, decay, grad_scale, root2):
+    """Here lr is lr / (1 - beta1^step), root2 (1 - beta2^step)^-1/2, decay 1 - lr weight_decay."""
     one = np.float32(1)
-    for i in prange(param.size):
+    for i in range(param.size):
         g = grad[i] * grad_scale
         m_new = beta1 * m[i] + (one - beta1) * g
         v_new = beta2 * v[i] + (one - beta2) * (g * g)
         m[i], v[i] = m_new, v_new
-        p = decay * param[i] - lr * m_new / (math.sqrt(v_new) * root2 + eps)
-        param[i] = p
-        if average is not None:  # decided at compile time
-            average[i] = _moved(average[i], p, rest)
+        param[i] = decay * param[i] - lr * m_new / (math.sqrt(v_new) * root2 + eps)
 
 
-@njit(inline="always")
-def _moved(average, x, rest):
-    """Return decay average + (1 - decay) x, with rest = 1 - decay."""
-    return average + rest * (x - average)
+@njit
+def _ema_chunk(average, param, rest):
+    """average = decay average + (1 - decay) param, with rest = 1 - decay."""
+    for i in range(average.size):
+        average[i] = average[i] + rest * (param[i] - average[i])
 
 
 def ema(average, param, decay: float):
-    _ema(average, param, np.float32(1 - decay))
+    if not contiguous_float32(average, param):
+        reference.ema(average, param, decay)
+        return
+    n = average.size
+    _ema(threads.pieces(n // CHUNK), address(average), address(param), n, bits(1 - decay))
 
 
-@parallel
-def _ema(average, param, rest):
-    for i in prange(param.size):
-        average[i] = _moved(average[i], param[i], rest)
+@task
+def _ema(piece, pieces, worker, at):
+    average, param, n, rest = integers(at, 4)
+    first, end = share(n, piece, pieces), share(n, piece + 1, pieces)
+    count = end - first
+    _ema_chunk(
+        floats(average + 4 * first, count), floats(param + 4 * first, count), as_float32(rest)
+    )
 
 
 @float32_only
 def squared_norm(x):
-    parts = np.empty(-(-x.size // PART))
-    _squared_norm(x, parts)
-    return parts.sum()
+    sums = np.empty(-(-x.size // PART))
+    _squared_norm(threads.pieces(len(sums)), address(x), x.size, address(sums))
+    return sums.sum()
 
 
-@parallel
-def _squared_norm(x, parts):
-    """Compute parts[k], the sum of x^2 over the k-th PART: the same for any number of threads."""
-    for k in prange(parts.size):
-        parts[k] = _sum_of_squares(x[k * PART : (k + 1) * PART])
+@task
+def _squared_norm(piece, pieces, worker, at):
+    """Compute sums[k], the sum of x^2 over the k-th PART: the same for any number of pieces."""
+    x, n, sums_at = integers(at, 3)
+    count = -(-n // PART)
+    sums = array_at(sums_at, (count,), np.float64)
+    for k in items(count, piece, pieces):
+        sums[k] = _sum_of_squares(floats(x + 4 * k * PART, min(PART, n - k * PART)))
 
 
 # These flags let LLVM sum in vector lanes: in a fixed order, which is not the loop's.

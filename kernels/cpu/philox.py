@@ -26,9 +26,10 @@ UP_TO_ONE = np.uint64(0x3FF0000000000000) - ROOT_HALF  # the bits of 1, minus th
 CHUNK = 1024  # numbers that a thread draws at a time: they stay in its cache; a multiple of 4
 
 
-def key(step: int, seed: int, purpose: int) -> tuple[np.uint64, ...]:
-    """Return the arguments step, k0, k1 that select a stream."""
-    return np.uint64(step), np.uint64(seed), np.uint64(purpose)
+def key(step: int, seed: int, purpose: int) -> tuple[int, int, int]:
+    """Return the arguments step, k0, k1 that select a stream, each as an int64."""
+    step = int(step)
+    return step - (step >> 63 << 64), seed & 0xFFFFFFFF, purpose & 0xFFFFFFFF
 
 
 @njit(inline="always")

@@ -7,18 +7,21 @@ would call tanh for one number at a time.
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from minddpm.kernels import reference
 from minddpm.kernels.cpu import threads
-from minddpm.kernels.cpu.compiled import parallel
-from minddpm.kernels.cpu.memory import address, share
-from minddpm.kernels.cpu.philox import B8, CHUNK, LOW, key, philox
-from minddpm.kernels.cpu.task import integers, task
+from minddpm.kernels.cpu.memory import add_floats, address, array_at, floats, items, share
+from minddpm.kernels.cpu.philox import CHUNK, LOW, key, philox
+from minddpm.kernels.cpu.task import as_float32, bits, integers, task
 from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, Emitter, kernel
-from minddpm.kernels.float32 import float32_only
+from minddpm.kernels.float32 import contiguous_float32, float32_only
 
 FEW = 1 << 16  # up to this size NumPy finishes an addition before threads would have started
+
+
+def _pieces(x):
+    return threads.pieces(x.size // CHUNK)
 
 
 # --- SiLU ----------------------------------------------------------------------------------------
@@ -29,7 +32,7 @@ def silu(x):
     if x.size < LANES:
         return reference.silu(x)
     y = np.empty_like(x)
-    _forward(threads.count(), address(x), address(y), x.size)
+    _forward(_pieces(x), address(x), address(y), x.size)
     return y
 
 
@@ -38,7 +41,7 @@ def silu_backward(gy, x):
     if x.size < LANES:
         return reference.silu_backward(gy, x)
     gx = np.empty_like(x)
-    _backward(threads.count(), address(gy), address(x), address(gx), x.size)
+    _backward(_pieces(x), address(gy), address(x), address(gx), x.size)
     return gx
 
 
@@ -69,23 +72,23 @@ def _silu_backward(e: Emitter, gy, x, gx, vectors) -> None:
 
 
 @task
-def _forward(t, threads, at):
+def _forward(piece, pieces, worker, at):
     x, y, n = integers(at, 3)
-    first, end = share(n // LANES, t, threads), share(n // LANES, t + 1, threads)
+    first, end = share(n // LANES, piece, pieces), share(n // LANES, piece + 1, pieces)
     if end > first:
         _silu((x + 4 * LANES * first, y + 4 * LANES * first, end - first))
-    if t == threads - 1 and n % LANES:  # compute the last LANES numbers, some for the second time
+    if piece == pieces - 1 and n % LANES:  # the last LANES numbers, some for the second time
         _silu((x + 4 * (n - LANES), y + 4 * (n - LANES), 1))
 
 
 @task
-def _backward(t, threads, at):
+def _backward(piece, pieces, worker, at):
     gy, x, gx, n = integers(at, 4)
-    first, end = share(n // LANES, t, threads), share(n // LANES, t + 1, threads)
+    first, end = share(n // LANES, piece, pieces), share(n // LANES, piece + 1, pieces)
     if end > first:
         at_first = 4 * LANES * first
         _silu_backward((gy + at_first, x + at_first, gx + at_first, end - first))
-    if t == threads - 1 and n % LANES:
+    if piece == pieces - 1 and n % LANES:
         at_last = 4 * (n - LANES)
         _silu_backward((gy + at_last, x + at_last, gx + at_last, 1))
 
@@ -95,20 +98,26 @@ def _backward(t, threads, at):
 
 @float32_only
 def dropout(x, p: float, seed: int, purpose: int, step: int):
-    y = np.empty_like(x)
-    factor = np.float32(1 / (1 - p))
-    _dropout(x.reshape(-1), p, factor, *key(step, seed, purpose), y.reshape(-1))
+    y, limit = np.empty_like(x), math.ceil(p * 2.0**24) << 8
+    _dropout(
+        _pieces(x), address(x), address(y), x.size, limit, bits(1 / (1 - p)),
+        *key(step, seed, purpose),
+    )  # fmt: skip
     return y
 
 
-@parallel
-def _dropout(x, p, factor, step, k0, k1, y):
-    """y = factor x if the element's uniform number is at least p, else 0; arrays are flat."""
-    # u = (word >> 8) / 2^24 >= p, as a condition on the word
-    limit = np.uint64(math.ceil(p * 2.0**24)) << B8
-    for k in prange(-(-x.size // CHUNK)):
-        start = np.int64(k * CHUNK)
-        end = min(start + CHUNK, x.size)
+@task
+def _dropout(piece, pieces, worker, at):
+    """y = factor x if the element's random word is at least limit, else 0; arrays are flat.
+
+    That is the condition u >= p of its uniform number u = (word >> 8) / 2^24.
+    """
+    x_at, y_at, n, limit, factor, step, k0, k1 = integers(at, 8)
+    x, y, factor = floats(x_at, n), floats(y_at, n), as_float32(factor)
+    limit, step, k0, k1 = np.uint64(limit), np.uint64(step), np.uint64(k0), np.uint64(k1)
+    for k in items(-(-n // CHUNK), piece, pieces):
+        start = k * CHUNK
+        end = min(start + CHUNK, n)
         middle = start + (end - start) // 4 * 4  # the end of the complete blocks
         _dropout_blocks(
             np.uint64(start // 4), limit, factor, step, k0, k1, x[start:middle], y[start:middle]
@@ -140,16 +149,17 @@ def _dropout_blocks(first_block, limit, factor, step, k0, k1, x, y):
 def upsample_nearest(x):
     N, H, W, C = x.shape
     y = np.empty((N, 2 * H, 2 * W, C), np.float32)
-    _upsample(x, y)
+    _upsample(threads.pieces(N * H), address(x), address(y), *x.shape)
     return y
 
 
-@parallel
-def _upsample(x, y):
+@task
+def _upsample(piece, pieces, worker, at):
     """x [N, H, W, C] -> y [N, 2H, 2W, C]."""
-    N, H, W, C = x.shape
-    for r in prange(N * H):
-        n, i = divmod(np.int64(r), H)
+    x_at, y_at, N, H, W, C = integers(at, 6)
+    x, y = array_at(x_at, (N, H, W, C)), array_at(y_at, (N, 2 * H, 2 * W, C))
+    for r in items(N * H, piece, pieces):
+        n, i = divmod(r, H)
         for j in range(W):
             for c in range(C):
                 v = x[n, i, j, c]
@@ -163,15 +173,16 @@ def _upsample(x, y):
 def upsample_nearest_backward(gy):
     N, H2, W2, C = gy.shape
     gx = np.empty((N, H2 // 2, W2 // 2, C), np.float32)
-    _upsample_backward(gy, gx)
+    _upsample_backward(threads.pieces(N * H2), address(gy), address(gx), *gx.shape)
     return gx
 
 
-@parallel
-def _upsample_backward(gy, gx):
-    N, H, W, C = gx.shape
-    for r in prange(N * H):
-        n, i = divmod(np.int64(r), H)
+@task
+def _upsample_backward(piece, pieces, worker, at):
+    gy_at, gx_at, N, H, W, C = integers(at, 6)
+    gy, gx = array_at(gy_at, (N, 2 * H, 2 * W, C)), array_at(gx_at, (N, H, W, C))
+    for r in items(N * H, piece, pieces):
+        n, i = divmod(r, H)
         for j in range(W):
             for c in range(C):
                 gx[n, i, j, c] = (
@@ -190,23 +201,24 @@ def add(a, b):
     if a.size < FEW:
         return reference.add(a, b)
     total = np.empty_like(a)
-    _add(a.reshape(-1), b.reshape(-1), total.reshape(-1))
+    _add(_pieces(a), address(a), address(b), address(total), total.size)
     return total
 
 
-@parallel
-def _add(a, b, total):
-    for i in prange(total.size):
-        total[i] = a[i] + b[i]
+@task
+def _add(piece, pieces, worker, at):
+    """total = a + b, flat."""
+    a, b, total, n = integers(at, 4)
+    first, end = share(n, piece, pieces), share(n, piece + 1, pieces)
+    add_floats(a + 4 * first, b + 4 * first, total + 4 * first, end - first)
 
 
 def add_to(total, x):
     if x is None:
         return total
-    contiguous = all(a.dtype == np.float32 and a.flags.c_contiguous for a in (total, x))
-    if total.size < FEW or not contiguous:
+    if total.size < FEW or not contiguous_float32(total, x):
         return reference.add_to(total, x)
-    _add(total.reshape(-1), x.reshape(-1), total.reshape(-1))
+    _add(_pieces(x), address(total), address(x), address(total), total.size)
     return total
 
 

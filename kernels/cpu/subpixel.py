@@ -14,12 +14,13 @@ takes 16. F(4x4) takes only 9, so it is faster if its tiles lie mostly within th
 from itertools import product
 
 import numpy as np
-from numba import prange
 
-from minddpm.kernels.cpu.compiled import parallel
+from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.constant_weights import from_weights
 from minddpm.kernels.cpu.ladder.choose import choose, has_few_tiles, is_wide_3x3
 from minddpm.kernels.cpu.ladder.conv3_implicit import FEW
+from minddpm.kernels.cpu.memory import address, array_at, items
+from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.shapes import SAME
 
 TAPS = ((0, 0, 3), (1, 0, 1), (1, 1, 2), (2, 1, 0))  # (t, p, kh)
@@ -50,7 +51,7 @@ def forward(x, w, b):
     u, bias = from_weights(weights, w), from_weights(np.tile, b, 4)
     z = choose(x.shape, u.shape, 1, SAME).forward(x, u, bias, 1, SAME)
     y = np.empty((N, 2 * H, 2 * W, len(b)), np.float32)
-    _depth_to_space(z, y)
+    _depth_to_space(threads.pieces(N), address(z), address(y), *y.shape)
     return y
 
 
@@ -58,7 +59,7 @@ def backward(gy, x, w, need_gx):
     """Return gx, gw, gb of kernels.reference.conv_transpose2d_backward."""
     (N, H, W, C), C_out = x.shape, gy.shape[3]
     gz = np.empty((N, H, W, 4 * C_out), np.float32)
-    _space_to_depth(gy, gz)
+    _space_to_depth(threads.pieces(N), address(gy), address(gz), *gy.shape)
     u = weights(w)
     gx, gu, gb = choose(x.shape, u.shape, 1, SAME).backward(gz, x, u, 1, SAME, need_gx)
     gu, gw = gu.reshape(3, 3, C, 2, 2, C_out), np.empty_like(w)
@@ -67,24 +68,26 @@ def backward(gy, x, w, need_gx):
     return gx, gw, gb.reshape(4, C_out).sum(axis=0)
 
 
-@parallel
-def _depth_to_space(z, y):
+@task
+def _depth_to_space(piece, pieces, worker, at):
     """z [N, H, W, 2 2 C] -> y [N, 2H, 2W, C]: the channels of a pixel become 2 x 2 pixels."""
-    N, H2, W2, C = y.shape
-    for r in prange(N * H2):
-        n, i = divmod(np.int64(r), H2)
+    z_at, y_at, N, H2, W2, C = integers(at, 6)
+    z, y = array_at(z_at, (N, H2 // 2, W2 // 2, 4 * C)), array_at(y_at, (N, H2, W2, C))
+    for r in items(N * H2, piece, pieces):
+        n, i = divmod(r, H2)
         for j in range(W2):
             first = (i % 2 * 2 + j % 2) * C
             for c in range(C):
                 y[n, i, j, c] = z[n, i // 2, j // 2, first + c]
 
 
-@parallel
-def _space_to_depth(y, z):
+@task
+def _space_to_depth(piece, pieces, worker, at):
     """Invert _depth_to_space: y [N, 2H, 2W, C] -> z [N, H, W, 2 2 C]."""
-    N, H2, W2, C = y.shape
-    for r in prange(N * H2):
-        n, i = divmod(np.int64(r), H2)
+    y_at, z_at, N, H2, W2, C = integers(at, 6)
+    y, z = array_at(y_at, (N, H2, W2, C)), array_at(z_at, (N, H2 // 2, W2 // 2, 4 * C))
+    for r in items(N * H2, piece, pieces):
+        n, i = divmod(r, H2)
         for j in range(W2):
             first = (i % 2 * 2 + j % 2) * C
             for c in range(C):

@@ -1,15 +1,19 @@
-"""A task: a function that every thread runs with its own thread number t (not a timestep).
-
-Numba's parallel=True would compile each kernel twice, with and without the loop over threads, and
-each time optimise everything that the kernel calls. So there is a single parallel loop, `_launch`,
-which calls a task, compiled on its first call, by its address:
+"""A task: a function that is called once for each of its pieces, which the threads share out.
 
     @task
-    def scale(t, threads, at):                   # t = 0 .. threads - 1, each in its own thread
+    def scale(piece, pieces, worker, at):        # piece = 0 .. pieces - 1
         x, n, factor = integers(at, 3)           # the arguments of the call, in their order
-        ...
+        for i in items(n, piece, pieces):        # this piece's share of the work
+            ...
 
-    scale(threads, address(x), x.size, factor)   # from Python; arrays come as addresses
+    scale(pieces, address(x), x.size, factor)    # from Python; arrays come as addresses
+
+The result may depend on the number of pieces, but not on who runs a piece, or when. worker = 0 ..
+threads - 1 is the thread that runs it, for the row of working memory that the piece may use.
+
+Numba's parallel=True would compile each kernel twice, with and without a loop over threads, and
+each time optimise everything that the kernel calls. A task is compiled once, on its first call, and
+threads.run calls it by its address.
 
 All arguments are int64. The first line of a task unpacks them in call order. A float is passed as
 its bits, and as_float converts it back. Each Python thread has one argument buffer, because it
@@ -24,10 +28,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import cfunc, njit, prange, types
+from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
-from minddpm.kernels.cpu import threads as kernel_threads
+from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.cache import compiling, own_cache
 from minddpm.kernels.cpu.vector.instructions import I64
 
@@ -58,28 +62,10 @@ def as_float(typing_context, bits):
     return types.float64(types.int64), codegen
 
 
-@intrinsic
-def _call(typing_context, function, t, threads, at):
-    """Call the compiled function at address `function` with the arguments (t, threads, at)."""
-
-    def codegen(context, builder, signature, args):
-        kind = ir.FunctionType(ir.VoidType(), [I64] * 3)
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 4), codegen
-
-
-@njit(parallel=True, nogil=True, cache=True)
-def _launch(function, threads, at):
-    for t in prange(threads):
-        _call(function, np.int64(t), threads, at)
-
-
-@njit(nogil=True, cache=True)
-def _launch_alone(function, threads, at):
-    for t in range(threads):
-        _call(function, t, threads, at)
+@njit(inline="always")
+def as_float32(bits):
+    """Return the float64 with these bits, rounded to float32."""
+    return np.float32(as_float(bits))
 
 
 def bits(x: float) -> int:
@@ -100,22 +86,22 @@ _one_compilation = threading.Lock()  # own_cache changes Numba's configuration
 
 
 class Task:
-    """A compiled function, called as task(threads, *numbers). See the module docstring."""
+    """A compiled function, called as task(pieces, *numbers). See the module docstring."""
 
-    def __init__(self, function: Callable[[int, int, int], None]):
-        self.function, self._compiled = function, None
+    def __init__(self, function: Callable[[int, int, int, int], None]):
+        self.function, self._compiled, self._address = function, None, 0
 
-    def __call__(self, threads: int, *numbers: Any) -> None:
-        if self._compiled is None:
+    def __call__(self, pieces: int, *numbers: Any) -> None:
+        if not self._address:
             self._compile()
         struct.pack_into(f"{len(numbers)}q", _arguments.buffer, 0, *numbers)
-        arguments = self._compiled.address, threads, _arguments.address
-        kernel_threads.run(_launch, *arguments, alone=_launch_alone)
+        threads.run(self._address, pieces, _arguments.address)
 
     def _compile(self) -> None:
         with _one_compilation, compiling(self.function), own_cache():
-            signature = types.void(types.int64, types.int64, types.int64)
+            signature = types.void(*[types.int64] * 4)
             self._compiled = cfunc(signature, cache=True)(self.function)
+            self._address = self._compiled.address
 
 
 task = Task

@@ -7,6 +7,7 @@ exchanged. Both read the same bordered image of gy.
 
 import numpy as np
 
+from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.constant_weights import from_weights
 from minddpm.kernels.cpu.ladder.conv3_implicit import (
     FEW,
@@ -24,7 +25,7 @@ from minddpm.kernels.cpu.ladder.conv3_implicit import (
     transposed,
 )
 from minddpm.kernels.cpu.ladder.shape import SHAPE, Shape
-from minddpm.kernels.cpu.memory import add_columns, address, clear, copy_image, share, workspace
+from minddpm.kernels.cpu.memory import add_columns, address, clear, copy_image, items, workspace
 from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.cpu.vector.instructions import LANES
 from minddpm.kernels.cpu.vector.tile import TILE_SPACE, pack, padded_bias
@@ -32,15 +33,15 @@ from minddpm.kernels.shapes import transposed_shape
 
 
 @task
-def _forward(t, threads, at):
+def _forward(piece, pieces, worker, at):
     """s: the sizes of the transposed convolution's convolution: y [H, W, C], x [OH, OW, C_out]."""
     s = Shape(*integers(at, SHAPE))
     x, phases, packed, bias, y, space, row = integers(at + 8 * SHAPE, 7)
-    space += t * row
+    space += worker * row
     border_h, border_w, height, width = gradient_sizes(s)
     image = space + TILE_SPACE * 4
     clear(space, TILE_SPACE + gradient_floats(s))
-    for n in range(share(s.N, t, threads), share(s.N, t + 1, threads)):
+    for n in items(s.N, piece, pieces):
         from_x = x + n * s.OH * s.OW * s.C_out * 4
         copy_image(from_x, s.OH, s.OW, s.C_out, image, border_h, border_w, height, width, s.C_out)
         gradient_of_x(s, image, phases, packed, bias, y + n * s.H * s.W * s.C * 4, space)
@@ -55,19 +56,19 @@ def forward(x, w, b, stride, padding):
     bias = from_weights(padded_bias, b, s.C)
     space = workspace(TILE_SPACE + gradient_floats(s))
     _forward(
-        len(space), *s, address(x), address(phases), address(packed), address(bias), address(y),
-        address(space), space.strides[0],
+        threads.pieces(s.N), *s, address(x), address(phases), address(packed), address(bias),
+        address(y), address(space), space.strides[0],
     )  # fmt: skip
     return y
 
 
 @task
-def _backward(t, threads, at):
+def _backward(piece, pieces, worker, at):
     s = Shape(*integers(at, SHAPE))
     few_dots, few, gy, x, w, bias, gx, gw, gw_row, gb, gb_row, space, row = integers(
         at + 8 * SHAPE, 13
     )
-    gw, gb, space = gw + t * gw_row, gb + t * gb_row, space + t * row
+    gw, gb, space = gw + piece * gw_row, gb + piece * gb_row, space + worker * row
     PH, PW = (s.OH - 1) * s.stride + s.KH, (s.OW - 1) * s.stride + s.KW
     lines, columns = gradient_layout(s, few)
     image = space + TILE_SPACE * 4
@@ -76,7 +77,7 @@ def _backward(t, threads, at):
     clear(gw, s.KH * lines * columns)
     clear(gb, s.C)
     c = over_bordered_image(s)
-    for n in range(share(s.N, t, threads), share(s.N, t + 1, threads)):
+    for n in items(s.N, piece, pieces):
         from_gy, from_x = gy + n * s.H * s.W * s.C * 4, x + n * s.OH * c.y_line
         copy_image(from_gy, s.H, s.W, s.C, image, s.top, s.left, PH, PW, s.C)
         copy_image(from_x, s.OH, s.OW, s.C_out, x_at, 0, 0, s.OH, s.OW, s.C_out)
@@ -97,9 +98,10 @@ def backward(gy, x, w, stride, padding, need_gx):
     lines, columns = gradient_layout(s, few)
     x_floats = s.OH * s.OW * s.C_out + 2 * LANES  # the last tile reads 2 LANES beyond the end
     space = workspace(TILE_SPACE + bordered_floats(s) + x_floats)
-    gw, gb = workspace(s.KH * lines * columns, slot=1), workspace(s.C, slot=2)
+    parts = threads.parts(s.N)
+    gw, gb = workspace(s.KH * lines * columns, 1, parts), workspace(s.C, 2, parts)
     _backward(
-        len(space), *s, few_dots, few, address(gy), address(x), address(packed), address(bias),
+        parts, *s, few_dots, few, address(gy), address(x), address(packed), address(bias),
         address(gx), address(gw), gw.strides[0], address(gb), gb.strides[0], address(space),
         space.strides[0],
     )  # fmt: skip

@@ -19,7 +19,7 @@ from minddpm.errors import InputError
 from minddpm.gpucheck import checks
 from minddpm.gpucheck.arrays import mapped
 from minddpm.kernels import reference
-from minddpm.kernels.cpu.threads import usable_cores
+from minddpm.kernels.cpu.cores import usable_cores
 from tables import markdown, replace, write
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -11,7 +11,7 @@ from python_threads import at_once, sample_at_once
 
 import minddpm
 from minddpm import nn, random
-from minddpm.kernels.cpu import constant_weights, threads
+from minddpm.kernels.cpu import constant_weights
 from minddpm.kernels.cpu.constant_weights import from_weights
 
 DIFFUSION = minddpm.GaussianDiffusion(minddpm.schedules.linear(1000))
@@ -63,21 +63,22 @@ def test_a_preview_does_not_turn_off_the_dropout_of_the_training():
     assert modes == [True, True]
 
 
-def test_the_number_of_threads_holds_in_every_python_thread():
-    minddpm.set_backend("numba")
-    import numba
+NUMBER = """
+import threading, numba, minddpm
+minddpm.set_backend("numba")
+minddpm.backend.set_threads(1)
+def draw():
+    minddpm.random.normal((2, 3), 0, 0)
+    print(numba.get_num_threads())
+thread = threading.Thread(target=draw)
+thread.start()
+thread.join()
+"""
 
-    before = threads.count()
-    try:
-        minddpm.backend.set_threads(1)
 
-        def numbas_number(seed):
-            random.normal((2, 3), seed, random.CHECK)
-            return threads.count(), numba.get_num_threads()
-
-        assert at_once([(numbas_number, 0)]) == [(1, 1)]
-    finally:
-        minddpm.backend.set_threads(before)
+def test_the_number_of_numbas_threads_holds_in_every_python_thread():
+    done = in_a_new_process(NUMBER, NUMBA_THREADING_LAYER="workqueue", NUMBA_NUM_THREADS="2")
+    assert done.stdout == "1\n", done.stderr
 
 
 def test_only_the_thread_that_declared_the_weights_constant_caches():

@@ -9,27 +9,20 @@ the time. Measured: a tenth to a quarter of the machine's peak forward, a twenti
 """  # noqa: E501
 
 import numpy as np
-from numba import carray
 
-from minddpm.kernels.cpu.compiled import serial
+from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.ladder.shape import SHAPE, Shape
-from minddpm.kernels.cpu.memory import address, pointer, share, workspace
+from minddpm.kernels.cpu.memory import address, array_at, items, workspace
 from minddpm.kernels.cpu.task import integers, task
 
 
-@serial
-def at_address(at, shape):
-    """Return the float32 array of this shape at address `at`."""
-    return carray(pointer(at), shape, np.float32)
-
-
 @task
-def _forward(t, threads, at):
+def _forward(piece, pieces, worker, at):
     s = Shape(*integers(at, SHAPE))
     x_at, w_at, b_at, y_at = integers(at + 8 * SHAPE, 4)
-    x, y = at_address(x_at, (s.N, s.H, s.W, s.C)), at_address(y_at, (s.N, s.OH, s.OW, s.C_out))
-    w, b = at_address(w_at, (s.KH, s.KW, s.C, s.C_out)), at_address(b_at, (s.C_out,))
-    for n in range(share(s.N, t, threads), share(s.N, t + 1, threads)):
+    x, y = array_at(x_at, (s.N, s.H, s.W, s.C)), array_at(y_at, (s.N, s.OH, s.OW, s.C_out))
+    w, b = array_at(w_at, (s.KH, s.KW, s.C, s.C_out)), array_at(b_at, (s.C_out,))
+    for n in items(s.N, piece, pieces):
         for i in range(s.OH):
             for j in range(s.OW):
                 for k in range(s.C_out):
@@ -44,20 +37,20 @@ def _forward(t, threads, at):
 
 
 @task
-def _backward(t, threads, at):
-    """Compute gx of this thread's images, and its partial sums of gw and gb."""
+def _backward(piece, pieces, worker, at):
+    """Compute gx of this piece's images, and its partial sums of gw and gb."""
     s = Shape(*integers(at, SHAPE))
     gy_at, x_at, w_at, gx_at, gw_at, gw_row, gb_at, gb_row = integers(at + 8 * SHAPE, 8)
-    x, gx = at_address(x_at, (s.N, s.H, s.W, s.C)), at_address(gx_at, (s.N, s.H, s.W, s.C))
+    x, gx = array_at(x_at, (s.N, s.H, s.W, s.C)), array_at(gx_at, (s.N, s.H, s.W, s.C))
     gy, w = (
-        at_address(gy_at, (s.N, s.OH, s.OW, s.C_out)),
-        at_address(w_at, (s.KH, s.KW, s.C, s.C_out)),
+        array_at(gy_at, (s.N, s.OH, s.OW, s.C_out)),
+        array_at(w_at, (s.KH, s.KW, s.C, s.C_out)),
     )
-    gw = at_address(gw_at + t * gw_row, (s.KH, s.KW, s.C, s.C_out))
-    gb = at_address(gb_at + t * gb_row, (s.C_out,))
+    gw = array_at(gw_at + piece * gw_row, (s.KH, s.KW, s.C, s.C_out))
+    gb = array_at(gb_at + piece * gb_row, (s.C_out,))
     gw[:] = 0
     gb[:] = 0
-    for n in range(share(s.N, t, threads), share(s.N, t + 1, threads)):
+    for n in items(s.N, piece, pieces):
         if gx_at:
             gx[n] = 0
         for i in range(s.OH):
@@ -82,7 +75,7 @@ def conv2d(x, w, b, stride, padding):
     s = Shape.of(x.shape, w.shape, stride, padding)
     y = np.empty((s.N, s.OH, s.OW, s.C_out), np.float32)
     bias = np.zeros(s.C_out, np.float32) if b is None else b
-    _forward(len(workspace(0)), *s, *(address(a) for a in (x, w, bias, y)))
+    _forward(threads.pieces(s.N), *s, *(address(a) for a in (x, w, bias, y)))
     return y
 
 
@@ -90,9 +83,10 @@ def conv2d_backward(gy, x, w, stride, padding, need_gx=True):
     """Return gx, gw, gb of kernels.reference.conv2d_backward."""
     s = Shape.of(x.shape, w.shape, stride, padding)
     gx = np.empty(x.shape, np.float32) if need_gx else None
-    gw, gb = workspace(w.size), workspace(s.C_out, slot=1)
+    parts = threads.parts(s.N)
+    gw, gb = workspace(w.size, 0, parts), workspace(s.C_out, 1, parts)
     _backward(
-        len(gw), *s, address(gy), address(x), address(w), address(gx), address(gw), gw.strides[0],
+        parts, *s, address(gy), address(x), address(w), address(gx), address(gw), gw.strides[0],
         address(gb), gb.strides[0],
     )  # fmt: skip
     return gx, gw[:, : w.size].sum(axis=0).reshape(w.shape), gb[:, : s.C_out].sum(axis=0)

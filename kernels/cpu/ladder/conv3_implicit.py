@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.compiled import serial
 from minddpm.kernels.cpu.constant_weights import from_weights
 from minddpm.kernels.cpu.ladder.shape import SHAPE, Shape
@@ -33,8 +34,8 @@ from minddpm.kernels.cpu.memory import (
     copy_image,
     floats,
     integers_at,
+    items,
     pairs,
-    share,
     workspace,
 )
 from minddpm.kernels.cpu.task import integers, task
@@ -127,15 +128,15 @@ def _convolve_by_dots(c, image, w, bias, y, space):
 
 
 @task
-def _forward(t, threads, at):
+def _forward(piece, pieces, worker, at):
     s = Shape(*integers(at, SHAPE))
     few, x, w, bias, y, space, row = integers(at + 8 * SHAPE, 7)
-    space += t * row
+    space += worker * row
     PH, PW = (s.OH - 1) * s.stride + s.KH, (s.OW - 1) * s.stride + s.KW
     image = space + TILE_SPACE * 4
     clear(space, TILE_SPACE + bordered_floats(s))
     c = over_bordered_image(s)
-    for n in range(share(s.N, t, threads), share(s.N, t + 1, threads)):
+    for n in items(s.N, piece, pieces):
         copy_image(x + n * s.H * s.W * s.C * 4, s.H, s.W, s.C, image, s.top, s.left, PH, PW, s.C)
         convolve(c, few, image, w, bias, y + n * s.OH * c.y_line, space)
 
@@ -149,8 +150,8 @@ def conv2d(x, w, b, stride, padding):
     bias = from_weights(padded_bias, b, s.C_out)
     space = workspace(TILE_SPACE + bordered_floats(s))
     _forward(
-        len(space), *s, few, address(x), address(packed), address(bias), address(y), address(space),
-        space.strides[0],
+        threads.pieces(s.N), *s, few, address(x), address(packed), address(bias), address(y),
+        address(space), space.strides[0],
     )  # fmt: skip
     return y
 
@@ -260,12 +261,12 @@ def gradient_of_w(s, few, image, line, gy, gy_line, gw):
 
 
 @task
-def _backward(t, threads, at):
+def _backward(piece, pieces, worker, at):
     s = Shape(*integers(at, SHAPE))
     few, gy, x, phases, packed, bias, gx, gw, gw_row, gb, gb_row, space, row = integers(
         at + 8 * SHAPE, 13
     )
-    gw, gb, space = gw + t * gw_row, gb + t * gb_row, space + t * row
+    gw, gb, space = gw + piece * gw_row, gb + piece * gb_row, space + worker * row
     PH, PW = (s.OH - 1) * s.stride + s.KH, (s.OW - 1) * s.stride + s.KW
     border_h, border_w, height, width = gradient_sizes(s)
     lines, columns = gradient_layout(s, few)
@@ -276,7 +277,7 @@ def _backward(t, threads, at):
     clear(gb, s.C_out)
     line, gy_line = PW * s.C * 4, width * s.C_out * 4
     inner = g_at + (border_h * width + border_w) * s.C_out * 4
-    for n in range(share(s.N, t, threads), share(s.N, t + 1, threads)):
+    for n in items(s.N, piece, pieces):
         from_gy = gy + n * s.OH * s.OW * s.C_out * 4
         copy_image(x + n * s.H * s.W * s.C * 4, s.H, s.W, s.C, image, s.top, s.left, PH, PW, s.C)
         copy_image(from_gy, s.OH, s.OW, s.C_out, g_at, border_h, border_w, height, width, s.C_out)
@@ -310,9 +311,10 @@ def conv2d_backward(gy, x, w, stride, padding, need_gx=True):
     gx = np.empty(x.shape, np.float32) if need_gx else None
     lines, columns = gradient_layout(s, few)
     space = workspace(TILE_SPACE + bordered_floats(s) + gradient_floats(s))
-    gw, gb = workspace(s.KH * lines * columns, slot=1), workspace(s.C_out, slot=2)
+    parts = threads.parts(s.N)
+    gw, gb = workspace(s.KH * lines * columns, 1, parts), workspace(s.C_out, 2, parts)
     _backward(
-        len(space), *s, few, address(gy), address(x), address(phases), address(packed),
+        parts, *s, few, address(gy), address(x), address(phases), address(packed),
         address(bias), address(gx), address(gw), gw.strides[0], address(gb), gb.strides[0],
         address(space), space.strides[0],
     )  # fmt: skip
@@ -320,7 +322,7 @@ def conv2d_backward(gy, x, w, stride, padding, need_gx=True):
 
 
 def summed(gw, s, few):
-    """Return the sum of the threads' gradients of w, [KH, KW C, C_out]."""
+    """Return the sum of the pieces' gradients of w, [KH, KW C, C_out]."""
     lines, columns = gradient_layout(s, few)
     total = gw[:, : s.KH * lines * columns].sum(axis=0).reshape(s.KH, lines, columns)
     D = s.KW * s.C

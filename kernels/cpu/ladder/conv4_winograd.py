@@ -32,6 +32,7 @@ before and after the convolution into these two copies.
 
 import numpy as np
 
+from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.constant_weights import from_weights
 from minddpm.kernels.cpu.ladder import winograd_together
 from minddpm.kernels.cpu.ladder.conv6_fused import load_gradient, load_image, unload_gradient
@@ -74,12 +75,12 @@ from minddpm.kernels.cpu.vector.instructions import BYTES, LANES
 
 
 @task
-def _forward(t, threads, arguments):
+def _forward(piece, pieces, worker, arguments):
     """`space` holds the per-channel values, spare, V and Z of one chunk, the bordered images."""
     s, source, f = forward_at(arguments)
     (TH, TW), (PH, PW, Cp), block = tile_counts(s), bordered_size(s), block_size(s)
     Cp_out, points = pairs(s.C_out) * LANES, (s.M + 2) * (s.M + 2)
-    space = f.space + t * f.space_row
+    space = f.space + worker * f.space_row
     at = channels_at(space, Cp)
     spare = space + CHANNEL_ROWS * Cp * 4
     v_at = spare + BYTES + s.M * s.M * Cp_out * 4
@@ -87,15 +88,17 @@ def _forward(t, threads, arguments):
     p_at = z_at + Cp_out // LANES * block
     clear(spare, LANES)
     clear(p_at, s.images * PH * PW * Cp)
-    # Threads divide the images among them; if there are too few images, the tiles of each.
-    few = threads > s.N
-    first_image, last = (0, s.N) if few else (share(s.N, t, threads), share(s.N, t + 1, threads))
+    # The pieces divide the images; if there are too few images, the tiles of each.
+    few = pieces > s.N
+    first_image, last = share(s.N, piece, pieces), share(s.N, piece + 1, pieces)
+    if few:
+        first_image, last = 0, s.N
     for first in range(first_image, last, s.images):
         images = min(s.images, last - first)
         for n in range(images):
             load_image(s, first + n, source, at, p_at + n * PH * PW * Cp * 4, True)
         tiles = images * TH * TW
-        from_tile, to_tile = (share(tiles, t, threads), share(tiles, t + 1, threads))
+        from_tile, to_tile = share(tiles, piece, pieces), share(tiles, piece + 1, pieces)
         if not few:
             from_tile, to_tile = 0, tiles
         for start in range(from_tile, to_tile, s.tiles):
@@ -138,9 +141,9 @@ def forward(s: Layer, source: Sources, w, bias, extra=None):
         address(space), space.strides[0],
     )  # fmt: skip
     if s.together:
-        winograd_together.forward(len(space), s, source, f)
+        winograd_together.forward(s, source, f)
     else:
-        _forward(len(space), *s, *source, *f)
+        _forward(max(threads.pieces(s.N), threads.count()), *s, *source, *f)
     return y
 
 
@@ -148,7 +151,7 @@ def forward(s: Layer, source: Sources, w, bias, extra=None):
 
 
 @task
-def _backward(t, threads, arguments):
+def _backward(piece, pieces, worker, arguments):
     """`space` holds the per-channel values, spare, V and D of one chunk, the bordered images,
     their gradients, gy.
     """
@@ -156,8 +159,8 @@ def _backward(t, threads, arguments):
     (TH, TW), (PH, PW, Cp), block = tile_counts(s), bordered_size(s), block_size(s)
     Cp_out, tiles, points = pairs(s.C_out) * LANES, TH * TW, (s.M + 2) * (s.M + 2)
     image, result = PH * PW * Cp * 4, tiles * s.M * s.M * Cp_out * 4
-    du, gnorm = b.du + t * b.du_row, b.gnorm + t * b.gnorm_row
-    space = b.space + t * b.space_row
+    du, gnorm = b.du + piece * b.du_row, b.gnorm + piece * b.gnorm_row
+    space = b.space + worker * b.space_row
     at = channels_at(space, Cp)
     spare = space + CHANNEL_ROWS * Cp * 4
     v_at = spare + 2 * BYTES
@@ -169,8 +172,8 @@ def _backward(t, threads, arguments):
     clear(g_at, s.images * result // 4)
     clear(spare, 2 * LANES)
     clear(gnorm, 2 * Cp)
-    zeros, last = spare, share(s.N, t + 1, threads)
-    for first in range(share(s.N, t, threads), last, s.images):
+    zeros, last = spare, share(s.N, piece + 1, pieces)
+    for first in range(share(s.N, piece, pieces), last, s.images):
         images = min(s.images, last - first)
         for n in range(images):
             load_image(s, first + n, source, at, p_at + n * image, False)
@@ -221,16 +224,17 @@ def backward(s: Layer, source: Sources, gy, w, gxs):
     ut = transform_transposed_weights(w, s.M)
     gb = np.empty((s.N, Cp_out), np.float32)
     space = workspace((winograd_together.backward_floats if s.together else _backward_floats)(s))
-    du = workspace((s.M + 2) ** 2 * Cp * Cp_out, 1, rows=1 if s.together else None)
-    gnorm = workspace(2 * Cp, 2)
+    parts = threads.parts(s.N)
+    du = workspace((s.M + 2) ** 2 * Cp * Cp_out, 1, rows=1 if s.together else parts)
+    gnorm = workspace(2 * Cp, 2, parts)
     gx1, gx2 = (address(gx) for gx in (*gxs, None, None)[:2])
     b = Backward(
         address(gy), address(ut), gx1, gx2, len(gxs) > 0, address(du), du.strides[0], address(gb),
         address(gnorm), gnorm.strides[0], address(space), space.strides[0],
     )  # fmt: skip
     if s.together:
-        winograd_together.backward(len(space), s, source, b)
+        winograd_together.backward(s, source, b)
     else:
-        _backward(len(space), *s, *source, *b)
+        _backward(parts, *s, *source, *b)
     norm = gnorm[:, : 2 * Cp].sum(axis=0).reshape(2, Cp)[:, :C]
     return weights_gradient(du, s.M, C, C_out), gb[:, :C_out], norm

@@ -11,11 +11,12 @@ from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, ROWS
 
 # Tiles in a chunk: few enough that V and Z stay in the cache of a core.
 TILES = 4 * ROWS if ROWS < 14 else 2 * ROWS
-# Most floats of a thread's bordered images, measured; the backward holds each image twice.
+# Most floats of a piece's bordered images, measured; the backward holds each image twice.
 CACHED, CACHED_BACKWARD = 300_000, 150_000
 # Above this many bytes the transformed weights do not stay in the cache of a core, and reading them
-# or adding to their gradient takes most of the time: threads divide the weights, not the images.
+# or adding to their gradient takes most of the time: pieces divide the weights, not the images.
 MANY_WEIGHTS = 3 << 20
+FEW_IMAGES = threads.PARTS
 SHARED = 16 << 20  # most bytes of V and D in that case: they stay in the cache of all cores
 
 
@@ -34,7 +35,7 @@ class Layer(NamedTuple):
     left: int
     up: int  # 2 if x is upsampled first, else 1
     M: int  # height and width of an output tile
-    together: int  # 1 if all threads work on the same images, 0 if each has images of its own
+    together: int  # 1 if all pieces work on the same images, 0 if each has images of its own
     images: int  # how many images are computed at a time
     tiles: int  # tiles in a chunk; if together, all tiles of these images
     groups: int  # of the normalisation, 0 if there is none
@@ -77,10 +78,10 @@ class Backward(NamedTuple):
     gx1: int  # the gradients of the parts of x
     gx2: int
     need_gx: int
-    du: int  # [points, C', C_out'] for each thread, or for all if together
+    du: int  # [points, C', C_out'] for each piece, or for all if together
     du_row: int
     gb: int  # [N, C_out']: sums of gy over the pixels of each image
-    gnorm: int  # [2, C'] for each thread: gweight and gbias of the normalisation
+    gnorm: int  # [2, C'] for each piece: gweight and gbias of the normalisation
     gnorm_row: int
     space: int
     space_row: int
@@ -134,11 +135,12 @@ def layer(xs, w_shape, padding, M, up=1, groups=0, eps=0.0, backward=False) -> L
     N, H, W, C1 = xs[0].shape
     C2 = xs[1].shape[3] if len(xs) == 2 else 0
     sizes = N, H * up, W * up, C1, C2, w_shape[3]
-    return _layer(*sizes, padding, up, M, groups, eps, backward, threads.count())
+    pieces = threads.parts(N) if backward else threads.pieces(N)
+    return _layer(*sizes, padding, up, M, groups, eps, backward, pieces)
 
 
 @cache  # a model has few layers, and calls them often
-def _layer(N, H, W, C1, C2, C_out, padding, up, M, groups, eps, backward, threads) -> Layer:
+def _layer(N, H, W, C1, C2, C_out, padding, up, M, groups, eps, backward, pieces) -> Layer:
     (top, bottom), (left, right) = padding
     OH, OW = H + top + bottom - 2, W + left + right - 2
     s = Layer(
@@ -147,20 +149,20 @@ def _layer(N, H, W, C1, C2, C_out, padding, up, M, groups, eps, backward, thread
     )  # fmt: skip
     (TH, TW), C, C_out = tile_counts(s), pairs(C1 + C2) * LANES, pairs(C_out) * LANES
     point = 4 * (M + 2) ** 2
-    # A backward of fewer images than threads would also leave threads without work.
-    if point * C * C_out <= MANY_WEIGHTS and not (backward and threads > N):
+    # A backward of few images would also leave threads without work.
+    if point * C * C_out <= MANY_WEIGHTS and not (backward and N < FEW_IMAGES):
         cached = CACHED_BACKWARD if backward else CACHED
-        return s._replace(images=images_together(s, threads, cached))
+        return s._replace(images=images_together(s, pieces, cached))
     images = max(1, min(N, SHARED // (point * TH * TW * (C + C_out))))
     return s._replace(together=1, images=images, tiles=-(-images * TH * TW // ROWS) * ROWS)
 
 
-def images_together(s: Layer, threads: int, cached: int) -> int:
-    """Return how many images a thread computes at a time, so that few rows of tiles are empty.
+def images_together(s: Layer, pieces: int, cached: int) -> int:
+    """Return how many images a piece computes at a time, so that few rows of tiles are empty.
 
     cached: limit of the bordered images in floats, exceeded if one chunk of tiles needs more.
     """
     (TH, TW), (PH, PW, Cp) = tile_counts(s), bordered_size(s)
     chunk = -(-s.tiles // (TH * TW))
-    most = max(1, min(8, -(-s.N // threads), max(cached // (PH * PW * Cp), chunk)))
+    most = max(1, min(8, -(-s.N // pieces), max(cached // (PH * PW * Cp), chunk)))
     return min(range(1, most + 1), key=lambda n: -(-n * TH * TW // ROWS) * ROWS / n)

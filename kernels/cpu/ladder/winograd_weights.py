@@ -8,7 +8,7 @@ import numpy as np
 from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.compiled import serial
 from minddpm.kernels.cpu.ladder.winograd_tiles import w_from_2, w_from_4, w_to_2, w_to_4
-from minddpm.kernels.cpu.memory import address, clear, pairs, share, workspace
+from minddpm.kernels.cpu.memory import address, clear, items, pairs, workspace
 from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.cpu.vector.instructions import BYTES, LANES
 from minddpm.kernels.cpu.vector.lanes import to_lanes
@@ -30,10 +30,10 @@ def _to_points(M, taps, tap, u, line, column, lines):
 
 
 @task
-def _weights_to_points(t, threads, at):
+def _weights_to_points(piece, pieces, worker, at):
     """w [3, 3, C, C_out'] -> u [pairs of C_out, points, C', 2 LANES]."""
     M, w, u, Cp, C, Cp_out = integers(at, 6)
-    for c in range(share(Cp, t, threads), share(Cp, t + 1, threads)):
+    for c in items(Cp, piece, pieces):
         for k in range(0, Cp_out, LANES):
             taps = w + (c * Cp_out + k) * 4 if c < C else 0
             _to_points(M, taps, C * Cp_out * 4, u, c, k, Cp)
@@ -46,21 +46,21 @@ def transform_weights(w: np.ndarray, M: int) -> np.ndarray:
     if Cp_out != C_out:
         w = np.pad(w, ((0, 0), (0, 0), (0, 0), (0, Cp_out - C_out)))
     u = np.empty((Cp_out // (2 * LANES), (M + 2) ** 2, Cp, 2 * LANES), np.float32)
-    _weights_to_points(threads.count(), M, address(w), address(u), Cp, C, Cp_out)
+    _weights_to_points(threads.pieces(Cp), M, address(w), address(u), Cp, C, Cp_out)
     return u
 
 
 @task
-def _transposed_weights_to_points(t, threads, at):
+def _transposed_weights_to_points(piece, pieces, worker, at):
     """w [3, 3, C, C_out] -> u [pairs of C, points, C_out', 2 LANES].
 
-    A piece is a block of LANES x LANES channels.
+    A square has LANES x LANES channels.
     """
     M, w, u, C, C_out, space, row = integers(at, 7)
-    Cp_out, blocks, pieces = pairs(C_out) * LANES, pairs(C), pairs(C_out) * pairs(C)
-    taps, tap = space + t * row, LANES * BYTES
-    for piece in range(share(pieces, t, threads), share(pieces, t + 1, threads)):
-        k, c = piece // blocks * LANES, piece % blocks * LANES
+    Cp_out, blocks, squares = pairs(C_out) * LANES, pairs(C), pairs(C_out) * pairs(C)
+    taps, tap = space + worker * row, LANES * BYTES
+    for square in items(squares, piece, pieces):
+        k, c = square // blocks * LANES, square % blocks * LANES
         rows, columns = min(LANES, C - c), min(LANES, C_out - k)
         has_weights = rows > 0 and columns > 0
         if has_weights:
@@ -80,16 +80,17 @@ def transform_transposed_weights(w: np.ndarray, M: int) -> np.ndarray:
     u = np.empty((pairs(C) // 2, (M + 2) ** 2, pairs(C_out) * LANES, 2 * LANES), np.float32)
     space = workspace(9 * LANES * LANES)
     _transposed_weights_to_points(
-        len(space), M, address(w), address(u), C, C_out, address(space), space.strides[0]
-    )
+        threads.pieces(pairs(C) * pairs(C_out)), M, address(w), address(u), C, C_out,
+        address(space), space.strides[0],
+    )  # fmt: skip
     return u
 
 
 @task
-def _weights_from_points(t, threads, at):
+def _weights_from_points(piece, pieces, worker, at):
     """du [parts, points, C', C_out'] -> gw [3, 3, C, C_out']."""
     M, du, parts, part, gw, Cp, C, Cp_out = integers(at, 8)
-    for c in range(share(C, t, threads), share(C, t + 1, threads)):
+    for c in items(C, piece, pieces):
         for k in range(0, Cp_out, LANES):
             values = du + (c * Cp_out + k) * 4
             to = gw + (c * Cp_out + k) * 4
@@ -102,11 +103,11 @@ def _weights_from_points(t, threads, at):
 def weights_gradient(du: np.ndarray, M: int, C: int, C_out: int) -> np.ndarray:
     """Return gw = G^T dU G [3, 3, C, C_out], with dU summed over its parts in order.
 
-    du [parts, points C' C_out']: one part for each thread, or a single one if they work together.
+    du [parts, points C' C_out']: one for each piece, or a single one if the pieces work together.
     """
     Cp, Cp_out = pairs(C) * LANES, pairs(C_out) * LANES
     gw = np.empty((3, 3, C, Cp_out), np.float32)
     _weights_from_points(
-        threads.count(), M, address(du), len(du), du.strides[0], address(gw), Cp, C, Cp_out
+        threads.pieces(C), M, address(du), len(du), du.strides[0], address(gw), Cp, C, Cp_out
     )
     return gw if Cp_out == C_out else np.ascontiguousarray(gw[..., :C_out])
