@@ -51,12 +51,14 @@ def missing() -> list[str]:
 
 
 def our_forward(p: Problem) -> Callable[[], backend.Array]:
-    unet = our_unet(p).eval()
+    """Return a forward pass as in minddpm.generate: replayed, with constant weights."""
+    model = minddpm.replayed(our_unet(p).eval())
     x, t = backend.xp.asarray(p.x0), backend.xp.asarray(p.t)
+    kernels, derived = backend.kernels, {}
 
     def forward() -> backend.Array:
-        with minddpm.no_grad():
-            return unet(x, t).data
+        with kernels.constant_weights(derived):
+            return model(x, t)
 
     return forward
 
@@ -64,11 +66,11 @@ def our_forward(p: Problem) -> Callable[[], backend.Array]:
 def our_sample(p: Problem) -> Callable[..., np.ndarray]:
     """Return sample: sample(z) computes the first step with noise z, sample() the next step.
 
-    The weights are declared constant, as in minddpm.generate.
+    The weights are declared constant and the model is replayed, as in minddpm.generate.
     """
-    unet = our_unet(p).eval()
+    model = minddpm.replayed(our_unet(p).eval())
     diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(T))
-    start = partial(samplers.ddpm, diffusion, unet, p.x0.shape, x_T=p.x0)
+    start = partial(samplers.ddpm, diffusion, model, p.x0.shape, x_T=p.x0)
     endless_steps = itertools.chain.from_iterable(start() for _ in itertools.count())
 
     kernels, derived = backend.kernels, {}

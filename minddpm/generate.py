@@ -85,12 +85,12 @@ def generate(
         backend.kernels.constant_weights(),
         tqdm(total=total, unit="step", desc=sampler) as bar,
     ):
-        unconditional = replayed(unet)
+        model = replayed(unet)
         for start in starts:
             shape = (min(batch_size, count - start), H, W, C)
-            batch_model = unconditional
+            batch_model = model
             if labels is not None:
-                batch_model = Guided(unet, labels[start:][: shape[0]], guidance)
+                batch_model = Guided(unet, labels[start:][: shape[0]], guidance, model)
             for step in SAMPLERS[sampler](
                 diffusion, batch_model, shape, steps, seed=seed, first=start * H * W * C, **options
             ):  # fmt: skip

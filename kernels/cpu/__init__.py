@@ -10,7 +10,7 @@ float32 only: other types (gradient checks use float64) go to the reference.
 """
 
 from minddpm.kernels.cpu.cache import own_cache
-from minddpm.kernels.reference import clip_scale, philox4x32, replayed, timestep_features
+from minddpm.kernels.reference import clip_scale, philox4x32
 
 with own_cache():  # every module with compiled functions is imported within this block
     from minddpm.kernels.cpu import threads
@@ -47,9 +47,11 @@ with own_cache():  # every module with compiled functions is imported within thi
         dropout,
         silu,
         silu_backward,
+        timestep_features,
         upsample_nearest,
         upsample_nearest_backward,
     )
+    from minddpm.kernels.cpu.replay import replayed
     from minddpm.kernels.cpu.residual import (
         norm_silu_conv2d,
         norm_silu_conv2d_backward,

@@ -25,12 +25,11 @@ and 3.0 backward at [128, 49, 64] with 8 heads; 2.9 and 3.3 at [8, 256, 256] wit
 
 import math
 
-import numpy as np
 from llvmlite import ir
 
 from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.compiled import serial
-from minddpm.kernels.cpu.memory import address, floats, share, workspace, zero
+from minddpm.kernels.cpu.memory import address, empty, floats, share, workspace, zero
 from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.cpu.vector.instructions import BYTES, I64, LANES, Emitter, kernel
 from minddpm.kernels.cpu.vector.lanes import T, from_lanes, to_lanes, transpose
@@ -43,7 +42,7 @@ LOG2_E = math.log2(math.e)
 @float32_only
 def attention(q, k, v, heads: int):
     N, L, C = q.shape
-    y = np.empty_like(q)
+    y = empty(q.shape)
     space = workspace((2 * C // heads + 2 + 2 * L) * LANES)
     arrays = (address(x) for x in (q, k, v, y))
     _forward(threads.pieces(N * heads), *arrays, N, heads, L, C, address(space), space.strides[0])
@@ -53,7 +52,7 @@ def attention(q, k, v, heads: int):
 @float32_only
 def attention_backward(gy, q, k, v, heads: int):
     N, L, C = q.shape
-    gq, gk, gv = np.empty_like(q), np.empty_like(q), np.empty_like(q)
+    gq, gk, gv = empty(q.shape), empty(q.shape), empty(q.shape)
     space = workspace(((3 + 2 * -(-L // LANES)) * C // heads + 3 + 2 * LANES + 2 * L) * LANES)
     arrays = (address(x) for x in (gy, q, k, v, gq, gk, gv))
     _backward(threads.pieces(N * heads), *arrays, N, heads, L, C, address(space), space.strides[0])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from minddpm.kernels.cpu.memory import address
+from minddpm.kernels.cpu.recorder import recorded_by
 
 Derived = dict[tuple[Any, ...], Any]
 
@@ -38,6 +39,11 @@ def constant_weights(derived: Derived | None = None) -> Iterator[Derived]:
         _cached.derived = before
 
 
+def current() -> Derived | None:
+    """Return the arrays derived from the weights that are constant now; None if they are not."""
+    return _cached.derived
+
+
 def from_weights(make: Callable[..., Any], w: np.ndarray | None, *args: Any) -> Any:
     """Return make(w, *args), or within constant_weights() the cached result for these arguments."""
     derived = _cached.derived
@@ -47,5 +53,6 @@ def from_weights(make: Callable[..., Any], w: np.ndarray | None, *args: Any) -> 
     key = (make, address(w), shape, strides, *args)
     if key not in derived:
         # w is stored too: while it is referenced, no other array can have its address.
-        derived[key] = make(w, *args), w
+        with recorded_by(None):  # it is made once, not at every replay
+            derived[key] = make(w, *args), w
     return derived[key][0]

@@ -16,6 +16,7 @@ from minddpm.kernels.cpu.memory import (
     address,
     clear,
     copy_pixels,
+    empty,
     pairs,
     share,
     workspace,
@@ -64,7 +65,7 @@ def _forward(piece, pieces, worker, at):
 def forward(xs, w, b):
     """Return y of kernels.reference.linear."""
     C_out = w.shape[1]
-    y = np.empty((*xs[0].shape[:-1], C_out), np.float32)
+    y = empty((*xs[0].shape[:-1], C_out))
     R, parts, start = y.size // C_out, [], 0
     packed_parts = []  # keeps their memory alive until the kernel has read it
     for x in xs:
@@ -128,12 +129,12 @@ def backward(gy, xs, w):
     for x in xs:
         C = x.shape[-1]
         Cp = -(-C // ROWS_T) * ROWS_T
-        gx = np.empty(x.shape, np.float32)
+        gx = empty(x.shape)
         packed, bias = pack(w[start : start + C].T), padded_bias(None, C)
         space = workspace(TILE_SPACE + ROWS * C_out + BLOCK * (Cp + Cp_out))
         gw = workspace(Cp * Cp_out, 1, parts)
         if start == 0:
-            gb = np.empty((parts, C_out), np.float32)
+            gb = empty((parts, C_out))
         _backward(
             parts, R, address(gy), C_out, address(x), C, address(packed), address(bias),
             address(gx), address(gw), gw.strides[0], address(gb), gb.strides[0], start == 0,

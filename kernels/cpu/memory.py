@@ -2,6 +2,7 @@
 
 import ctypes
 import threading
+from typing import Any
 
 import numpy as np
 from numba import carray, njit, types
@@ -9,6 +10,7 @@ from numba.extending import intrinsic, register_jitable
 
 from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.compiled import serial
+from minddpm.kernels.cpu.recorder import here
 from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, Emitter, kernel
 
 
@@ -38,6 +40,12 @@ def keep_freed_memory() -> None:
     mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
+def empty(shape: int | tuple[int, ...], kind: Any = np.float32) -> np.ndarray:
+    """Return an uninitialised array for a result, or for a step on the way to it."""
+    recorder = here.recorder
+    return np.empty(shape, kind) if recorder is None else recorder.empty(shape, kind)
+
+
 def workspace(floats: int, slot: int = 0, rows: int | None = None) -> np.ndarray:
     """Return uninitialised float32 [rows, at least `floats`]; rows: by default one for each thread.
 
@@ -62,6 +70,9 @@ def address(x: np.ndarray | None) -> int:
     """
     if x is None:
         return 0
+    recorder = here.recorder
+    if recorder is not None:
+        recorder.keep(x)
     try:
         return ctypes.addressof(_byte.from_buffer(x))  # four times as fast as the line below
     except (TypeError, ValueError):  # read-only, not contiguous, or empty

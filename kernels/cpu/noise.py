@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from minddpm.kernels.cpu import threads
-from minddpm.kernels.cpu.memory import address, array_at, floats, items
+from minddpm.kernels.cpu.memory import address, array_at, empty, floats, items
 from minddpm.kernels.cpu.philox import CHUNK, key, normal_blocks, philox
 from minddpm.kernels.cpu.task import Task, as_float32, bits, integers, task
 from minddpm.kernels.float32 import float32_only
@@ -22,7 +22,7 @@ PART = 1 << 14  # numbers of a flat array that the sampler's step updates at a t
 def _blocks(draw: Task, kind: type, n: int, seed: int, purpose: int, step: int, first: int):
     """Return elements first .. first + n - 1 of a stream, cut out of blocks of four."""
     start, end = first // 4, (first + n + 3) // 4
-    out = np.empty(4 * (end - start), kind)
+    out = empty(4 * (end - start), kind)
     pieces, stream = threads.pieces(out.size // CHUNK), key(step, seed, purpose)
     draw(pieces, start, *stream, address(out), out.size)
     return out[first - 4 * start : first - 4 * start + n]
@@ -68,7 +68,7 @@ def _normals(piece, pieces, worker, at):
 
 @float32_only
 def q_sample(x0, noise, a, b):
-    x_t = np.empty_like(x0)
+    x_t = empty(x0.shape)
     arrays = (address(x) for x in (x0, noise, a, b, x_t))
     _q_sample(threads.pieces(len(x0)), *arrays, len(x0), x0.size // len(x0))
     return x_t
@@ -76,7 +76,7 @@ def q_sample(x0, noise, a, b):
 
 @float32_only
 def q_sample_normal(x0, a, b, seed: int, purpose: int, step: int):
-    x_t, z = np.empty_like(x0), np.empty_like(x0)
+    x_t, z = empty(x0.shape), empty(x0.shape)
     arrays = (address(x) for x in (x0, a, b, x_t, z))
     pieces, stream = threads.pieces(x0.size // CHUNK), key(step, seed, purpose)
     _q_sample_normal(pieces, *arrays, x0.size, x0.size // len(x0), *stream)
@@ -139,7 +139,7 @@ def sampler_step_normal(
 
 def _stepped(update: Task, x_t, output, coefficients, clip, *noise: Any):
     """Return x_prev and pred_x0 of a task with these arguments for its noise."""
-    x_prev, pred_x0 = np.empty_like(x_t), np.empty_like(x_t)
+    x_prev, pred_x0 = empty(x_t.shape), empty(x_t.shape)
     arrays = (address(x) for x in (x_t, output, x_prev, pred_x0))
     pieces, numbers = threads.pieces(x_t.size // CHUNK), map(bits, coefficients)
     update(pieces, *arrays, x_t.size, clip, *numbers, *noise)

@@ -1,9 +1,8 @@
 """Group normalisation with or without SiLU: few passes over each image while it is in the cache."""
 
-import numpy as np
-
 from minddpm.kernels.cpu import threads
-from minddpm.kernels.cpu.memory import address, clear, copy_pixels, items, pairs, workspace
+from minddpm.kernels.cpu.constant_weights import from_weights
+from minddpm.kernels.cpu.memory import address, clear, copy_pixels, empty, items, pairs, workspace
 from minddpm.kernels.cpu.norm_steps import (
     CHANNEL_ROWS,
     channels_at,
@@ -47,9 +46,9 @@ def group_norm_silu_backward(gy, x, weight, bias, mean, rstd, groups: int):
 def _normalised(x, weight, bias, groups, eps, silu):
     """Return y, mean, rstd."""
     N, C = x.shape[0], x.shape[-1]
-    y = np.empty_like(x)
-    mean, rstd = np.empty((N, groups), np.float32), np.empty((N, groups), np.float32)
-    P, wide = x[0].size // C, padded_bias(bias, C)
+    y = empty(x.shape)
+    mean, rstd = empty((N, groups)), empty((N, groups))
+    P, wide = x[0].size // C, from_weights(padded_bias, bias, C)
     space = workspace(_floats(P, C, 1))
     _forward(
         threads.pieces(N), N, P, C, groups, bits(eps), silu, address(x), address(weight),
@@ -62,8 +61,8 @@ def _gradients(gy, x, weight, bias, mean, rstd, groups, silu):
     """Return gx, gw, gb."""
     N, C = x.shape[0], x.shape[-1]
     P, wide = x[0].size // C, padded_bias(bias, C)
-    gx, space, parts = np.empty_like(x), workspace(_floats(P, C, 2)), threads.parts(N)
-    gw, gb = np.empty((parts, C), np.float32), np.empty((parts, C), np.float32)
+    gx, space, parts = empty(x.shape), workspace(_floats(P, C, 2)), threads.parts(N)
+    gw, gb = empty((parts, C)), empty((parts, C))
     _backward(
         parts, N, P, C, groups, silu, address(gy), address(x), address(weight),
         address(wide), address(mean), address(rstd), address(gx), address(gw), address(gb),

@@ -46,6 +46,10 @@ class NumbasThreads:
             numba.set_num_threads(self.threads)
         _launch(function, pieces, self.threads, at)
 
+    def run_list(self, tasks: np.ndarray) -> None:
+        for function, pieces, at in tasks.tolist():
+            self.run(function, pieces, at)
+
     def stop(self) -> None:
         """Do nothing: Numba keeps its threads."""
 

@@ -7,7 +7,7 @@ from numba import njit
 
 from minddpm.kernels import reference
 from minddpm.kernels.cpu import threads
-from minddpm.kernels.cpu.memory import address, array_at, floats, items, share
+from minddpm.kernels.cpu.memory import address, array_at, empty, floats, items, share
 from minddpm.kernels.cpu.task import as_float32, bits, integers, task
 from minddpm.kernels.float32 import contiguous_float32, float32_only
 
@@ -95,7 +95,7 @@ def _ema(piece, pieces, worker, at):
 
 @float32_only
 def squared_norm(x):
-    sums = np.empty(-(-x.size // PART))
+    sums = empty(-(-x.size // PART), np.float64)
     _squared_norm(threads.pieces(len(sums)), address(x), x.size, address(sums))
     return sums.sum()
 

@@ -11,13 +11,21 @@ from numba import njit
 
 from minddpm.kernels import reference
 from minddpm.kernels.cpu import threads
-from minddpm.kernels.cpu.memory import add_floats, address, array_at, floats, items, share
+from minddpm.kernels.cpu.memory import (
+    add_floats,
+    address,
+    array_at,
+    clear,
+    empty,
+    floats,
+    integers_at,
+    items,
+    share,
+)
 from minddpm.kernels.cpu.philox import CHUNK, LOW, key, philox
-from minddpm.kernels.cpu.task import as_float32, bits, integers, task
+from minddpm.kernels.cpu.task import as_float, as_float32, bits, integers, task
 from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, Emitter, kernel
 from minddpm.kernels.float32 import contiguous_float32, float32_only
-
-FEW = 1 << 16  # up to this size NumPy finishes an addition before threads would have started
 
 
 def _pieces(x):
@@ -31,7 +39,7 @@ def _pieces(x):
 def silu(x):
     if x.size < LANES:
         return reference.silu(x)
-    y = np.empty_like(x)
+    y = empty(x.shape)
     _forward(_pieces(x), address(x), address(y), x.size)
     return y
 
@@ -40,7 +48,7 @@ def silu(x):
 def silu_backward(gy, x):
     if x.size < LANES:
         return reference.silu_backward(gy, x)
-    gx = np.empty_like(x)
+    gx = empty(x.shape)
     _backward(_pieces(x), address(gy), address(x), address(gx), x.size)
     return gx
 
@@ -98,7 +106,7 @@ def _backward(piece, pieces, worker, at):
 
 @float32_only
 def dropout(x, p: float, seed: int, purpose: int, step: int):
-    y, limit = np.empty_like(x), math.ceil(p * 2.0**24) << 8
+    y, limit = empty(x.shape), math.ceil(p * 2.0**24) << 8
     _dropout(
         _pieces(x), address(x), address(y), x.size, limit, bits(1 / (1 - p)),
         *key(step, seed, purpose),
@@ -148,7 +156,7 @@ def _dropout_blocks(first_block, limit, factor, step, k0, k1, x, y):
 @float32_only
 def upsample_nearest(x):
     N, H, W, C = x.shape
-    y = np.empty((N, 2 * H, 2 * W, C), np.float32)
+    y = empty((N, 2 * H, 2 * W, C))
     _upsample(threads.pieces(N * H), address(x), address(y), *x.shape)
     return y
 
@@ -172,7 +180,7 @@ def _upsample(piece, pieces, worker, at):
 @float32_only
 def upsample_nearest_backward(gy):
     N, H2, W2, C = gy.shape
-    gx = np.empty((N, H2 // 2, W2 // 2, C), np.float32)
+    gx = empty((N, H2 // 2, W2 // 2, C))
     _upsample_backward(threads.pieces(N * H2), address(gy), address(gx), *gx.shape)
     return gx
 
@@ -198,9 +206,7 @@ def _upsample_backward(piece, pieces, worker, at):
 
 @float32_only
 def add(a, b):
-    if a.size < FEW:
-        return reference.add(a, b)
-    total = np.empty_like(a)
+    total = empty(a.shape)
     _add(_pieces(a), address(a), address(b), address(total), total.size)
     return total
 
@@ -216,7 +222,7 @@ def _add(piece, pieces, worker, at):
 def add_to(total, x):
     if x is None:
         return total
-    if total.size < FEW or not contiguous_float32(total, x):
+    if not contiguous_float32(total, x):
         return reference.add_to(total, x)
     _add(_pieces(x), address(total), address(x), address(total), total.size)
     return total
@@ -226,3 +232,48 @@ def add_all(totals, xs):
     for total, x in zip(totals, xs or (None,) * len(totals), strict=True):
         add_to(total, x)
     return totals
+
+
+@task
+def _add_rows(piece, pieces, worker, at):
+    """y[n, :C] = a[n] + b for arrays a [N, C], b [C], y [N, wide]; y[n, C:] = 0."""
+    a, b, y, N, C, wide = integers(at, 6)
+    for n in items(N, piece, pieces):
+        add_floats(a + 4 * n * C, b, y + 4 * n * wide, C)
+        clear(y + 4 * (n * wide + C), wide - C)
+
+
+def add_rows(a, b, wide: int):
+    """Return a [N, C] + b [C], with zeros up to `wide` columns."""
+    (N, C), y = a.shape, empty((len(a), wide))
+    _add_rows(threads.pieces(N), address(a), address(b), address(y), N, C, wide)
+    return y
+
+
+# --- timesteps -----------------------------------------------------------------------------------
+
+
+def timestep_features(t, C: int, freq_shift: float, cosines_first: bool, dtype: str):
+    if t.dtype != np.int64 or not t.flags.c_contiguous or dtype != "float32":
+        return reference.timestep_features(t, C, freq_shift, cosines_first, dtype)
+    features = empty((len(t), C))
+    arrays = address(t), address(features)
+    _timestep_features(threads.pieces(len(t)), *arrays, len(t), C, bits(freq_shift), cosines_first)
+    return features
+
+
+@task
+def _timestep_features(piece, pieces, worker, at):
+    t_at, y_at, N, C, freq_shift, cosines_first = integers(at, 6)
+    t, y, half = integers_at(t_at, N), array_at(y_at, (N, C)), C // 2
+    sine, cosine = (half, 0) if cosines_first else (0, half)
+    for n in items(N, piece, pieces):
+        y[n, C - 1] = 0  # the last one of an odd C
+        for i in range(half):
+            angle = t[n] * _frequency(i, half - as_float(freq_shift))
+            y[n, sine + i], y[n, cosine + i] = math.sin(angle), math.cos(angle)
+
+
+@njit(error_model="numpy")
+def _frequency(i, last):
+    return math.exp(-math.log(10000) * (i / last))

@@ -114,6 +114,13 @@ def run(pool, function, pieces, at, threads):
 
 
 @serial
+def run_list(pool, tasks, threads):
+    """Run tasks one after the other; tasks [:, 3]: address, pieces, address of the arguments."""
+    for i in range(len(tasks)):
+        run(pool, tasks[i, 0], tasks[i, 1], tasks[i, 2], threads)
+
+
+@serial
 def _publish(pool, left):
     """Offer the pieces `left` of the next task."""
     ticket = (((load(pool + TICKET) >> 32) + 1) << 32) | left
@@ -178,6 +185,10 @@ class Pool:
     def run(self, function: int, pieces: int, at: int) -> None:
         """Run a compiled task by its address; at: the address of its arguments."""
         run(self.at, function, pieces, at, self.threads)
+
+    def run_list(self, tasks: np.ndarray) -> None:
+        """Run tasks one after the other; int64 [tasks, 3]: the three arguments of `run`."""
+        run_list(self.at, tasks, self.threads)
 
     def stop(self) -> None:
         """Let the workers end, and wait for it."""

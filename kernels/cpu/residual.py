@@ -6,13 +6,12 @@ channels must also be a multiple of PAIR. Other shapes use the separate operatio
 
 import sys
 
-import numpy as np
-
 from minddpm.kernels import reference
 from minddpm.kernels.cpu.convolution import conv2d, conv2d_backward
 from minddpm.kernels.cpu.ladder import conv4_winograd as winograd
 from minddpm.kernels.cpu.ladder.choose import fused_tile, is_wide_3x3
 from minddpm.kernels.cpu.ladder.layer import Sources, layer
+from minddpm.kernels.cpu.memory import empty
 from minddpm.kernels.cpu.pointwise import add_all, upsample_nearest, upsample_nearest_backward
 from minddpm.kernels.cpu.vector.tile import PAIR
 from minddpm.kernels.float32 import float32_only
@@ -35,7 +34,7 @@ def upsample_conv2d_backward(gy, x, w):
         gx, gw, gb = conv2d_backward(gy, upsample_nearest(x), w, 1, SAME)
         return upsample_nearest_backward(gx), gw, gb
     s = layer((x,), w.shape, SAME, _upsampled_tile(x, w), up=2, backward=True)
-    gx = np.empty_like(x)
+    gx = empty(x.shape)
     gw, gb, _ = winograd.backward(s, Sources.of((x,)), gy, w, (gx,))
     return gx, gw, gb.sum(axis=0)
 
@@ -59,11 +58,10 @@ def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, 
         return reference.norm_silu_conv2d(
             xs, norm_weight, norm_bias, groups, eps, w, b, shift, extra, kernels=CPU
         )
-    b = b if shift is None else b + shift
     s = layer(xs, w.shape, SAME, fused_tile(xs[0].shape, w.shape), groups=groups, eps=eps)
-    mean, rstd = (np.empty((s.N, groups), np.float32) for _ in range(2))
+    mean, rstd = (empty((s.N, groups)) for _ in range(2))
     source = Sources.of(xs, norm_weight, norm_bias, mean, rstd)
-    return winograd.forward(s, source, w, b, extra), (mean, rstd)
+    return winograd.forward(s, source, w, b, shift, extra), (mean, rstd)
 
 
 @float32_only
@@ -75,6 +73,6 @@ def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, saved, groups: int
     M = fused_tile(xs[0].shape, w.shape)
     s = layer(xs, w.shape, SAME, M, groups=groups, backward=True)
     source = Sources.of(xs, norm_weight, norm_bias, *saved)
-    gxs = tuple(np.empty_like(x) for x in xs)
+    gxs = tuple(empty(x.shape) for x in xs)
     gw, gshift, (gnorm_weight, gnorm_bias) = winograd.backward(s, source, gy, w, gxs)
     return add_all(gxs, partial), gnorm_weight, gnorm_bias, gw, gshift.sum(axis=0), gshift

@@ -19,7 +19,7 @@ from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.constant_weights import from_weights
 from minddpm.kernels.cpu.ladder.choose import choose, has_few_tiles, is_wide_3x3
 from minddpm.kernels.cpu.ladder.conv3_implicit import FEW
-from minddpm.kernels.cpu.memory import address, array_at, items
+from minddpm.kernels.cpu.memory import address, array_at, empty, items
 from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.shapes import SAME
 
@@ -50,7 +50,7 @@ def forward(x, w, b):
     N, H, W, _ = x.shape
     u, bias = from_weights(weights, w), from_weights(np.tile, b, 4)
     z = choose(x.shape, u.shape, 1, SAME).forward(x, u, bias, 1, SAME)
-    y = np.empty((N, 2 * H, 2 * W, len(b)), np.float32)
+    y = empty((N, 2 * H, 2 * W, len(b)))
     _depth_to_space(threads.pieces(N), address(z), address(y), *y.shape)
     return y
 
@@ -58,11 +58,11 @@ def forward(x, w, b):
 def backward(gy, x, w, need_gx):
     """Return gx, gw, gb of kernels.reference.conv_transpose2d_backward."""
     (N, H, W, C), C_out = x.shape, gy.shape[3]
-    gz = np.empty((N, H, W, 4 * C_out), np.float32)
+    gz = empty((N, H, W, 4 * C_out))
     _space_to_depth(threads.pieces(N), address(gy), address(gz), *gy.shape)
     u = weights(w)
     gx, gu, gb = choose(x.shape, u.shape, 1, SAME).backward(gz, x, u, 1, SAME, need_gx)
-    gu, gw = gu.reshape(3, 3, C, 2, 2, C_out), np.empty_like(w)
+    gu, gw = gu.reshape(3, 3, C, 2, 2, C_out), empty(w.shape)
     for (t, p, kh), (tw, q, kw) in product(TAPS, TAPS):
         gw[kh, kw] = gu[t, tw, :, p, q].T
     return gx, gw, gb.reshape(4, C_out).sum(axis=0)

@@ -33,6 +33,7 @@ from numba.extending import intrinsic
 
 from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.cache import compiling, own_cache
+from minddpm.kernels.cpu.recorder import here
 from minddpm.kernels.cpu.vector.instructions import I64
 
 
@@ -94,6 +95,9 @@ class Task:
     def __call__(self, pieces: int, *numbers: Any) -> None:
         if not self._address:
             self._compile()
+        recorder = here.recorder
+        if recorder is not None:
+            recorder.add(self._address, pieces, numbers)
         struct.pack_into(f"{len(numbers)}q", _arguments.buffer, 0, *numbers)
         threads.run(self._address, pieces, _arguments.address)
 

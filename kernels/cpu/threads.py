@@ -8,6 +8,7 @@ import os
 import threading
 
 import numba
+import numpy as np
 
 from minddpm.errors import InputError
 from minddpm.kernels.cpu.atomic import HAS_WAITING
@@ -87,6 +88,14 @@ def _run_alone(function, pieces, at):
         call(function, piece, pieces, 0, at)
 
 
+@serial
+def _run_list_alone(tasks):
+    for i in range(len(tasks)):
+        function, pieces, at = tasks[i]
+        for piece in range(pieces):
+            call(function, piece, pieces, 0, at)
+
+
 def run(function: int, pieces: int, at: int) -> None:
     """Run the pieces of the compiled task at address `function` with the arguments at `at`.
 
@@ -94,12 +103,7 @@ def run(function: int, pieces: int, at: int) -> None:
     alone. Why? A task uses all cores, so that two at a time would only take turns. Raises
     InputError in a forked process: the threads exist only in its parent, and it would wait forever.
     """
-    if _forked:
-        raise InputError(
-            "the numba backend was in use before this process was forked, and its threads are not "
-            "copied: start processes with multiprocessing.get_context('spawn'), or choose the "
-            "backend numpy in them."
-        )
+    _check_not_forked()
     if not _one_kernel.acquire(blocking=False):
         _run_alone(function, pieces, at)
         return
@@ -107,6 +111,27 @@ def run(function: int, pieces: int, at: int) -> None:
         _threads.run(function, pieces, at)
     finally:
         _one_kernel.release()
+
+
+def run_list(tasks: np.ndarray) -> None:
+    """Run tasks one after the other, as `run` does each: int64 [tasks, 3], its three arguments."""
+    _check_not_forked()
+    if not _one_kernel.acquire(blocking=False):
+        _run_list_alone(tasks)
+        return
+    try:
+        _threads.run_list(tasks)
+    finally:
+        _one_kernel.release()
+
+
+def _check_not_forked() -> None:
+    if _forked:
+        raise InputError(
+            "the numba backend was in use before this process was forked, and its threads are not "
+            "copied: start processes with multiprocessing.get_context('spawn'), or choose the "
+            "backend numpy in them."
+        )
 
 
 def _after_fork() -> None:

@@ -5,8 +5,6 @@ is that convolution applied to gy, and its gradient of w is the convolution's, w
 exchanged. Both read the same bordered image of gy.
 """
 
-import numpy as np
-
 from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.constant_weights import from_weights
 from minddpm.kernels.cpu.ladder.conv3_implicit import (
@@ -25,7 +23,15 @@ from minddpm.kernels.cpu.ladder.conv3_implicit import (
     transposed,
 )
 from minddpm.kernels.cpu.ladder.shape import SHAPE, Shape
-from minddpm.kernels.cpu.memory import add_columns, address, clear, copy_image, items, workspace
+from minddpm.kernels.cpu.memory import (
+    add_columns,
+    address,
+    clear,
+    copy_image,
+    empty,
+    items,
+    workspace,
+)
 from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.cpu.vector.instructions import LANES
 from minddpm.kernels.cpu.vector.tile import TILE_SPACE, pack, padded_bias
@@ -51,7 +57,7 @@ def forward(x, w, b, stride, padding):
     """Return y of kernels.reference.conv_transpose2d."""
     y_shape = transposed_shape(x.shape, w.shape, stride, padding)
     s = Shape.of(y_shape, w.shape, stride, padding)
-    y = np.empty(y_shape, np.float32)
+    y = empty(y_shape)
     packed, phases = from_weights(pack_phases, w, stride, gives_few(s))
     bias = from_weights(padded_bias, b, s.C)
     space = workspace(TILE_SPACE + gradient_floats(s))
@@ -94,7 +100,7 @@ def backward(gy, x, w, stride, padding, need_gx):
     few_dots = few and s.KW * s.C % LANES == 0
     packed = (transposed if few_dots else pack)(w.reshape(-1, s.C_out))
     bias = padded_bias(None, s.C_out)
-    gx = np.empty(x.shape, np.float32) if need_gx else None
+    gx = empty(x.shape) if need_gx else None
     lines, columns = gradient_layout(s, few)
     x_floats = s.OH * s.OW * s.C_out + 2 * LANES  # the last tile reads 2 LANES beyond the end
     space = workspace(TILE_SPACE + bordered_floats(s) + x_floats)

@@ -40,6 +40,7 @@ class UNet2D(Module):
     """eps = unet(x, t): x [N, H, W, in_channels] in about [-1, 1], t int [N] -> [N, H, W, out_channels].
 
     config: the keys of diffusers' UNet2DModel (models/config.py lists them with their defaults).
+    class_labels of a class-conditional model: int [N], or their rows of class_embedding, a Tensor.
     H and W must be divisible by 2^(levels - 1): an odd size cannot be halved and doubled back.
     Raises InputError for an unknown or unsupported key or block type.
     """  # noqa: E501
@@ -86,7 +87,8 @@ class UNet2D(Module):
 
         temb = self.time_embedding(Tensor(self.timestep_features(t, x.dtype)))
         if hasattr(self, "class_embedding"):
-            temb = temb + self.class_embedding(class_labels)
+            embedded = isinstance(class_labels, Tensor)
+            temb = temb + (class_labels if embedded else self.class_embedding(class_labels))
         temb = F.silu(temb)  # once here, instead of in every residual block
         shifts = iter(linears(temb, [resnet.time_emb_proj for resnet in self._resnets()]))
 
@@ -148,7 +150,7 @@ class UNet2D(Module):
     def _check_labels(self, class_labels: Any, N: int) -> None:
         if (class_labels is not None) != hasattr(self, "class_embedding"):
             raise ValueError("give class_labels if the model has num_class_embeds, and only then")
-        if class_labels is not None:
+        if class_labels is not None and not isinstance(class_labels, Tensor):
             labels = class_labels if hasattr(class_labels, "dtype") else np.asarray(class_labels)
             if labels.shape != (N,) or labels.dtype.kind not in "iu":
                 raise ValueError(

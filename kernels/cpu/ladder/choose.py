@@ -25,6 +25,7 @@ from minddpm.kernels.cpu import matrix_product
 from minddpm.kernels.cpu.ladder import conv1_loops, conv3_implicit
 from minddpm.kernels.cpu.ladder import conv4_winograd as winograd
 from minddpm.kernels.cpu.ladder.layer import Sources, layer
+from minddpm.kernels.cpu.memory import empty
 from minddpm.kernels.shapes import SAME, Padding
 
 Shape = tuple[int, ...]  # x [N, H, W, C], w [KH, KW, C, C_out]
@@ -44,12 +45,11 @@ class Rung(NamedTuple):
 
 
 def _winograd(M: int, x, w, b, stride, padding):
-    bias = np.zeros(w.shape[3], np.float32) if b is None else b
-    return winograd.forward(layer((x,), w.shape, padding, M), Sources.of((x,)), w, bias)
+    return winograd.forward(layer((x,), w.shape, padding, M), Sources.of((x,)), w, b)
 
 
 def _winograd_backward(M: int, gy, x, w, stride, padding, need_gx=True):
-    gxs = (np.empty_like(x),) if need_gx else ()
+    gxs = (empty(x.shape),) if need_gx else ()
     s = layer((x,), w.shape, padding, M, backward=True)
     gw, gb, _ = winograd.backward(s, Sources.of((x,)), gy, w, gxs)
     return (gxs[0] if need_gx else None), gw, gb.sum(axis=0)

@@ -12,7 +12,7 @@ import numpy as np
 
 from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.ladder.shape import SHAPE, Shape
-from minddpm.kernels.cpu.memory import address, array_at, items, workspace
+from minddpm.kernels.cpu.memory import address, array_at, empty, items, workspace
 from minddpm.kernels.cpu.task import integers, task
 
 
@@ -73,7 +73,7 @@ def _backward(piece, pieces, worker, at):
 def conv2d(x, w, b, stride, padding):
     """Return y of kernels.reference.conv2d."""
     s = Shape.of(x.shape, w.shape, stride, padding)
-    y = np.empty((s.N, s.OH, s.OW, s.C_out), np.float32)
+    y = empty((s.N, s.OH, s.OW, s.C_out))
     bias = np.zeros(s.C_out, np.float32) if b is None else b
     _forward(threads.pieces(s.N), *s, *(address(a) for a in (x, w, bias, y)))
     return y
@@ -82,7 +82,7 @@ def conv2d(x, w, b, stride, padding):
 def conv2d_backward(gy, x, w, stride, padding, need_gx=True):
     """Return gx, gw, gb of kernels.reference.conv2d_backward."""
     s = Shape.of(x.shape, w.shape, stride, padding)
-    gx = np.empty(x.shape, np.float32) if need_gx else None
+    gx = empty(x.shape) if need_gx else None
     parts = threads.parts(s.N)
     gw, gb = workspace(w.size, 0, parts), workspace(s.C_out, 1, parts)
     _backward(

@@ -32,6 +32,7 @@ from minddpm.kernels.cpu.memory import (
     clear,
     copy_floats,
     copy_image,
+    empty,
     floats,
     integers_at,
     items,
@@ -144,7 +145,7 @@ def _forward(piece, pieces, worker, at):
 def conv2d(x, w, b, stride, padding):
     """Return y of kernels.reference.conv2d for any window, stride and padding."""
     s = Shape.of(x.shape, w.shape, stride, padding)
-    y = np.empty((s.N, s.OH, s.OW, s.C_out), np.float32)
+    y = empty((s.N, s.OH, s.OW, s.C_out))
     few = s.C_out <= FEW and s.KW * s.C % LANES == 0
     packed = from_weights(transposed if few else pack, w.reshape(-1, s.C_out))
     bias = from_weights(padded_bias, b, s.C_out)
@@ -308,7 +309,7 @@ def conv2d_backward(gy, x, w, stride, padding, need_gx=True):
     few = s.C_out <= FEW
     packed, phases = pack_phases(w, stride, gives_few(s))
     bias = padded_bias(None, s.C)
-    gx = np.empty(x.shape, np.float32) if need_gx else None
+    gx = empty(x.shape) if need_gx else None
     lines, columns = gradient_layout(s, few)
     space = workspace(TILE_SPACE + bordered_floats(s) + gradient_floats(s))
     parts = threads.parts(s.N)

@@ -63,13 +63,16 @@ from minddpm.kernels.cpu.ladder.winograd_weights import (
 from minddpm.kernels.cpu.memory import (
     address,
     clear,
+    empty,
     pairs,
     share,
     workspace,
 )
 from minddpm.kernels.cpu.norm_steps import CHANNEL_ROWS, channels_at
+from minddpm.kernels.cpu.pointwise import add_rows
 from minddpm.kernels.cpu.task import task
 from minddpm.kernels.cpu.vector.instructions import BYTES, LANES
+from minddpm.kernels.cpu.vector.tile import padded_bias
 
 # --- forward -------------------------------------------------------------------------------------
 
@@ -125,16 +128,16 @@ def _forward_floats(s: Layer) -> int:
     return CHANNEL_ROWS * Cp + LANES + s.M * s.M * Cp_out + chunk + s.images * PH * PW * Cp
 
 
-def forward(s: Layer, source: Sources, w, bias, extra=None):
+def forward(s: Layer, source: Sources, w, b, shift=None, extra=None):
     """Return y [N, OH, OW, C_out].
 
-    w [3, 3, C, C_out]; bias [C_out] or [N, C_out]; extra: an array like y to be added, or None.
+    w [3, 3, C, C_out], b [C_out] or None; shift [N, C_out], added to b, and extra, an array like y,
+    added to y, may be None.
     """
     u = from_weights(transform_weights, w, s.M)
     Cp_out = pairs(s.C_out) * LANES
-    if Cp_out != s.C_out:
-        bias = np.pad(bias, ((0, 0),) * (bias.ndim - 1) + ((0, Cp_out - s.C_out),))
-    y = np.empty((s.N, s.OH, s.OW, s.C_out), np.float32)
+    bias = from_weights(padded_bias, b, s.C_out) if shift is None else add_rows(shift, b, Cp_out)
+    y = empty((s.N, s.OH, s.OW, s.C_out))
     space = workspace((winograd_together.forward_floats if s.together else _forward_floats)(s))
     f = Forward(
         address(u), address(bias), 4 * Cp_out if bias.ndim == 2 else 0, address(extra), address(y),
@@ -222,7 +225,7 @@ def backward(s: Layer, source: Sources, gy, w, gxs):
         return np.zeros_like(w), np.zeros((0, C_out), np.float32), np.zeros((2, C), np.float32)
     Cp, Cp_out = pairs(C) * LANES, pairs(C_out) * LANES
     ut = transform_transposed_weights(w, s.M)
-    gb = np.empty((s.N, Cp_out), np.float32)
+    gb = empty((s.N, Cp_out))
     space = workspace((winograd_together.backward_floats if s.together else _backward_floats)(s))
     parts = threads.parts(s.N)
     du = workspace((s.M + 2) ** 2 * Cp * Cp_out, 1, rows=1 if s.together else parts)

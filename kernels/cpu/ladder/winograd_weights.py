@@ -8,7 +8,7 @@ import numpy as np
 from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.compiled import serial
 from minddpm.kernels.cpu.ladder.winograd_tiles import w_from_2, w_from_4, w_to_2, w_to_4
-from minddpm.kernels.cpu.memory import address, clear, items, pairs, workspace
+from minddpm.kernels.cpu.memory import address, clear, empty, items, pairs, workspace
 from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.cpu.vector.instructions import BYTES, LANES
 from minddpm.kernels.cpu.vector.lanes import to_lanes
@@ -45,7 +45,7 @@ def transform_weights(w: np.ndarray, M: int) -> np.ndarray:
     Cp, Cp_out = pairs(C) * LANES, pairs(C_out) * LANES
     if Cp_out != C_out:
         w = np.pad(w, ((0, 0), (0, 0), (0, 0), (0, Cp_out - C_out)))
-    u = np.empty((Cp_out // (2 * LANES), (M + 2) ** 2, Cp, 2 * LANES), np.float32)
+    u = empty((Cp_out // (2 * LANES), (M + 2) ** 2, Cp, 2 * LANES))
     _weights_to_points(threads.pieces(Cp), M, address(w), address(u), Cp, C, Cp_out)
     return u
 
@@ -77,7 +77,7 @@ def transform_transposed_weights(w: np.ndarray, M: int) -> np.ndarray:
     Columns beyond C are undefined.
     """
     C, C_out = w.shape[2:]
-    u = np.empty((pairs(C) // 2, (M + 2) ** 2, pairs(C_out) * LANES, 2 * LANES), np.float32)
+    u = empty((pairs(C) // 2, (M + 2) ** 2, pairs(C_out) * LANES, 2 * LANES))
     space = workspace(9 * LANES * LANES)
     _transposed_weights_to_points(
         threads.pieces(pairs(C) * pairs(C_out)), M, address(w), address(u), C, C_out,
@@ -106,7 +106,7 @@ def weights_gradient(du: np.ndarray, M: int, C: int, C_out: int) -> np.ndarray:
     du [parts, points C' C_out']: one for each piece, or a single one if the pieces work together.
     """
     Cp, Cp_out = pairs(C) * LANES, pairs(C_out) * LANES
-    gw = np.empty((3, 3, C, Cp_out), np.float32)
+    gw = empty((3, 3, C, Cp_out))
     _weights_from_points(
         threads.pieces(C), M, address(du), len(du), du.strides[0], address(gw), Cp, C, Cp_out
     )

@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from minddpm import backend
+from minddpm.autodiff import Tensor
 from minddpm.backend import Array
 from minddpm.diffusion.forward import Model
 from minddpm.errors import InputError
@@ -21,12 +22,15 @@ from minddpm.errors import InputError
 class Guided:
     """A class-conditional model with the class of each image fixed: (x, t) -> output.
 
-    labels: integers [N]; num_classes, one beyond the last class, means none.
+    labels: integers [N]; num_classes, one beyond the last class, means none. model: what computes
+    the outputs, the unet itself (None) or replayed(unet).
     Raises InputError for labels out of range, a model without classes, and a negative or infinite
     guidance.
     """
 
-    def __init__(self, unet: Model, labels: np.ndarray, guidance: float = 1.0):
+    def __init__(
+        self, unet: Model, labels: np.ndarray, guidance: float = 1.0, model: Model | None = None
+    ):
         none = unet.num_classes
         if not none:
             raise InputError(
@@ -44,19 +48,24 @@ class Guided:
             raise InputError(
                 f"guidance {guidance}: choose a number of at least 0; 1 means no guidance."
             )
-        self.unet, self.guidance = unet, float(guidance)
+        self.unet, self.model, self.guidance = unet, model or unet, float(guidance)
         # On the host, where the embedding can check them without a synchronisation.
         self.labels = labels.astype(np.int64)
         self.none = np.full(len(labels), none)
 
     def __call__(self, x: Array, t: Array) -> Array:
         """Return the guided output, [N, H, W, C] or [N, H, W, 2 C]."""
-        output = self.unet(x, t, self.labels).data
+        output = self._output(x, t, self.labels)
         if self.guidance == 1:
             return output
-        without, C = self.unet(x, t, self.none).data, x.shape[-1]
+        without, C = self._output(x, t, self.none), x.shape[-1]
         # A learned variance, in the other channels, is that of the conditional prediction.
         prediction = without[..., :C] + self.guidance * (output[..., :C] - without[..., :C])
         if output.shape[-1] == C:
             return prediction
         return backend.xp.concatenate([prediction, output[..., C:]], axis=-1)
+
+    def _output(self, x: Array, t: Array, labels: np.ndarray) -> Array:
+        # Embedded here, because a replayed model reads no label on the host.
+        output = self.model(x, t, self.unet.class_embedding(labels))
+        return output.data if isinstance(output, Tensor) else output

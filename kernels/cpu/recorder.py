@@ -1,0 +1,40 @@
+"""Who watches the kernels of this Python thread: nobody, or one of the two classes of replay.py.
+
+Kernels take their memory from `empty`, and give the addresses of arrays to tasks by `address`
+(memory.py); tasks run by Task.__call__ (task.py). Each of them asks here.recorder first.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Recorder(Protocol):
+    def empty(self, shape: Any, kind: Any) -> np.ndarray:
+        """Return the memory of a result or of an intermediate array."""
+
+    def keep(self, x: np.ndarray) -> None:
+        """Notice that a task may read or write the memory of x."""
+
+    def add(self, function: int, pieces: int, numbers: tuple[int, ...]) -> None:
+        """Notice that a task runs."""
+
+
+class _Here(threading.local):
+    recorder: Recorder | None = None
+
+
+here = _Here()
+
+
+@contextmanager
+def recorded_by(recorder: Recorder | None) -> Iterator[None]:
+    """Let the recorder (None: nobody) watch the kernels of this Python thread in the block."""
+    before, here.recorder = here.recorder, recorder
+    try:
+        yield
+    finally:
+        here.recorder = before
