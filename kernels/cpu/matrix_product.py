@@ -6,9 +6,8 @@ multiplied by its own rows of w, and no concatenated array is ever stored.
     y = sum over parts of x_p w_p + b;  gx_p = gy w_p^T;  gw_p = x_p^T gy;  gb = column sums of gy
 """
 
-import numpy as np
-
 from minddpm.kernels.cpu import threads
+from minddpm.kernels.cpu.arrange import pack, padded_bias, summed
 from minddpm.kernels.cpu.compiled import serial
 from minddpm.kernels.cpu.constant_weights import from_weights
 from minddpm.kernels.cpu.memory import (
@@ -24,7 +23,7 @@ from minddpm.kernels.cpu.memory import (
 from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.cpu.vector.gemm import ROWS_T, transposed_product
 from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, ROWS
-from minddpm.kernels.cpu.vector.tile import TILE_SPACE, pack, padded_bias, tile_rows
+from minddpm.kernels.cpu.vector.tile import TILE_SPACE, tile_rows
 
 BLOCK = 128 // ROWS * ROWS  # rows per step of the backward: few enough to stay in the L1 cache
 
@@ -125,7 +124,7 @@ def backward(gy, xs, w):
     """Return gxs, gw, gb of kernels.reference.linear_backward."""
     C_out = w.shape[1]
     R, Cp_out = gy.size // C_out, pairs(C_out) * LANES
-    gxs, gws, start, parts = [], [], 0, threads.parts(len(gy))
+    gxs, gw_all, start, parts = [], empty(w.shape), 0, threads.parts(len(gy))
     for x in xs:
         C = x.shape[-1]
         Cp = -(-C // ROWS_T) * ROWS_T
@@ -140,10 +139,10 @@ def backward(gy, xs, w):
             address(gx), address(gw), gw.strides[0], address(gb), gb.strides[0], start == 0,
             address(space), space.strides[0],
         )  # fmt: skip
-        total = gw[:, : Cp * Cp_out].sum(axis=0).reshape(Cp, Cp_out)
-        gws.append(total[:C, :C_out])
+        gw = gw[:, : Cp * Cp_out].reshape(parts, Cp, Cp_out)
+        summed(gw[:, :C, :C_out], gw_all[start : start + C])
         gxs.append(gx)
         if start == 0:
-            sums = gb.sum(axis=0)
+            sums = summed(gb)
         start += C
-    return tuple(gxs), np.concatenate(gws), sums
+    return tuple(gxs), gw_all, sums

@@ -1,6 +1,7 @@
 """Group normalisation with or without SiLU: few passes over each image while it is in the cache."""
 
 from minddpm.kernels.cpu import threads
+from minddpm.kernels.cpu.arrange import padded_bias, summed
 from minddpm.kernels.cpu.constant_weights import from_weights
 from minddpm.kernels.cpu.memory import address, clear, copy_pixels, empty, items, pairs, workspace
 from minddpm.kernels.cpu.norm_steps import (
@@ -17,7 +18,6 @@ from minddpm.kernels.cpu.norm_steps import (
 from minddpm.kernels.cpu.pointwise import add_to
 from minddpm.kernels.cpu.task import as_float, bits, integers, task
 from minddpm.kernels.cpu.vector.instructions import LANES
-from minddpm.kernels.cpu.vector.tile import padded_bias
 from minddpm.kernels.float32 import float32_only
 
 
@@ -68,7 +68,7 @@ def _gradients(gy, x, weight, bias, mean, rstd, groups, silu):
         address(wide), address(mean), address(rstd), address(gx), address(gw), address(gb),
         gw.strides[0], address(space), space.strides[0],
     )  # fmt: skip
-    return gx, gw.sum(axis=0), gb.sum(axis=0)
+    return gx, summed(gw), summed(gb)
 
 
 # --- a piece -------------------------------------------------------------------------------------

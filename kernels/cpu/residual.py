@@ -7,6 +7,7 @@ channels must also be a multiple of PAIR. Other shapes use the separate operatio
 import sys
 
 from minddpm.kernels import reference
+from minddpm.kernels.cpu.arrange import summed
 from minddpm.kernels.cpu.convolution import conv2d, conv2d_backward
 from minddpm.kernels.cpu.ladder import conv4_winograd as winograd
 from minddpm.kernels.cpu.ladder.choose import fused_tile, is_wide_3x3
@@ -36,7 +37,7 @@ def upsample_conv2d_backward(gy, x, w):
     s = layer((x,), w.shape, SAME, _upsampled_tile(x, w), up=2, backward=True)
     gx = empty(x.shape)
     gw, gb, _ = winograd.backward(s, Sources.of((x,)), gy, w, (gx,))
-    return gx, gw, gb.sum(axis=0)
+    return gx, gw, summed(gb)
 
 
 def _upsampled_tile(x, w) -> int:
@@ -75,4 +76,4 @@ def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, saved, groups: int
     source = Sources.of(xs, norm_weight, norm_bias, *saved)
     gxs = tuple(empty(x.shape) for x in xs)
     gw, gshift, (gnorm_weight, gnorm_bias) = winograd.backward(s, source, gy, w, gxs)
-    return add_all(gxs, partial), gnorm_weight, gnorm_bias, gw, gshift.sum(axis=0), gshift
+    return add_all(gxs, partial), gnorm_weight, gnorm_bias, gw, summed(gshift), gshift

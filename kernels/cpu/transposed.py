@@ -6,6 +6,7 @@ exchanged. Both read the same bordered image of gy.
 """
 
 from minddpm.kernels.cpu import threads
+from minddpm.kernels.cpu.arrange import pack, padded_bias, summed, transposed
 from minddpm.kernels.cpu.constant_weights import from_weights
 from minddpm.kernels.cpu.ladder.conv3_implicit import (
     FEW,
@@ -19,8 +20,7 @@ from minddpm.kernels.cpu.ladder.conv3_implicit import (
     gradient_sizes,
     over_bordered_image,
     pack_phases,
-    summed,
-    transposed,
+    weight_gradient,
 )
 from minddpm.kernels.cpu.ladder.shape import SHAPE, Shape
 from minddpm.kernels.cpu.memory import (
@@ -34,7 +34,7 @@ from minddpm.kernels.cpu.memory import (
 )
 from minddpm.kernels.cpu.task import integers, task
 from minddpm.kernels.cpu.vector.instructions import LANES
-from minddpm.kernels.cpu.vector.tile import TILE_SPACE, pack, padded_bias
+from minddpm.kernels.cpu.vector.tile import TILE_SPACE
 from minddpm.kernels.shapes import transposed_shape
 
 
@@ -111,4 +111,4 @@ def backward(gy, x, w, stride, padding, need_gx):
         address(gx), address(gw), gw.strides[0], address(gb), gb.strides[0], address(space),
         space.strides[0],
     )  # fmt: skip
-    return gx, summed(gw, s, few).reshape(w.shape), gb[:, : s.C].sum(axis=0)
+    return gx, weight_gradient(gw, s, few).reshape(w.shape), summed(gb[:, : s.C])

@@ -22,6 +22,7 @@ import numpy as np
 
 from minddpm.kernels import reference
 from minddpm.kernels.cpu import matrix_product
+from minddpm.kernels.cpu.arrange import summed
 from minddpm.kernels.cpu.ladder import conv1_loops, conv3_implicit
 from minddpm.kernels.cpu.ladder import conv4_winograd as winograd
 from minddpm.kernels.cpu.ladder.layer import Sources, layer
@@ -52,7 +53,7 @@ def _winograd_backward(M: int, gy, x, w, stride, padding, need_gx=True):
     gxs = (empty(x.shape),) if need_gx else ()
     s = layer((x,), w.shape, padding, M, backward=True)
     gw, gb, _ = winograd.backward(s, Sources.of((x,)), gy, w, gxs)
-    return (gxs[0] if need_gx else None), gw, gb.sum(axis=0)
+    return (gxs[0] if need_gx else None), gw, summed(gb)
 
 
 def _product(x, w, b, stride, padding):

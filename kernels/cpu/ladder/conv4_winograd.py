@@ -33,6 +33,7 @@ before and after the convolution into these two copies.
 import numpy as np
 
 from minddpm.kernels.cpu import threads
+from minddpm.kernels.cpu.arrange import padded_bias, summed
 from minddpm.kernels.cpu.constant_weights import from_weights
 from minddpm.kernels.cpu.ladder import winograd_together
 from minddpm.kernels.cpu.ladder.conv6_fused import load_gradient, load_image, unload_gradient
@@ -72,7 +73,6 @@ from minddpm.kernels.cpu.norm_steps import CHANNEL_ROWS, channels_at
 from minddpm.kernels.cpu.pointwise import add_rows
 from minddpm.kernels.cpu.task import task
 from minddpm.kernels.cpu.vector.instructions import BYTES, LANES
-from minddpm.kernels.cpu.vector.tile import padded_bias
 
 # --- forward -------------------------------------------------------------------------------------
 
@@ -239,5 +239,5 @@ def backward(s: Layer, source: Sources, gy, w, gxs):
         winograd_together.backward(s, source, b)
     else:
         _backward(parts, *s, *source, *b)
-    norm = gnorm[:, : 2 * Cp].sum(axis=0).reshape(2, Cp)[:, :C]
+    norm = summed(gnorm[:, : 2 * Cp]).reshape(2, Cp)[:, :C]
     return weights_gradient(du, s.M, C, C_out), gb[:, :C_out], norm

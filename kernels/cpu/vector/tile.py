@@ -1,31 +1,12 @@
 """Rows of a product, tile by tile: shared by conv3_implicit.py and matrix_product.py."""
 
-import numpy as np
-
 from minddpm.kernels.cpu.compiled import serial
-from minddpm.kernels.cpu.memory import add_floats, copy_floats, pairs
+from minddpm.kernels.cpu.memory import add_floats, copy_floats
 from minddpm.kernels.cpu.vector.gemm import HALF, strided_product, strided_product_half
 from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, ROWS
 
 PAIR = 2 * LANES  # channels of the result in one tile
 TILE_SPACE = (ROWS + 1) * PAIR  # floats of scratch for tile_rows: a tile, then a row of zeros
-
-
-def pack(w: np.ndarray) -> np.ndarray:
-    """Return a matrix [D, C_out] packed for the tile: [pairs of C_out, D, 2 LANES], zero-padded."""
-    D, C_out = w.shape
-    columns = pairs(C_out) * LANES
-    packed = np.zeros((D, columns), np.float32)
-    packed[:, :C_out] = w
-    return np.ascontiguousarray(packed.reshape(D, columns // PAIR, PAIR).swapaxes(0, 1))
-
-
-def padded_bias(b, C_out: int) -> np.ndarray:
-    """Return b (None: zeros), zero-padded to complete pairs of vectors."""
-    bias = np.zeros(pairs(C_out) * LANES, np.float32)
-    if b is not None:
-        bias[:C_out] = b
-    return bias
 
 
 @serial
