@@ -3,12 +3,15 @@
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import minddpm
 from contestants import share_threads
 from measure import interleave, median
+from minddpm.kernels.cpu import threads as kernel_threads
 from minddpm.kernels.cpu.cores import usable_cores
 from tables import Table
 from unet_tables import eager
@@ -16,6 +19,18 @@ from unets import build, expected, problem
 
 LOOPS = (0, 1, 2)  # endless loops beside the training
 BATCH, ROUNDS = 32, 15
+OPENMP = "minddpm with OpenMP (NUMBA_THREADING_LAYER=omp)"
+
+
+def _with_layer(threads: int, step: Callable[[], Any]) -> Any:
+    """Take a step with Numba's threading layer instead of the pool."""
+    kernel_threads.start(numba_layer=True)
+    kernel_threads.set_threads(threads)
+    try:
+        return step()
+    finally:
+        kernel_threads.start(numba_layer=False)
+        kernel_threads.set_threads(threads)
 
 
 @contextmanager
@@ -35,7 +50,8 @@ def busy(args: argparse.Namespace) -> Table:
     threads = share_threads(args.threads)
     p = problem(minddpm.SMALL, BATCH)
     wanted = expected("train", p)
-    run = {"minddpm": build("numba", "train", p, wanted)}
+    pool, openmp = (build("numba", "train", p, wanted) for _ in range(2))
+    run = {"minddpm": pool, OPENMP: partial(_with_layer, threads, openmp)}
     for mode in eager("train"):
         run[mode] = build(mode, "train", p, wanted)
         yield

@@ -20,9 +20,12 @@ TUNABLES = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1
 FILES = {
     "README.md": ("summary",),
     "docs/performance.md": ("machine", "unet", "avx2", "busy", "start", "floor"),
+    "docs/replay.md": ("replay",),
     "kernels/README.md": ("peak", "conv", "operations"),
 }
-NAMES = ("machine", "peak", "conv", "operations", "start", "unet", "avx2", "busy", "floor")
+NAMES = (
+    "machine", "peak", "conv", "operations", "start", "unet", "avx2", "busy", "replay", "floor"
+)  # fmt: skip
 
 
 def parse() -> argparse.Namespace:
@@ -49,11 +52,12 @@ def measured(table: Any, bar: Any) -> str:
 
 
 def main() -> int:
-    import busy_table
     from tqdm import tqdm
 
+    import busy_table
     import kernel_tables
     import minddpm
+    import replay_table
     import unet_tables
     from minddpm.errors import InputError
 
@@ -64,6 +68,7 @@ def main() -> int:
     minddpm.set_backend("numba")
     minddpm.backend.set_threads(args.threads)
     tables = kernel_tables.TABLES | unet_tables.TABLES | {"busy": busy_table.busy}
+    tables["replay"] = replay_table.replay
     done = {}
     with tqdm(unit="step") as bar:
         for name in names:

@@ -19,6 +19,7 @@ import minddpm
 from contestants import has
 from measure import synchronised, verify
 from minddpm import backend, nn, samplers
+from minddpm.replay import replayed, replayed_training
 from unet_problem import CLIP, DECAY, DISTINCT, LR, Problem, T, our_unet
 from unet_problem import problem as problem
 
@@ -52,7 +53,7 @@ def missing() -> list[str]:
 
 def our_forward(p: Problem) -> Callable[[], backend.Array]:
     """Return a forward pass as in minddpm.generate: replayed, with constant weights."""
-    model = minddpm.replayed(our_unet(p).eval())
+    model = replayed(our_unet(p).eval())
     x, t = backend.xp.asarray(p.x0), backend.xp.asarray(p.t)
     kernels, derived = backend.kernels, {}
 
@@ -68,7 +69,7 @@ def our_sample(p: Problem) -> Callable[..., np.ndarray]:
 
     The weights are declared constant and the model is replayed, as in minddpm.generate.
     """
-    model = minddpm.replayed(our_unet(p).eval())
+    model = replayed(our_unet(p).eval())
     diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(T))
     start = partial(samplers.ddpm, diffusion, model, p.x0.shape, x_T=p.x0)
     endless_steps = itertools.chain.from_iterable(start() for _ in itertools.count())
@@ -88,9 +89,10 @@ def our_train(p: Problem) -> Callable[[], tuple[float, float]]:
     diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(T))
     optimizer = nn.Adam(unet.parameters(), LR)
     ema = nn.EMA(optimizer.flat, DECAY)
+    model = replayed_training(unet, optimizer.flat)
 
     def train() -> tuple[float, float]:
-        loss = diffusion.training_losses(unet, p.x0, p.t, p.noise).mean()
+        loss = diffusion.training_losses(model, p.x0, p.t, p.noise).mean()
         loss.backward()
         squared = optimizer.step(CLIP, ema)
         optimizer.zero_grad()

@@ -9,15 +9,24 @@ A sampler calls one model hundreds of times with arrays of one shape. On a GPU a
 runs the list of the same tasks (kernels/cpu/replay.py). kernels/reference cannot record, and calls
 the model each time. Results are bit-equal either way, and callers need not know whether the model
 is recorded. On a CPU it is only within constant_weights().
+
+A training step has two such halves, the model forward and backward; between them the loss is
+computed as usual:
+
+    model = replayed_training(unet, optimizer.flat)
+    diffusion.training_losses(model, x0, t, noise).mean().backward()
 """
 
+import weakref
 from typing import Any
 
 from minddpm import backend
 from minddpm.autodiff import Tensor, no_grad
+from minddpm.autodiff.graph import Function, records_graph
 from minddpm.backend import Array
 from minddpm.diffusion.forward import Model
-from minddpm.nn import Module
+from minddpm.nn import Dropout, Module
+from minddpm.nn.flat import FlatParameters
 
 
 class Replayed:
@@ -63,3 +72,63 @@ def replayed(model: Model) -> Model:
     `model`, and have no gradient.
     """
     return Replayed(model)
+
+
+class ReplayedTraining:
+    """A model (x, t) -> Tensor whose forward and backward are each recorded once for each shape.
+
+    Not recorded, but called: a model with dropout, which draws other numbers in each call, and a
+    call while the graph of the call before still waits for its backward.
+    """
+
+    def __init__(self, model: Module, flat: FlatParameters):
+        self.model, self.flat = model, flat
+        self._has_dropout = any(isinstance(m, Dropout) and m.p > 0 for m in model.modules())
+        self._halves: dict[tuple[Any, ...], Any] = {}
+        self._output: Tensor | None = None  # of a call that runs eagerly, until its backward
+        self._last: Any = lambda: None  # a weak reference to the function of the last call
+
+    def __call__(self, x: Array, t: Array) -> Tensor:
+        x, t, last = backend.xp.asarray(x), backend.xp.asarray(t, "int64"), self._last()
+        waits = last is not None and last.inputs is not None
+        if self._has_dropout or waits or not records_graph() or x.size == 0:
+            return self.model(x, t)
+        key = (backend.active().name, backend.precision(), x.shape, x.dtype, t.shape)
+        if key not in self._halves:
+            self._halves[key] = backend.kernels.replayed_training(
+                self._forward, self._backward, self.flat.data, self.flat.grad
+            )
+        call = _ModelCall(self._halves[key], x, t)
+        self._last = weakref.ref(call)
+        # A function is part of the graph if an input needs a gradient. Here only weights do.
+        return call(Tensor(backend.xp.zeros((), self.flat.data.dtype), requires_grad=True))
+
+    def _forward(self, x: Array, t: Array) -> Array:
+        self._output = self.model(x, t)
+        return self._output.data
+
+    def _backward(self, gy: Array) -> None:
+        output, self._output = self._output, None
+        output.backward(gy)
+
+
+class _ModelCall(Function):
+    """A model as one function of the graph; its backward adds to the gradients of the weights."""
+
+    def __init__(self, halves: Any, x: Array, t: Array):
+        self.halves, self.x, self.t = halves, x, t
+
+    def forward(self, anchor: Array) -> Array:
+        return self.halves.forward(self.x, self.t)
+
+    def backward(self, gy: Array) -> tuple[Array]:
+        self.halves.backward(gy)
+        return (backend.xp.zeros((), gy.dtype),)
+
+
+def replayed_training(model: Module, flat: FlatParameters) -> Model:
+    """Return a model for training that records its forward and backward and replays them.
+
+    flat: all parameters of the model. Gradients are bit-equal to those of `model`. x gets none.
+    """
+    return ReplayedTraining(model, flat)

@@ -51,7 +51,7 @@ with own_cache():  # every module with compiled functions is imported within thi
         upsample_nearest,
         upsample_nearest_backward,
     )
-    from minddpm.kernels.cpu.replay import replayed
+    from minddpm.kernels.cpu.replay import replayed, replayed_training
     from minddpm.kernels.cpu.residual import (
         norm_silu_conv2d,
         norm_silu_conv2d_backward,
@@ -69,7 +69,7 @@ __all__ = [
     "group_norm_silu", "group_norm_silu_backward", "linear", "linear_backward", "linears",
     "linears_backward", "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32", "q_sample",
     "q_sample_normal", "random_bits", "random_normal", "random_uniform", "replayed",
-    "sampler_step", "sampler_step_normal", "silu", "silu_backward", "squared_norm",
-    "timestep_features", "upsample_conv2d", "upsample_conv2d_backward", "upsample_nearest",
-    "upsample_nearest_backward",
+    "replayed_training", "sampler_step", "sampler_step_normal", "silu", "silu_backward",
+    "squared_norm", "timestep_features",
+    "upsample_conv2d", "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
 ]  # fmt: skip

@@ -11,15 +11,16 @@ same arguments, if its arrays are in the same memory. So the calls of a replayed
 
 It is the twin of the CUDA graph (kernels/cuda/replay.py), with one difference. A graph records all
 that runs on the GPU; here NumPy's own work between the tasks would not be recorded, and its results
-would stay those of the second call. So the second call also replays the first one's inputs and
-compares: a function that does not give the first one's result, bit by bit, stays eager.
+would stay those of the second call. So a replay is compared with an eager call of other inputs
+first, bit by bit: a function whose replay differs stays eager.
 
-Weights must be constant, because arrays derived from them are not computed again: outside of
-constant_weights() every call is eager.
+In sampling (replayed) weights must be constant, because arrays derived from them are not computed
+again: outside of constant_weights() every call is eager. In training (replayed_training) the tasks
+derive them from the weights at every step.
 """
 
 import threading
-import weakref
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -27,103 +28,10 @@ import numpy as np
 
 from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.constant_weights import Derived, current
+from minddpm.kernels.cpu.record import Lifetimes, Record
 from minddpm.kernels.cpu.recorder import recorded_by
 
-LINE = 64  # arrays begin at cache lines
-
-
-class Lifetimes:
-    """Notes the bytes of each array, and the numbers of the arrays made while it was alive."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-        self.ends: list[int | None] = []  # how many arrays had been made when it was freed
-        self._references: list[Any] = []
-
-    def empty(self, shape: Any, kind: Any) -> np.ndarray:
-        x, i = np.empty(shape, kind), len(self.sizes)
-        self.sizes.append(x.nbytes)
-        self.ends.append(None)
-
-        def freed(_: Any) -> None:
-            self.ends[i] = len(self.sizes)
-
-        self._references.append(weakref.ref(x, freed))  # a view of x keeps x alive
-        return x
-
-    def keep(self, x: np.ndarray) -> None:
-        pass
-
-    def add(self, function: int, pieces: int, numbers: tuple[int, ...]) -> None:
-        pass
-
-    def plan(self) -> tuple[list[int], int]:
-        """Return where each array begins in one block of memory, and the bytes of the block.
-
-        Large arrays first: each takes the lowest place that no array uses while it is alive.
-        """
-        n = len(self.sizes)
-        ends = [n + 1 if end is None else end for end in self.ends]
-        starts, placed, total = [0] * n, [], 0
-        for i in sorted(range(n), key=lambda i: -self.sizes[i]):
-            size = -(-self.sizes[i] // LINE) * LINE
-            meanwhile = sorted(
-                (start, end) for j, start, end in placed if j < ends[i] and i < ends[j]
-            )
-            at = 0
-            for start, end in meanwhile:
-                if start >= at + size:
-                    break
-                at = max(at, end)
-            starts[i], total = at, max(total, at + size)
-            placed.append((i, at, at + size))
-        return starts, total
-
-
-class Record:
-    """The tasks of one call of a function, and all the memory that they use."""
-
-    def __init__(self, lifetimes: Lifetimes):
-        self._sizes = lifetimes.sizes
-        self._starts, size = lifetimes.plan()
-        block = np.empty(size + LINE, np.uint8)
-        self._block = block[-block.ctypes.data % LINE :]
-        self._made = 0
-        self._kept: list[Any] = []  # weights, workspaces, constants
-        self._tasks: list[tuple[int, int, np.ndarray]] = []
-
-    def empty(self, shape: Any, kind: Any) -> np.ndarray:
-        i, size = self._made, int(np.prod(shape)) * np.dtype(kind).itemsize
-        self._made += 1
-        if i >= len(self._sizes) or self._sizes[i] != size:
-            raise _OtherArraysError
-        return self._block[self._starts[i] :][:size].view(kind).reshape(shape)
-
-    def keep(self, x: np.ndarray) -> None:
-        if not np.may_share_memory(x, self._block):
-            self._kept.append(x)
-
-    def add(self, function: int, pieces: int, numbers: tuple[int, ...]) -> None:
-        self._tasks.append((function, pieces, np.array(numbers, np.int64)))
-
-    def run(self, function: Callable[..., np.ndarray], inputs: tuple[np.ndarray, ...]) -> None:
-        """Call the function with copies of the inputs, and record its tasks."""
-        self.inputs = tuple(x.copy() for x in inputs)
-        with recorded_by(self):
-            self.output = function(*self.inputs)
-        rows = [(address, pieces, a.ctypes.data) for address, pieces, a in self._tasks]
-        self._list = np.array(rows, np.int64).reshape(-1, 3)
-
-    def replay(self, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
-        """Return what the function would return for inputs of the same shapes."""
-        for own, x in zip(self.inputs, inputs, strict=True):
-            own[...] = x
-        threads.run_list(self._list)
-        return self.output.copy()
-
-
-class _OtherArraysError(Exception):
-    """The second call does not make the same arrays as the first."""
+Arrays = tuple[np.ndarray, ...]
 
 
 class _Calls(threading.local):
@@ -131,7 +39,7 @@ class _Calls(threading.local):
 
     weights: Derived | None = None
     count = 0
-    first: tuple[Lifetimes, tuple[np.ndarray, ...], np.ndarray] | None = None
+    first: tuple[Lifetimes, Arrays, np.ndarray] | None = None
     record: Record | None = None
     eager = False
 
@@ -155,32 +63,28 @@ class replayed:  # noqa: N801 (called as a function, as in every kernel set)
             calls.first = calls.record = None
             calls.eager = False
         if calls.record is not None:
-            return calls.record.replay(inputs)
+            return calls.record.replay(0, inputs).copy()
         if calls.eager:
             return self._function(*inputs)
         return self._second(inputs) if calls.first else self._first(inputs)
 
-    def _first(self, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
+    def _first(self, inputs: Arrays) -> np.ndarray:
         lifetimes = Lifetimes()
         with recorded_by(lifetimes):
             output = self._function(*inputs)
         self._calls.first = lifetimes, tuple(x.copy() for x in inputs), output.copy()
         return output
 
-    def _second(self, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
+    def _second(self, inputs: Arrays) -> np.ndarray:
         lifetimes, first_inputs, first_output = self._calls.first
         self._calls.first, self._calls.eager = None, True  # also if an exception follows
-        try:
-            record = Record(lifetimes)
-            record.run(self._function, inputs)
-        except _OtherArraysError:
-            return self._function(*inputs)
-        output = record.output.copy()
+        record = Record(lifetimes)
+        output = record.record(self._function, inputs).copy()
         if all(np.array_equal(a, b) for a, b in zip(inputs, first_inputs, strict=True)):
             # A replay of the same inputs shows nothing: take others.
             first_inputs = tuple(_changed(x) for x in inputs)
             first_output = self._function(*first_inputs)
-        if record.replay(first_inputs).tobytes() == first_output.tobytes():
+        if not record.broken and _equal(record.replay(0, first_inputs), first_output):
             self._calls.record, self._calls.eager = record, False
         return output
 
@@ -188,3 +92,91 @@ class replayed:  # noqa: N801 (called as a function, as in every kernel set)
 def _changed(x: np.ndarray) -> np.ndarray:
     """Return other numbers of the same kind: -x, or for timesteps their neighbours."""
     return -x if x.dtype.kind == "f" else np.where(x > 0, x - 1, x + 1).astype(x.dtype)
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+class replayed_training:  # noqa: N801
+    """The two halves of a training step that may run their tasks without Python between them.
+
+    forward, backward, weights, gradients: as kernels/reference's `replayed_training` has them. A
+    replay is compared when the weights have changed: then nothing that NumPy made of them is right.
+    """
+
+    def __init__(
+        self, forward: Callable[..., np.ndarray], backward: Callable[[np.ndarray], None],
+        weights: np.ndarray, gradients: np.ndarray,
+    ):  # fmt: skip
+        self._functions = forward, backward
+        self._weights, self._gradients = weights, gradients
+        self._lifetimes: Lifetimes | None = None
+        self._record: Record | None = None
+        self._recorded_with = 0  # the checksum of the weights
+        self._run: Callable[[int, Arrays], Any] = self._first
+        self._inputs: Arrays = ()
+        self._where: tuple[int, int] | None = None
+
+    def forward(self, *inputs: np.ndarray) -> np.ndarray:
+        where = threading.get_ident(), threads.count()
+        if where != self._where:  # another Python thread has other working memory
+            self._run, self._record = self._first, None
+        self._where, self._inputs = where, inputs
+        if self._record is not None:
+            self._record.restart()
+        return self._run(0, inputs).copy()
+
+    def backward(self, gy: np.ndarray) -> None:
+        self._run(1, (gy,))
+
+    def _eager(self, half: int, inputs: Arrays) -> Any:
+        return self._functions[half](*inputs)
+
+    def _first(self, half: int, inputs: Arrays) -> Any:
+        if half == 0:
+            self._lifetimes = Lifetimes()
+        with recorded_by(self._lifetimes):
+            output = self._functions[half](*inputs)
+        if half == 1:
+            self._run = self._second
+        return output
+
+    def _second(self, half: int, inputs: Arrays) -> Any:
+        if half == 0:
+            self._record, self._recorded_with = Record(self._lifetimes), self._checksum()
+        output = self._record.record(self._functions[half], inputs)
+        if half == 1:
+            self._run = self._eager if self._record.broken else self._third
+        return output
+
+    def _third(self, half: int, inputs: Arrays) -> Any:
+        """Repeat in the recorded memory; once the weights are new ones, compare a replay."""
+        output = self._repeat(half, inputs)
+        if half == 1 and self._record.broken:
+            self._run = self._eager
+        elif half == 1 and self._checksum() != self._recorded_with:
+            self._run = self._replay if self._is_right(inputs[0]) else self._eager
+        return output
+
+    def _is_right(self, gy: np.ndarray) -> bool:
+        """Return whether a replay with other inputs does what eager calls do."""
+        others, results = tuple(map(_changed, self._inputs)), []
+        gradients = self._gradients.copy()
+        for call in (self._repeat, self._replay):
+            self._record.restart()
+            self._gradients[...] = 0
+            y = call(0, others).copy()
+            call(1, (-gy,))
+            results.append((y, self._gradients.copy()))
+        self._gradients[...] = gradients
+        return all(map(_equal, *results)) and not self._record.broken
+
+    def _repeat(self, half: int, inputs: Arrays) -> Any:
+        return self._record.repeat(half, self._functions[half], inputs)
+
+    def _replay(self, half: int, inputs: Arrays) -> Any:
+        return self._record.replay(half, inputs)
+
+    def _checksum(self) -> int:
+        return zlib.adler32(self._weights)

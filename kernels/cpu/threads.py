@@ -18,16 +18,20 @@ from minddpm.kernels.cpu.numba_layers import NumbasThreads, asked_for, load_laye
 from minddpm.kernels.cpu.pool import MOST, Pool, call
 
 PARTS, MOST_PARTS = 4, 16  # fewest and most partial sums, if there are enough items
+SUMMED = 16  # items of a partial sum, at least, if there are more than PARTS of them
 ITEMS = 8  # of a piece, at least: with fewer images it would compute tiles that are hardly filled
 
 
-def start() -> None:
-    """Choose who runs the pieces: the pool, or Numba's layer where a variable asks for one.
+def start(numba_layer: bool | None = None) -> None:
+    """Let Numba's layer run the pieces, or the pool, with default_threads().
 
-    Raises InputError if that layer cannot be loaded.
+    None: Numba's layer where a variable asks for it or the pool cannot run. Call it while no kernel
+    runs. Raises InputError if the layer cannot be loaded.
     """
     global _kind
-    _kind = load_layer() if asked_for() or not HAS_WAITING else Pool
+    if numba_layer is None:
+        numba_layer = asked_for() or not HAS_WAITING
+    _kind = load_layer() if numba_layer else Pool
     set_threads(None)
 
 
@@ -46,7 +50,7 @@ def set_threads(n: int | None) -> int:
         more = "" if _kind is Pool else f", or start more with the variable NUMBA_NUM_THREADS={n}"
         raise InputError(f"{n} threads: choose --threads 1 .. {most()}{more}.")
     global _threads
-    if _threads is None or _threads.threads != n:
+    if _threads is None or _threads.threads != n or type(_threads) is not _kind:
         if _threads is not None:
             _threads.stop()
         _threads = _kind(n)
@@ -73,7 +77,7 @@ def parts(items: int) -> int:
     The number depends on the items alone. So sums are added up in the same order, and results are
     bit-identical, for any number of threads.
     """
-    return max(1, min(items, max(PARTS, min(MOST_PARTS, items // ITEMS))))
+    return max(1, min(items, max(PARTS, min(MOST_PARTS, items // SUMMED))))
 
 
 _kind: type[Pool] | type[NumbasThreads] = Pool

@@ -56,7 +56,7 @@ from minddpm.kernels.cuda.residual import (
     upsample_conv2d,
     upsample_conv2d_backward,
 )
-from minddpm.kernels.reference import constant_weights, philox4x32
+from minddpm.kernels.reference import constant_weights, philox4x32, replayed_training
 
 __all__ = [
     "adam", "add", "add_all", "add_to", "attention", "attention_backward", "clip_scale",
@@ -65,9 +65,9 @@ __all__ = [
     "group_norm_silu", "group_norm_silu_backward", "linear", "linear_backward", "linears",
     "linears_backward", "norm_silu_conv2d",
     "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal", "random_bits",
-    "random_normal", "random_uniform", "replayed", "sampler_step", "sampler_step_normal", "silu",
-    "silu_backward", "squared_norm", "timestep_features", "upsample_conv2d",
-    "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
+    "random_normal", "random_uniform", "replayed", "replayed_training", "sampler_step",
+    "sampler_step_normal", "silu", "silu_backward", "squared_norm", "timestep_features",
+    "upsample_conv2d", "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
 ]  # fmt: skip
 
 

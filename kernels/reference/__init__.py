@@ -18,7 +18,9 @@ q_sample, the sampler's step by sampler_step), optimizer.py (Adam, moving averag
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
+from minddpm.kernels.arrays import Array
 from minddpm.kernels.reference.attention import attention, attention_backward
 from minddpm.kernels.reference.convolution import (
     conv2d,
@@ -69,9 +71,9 @@ __all__ = [
     "group_norm_silu", "group_norm_silu_backward", "linear", "linear_backward", "linears",
     "linears_backward", "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32", "q_sample",
     "q_sample_normal", "random_bits", "random_normal", "random_uniform", "replayed",
-    "sampler_step", "sampler_step_normal", "silu", "silu_backward", "squared_norm",
-    "timestep_features", "upsample_conv2d", "upsample_conv2d_backward", "upsample_nearest",
-    "upsample_nearest_backward",
+    "replayed_training", "sampler_step", "sampler_step_normal", "silu", "silu_backward",
+    "squared_norm", "timestep_features",
+    "upsample_conv2d", "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
 ]  # fmt: skip
 
 
@@ -90,3 +92,23 @@ def replayed(function: Callable) -> Callable:
     value on the host.
     """
     return function
+
+
+class Halves(NamedTuple):
+    """The two halves of a training step."""
+
+    forward: Callable[..., Array]
+    backward: Callable[[Array], None]
+
+
+def replayed_training(
+    forward: Callable[..., Array], backward: Callable[[Array], None],
+    weights: Array, gradients: Array,
+) -> Halves:  # fmt: skip
+    """Return two functions that may record and replay the kernels of these; here they do not.
+
+    forward: takes arrays and returns one; backward: takes the gradient of that one and adds to
+    `gradients`, an array, those of `weights`, an array that both halves read. Both run the same
+    kernels for all values, and a call of backward belongs to the last one of forward.
+    """
+    return Halves(forward, backward)

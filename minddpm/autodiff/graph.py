@@ -154,6 +154,11 @@ def no_grad() -> Iterator[None]:
         _recording.on = before
 
 
+def records_graph() -> bool:
+    """Return whether functions that this Python thread calls now are added to the graph."""
+    return _recording.on
+
+
 class Function:
     """One operation. The constructor takes its options, the call takes its tensors.
 

@@ -13,6 +13,7 @@ from minddpm.diffusion.forward import Model
 from minddpm.errors import InputError
 from minddpm.models import UNet2D
 from minddpm.pipeline import save_pipeline
+from minddpm.replay import replayed_training
 from minddpm.training.importance import ImportanceSampler
 from minddpm.training.loop import (
     Loop,
@@ -87,6 +88,7 @@ class Trainer(Loop):
         self.optimizer = nn.Adam(
             unet.parameters(), lr=options.lr, weight_decay=options.weight_decay
         )
+        self.model = replayed_training(unet, self.optimizer.flat)
         self.ema = nn.EMA(self.optimizer.flat, options.ema_decay)
         self.importance = ImportanceSampler(diffusion.T) if options.importance_sampling else None
         self.loss_scale = LossScale(options.batch_size * dataset.images[0].size)
@@ -136,13 +138,13 @@ class Trainer(Loop):
         return losses.data, t, weights
 
     def _model(self, chosen: np.ndarray, step: int) -> Model:
-        """Return the UNet, conditioned on these images' classes if it is class-conditional.
+        """Return the UNet: replayed, or conditioned on the images' classes if it has classes.
 
         A share label_dropout of them, 0.1 by default, gets no class. The model thus learns the
         unconditional distribution, too, which guidance needs (Ho and Salimans 2022, Algorithm 1).
         """
         if not self.options.class_conditional:
-            return self.unet
+            return self.model
         labels, no_class = self.dataset.labels[chosen], self.unet.num_classes
         u = random.bits(len(labels), self.options.seed, random.LABEL, step) * 2.0**-32
         labels = np.where(u < self.options.label_dropout, no_class, labels)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from busy_table import beside
 from summary import QUIET, compare, noise, quiet_line, summary
 
 import cases
 import contestants
 import unets
+from busy_table import beside
 from measure import WrongResultError, interleave, ratio, verify
 from minddpm.errors import InputError
 from minddpm.gpucheck import checks

@@ -12,7 +12,7 @@ from minddpm import backend, random
 
 minddpm.set_backend("numba")
 
-from minddpm.kernels.cpu import replay, threads  # noqa: E402
+from minddpm.kernels.cpu import record, recorder, threads  # noqa: E402
 
 WIDE = {**TINY, "block_out_channels": (32, 64)}
 MODELS = {
@@ -193,9 +193,9 @@ def test_python_threads_with_one_replayed_model():
 def test_the_planned_memory_is_not_larger_than_the_eager_peak():
     unet = random_unet(minddpm.SMALL, scale=0.1)
     for N in (1, 4):
-        lifetimes = replay.Lifetimes()
+        lifetimes = record.Lifetimes()
         with minddpm.no_grad(), backend.kernels.constant_weights():
-            with replay.recorded_by(lifetimes):
+            with recorder.recorded_by(lifetimes):
                 result = unet(*inputs(N, 28))
             assert planned_without_overlap(lifetimes) <= 1.02 * peak(lifetimes)
         del result
@@ -204,7 +204,7 @@ def test_the_planned_memory_is_not_larger_than_the_eager_peak():
 def test_plans_of_random_lifetimes():
     for seed in range(200):
         draw = np.random.default_rng(seed)
-        lifetimes = replay.Lifetimes()
+        lifetimes = record.Lifetimes()
         n = draw.integers(1, 30)
         lifetimes.sizes = [int(s) for s in draw.integers(0, 1000, n)]
         ends = [int(draw.integers(i + 1, n + 1)) for i in range(n)]
