@@ -1,4 +1,4 @@
-"""The table of a busy machine: training steps beside other programs that never pause."""
+"""The tables of the thread pool: beside programs that never pause, and the cost of a task."""
 
 import argparse
 import subprocess
@@ -8,17 +8,22 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 import minddpm
 from contestants import share_threads
 from measure import interleave, median
 from minddpm.kernels.cpu import threads as kernel_threads
 from minddpm.kernels.cpu.cores import usable_cores
+from minddpm.kernels.cpu.recorder import recorded_by
+from minddpm.kernels.cpu.task import task
 from tables import Table
 from unet_tables import eager
 from unets import build, expected, problem
 
 LOOPS = (0, 1, 2)  # endless loops beside the training
 BATCH, ROUNDS = 32, 15
+CALLS = 5000
 OPENMP = "minddpm with OpenMP (NUMBA_THREADING_LAYER=omp)"
 
 
@@ -68,3 +73,48 @@ def busy(args: argparse.Namespace) -> Table:
     rows.append(["a fair share of the cores", *(f"({share:.1f})" for share in shares)])
     head = [f"training step, batch {BATCH}, ms (times its own time alone)", "alone"]
     return [*head, *(f"beside {n}" for n in LOOPS[1:])], rows
+
+
+@task
+def _empty(piece, pieces, worker, at):
+    pass
+
+
+def tasks(args: argparse.Namespace) -> Table:
+    """Time a task that does nothing: called from Python, in a recorded list, and with OpenMP."""
+    threads, rows = share_threads(args.threads), []
+    for pieces in (1, 2, 16):
+        recorder = Noted()
+        with recorded_by(recorder):
+            for _ in range(CALLS):
+                _empty(pieces)
+        rows_of_list = np.array(recorder.rows, np.int64)
+        call = partial(_repeat, partial(_empty, pieces))
+        run = {
+            "called from Python": call,
+            "in a recorded list": partial(kernel_threads.run_list, rows_of_list),
+            "OpenMP, called from Python": partial(_with_layer, threads, call),
+        }
+        seconds = interleave(run, rounds=15)
+        us = [f"{median(seconds[name]) / CALLS * 1e6:.2f}" for name in run]
+        rows.append([f"{pieces} piece{'s' if pieces > 1 else ''}", *us])
+        yield
+    return ["an empty task, us", *run], rows
+
+
+def _repeat(call: Callable[[], Any]) -> None:
+    for _ in range(CALLS):
+        call()
+
+
+class Noted:
+    """A recorder that notes the tasks alone."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, int, int]] = []
+
+    def add(self, function: int, pieces: int, numbers: tuple[int, ...]) -> None:
+        self.rows.append((function, pieces, 0))
+
+
+TABLES = {"busy": busy, "tasks": tasks}

@@ -19,12 +19,13 @@ TUNABLES = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1
 # file: its tables. `summary` is an extract of `unet` and is not measured separately.
 FILES = {
     "README.md": ("summary",),
-    "docs/performance.md": ("machine", "unet", "avx2", "busy", "start", "floor"),
+    "docs/performance.md": ("machine", "unet", "avx2", "busy", "tasks", "growth", "start", "floor"),
     "docs/replay.md": ("replay",),
     "kernels/README.md": ("peak", "conv", "operations"),
 }
 NAMES = (
-    "machine", "peak", "conv", "operations", "start", "unet", "avx2", "busy", "replay", "floor"
+    "machine", "peak", "conv", "operations", "start", "unet", "avx2", "busy", "tasks", "growth",
+    "replay", "floor",
 )  # fmt: skip
 
 
@@ -55,6 +56,7 @@ def main() -> int:
     from tqdm import tqdm
 
     import busy_table
+    import growth_table
     import kernel_tables
     import minddpm
     import replay_table
@@ -67,8 +69,8 @@ def main() -> int:
         raise InputError(f"there is no table {unknown[0]!r}: choose from {', '.join(NAMES)}.")
     minddpm.set_backend("numba")
     minddpm.backend.set_threads(args.threads)
-    tables = kernel_tables.TABLES | unet_tables.TABLES | {"busy": busy_table.busy}
-    tables["replay"] = replay_table.replay
+    tables = kernel_tables.TABLES | unet_tables.TABLES | busy_table.TABLES
+    tables |= {"replay": replay_table.replay, "growth": growth_table.growth}
     done = {}
     with tqdm(unit="step") as bar:
         for name in names:

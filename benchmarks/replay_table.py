@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Iterator
-from unittest import mock
 
 import minddpm
 import unets
@@ -29,10 +28,7 @@ def _row(task: str, N: int) -> list[str]:
     p = unets.problem(minddpm.SMALL, N)
     wanted = unets.expected(task, p)
     replayed = unets.build("numba", task, p, wanted)
-    eager = mock.patch.multiple(
-        unets, replayed_training=lambda unet, flat: unet, replayed=lambda unet: unet
-    )
-    with eager:
+    with unets.without_replay():
         run = {"eager": unets.build("numba", task, p, wanted), "replayed": replayed}
     seconds = interleave(run, ROUNDS)
     ms = [f"{median(seconds[name]) * 1e3:.1f}" for name in run]

@@ -9,9 +9,12 @@ All have the same weights, images, t and noise. Each implementation is built for
 
 import itertools
 import math
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -99,6 +102,15 @@ def our_train(p: Problem) -> Callable[[], tuple[float, float]]:
         return float(loss.numpy()), math.sqrt(backend.to_numpy(squared))
 
     return train
+
+
+def without_replay() -> AbstractContextManager[Any]:
+    """Within the block, build implementations of minddpm that call Python between the kernels."""
+    return mock.patch.multiple(
+        sys.modules[__name__],
+        replayed=lambda model: model,
+        replayed_training=lambda model, flat: model,
+    )
 
 
 OURS = {"forward": our_forward, "sample": our_sample, "train": our_train}
