@@ -119,6 +119,16 @@ def manual_seed(seed: int, step: int = 0) -> None:
     _ambient.seed, _ambient.step, _ambient.draw = check_seed(seed), step, 0
 
 
+def ambient() -> tuple[int, int, int]:
+    """Return the seed, the number of the last draw and the step, for set_ambient."""
+    return _ambient.seed, _ambient.draw, _ambient.step
+
+
+def set_ambient(seed: int, draw: int, step: int) -> None:
+    """Let the next draws inside models be those after ambient() returned these numbers."""
+    _ambient.seed, _ambient.draw, _ambient.step = seed, draw, step
+
+
 def ambient_uniform(shape: tuple[int, ...], purpose: int) -> Array:
     """Draw the next uniform numbers after manual_seed: float32 [shape] in [0, 1)."""
     return uniform(shape, *ambient_stream(purpose))

@@ -20,12 +20,12 @@ computed as usual:
 import weakref
 from typing import Any
 
-from minddpm import backend
+from minddpm import backend, random
 from minddpm.autodiff import Tensor, no_grad
 from minddpm.autodiff.graph import Function, records_graph
 from minddpm.backend import Array
 from minddpm.diffusion.forward import Model
-from minddpm.nn import Dropout, Module
+from minddpm.nn import Module
 from minddpm.nn.flat import FlatParameters
 
 
@@ -77,34 +77,57 @@ def replayed(model: Model) -> Model:
 class ReplayedTraining:
     """A model (x, t) -> Tensor whose forward and backward are each recorded once for each shape.
 
-    Not recorded, but called: a model with dropout, which draws other numbers in each call, and a
-    call while the graph of the call before still waits for its backward.
+    A class-conditional model has a third input, the labels. Dropout draws the numbers of an eager
+    call: random.manual_seed before each one, with the same seed, or the model is not replayed. A
+    call is eager, too, while the graph of the call before still waits for its backward.
     """
 
     def __init__(self, model: Module, flat: FlatParameters):
         self.model, self.flat = model, flat
-        self._has_dropout = any(isinstance(m, Dropout) and m.p > 0 for m in model.modules())
-        self._halves: dict[tuple[Any, ...], Any] = {}
-        self._output: Tensor | None = None  # of a call that runs eagerly, until its backward
+        self._records: dict[tuple[Any, ...], _Recorded] = {}
         self._last: Any = lambda: None  # a weak reference to the function of the last call
 
-    def __call__(self, x: Array, t: Array) -> Tensor:
-        x, t, last = backend.xp.asarray(x), backend.xp.asarray(t, "int64"), self._last()
-        waits = last is not None and last.inputs is not None
-        if self._has_dropout or waits or not records_graph() or x.size == 0:
-            return self.model(x, t)
-        key = (backend.active().name, backend.precision(), x.shape, x.dtype, t.shape)
-        if key not in self._halves:
-            self._halves[key] = backend.kernels.replayed_training(
-                self._forward, self._backward, self.flat.data, self.flat.grad
-            )
-        call = _ModelCall(self._halves[key], x, t)
+    def __call__(self, x: Array, t: Array, class_labels: Any = None) -> Tensor:
+        xp, last = backend.xp, self._last()
+        x, t = xp.asarray(x), xp.asarray(t, "int64")
+        embedded = [] if class_labels is None else [self.model.class_embedding(class_labels)]
+        if (last is not None and last.inputs is not None) or not records_graph() or x.size == 0:
+            return self.model(x, t, *embedded)
+        *position, step = random.ambient()
+        shapes = [(a.shape, a.dtype) for a in (x, t, *(e.data for e in embedded))]
+        key = (backend.active().name, backend.precision(), *shapes)
+        if key not in self._records:
+            buffers = tuple(xp.zeros_like(e.data) for e in embedded)
+            self._records[key] = _Recorded(self.model, self.flat, buffers, *position)
+        recorded = self._records[key]
+        if recorded.draws and position != [recorded.seed, recorded.draw]:
+            return self.model(x, t, *embedded)
+        call = _ModelCall(recorded, x, t, xp.asarray([step], "int64"))
         self._last = weakref.ref(call)
         # A function is part of the graph if an input needs a gradient. Here only weights do.
-        return call(Tensor(backend.xp.zeros((), self.flat.data.dtype), requires_grad=True))
+        return call(Tensor(xp.zeros((), self.flat.data.dtype), requires_grad=True), *embedded)
 
-    def _forward(self, x: Array, t: Array) -> Array:
-        self._output = self.model(x, t)
+
+class _Recorded:
+    """The model's forward and backward for one shape, and the gradients of the embedding."""
+
+    def __init__(
+        self, model: Module, flat: FlatParameters, buffers: tuple[Array, ...], seed: int, draw: int
+    ):
+        self.model, self.buffers, self.seed, self.draw = model, buffers, seed, draw
+        self.draws = 0  # that a call makes
+        self._output: Tensor | None = None  # of a call that runs eagerly, until its backward
+        self.halves = backend.kernels.replayed_training(
+            self._forward, self._backward, flat.data, (flat.grad, *buffers)
+        )
+
+    def _forward(self, x: Array, t: Array, step: Array, *embedding: Array) -> Array:
+        random.set_ambient(self.seed, self.draw, int(step[0]))
+        leaves = [Tensor(e, requires_grad=True) for e in embedding]
+        for leaf, buffer in zip(leaves, self.buffers, strict=True):
+            leaf.grad = buffer
+        self._output = self.model(x, t, *leaves)
+        self.draws = random.ambient()[1] - self.draw
         return self._output.data
 
     def _backward(self, gy: Array) -> None:
@@ -115,15 +138,22 @@ class ReplayedTraining:
 class _ModelCall(Function):
     """A model as one function of the graph; its backward adds to the gradients of the weights."""
 
-    def __init__(self, halves: Any, x: Array, t: Array):
-        self.halves, self.x, self.t = halves, x, t
+    def __init__(self, recorded: _Recorded, x: Array, t: Array, step: Array):
+        self.recorded, self.x, self.t, self.step = recorded, x, t, step
 
-    def forward(self, anchor: Array) -> Array:
-        return self.halves.forward(self.x, self.t)
+    def forward(self, anchor: Array, *embedding: Array) -> Array:
+        seed, draw, step = random.ambient()
+        y = self.recorded.halves.forward(self.x, self.t, self.step, *embedding)
+        random.set_ambient(seed, draw + self.recorded.draws, step)
+        return y
 
-    def backward(self, gy: Array) -> tuple[Array]:
-        self.halves.backward(gy)
-        return (backend.xp.zeros((), gy.dtype),)
+    def backward(self, gy: Array) -> tuple[Array, ...]:
+        ambient, buffers = random.ambient(), self.recorded.buffers
+        for buffer in buffers:
+            buffer[...] = 0
+        self.recorded.halves.backward(gy)
+        random.set_ambient(*ambient)
+        return backend.xp.zeros((), gy.dtype), *(buffer.copy() for buffer in buffers)
 
 
 def replayed_training(model: Module, flat: FlatParameters) -> Model:

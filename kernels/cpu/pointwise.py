@@ -23,6 +23,7 @@ from minddpm.kernels.cpu.memory import (
     share,
 )
 from minddpm.kernels.cpu.philox import CHUNK, LOW, key, philox
+from minddpm.kernels.cpu.recorder import here
 from minddpm.kernels.cpu.task import as_float, as_float32, bits, integers, task
 from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, Emitter, kernel
 from minddpm.kernels.float32 import contiguous_float32, float32_only
@@ -107,10 +108,10 @@ def _backward(piece, pieces, worker, at):
 @float32_only
 def dropout(x, p: float, seed: int, purpose: int, step: int):
     y, limit = empty(x.shape), math.ceil(p * 2.0**24) << 8
+    here.step[0], *k = key(step, seed, purpose)
     _dropout(
-        _pieces(x), address(x), address(y), x.size, limit, bits(1 / (1 - p)),
-        *key(step, seed, purpose),
-    )  # fmt: skip
+        _pieces(x), address(x), address(y), x.size, limit, bits(1 / (1 - p)), address(here.step), *k
+    )
     return y
 
 
@@ -120,7 +121,8 @@ def _dropout(piece, pieces, worker, at):
 
     That is the condition u >= p of its uniform number u = (word >> 8) / 2^24.
     """
-    x_at, y_at, n, limit, factor, step, k0, k1 = integers(at, 8)
+    x_at, y_at, n, limit, factor, step_at, k0, k1 = integers(at, 8)
+    (step,) = integers(step_at, 1)
     x, y, factor = floats(x_at, n), floats(y_at, n), as_float32(factor)
     limit, step, k0, k1 = np.uint64(limit), np.uint64(step), np.uint64(k0), np.uint64(k1)
     for k in items(-(-n // CHUNK), piece, pieces):

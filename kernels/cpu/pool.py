@@ -12,7 +12,7 @@ Who waits looks again and again for SPIN nanoseconds, because the next task most
 microseconds; then it sleeps, because a spinning thread takes a core from other programs.
 
 Which pieces are left is one integer, the ticket: the number of the task in its upper 32 bits, one
-bit for each piece that nobody has taken in its lower 32. A piece is taken by clearing its bit with
+bit for each piece not yet taken in its lower 32. A piece is taken by clearing its bit with
 a compare-and-exchange: it fails if another thread has changed the ticket meanwhile, so that no
 piece is taken twice, and none of a task that is done. A thread takes the pieces of its own share
 first: their data may still be in its cache from the task before.

@@ -26,6 +26,10 @@ class Recorder(Protocol):
 class _Here(threading.local):
     recorder: Recorder | None = None
 
+    def __init__(self) -> None:
+        # The step of a random stream is read by the task at an address, since it changes in replay.
+        self.step = np.zeros(1, np.int64)
+
 
 here = _Here()
 

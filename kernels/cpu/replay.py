@@ -29,7 +29,7 @@ import numpy as np
 from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.constant_weights import Derived, current
 from minddpm.kernels.cpu.record import Lifetimes, Record
-from minddpm.kernels.cpu.recorder import recorded_by
+from minddpm.kernels.cpu.recorder import here, recorded_by
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -101,13 +101,13 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
 class replayed_training:  # noqa: N801
     """The two halves of a training step that may run their tasks without Python between them.
 
-    forward, backward, weights, gradients: as kernels/reference's `replayed_training` has them. A
-    replay is compared when the weights have changed: then nothing that NumPy made of them is right.
+    The arguments are those of kernels/reference's `replayed_training`. A replay is compared once
+    the weights have changed: what NumPy made of the old ones is wrong.
     """
 
     def __init__(
         self, forward: Callable[..., np.ndarray], backward: Callable[[np.ndarray], None],
-        weights: np.ndarray, gradients: np.ndarray,
+        weights: np.ndarray, gradients: Arrays,
     ):  # fmt: skip
         self._functions = forward, backward
         self._weights, self._gradients = weights, gradients
@@ -147,35 +147,42 @@ class replayed_training:  # noqa: N801
             self._record, self._recorded_with = Record(self._lifetimes), self._checksum()
         output = self._record.record(self._functions[half], inputs)
         if half == 1:
-            self._run = self._eager if self._record.broken else self._third
+            self._run = self._third
         return output
 
     def _third(self, half: int, inputs: Arrays) -> Any:
         """Repeat in the recorded memory; once the weights are new ones, compare a replay."""
         output = self._repeat(half, inputs)
-        if half == 1 and self._record.broken:
-            self._run = self._eager
-        elif half == 1 and self._checksum() != self._recorded_with:
-            self._run = self._replay if self._is_right(inputs[0]) else self._eager
+        if half == 1 and (self._record.broken or self._checksum() != self._recorded_with):
+            if self._is_right(inputs[0]):
+                self._run = self._replay
+            else:
+                self._run, self._record = self._eager, None
         return output
 
     def _is_right(self, gy: np.ndarray) -> bool:
         """Return whether a replay with other inputs does what eager calls do."""
-        others, results = tuple(map(_changed, self._inputs)), []
-        gradients = self._gradients.copy()
+        if self._record.broken:
+            return False
+        inputs, self._inputs = self._inputs, tuple(map(_changed, self._inputs))
+        before, results = [g.copy() for g in self._gradients], []
         for call in (self._repeat, self._replay):
             self._record.restart()
-            self._gradients[...] = 0
-            y = call(0, others).copy()
+            for gradient in self._gradients:
+                gradient[...] = 0
+            y = call(0, self._inputs).copy()
             call(1, (-gy,))
-            results.append((y, self._gradients.copy()))
-        self._gradients[...] = gradients
-        return all(map(_equal, *results)) and not self._record.broken
+            results.append([y, *(g.copy() for g in self._gradients)])
+        for gradient, value in zip(self._gradients, before, strict=True):
+            gradient[...] = value
+        self._inputs = inputs
+        return all(map(_equal, *results))
 
     def _repeat(self, half: int, inputs: Arrays) -> Any:
         return self._record.repeat(half, self._functions[half], inputs)
 
     def _replay(self, half: int, inputs: Arrays) -> Any:
+        here.step[...] = self._inputs[2]  # the tasks of both halves draw with it
         return self._record.replay(half, inputs)
 
     def _checksum(self) -> int:

@@ -68,7 +68,7 @@ def pieces(items: int) -> int:
     items: the images, tiles or chunks that they divide. With many of them each thread gets two
     pieces, so that one can do more while another is put aside; with four it is no faster.
     """
-    return max(1, min(items, count() * (2 if items >= 2 * ITEMS * count() else 1)))
+    return max(1, min(items, MOST, count() * (2 if items >= 2 * ITEMS * count() else 1)))
 
 
 def parts(items: int) -> int:

@@ -103,12 +103,13 @@ class Halves(NamedTuple):
 
 def replayed_training(
     forward: Callable[..., Array], backward: Callable[[Array], None],
-    weights: Array, gradients: Array,
+    weights: Array, gradients: tuple[Array, ...],
 ) -> Halves:  # fmt: skip
     """Return two functions that may record and replay the kernels of these; here they do not.
 
-    forward: takes arrays and returns one; backward: takes the gradient of that one and adds to
-    `gradients`, an array, those of `weights`, an array that both halves read. Both run the same
-    kernels for all values, and a call of backward belongs to the last one of forward.
+    forward: takes x, t, the step of random draws (int64 [1]) and other arrays, and returns one
+    array. backward: takes its gradient and adds to the arrays `gradients`. weights: an array that
+    both read. Both run the same kernels for all values, and a call of backward belongs to the last
+    one of forward.
     """
     return Halves(forward, backward)

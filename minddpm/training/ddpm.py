@@ -138,7 +138,7 @@ class Trainer(Loop):
         return losses.data, t, weights
 
     def _model(self, chosen: np.ndarray, step: int) -> Model:
-        """Return the UNet: replayed, or conditioned on the images' classes if it has classes.
+        """Return the UNet, replayed, conditioned on the images' classes if it has classes.
 
         A share label_dropout of them, 0.1 by default, gets no class. The model thus learns the
         unconditional distribution, too, which guidance needs (Ho and Salimans 2022, Algorithm 1).
@@ -148,7 +148,7 @@ class Trainer(Loop):
         labels, no_class = self.dataset.labels[chosen], self.unet.num_classes
         u = random.bits(len(labels), self.options.seed, random.LABEL, step) * 2.0**-32
         labels = np.where(u < self.options.label_dropout, no_class, labels)
-        return partial(self.unet, class_labels=labels)
+        return partial(self.model, class_labels=labels)
 
     def _draw_t(self, N: int, step: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return t [N] and the weights of their losses [N], None if t is drawn uniformly."""

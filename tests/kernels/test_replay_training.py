@@ -1,6 +1,7 @@
 """Training steps that replay: the weights are those of eager training, bit by bit."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,11 +22,13 @@ MODELS = {
     "small": {**minddpm.SMALL, "sample_size": 8},
     "cosines first": {"flip_sin_to_cos": True, "freq_shift": 0},
     "without middle": {"mid_block_type": None},
+    "dropout": {"dropout": 0.2},
+    "classes": {"num_class_embeds": 4},
+    "dropout and classes": {"dropout": 0.2, "num_class_embeds": 3},
 }
 EAGER = {  # NumPy computes a part of them
     "narrow": {"block_out_channels": (18, 42), "norm_num_groups": 6, "attention_head_dim": 6},
     "scale and shift": {"resnet_time_scale_shift": "scale_shift"},
-    "dropout": {"dropout": 0.2},
 }
 DIFFUSION = minddpm.GaussianDiffusion(minddpm.schedules.linear(1000))
 
@@ -41,17 +44,24 @@ def _numba_with_the_threads_of_before():
 class Training:
     """Steps of Adam, with a model that replays or not; images and t are others in each step."""
 
+    seeded = True
+
     def __init__(self, unet, replay, diffusion=DIFFUSION, loss="simple"):
         self.optimizer = nn.Adam(unet.train().parameters(), lr=1e-3)
         self.model = replayed_training(unet, self.optimizer.flat) if replay else unet
-        self.diffusion, self.loss, self.steps = diffusion, loss, 0
+        self.unet, self.diffusion, self.loss, self.steps = unet, diffusion, loss, 0
 
     def losses(self, N):
-        minddpm.manual_seed(0, self.steps)
+        if self.seeded:
+            minddpm.manual_seed(0, self.steps)
         x0 = random.normal((N, 8, 8, 1), 0, random.CHECK, self.steps).clip(-1, 1)
         t = np.array([(37 * n + 91 * self.steps + 5) % 1000 for n in range(N)])
         noise = random.normal(x0.shape, 0, random.NOISE, self.steps)
-        return self.diffusion.training_losses(self.model, x0, t, noise, self.loss)
+        model = self.model
+        if classes := getattr(self.unet, "config", {}).get("num_class_embeds"):
+            labels = np.array([(n + self.steps) % classes for n in range(N)])
+            model = partial(model, class_labels=labels)
+        return self.diffusion.training_losses(model, x0, t, noise, self.loss)
 
     def step(self, N):
         losses = self.losses(N)
@@ -63,7 +73,7 @@ class Training:
 
     def stages(self):
         """Return what each shape's halves do now, such as "replay"."""
-        return [halves._run.__name__.strip("_") for halves in self.model._halves.values()]
+        return [r.halves._run.__name__.strip("_") for r in self.model._records.values()]
 
 
 def check(config, batches, **changes):
@@ -152,6 +162,31 @@ def test_what_numpy_computes_between_the_tasks_is_not_lost(part):
         eager, replayed = (training.step(3) for training in models)
         assert replayed.tobytes() == eager.tobytes()
     assert models[1].stages() == ["replay" if part == "nothing" else "eager"]
+
+
+def test_draws_after_a_step_are_those_after_an_eager_one():
+    runs = []
+    for replay in (False, True):  # one after the other: an eager draw sets the step of the next
+        training, run = Training(random_unet(WIDE, dropout=0.2, scale=0.1), replay), []
+        for _ in range(6):
+            training.step(2)
+            run.append((random.ambient(), training.optimizer.flat.data.tobytes()))
+        runs.append(run)
+    assert runs[0] == runs[1]
+    assert runs[0][0][0][1] > 0  # numbers were drawn
+
+
+def test_dropout_without_manual_seed_draws_on():
+    flats = []
+    for replay in (False, True):
+        training = Training(random_unet(WIDE, dropout=0.2, scale=0.1), replay)
+        training.seeded = False
+        minddpm.manual_seed(5)
+        for _ in range(5):
+            training.step(2)
+        flats.append(training.optimizer.flat.data.tobytes())
+    assert flats[0] == flats[1]
+    assert training.stages() == ["second"]  # recorded for the first draw only
 
 
 @pytest.mark.parametrize("steps", range(6))

@@ -9,6 +9,7 @@ from minddpm.kernels.cpu.memory import address, pairs
 from minddpm.kernels.cpu.task import bits, integers
 from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, ROWS
 
+FEW_IMAGES = threads.PARTS  # with fewer the images of a backward are too few to be divided
 # Tiles in a chunk: few enough that V and Z stay in the cache of a core.
 TILES = 4 * ROWS if ROWS < 14 else 2 * ROWS
 # Most floats of a piece's bordered images, measured; the backward holds each image twice.
@@ -16,7 +17,6 @@ CACHED, CACHED_BACKWARD = 300_000, 150_000
 # Above this many bytes the transformed weights do not stay in the cache of a core, and reading them
 # or adding to their gradient takes most of the time: pieces divide the weights, not the images.
 MANY_WEIGHTS = 3 << 20
-FEW_IMAGES = threads.PARTS
 SHARED = 16 << 20  # most bytes of V and D in that case: they stay in the cache of all cores
 
 
@@ -149,7 +149,7 @@ def _layer(N, H, W, C1, C2, C_out, padding, up, M, groups, eps, backward, pieces
     )  # fmt: skip
     (TH, TW), C, C_out = tile_counts(s), pairs(C1 + C2) * LANES, pairs(C_out) * LANES
     point = 4 * (M + 2) ** 2
-    # A backward of few images would also leave threads without work.
+    # With few images a backward would leave threads without work, too.
     if point * C * C_out <= MANY_WEIGHTS and not (backward and N < FEW_IMAGES):
         cached = CACHED_BACKWARD if backward else CACHED
         return s._replace(images=images_together(s, pieces, cached))
