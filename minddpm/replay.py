@@ -20,6 +20,8 @@ computed as usual:
 import weakref
 from typing import Any
 
+import numpy as np
+
 from minddpm import backend, random
 from minddpm.autodiff import Tensor, no_grad
 from minddpm.autodiff.graph import Function, records_graph
@@ -102,7 +104,8 @@ class ReplayedTraining:
         recorded = self._records[key]
         if recorded.draws and position != [recorded.seed, recorded.draw]:
             return self.model(x, t, *embedded)
-        call = _ModelCall(recorded, x, t, xp.asarray([step], "int64"))
+        # The step stays on the host: reading it from a GPU would wait for all kernels.
+        call = _ModelCall(recorded, x, t, np.array([step], np.int64))
         self._last = weakref.ref(call)
         # A function is part of the graph if an input needs a gradient. Here only weights do.
         return call(Tensor(xp.zeros((), self.flat.data.dtype), requires_grad=True), *embedded)
