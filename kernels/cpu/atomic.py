@@ -17,7 +17,8 @@ from minddpm.kernels.cpu.vector.instructions import I32, I64
 ORDER = "seq_cst"
 MACHINE = platform.machine().lower()
 IS_X86, IS_ARM = MACHINE in ("x86_64", "amd64"), MACHINE in ("aarch64", "arm64")
-# Linux: futex(2). macOS: the calls under its C++ library's wait and notify; not public, but stable.
+# Linux: futex(2). macOS: the calls under its C++ library's wait and notify, not public, but stable;
+# the pool has not run there yet. NUMBA_THREADING_LAYER=workqueue avoids it.
 HAS_WAITING = sys.platform in ("linux", "darwin") and (IS_X86 or IS_ARM)
 
 FUTEX = 202 if IS_X86 else 98  # the number of the system call

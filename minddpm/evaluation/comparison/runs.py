@@ -130,7 +130,8 @@ def _steps(plan: Plan, system: System, dataset: ImageDataset, run: RunDirectory)
 
 def _seconds(loop: Loop, minutes: float) -> float:
     """Return the median seconds to compute gradients, timed for 1/20 of `minutes`."""
-    loop.gradients()  # compiles the kernels
+    for _ in range(2):
+        loop.gradients()  # compiles the kernels, then records them
     end, seconds = time.perf_counter() + 60 * minutes / 20, []
     while not seconds or time.perf_counter() < end:
         started = time.perf_counter()
