@@ -6,6 +6,7 @@ Tasks take less time than NumPy for arrays of this size, and only tasks can be r
 import numpy as np
 
 from minddpm.kernels.cpu import threads
+from minddpm.kernels.cpu.compiled import serial
 from minddpm.kernels.cpu.memory import (
     add_floats,
     address,
@@ -32,6 +33,17 @@ def copied(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     return y
 
 
+@serial
+def _copy_line(source, step, to, n):
+    """Copy n floats that are `step` bytes apart to neighbouring ones."""
+    if step == 4:
+        copy_floats(source, to, n)
+    else:
+        line = floats(to, n)
+        for k in range(n):
+            line[k] = floats(source + k * step, 1)[0]
+
+
 @task
 def _copy(piece, pieces, worker, at):
     x, y, A, B, C, D, a, b, c, d = integers(at, 10)
@@ -39,12 +51,7 @@ def _copy(piece, pieces, worker, at):
         for j in range(C):
             source = x + i // B * a + i % B * b + j * c
             to = y + (i * C + j) * D * 4
-            if d == 4:
-                copy_floats(source, to, D)
-            else:
-                line = floats(to, D)
-                for k in range(D):
-                    line[k] = floats(source + k * d, 1)[0]
+            _copy_line(source, d, to, D)
 
 
 def transposed(w: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -70,12 +77,7 @@ def _pack(piece, pieces, worker, at):
         for k in range(0, C_out, PAIR):
             source, to = w + i * line + k * column, packed + (k * D + i * PAIR) * 4
             width = min(PAIR, C_out - k)
-            if column == 4:
-                copy_floats(source, to, width)
-            else:
-                row = floats(to, width)
-                for j in range(width):
-                    row[j] = floats(source + j * column, 1)[0]
+            _copy_line(source, column, to, width)
             clear(to + 4 * width, PAIR - width)
 
 
@@ -86,18 +88,7 @@ def padded_bias(b: np.ndarray | None, C_out: int) -> np.ndarray:
         return np.zeros(wide, np.float32)
     if wide == C_out and b.flags.c_contiguous:
         return b
-    bias = empty(wide)
-    _pad(1, address(b), address(bias), C_out, wide, b.strides[0])
-    return bias
-
-
-@task
-def _pad(piece, pieces, worker, at):
-    b, bias, C, wide, step = integers(at, 5)
-    y = floats(bias, wide)
-    y[:] = 0
-    for c in range(C):
-        y[c] = floats(b + c * step, 1)[0]
+    return pack(b[None, :]).reshape(-1)  # a matrix of one line
 
 
 def summed(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

@@ -39,6 +39,13 @@ def _library(builder, name, result, arguments, var_arg=False):
     )
 
 
+def _futex(builder, at, operation, value):
+    """Call futex(at, operation, value, 0, 0, 0)."""
+    call = _library(builder, "syscall", I64, [I64], var_arg=True)
+    number, operation, zero = (ir.Constant(I64, n) for n in (FUTEX, operation, 0))
+    builder.call(call, [number, at, operation, value, zero, zero, zero])
+
+
 @intrinsic
 def load(typing_context, at):
     """Return the int64 at address `at`."""
@@ -130,15 +137,12 @@ def wait(typing_context, at, value):
     """
 
     def codegen(context, builder, signature, args):
-        zero = ir.Constant(I64, 0)
         if sys.platform == "darwin":
             sleep = _library(builder, "__ulock_wait", I32, [I32, I64, I64, I32])
             low = builder.zext(builder.trunc(args[1], I32), I64)
             builder.call(sleep, [ir.Constant(I32, ULOCK_WAIT), args[0], low, ir.Constant(I32, 0)])
         else:
-            call = _library(builder, "syscall", I64, [I64], var_arg=True)
-            number, wait = ir.Constant(I64, FUTEX), ir.Constant(I64, FUTEX_WAIT)
-            builder.call(call, [number, args[0], wait, args[1], zero, zero, zero])
+            _futex(builder, args[0], FUTEX_WAIT, args[1])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
@@ -149,14 +153,11 @@ def wake(typing_context, at, most):
     """Wake up to `most` threads that sleep at address `at` (macOS: all)."""
 
     def codegen(context, builder, signature, args):
-        zero = ir.Constant(I64, 0)
         if sys.platform == "darwin":
             call = _library(builder, "__ulock_wake", I32, [I32, I64, I64])
-            builder.call(call, [ir.Constant(I32, ULOCK_WAKE), args[0], zero])
+            builder.call(call, [ir.Constant(I32, ULOCK_WAKE), args[0], ir.Constant(I64, 0)])
         else:
-            call = _library(builder, "syscall", I64, [I64], var_arg=True)
-            number, wake = ir.Constant(I64, FUTEX), ir.Constant(I64, FUTEX_WAKE)
-            builder.call(call, [number, args[0], wake, args[1], zero, zero, zero])
+            _futex(builder, args[0], FUTEX_WAKE, args[1])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen

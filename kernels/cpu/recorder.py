@@ -1,4 +1,4 @@
-"""Who watches the kernels of this Python thread: nobody, or one of the two classes of replay.py.
+"""The recorder of this Python thread's kernels: None, or one of the two classes of record.py.
 
 Kernels take their memory from `empty`, and give the addresses of arrays to tasks by `address`
 (memory.py); tasks run by Task.__call__ (task.py). Each of them asks here.recorder first.
@@ -36,7 +36,7 @@ here = _Here()
 
 @contextmanager
 def recorded_by(recorder: Recorder | None) -> Iterator[None]:
-    """Let the recorder (None: nobody) watch the kernels of this Python thread in the block."""
+    """Within the block, tell the recorder (None: none) what the kernels of this thread do."""
     before, here.recorder = here.recorder, recorder
     try:
         yield

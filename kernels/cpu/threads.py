@@ -6,6 +6,8 @@ kernel at a time uses the kernels' threads (run); others run meanwhile in their 
 
 import os
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
@@ -95,9 +97,7 @@ def _run_alone(function, pieces, at):
 @serial
 def _run_list_alone(tasks):
     for i in range(len(tasks)):
-        function, pieces, at = tasks[i]
-        for piece in range(pieces):
-            call(function, piece, pieces, 0, at)
+        _run_alone(tasks[i, 0], tasks[i, 1], tasks[i, 2])
 
 
 def run(function: int, pieces: int, at: int) -> None:
@@ -107,35 +107,29 @@ def run(function: int, pieces: int, at: int) -> None:
     alone. Why? A task uses all cores, so that two at a time would only take turns. Raises
     InputError in a forked process: the threads exist only in its parent, and it would wait forever.
     """
-    _check_not_forked()
-    if not _one_kernel.acquire(blocking=False):
-        _run_alone(function, pieces, at)
-        return
-    try:
-        _threads.run(function, pieces, at)
-    finally:
-        _one_kernel.release()
+    _take_turns(_threads.run, _run_alone, function, pieces, at)
 
 
 def run_list(tasks: np.ndarray) -> None:
     """Run tasks one after the other, as `run` does each: int64 [tasks, 3], its three arguments."""
-    _check_not_forked()
-    if not _one_kernel.acquire(blocking=False):
-        _run_list_alone(tasks)
-        return
-    try:
-        _threads.run_list(tasks)
-    finally:
-        _one_kernel.release()
+    _take_turns(_threads.run_list, _run_list_alone, tasks)
 
 
-def _check_not_forked() -> None:
+def _take_turns(together: Callable[..., None], alone: Callable[..., None], *args: Any) -> None:
+    """Call `together`, which uses the threads, or `alone` while another Python thread does."""
     if _forked:
         raise InputError(
             "the numba backend was in use before this process was forked, and its threads are not "
             "copied: start processes with multiprocessing.get_context('spawn'), or choose the "
             "backend numpy in them."
         )
+    if not _one_kernel.acquire(blocking=False):
+        alone(*args)
+        return
+    try:
+        together(*args)
+    finally:
+        _one_kernel.release()
 
 
 def _after_fork() -> None:
