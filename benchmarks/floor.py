@@ -13,13 +13,14 @@ from unittest import mock
 
 import numpy as np
 
-from minddpm import backend
+from minddpm import backend, set_backend
 from minddpm.kernels import cpu
 from minddpm.kernels.cpu import matrix_product
 from minddpm.kernels.cpu.ladder import conv4_winograd as winograd
 from minddpm.kernels.cpu.ladder.choose import LADDER
 from minddpm.kernels.cpu.ladder.layer import Layer, tile_counts
 from minddpm.kernels.cpu.ladder.shape import Shape
+from unets import Expected, Problem, build, without_replay
 
 
 def winograd_flops(s: Layer) -> int:
@@ -91,3 +92,11 @@ def counting() -> Iterator[dict[str, int]]:
                 function = counted("bytes", getattr(cpu, name), lambda *arrays: array_bytes(arrays))
                 patches.enter_context(mock.patch.object(backend.kernels, name, function))
         yield total
+
+
+def training_step(p: Problem, wanted: Expected) -> dict[str, float]:
+    """Return the flops and bytes of one training step (Numba backend)."""
+    set_backend("numba")  # counting() patches the kernels of the active backend
+    with without_replay(), counting() as total:
+        build("numba", "train", p, wanted)  # takes two steps to verify them
+    return {key: count / 2 for key, count in total.items()}

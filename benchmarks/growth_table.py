@@ -7,7 +7,7 @@ from typing import Any
 import minddpm
 import unets
 from contestants import share_threads
-from floor import counting
+from floor import training_step
 from measure import interleave, median, ratio
 from minddpm.kernels.cpu import threads as kernel_threads
 from peak import fma_peak
@@ -39,10 +39,9 @@ def growth(args: argparse.Namespace) -> Table:
         }
         yield
         seconds = interleave(run, rounds=7)
-        with unets.without_replay(), counting() as total:
-            unets.build("numba", "train", p, wanted)  # takes two steps to verify them
+        cost = training_step(p, wanted)
         ms = median(seconds["numba"]) * 1e3
-        at_peak = total["flops"] / 2 / peaks[threads] / 1e6
+        at_peak = cost["flops"] / peaks[threads] / 1e6
         rows.append([
             ", ".join(f"{name} {value}" for name, value in change.items()).replace("N ", "batch "),
             f"{ms / case['N']:.2f}", f"{at_peak / ms:.0%}",

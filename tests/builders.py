@@ -26,6 +26,7 @@ TINY = {
     "layers_per_block": 1,
     "norm_num_groups": 4,
 }
+WIDE = {**TINY, "block_out_channels": (32, 64)}  # complete vectors, which the CPU replays
 TINIEST = {**TINY, "block_out_channels": (4, 8), "norm_num_groups": 2}
 NO_ATTENTION = {
     "down_block_types": ("DownBlock2D", "DownBlock2D"),

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from builders import TINY, random_unet
+from builders import WIDE, random_unet
 from python_threads import at_once
 
 import minddpm
@@ -14,7 +14,6 @@ minddpm.set_backend("numba")
 
 from minddpm.kernels.cpu import record, recorder, threads  # noqa: E402
 
-WIDE = {**TINY, "block_out_channels": (32, 64)}
 MODELS = {
     "wide": {},
     "small": {**minddpm.SMALL, "sample_size": 8},

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from builders import TINY, random_unet
+from builders import WIDE, random_unet
 
 import minddpm
 from minddpm import autodiff as F
@@ -16,7 +16,6 @@ minddpm.set_backend("numba")
 
 from minddpm.kernels.cpu import record, recorder, threads  # noqa: E402
 
-WIDE = {**TINY, "block_out_channels": (32, 64)}
 MODELS = {
     "wide": {},
     "small": {**minddpm.SMALL, "sample_size": 8},
