@@ -8,6 +8,7 @@ import pytest
 
 from cases import convolutions
 from contestants import GPU, clock, expected, fits, ours, rung, share_threads
+from measure import settle
 
 ladder = pytest.importorskip("minddpm.kernels.cpu.ladder.choose", exc_type=ImportError)
 
@@ -37,4 +38,5 @@ def test_rung(benchmark, shape, backward, name):
         run = rung(case, backward, name, wanted)
     benchmark.group = f"ladder: {shape}{' backward' * backward}, {N} images"
     benchmark.name = name
+    settle()
     benchmark(run)

@@ -8,6 +8,7 @@ import pytest
 
 from cases import convolutions, directions, other_operations
 from contestants import OURS, clock, expected, layouts, ours, share_threads, theirs
+from measure import settle
 
 N = 16
 CASES = {**convolutions(N, awkward=True), **other_operations(N)}
@@ -31,4 +32,5 @@ def test_operation(benchmark, name, backward, contestant):
     run = make(case, backward, contestant, expected(case, backward))
     benchmark.group = f"{name}{' backward' * backward}, {N} images"
     benchmark.name = contestant
+    settle()
     benchmark(run)

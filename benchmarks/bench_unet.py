@@ -11,6 +11,7 @@ import pytest
 
 import minddpm
 from contestants import GPU, THEIRS, clock, share_threads
+from measure import settle
 from unets import TASKS, build, expected, modes, problem
 
 ROUNDS = {1: 20, 16: 6, 64: 3, 128: 3}
@@ -35,4 +36,5 @@ def test_unet(benchmark, task, N, mode):
     run = build(mode, task, p, _wanted[task, N])
     benchmark.group = f"UNet: {task}, {N} image{'s' * (N > 1)}"
     benchmark.name = mode
+    settle()
     benchmark.pedantic(run, rounds=ROUNDS[N], warmup_rounds=1)

@@ -12,9 +12,20 @@ from minddpm import backend
 from minddpm.gpucheck.arrays import WrongResultError as WrongResultError
 from minddpm.gpucheck.arrays import verify as verify
 
-# Seconds. Pool threads busy-wait a few milliseconds after finishing, which would disturb the next
-# measurement.
-PAUSE = 0.02
+PAUSE, PAUSES = 0.01, 30  # seconds, and how many settle() waits at most
+
+
+def settle() -> None:
+    """Wait until all threads of this process rest.
+
+    A library's threads spin when they have finished, and would take a core from whoever is timed
+    next: OpenMP's for milliseconds, those of NumPy's OpenBLAS for a tenth of a second.
+    """
+    for _ in range(PAUSES):
+        before = time.process_time()
+        time.sleep(PAUSE)
+        if time.process_time() - before < PAUSE / 10:
+            return
 
 
 def called(function: Callable[..., Any], arguments: Iterable[Any], in_place: bool) -> Any:
@@ -82,7 +93,7 @@ def interleave(
     for _ in range(rounds):
         for name, function in contestants.items():
             gc.collect()
-            time.sleep(PAUSE)
+            settle()
             if calls[name] > 1:
                 function()
             start = time.perf_counter()
