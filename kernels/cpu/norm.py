@@ -1,9 +1,10 @@
 """Group normalisation with or without SiLU: few passes over each image while it is in the cache."""
 
 from minddpm.kernels.cpu import threads
-from minddpm.kernels.cpu.arrange import padded_bias, summed
-from minddpm.kernels.cpu.constant_weights import from_weights
-from minddpm.kernels.cpu.memory import address, clear, copy_pixels, empty, items, pairs, workspace
+from minddpm.kernels.cpu.arrange import summed
+from minddpm.kernels.cpu.compiled import serial
+from minddpm.kernels.cpu.memory import address, clear, copy_floats, empty, items, workspace
+from minddpm.kernels.cpu.norm_lines import fold, fold_sums, line_moments, spread
 from minddpm.kernels.cpu.norm_steps import (
     CHANNEL_ROWS,
     channels_at,
@@ -17,7 +18,6 @@ from minddpm.kernels.cpu.norm_steps import (
 )
 from minddpm.kernels.cpu.pointwise import add_to
 from minddpm.kernels.cpu.task import as_float, bits, integers, task
-from minddpm.kernels.cpu.vector.instructions import LANES
 from minddpm.kernels.float32 import float32_only
 
 
@@ -48,11 +48,11 @@ def _normalised(x, weight, bias, groups, eps, silu):
     N, C = x.shape[0], x.shape[-1]
     y = empty(x.shape)
     mean, rstd = empty((N, groups)), empty((N, groups))
-    P, wide = x[0].size // C, from_weights(padded_bias, bias, C)
-    space = workspace(_floats(P, C, 1))
+    P, F = x[0].size // C, fold(C)
+    space = workspace(_floats(P, C, F, 1))
     _forward(
-        threads.pieces(N), N, P, C, groups, bits(eps), silu, address(x), address(weight),
-        address(wide), address(y), address(mean), address(rstd), address(space), space.strides[0],
+        threads.pieces(N), N, P, C, F, groups, bits(eps), silu, address(x), address(weight),
+        address(bias), address(y), address(mean), address(rstd), address(space), space.strides[0],
     )  # fmt: skip
     return y, mean, rstd
 
@@ -60,75 +60,109 @@ def _normalised(x, weight, bias, groups, eps, silu):
 def _gradients(gy, x, weight, bias, mean, rstd, groups, silu):
     """Return gx, gw, gb."""
     N, C = x.shape[0], x.shape[-1]
-    P, wide = x[0].size // C, padded_bias(bias, C)
-    gx, space, parts = empty(x.shape), workspace(_floats(P, C, 2)), threads.parts(N)
+    P, F = x[0].size // C, fold(C)
+    gx, space, parts = empty(x.shape), workspace(_floats(P, C, F, 2)), threads.parts(N)
     gw, gb = empty((parts, C)), empty((parts, C))
     _backward(
-        parts, N, P, C, groups, silu, address(gy), address(x), address(weight),
-        address(wide), address(mean), address(rstd), address(gx), address(gw), address(gb),
+        parts, N, P, C, F, groups, silu, address(gy), address(x), address(weight),
+        address(bias), address(mean), address(rstd), address(gx), address(gw), address(gb),
         gw.strides[0], address(space), space.strides[0],
     )  # fmt: skip
     return gx, summed(gw), summed(gb)
 
 
 # --- a piece -------------------------------------------------------------------------------------
+#
+# F pixels are a line (norm_lines.py). If F = 1 the passes read and write the images themselves, and
+# `wide` is `narrow`; else a copy in working memory, of complete lines.
 
 
 @task
 def _forward(piece, pieces, worker, arguments):
-    N, P, C, groups, eps, silu, x, weight, bias, y, mean, rstd, space, row = integers(arguments, 14)
+    (
+        N, P, C, F, groups, eps, silu, x, weight, bias, y, mean, rstd, space, row,
+    ) = integers(arguments, 15)  # fmt: skip
     space += worker * row
-    Cp = pairs(C) * LANES
-    at, buffer = channels_at(space, Cp), space + CHANNEL_ROWS * Cp * 4
-    if Cp != C:  # the passes need complete vectors: copy into a wider image
-        clear(buffer, P * Cp)
+    lines, line = -(-P // F), F * C
+    narrow, wide, wide_bias, buffer = _places(space, C, F, bias)
     for n in items(N, piece, pieces):
         from_x, to = x + n * P * C * 4, y + n * P * C * 4
-        if Cp != C:
-            copy_pixels(from_x, buffer, P, C, 4 * C, 4 * Cp)
+        if F == 1:
+            moments(from_x, P, C, narrow.first, narrow.second, narrow.mean)
+        else:
+            copy_floats(from_x, buffer, P * C)
             from_x = to = buffer
-        moments(from_x, P, Cp, at.first, at.second, at.mean)
+            line_moments(from_x, P, C, F, narrow, wide)
         out = n * groups * 4
-        group_moments(at, C, groups, P, as_float(eps), weight, mean + out, rstd + out)
-        normalise(from_x, to, P, Cp, 4 * Cp, 4 * Cp, silu, at.mean, at.scale, bias)
-        if Cp != C:
-            copy_pixels(buffer, y + n * P * C * 4, P, C, 4 * Cp, 4 * C)
+        group_moments(narrow, C, groups, P, as_float(eps), weight, mean + out, rstd + out)
+        if F > 1:
+            spread(narrow.mean, wide.mean, C, F)
+            spread(narrow.scale, wide.scale, C, F)
+        normalise(
+            from_x, to, lines, line, 4 * line, 4 * line, silu, wide.mean, wide.scale, wide_bias
+        )
+        if F > 1:
+            copy_floats(buffer, y + n * P * C * 4, P * C)
 
 
 @task
 def _backward(piece, pieces, worker, arguments):
     (
-        N, P, C, groups, silu, gy, x, weight, bias, mean, rstd, gx, gw, gb, sums_row, space, row,
-    ) = integers(arguments, 17)  # fmt: skip
+        N, P, C, F, groups, silu, gy, x, weight, bias, mean, rstd, gx, gw, gb, sums_row, space, row,
+    ) = integers(arguments, 18)  # fmt: skip
     gw, gb, space = gw + piece * sums_row, gb + piece * sums_row, space + worker * row
-    Cp = pairs(C) * LANES
-    at, step = channels_at(space, Cp), 4 * Cp
-    wide_x = space + CHANNEL_ROWS * Cp * 4
-    wide_g = wide_x + P * Cp * 4
-    if Cp != C:
-        clear(wide_x, 2 * P * Cp)
+    lines, line = -(-P // F), F * C
+    narrow, wide, wide_bias, wide_x = _places(space, C, F, bias)
+    wide_g, step, rest = wide_x + lines * line * 4, 4 * line, lines * line - P * C
+    if F > 1:
+        clear(wide_x + P * C * 4, rest)
     clear(gw, C)
     clear(gb, C)
     for n in items(N, piece, pieces):
         shift = n * P * C * 4
         from_x, from_gy, to, stats = x + shift, gy + shift, gx + shift, n * groups * 4
-        if Cp != C:
-            copy_pixels(from_x, wide_x, P, C, 4 * C, 4 * Cp)
-            copy_pixels(from_gy, wide_g, P, C, 4 * C, 4 * Cp)
+        spread_groups(narrow, C, groups, weight, mean + stats, rstd + stats)
+        if F > 1:
+            copy_floats(from_x, wide_x, P * C)
+            copy_floats(from_gy, wide_g, P * C)
+            clear(wide_g + P * C * 4, rest)
             from_x, from_gy, to = wide_x, wide_g, wide_g
-        spread_groups(at, C, groups, weight, mean + stats, rstd + stats)
-        clear(at.first, 2 * Cp)  # also `second`, which follows `first`
+            spread(narrow.mean, wide.mean, C, F)
+            spread(narrow.scale, wide.scale, C, F)
+        clear(wide.first, 2 * line)  # also `second`, which follows `first`
         gradient_sums(
-            from_x, from_gy, to, P, Cp, step, step, silu, at.mean, at.scale, bias, at.first,
-            at.second,
+            from_x, from_gy, to, lines, line, step, step, silu, wide.mean, wide.scale, wide_bias,
+            wide.first, wide.second,
         )  # fmt: skip
-        group_slopes(at, C, groups, P, weight, rstd + stats, gw, gb)
-        gradient(from_x, to, to, P, Cp, step, step, at.mean, at.scale, at.slope, at.shift)
-        if Cp != C:
-            copy_pixels(wide_g, gx + shift, P, C, 4 * Cp, 4 * C)
+        if F > 1:
+            fold_sums(wide.first, narrow.first, C, F)
+            fold_sums(wide.second, narrow.second, C, F)
+        group_slopes(narrow, C, groups, P, weight, rstd + stats, gw, gb)
+        if F > 1:
+            spread(narrow.slope, wide.slope, C, F)
+            spread(narrow.shift, wide.shift, C, F)
+        gradient(
+            from_x, to, to, lines, line, step, step, wide.mean, wide.scale, wide.slope, wide.shift
+        )
+        if F > 1:
+            copy_floats(wide_g, gx + shift, P * C)
 
 
-def _floats(P: int, C: int, images: int) -> int:
-    """Return the working memory of a thread in floats, with `images` wide images if C is padded."""
-    Cp = pairs(C) * LANES
-    return CHANNEL_ROWS * Cp + (images * P * Cp if Cp != C else 0)
+@serial
+def _places(space, C, F, bias):
+    """Return the Channels of a pixel and of a line, the bias of a line, and where images begin."""
+    wide = channels_at(space, F * C)
+    end = space + CHANNEL_ROWS * F * C * 4
+    if F == 1:
+        return wide, wide, bias, end
+    spread(bias, end, C, F)
+    narrow = end + F * C * 4
+    return channels_at(narrow, C), wide, end, narrow + CHANNEL_ROWS * C * 4
+
+
+def _floats(P: int, C: int, F: int, images: int) -> int:
+    """Return the working memory of a thread in floats, with `images` images if they are copied."""
+    if F == 1:
+        return CHANNEL_ROWS * C
+    lines = -(-P // F)
+    return (CHANNEL_ROWS + 1) * F * C + CHANNEL_ROWS * C + images * lines * F * C

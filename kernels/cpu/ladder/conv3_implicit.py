@@ -48,6 +48,7 @@ from minddpm.kernels.cpu.vector.gemm import (
     WIDE,
     dots,
     transposed_product,
+    transposed_product_narrow,
     transposed_product_wide,
 )
 from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, ROWS
@@ -248,14 +249,16 @@ def gradient_of_w(s, few, image, line, gy, gy_line, gw):
                     )  # fmt: skip
         else:
             for d in range(0, lines, ROWS_T):
-                for k in range(0, columns, 2 * LANES):
+                for k in range(0, s.C_out, 2 * LANES):
                     out = to + (d * columns + k) * 4
-                    transposed_product(
-                        (
-                            window + 4 * d, s.stride * line, step, gy + 4 * k, gy_line, s.C_out * 4,
-                            BYTES, s.OH, s.OW, out, columns * 4, out, columns * 4,
-                        )
+                    arguments = (
+                        window + 4 * d, s.stride * line, step, gy + 4 * k, gy_line, s.C_out * 4,
+                        BYTES, s.OH, s.OW, out, columns * 4, out, columns * 4,
                     )  # fmt: skip
+                    if s.C_out - k <= LANES:
+                        transposed_product_narrow(arguments)
+                    else:
+                        transposed_product(arguments)
 
 
 @task

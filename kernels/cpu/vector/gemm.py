@@ -61,7 +61,7 @@ panel_product, panel_product_half = _panel_product(ROWS), _panel_product(HALF)
 # --- images: the product in the definition of a convolution ---------------------------------------
 
 
-def _strided_product(rows: int):
+def _strided_product(rows: int, vectors: int = 2):
     def product(
         e: Emitter, a, segments, a_segment, length, a_row, b, bias, extra, extra_row, c, c_row
     ) -> None:
@@ -71,16 +71,17 @@ def _strided_product(rows: int):
         from window to window and a_segment that from line to line of the image, this is a
         convolution read directly from the image; with one segment it is a matrix product.
         """
-        first = [e.load(bias, j * BYTES) for j in range(2)] * rows
+        columns = range(vectors)
+        first = [e.load(bias, j * BYTES) for j in columns] * rows
 
         def one_segment(at, carried):
             def one_d(inner, acc):
                 pa, pb = inner
-                w = [e.load(pb, j * BYTES) for j in range(2)]
+                w = [e.load(pb, j * BYTES) for j in columns]
                 for m in range(rows):
                     x = e.broadcast(pa, _times(e, a_row, m))
-                    for j in range(2):
-                        acc[2 * m + j] = e.fma(x, w[j], acc[2 * m + j])
+                    for j in columns:
+                        acc[vectors * m + j] = e.fma(x, w[j], acc[vectors * m + j])
                 return acc
 
             pb, *acc = carried
@@ -90,14 +91,16 @@ def _strided_product(rows: int):
         _, *acc = e.loop(segments, [(a, a_segment)], [b, *first], one_segment)
         for m in range(rows):
             to, more = e.offset(c, _times(e, c_row, m)), e.offset(extra, _times(e, extra_row, m))
-            for j in range(2):
-                e.store(e.add(acc[2 * m + j], e.load(more, j * BYTES)), to, j * BYTES)
+            for j in columns:
+                e.store(e.add(acc[vectors * m + j], e.load(more, j * BYTES)), to, j * BYTES)
 
-    product.__name__ = f"strided_product_{rows}"
+    product.__name__ = f"strided_product_{rows}_{vectors}"
     return kernel(product)
 
 
 strided_product, strided_product_half = _strided_product(ROWS), _strided_product(HALF)
+# The tile for up to LANES columns: half of the work where the second vector would be padding.
+strided_product_narrow = _strided_product(ROWS, 1)
 
 
 # --- transposed: the gradient of a weight ---------------------------------------------------------
@@ -137,11 +140,12 @@ def _transposed_product(rows: int, vectors: int):
             for j in rest:
                 e.store(acc[vectors * m + j], to[m], j * BYTES)
 
-    product.__name__ = f"transposed_product_{rows}"
+    product.__name__ = f"transposed_product_{rows}_{vectors}"
     return kernel(product)
 
 
 transposed_product = _transposed_product(ROWS_T, 2)
+transposed_product_narrow = _transposed_product(ROWS_T, 1)
 # The tile for very few channels (rows of C) has one row and more vectors.
 WIDE = 4
 transposed_product_wide = _transposed_product(1, WIDE)
