@@ -29,8 +29,8 @@ BLOCK = 128 // ROWS * ROWS  # rows per step of the backward: few enough to stay 
 
 
 @serial
-def product_rows(first, last, x, C, packed, C_out, bias, add, y, space, spare):
-    """Compute rows first .. last - 1 of y = x w + bias, or add them to y if `add`.
+def product_rows(first, last, x, C, packed, C_out, bias, extra, y, space, spare):
+    """Compute rows first .. last - 1 of y = x w + bias + extra; extra may be y, or 0 for none.
 
     spare: ROWS C floats for a copy of the last tile's rows, so that it does not read beyond x.
     """
@@ -39,16 +39,16 @@ def product_rows(first, last, x, C, packed, C_out, bias, add, y, space, spare):
         if count < ROWS:
             copy_pixels(from_x, spare, count, C, 4 * C, 4 * C)
             from_x = spare
-        extra_row = 4 * C_out if add else 0
+        more, more_row = (extra + r * C_out * 4, 4 * C_out) if extra else (0, 0)
         tile_rows(
-            from_x, 1, 0, C, 4 * C, count, packed, C_out, bias, to, extra_row, to, 4 * C_out, space
+            from_x, 1, 0, C, 4 * C, count, packed, C_out, bias, more, more_row, to, 4 * C_out, space
         )
 
 
 @task
 def _forward(piece, pieces, worker, at):
-    """Compute y. Arguments: seven numbers, then x, C and the packed weights of each part."""
-    R, C_out, bias, y, space, row, parts = integers(at, 7)
+    """Compute y. Arguments: eight numbers, then x, C and the packed weights of each part."""
+    R, C_out, bias, extra, y, space, row, parts = integers(at, 8)
     space += worker * row
     zeros = space + TILE_SPACE * 4  # the bias for all parts but the first
     spare = zeros + pairs(C_out) * BYTES
@@ -56,12 +56,12 @@ def _forward(piece, pieces, worker, at):
     for r in range(share(R, piece, pieces), share(R, piece + 1, pieces), BLOCK):
         last = min(r + BLOCK, share(R, piece + 1, pieces))
         for p in range(parts):
-            x, C, packed = integers(at + 8 * (7 + 3 * p), 3)
-            first = bias if p == 0 else zeros
-            product_rows(r, last, x, C, packed, C_out, first, p > 0, y, space, spare)
+            x, C, packed = integers(at + 8 * (8 + 3 * p), 3)
+            first, more = (bias, extra) if p == 0 else (zeros, y)
+            product_rows(r, last, x, C, packed, C_out, first, more, y, space, spare)
 
 
-def forward(xs, w, b):
+def forward(xs, w, b, extra=None):
     """Return y of kernels.reference.linear."""
     C_out = w.shape[1]
     y = empty((*xs[0].shape[:-1], C_out))
@@ -75,8 +75,8 @@ def forward(xs, w, b):
     bias = from_weights(padded_bias, b, C_out)
     space = workspace(TILE_SPACE + pairs(C_out) * LANES + ROWS * start)
     _forward(
-        threads.pieces(-(-R // ROWS)), R, C_out, address(bias), address(y), address(space),
-        space.strides[0], len(xs), *parts,
+        threads.pieces(-(-R // ROWS)), R, C_out, address(bias), address(extra), address(y),
+        address(space), space.strides[0], len(xs), *parts,
     )  # fmt: skip
     return y
 
@@ -84,8 +84,8 @@ def forward(xs, w, b):
 @task
 def _backward(piece, pieces, worker, at):
     """Compute gx of one part of x, and this piece's gw [C', C_out'] and gb [C_out]."""
-    (R, gy, C_out, x, C, packed, bias, gx, gw, gw_row, gb, gb_row, sum_gy, space, row) = integers(
-        at, 15
+    (R, gy, C_out, x, C, packed, bias, more, gx, gw, gw_row, gb, gb_row, sum_gy, space, row) = (
+        integers(at, 16)
     )
     gw, gb, space = gw + piece * gw_row, gb + piece * gb_row, space + worker * row
     Cp, Cp_out = (C + ROWS_T - 1) // ROWS_T * ROWS_T, pairs(C_out) * LANES
@@ -99,7 +99,7 @@ def _backward(piece, pieces, worker, at):
         count = min(BLOCK, share(R, piece + 1, pieces) - r)
         from_gy, from_x = gy + r * C_out * 4, x + r * C * 4
         if gx:
-            product_rows(r, r + count, gy, C_out, packed, C, bias, False, gx, space, spare)
+            product_rows(r, r + count, gy, C_out, packed, C, bias, more, gx, space, spare)
         if sum_gy:
             add_columns(from_gy, count, C_out, gb)
         # A matrix that does not consist of complete tiles is copied into a padded block first.
@@ -120,12 +120,13 @@ def _backward(piece, pieces, worker, at):
                 )  # fmt: skip
 
 
-def backward(gy, xs, w):
+def backward(gy, xs, w, partial=()):
     """Return gxs, gw, gb of kernels.reference.linear_backward."""
+    partial = partial or (None,) * len(xs)
     C_out = w.shape[1]
     R, Cp_out = gy.size // C_out, pairs(C_out) * LANES
     gxs, gw_all, start, parts = [], empty(w.shape), 0, threads.parts(len(gy))
-    for x in xs:
+    for x, more in zip(xs, partial, strict=True):
         C = x.shape[-1]
         Cp = -(-C // ROWS_T) * ROWS_T
         gx = empty(x.shape)
@@ -136,8 +137,8 @@ def backward(gy, xs, w):
             gb = empty((parts, C_out))
         _backward(
             parts, R, address(gy), C_out, address(x), C, address(packed), address(bias),
-            address(gx), address(gw), gw.strides[0], address(gb), gb.strides[0], start == 0,
-            address(space), space.strides[0],
+            address(more), address(gx), address(gw), gw.strides[0], address(gb),
+            gb.strides[0], start == 0, address(space), space.strides[0],
         )  # fmt: skip
         gw = gw[:, : Cp * Cp_out].reshape(parts, Cp, Cp_out)
         summed(gw[:, :C, :C_out], gw_all[start : start + C])

@@ -205,9 +205,10 @@ def copy_image(source, H, W, C, to, top, left, PH, PW, Cp):
 
     Pixels outside the larger image are omitted. Its border and channels beyond C stay unchanged.
     """
+    columns = max(0, min(W, PW - left))
     for i in range(min(H, PH - top)):
         at = to + ((i + top) * PW + left) * Cp * 4
-        copy_pixels(source + i * W * C * 4, at, min(W, PW - left), C, 4 * C, 4 * Cp)
+        copy_pixels(source + i * W * C * 4, at, columns, C, 4 * C, 4 * Cp)
 
 
 @kernel

@@ -3,7 +3,15 @@
 from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.arrange import summed
 from minddpm.kernels.cpu.compiled import serial
-from minddpm.kernels.cpu.memory import address, clear, copy_floats, empty, items, workspace
+from minddpm.kernels.cpu.memory import (
+    add_floats,
+    address,
+    clear,
+    copy_floats,
+    empty,
+    items,
+    workspace,
+)
 from minddpm.kernels.cpu.norm_lines import fold, fold_sums, line_moments, spread
 from minddpm.kernels.cpu.norm_steps import (
     CHANNEL_ROWS,
@@ -16,7 +24,6 @@ from minddpm.kernels.cpu.norm_steps import (
     normalise,
     spread_groups,
 )
-from minddpm.kernels.cpu.pointwise import add_to
 from minddpm.kernels.cpu.task import as_float, bits, integers, task
 from minddpm.kernels.float32 import float32_only
 
@@ -29,8 +36,7 @@ def group_norm(x, weight, bias, groups: int, eps: float):
 @float32_only
 def group_norm_backward(gy, x, weight, mean, rstd, groups: int, partial=None):
     # Without SiLU the gradient does not depend on the bias: any array [C] will do.
-    gx, gw, gb = _gradients(gy, x, weight, weight, mean, rstd, groups, False)
-    return add_to(gx, partial), gw, gb
+    return _gradients(gy, x, weight, weight, mean, rstd, groups, False, partial)
 
 
 @float32_only
@@ -57,7 +63,7 @@ def _normalised(x, weight, bias, groups, eps, silu):
     return y, mean, rstd
 
 
-def _gradients(gy, x, weight, bias, mean, rstd, groups, silu):
+def _gradients(gy, x, weight, bias, mean, rstd, groups, silu, partial=None):
     """Return gx, gw, gb."""
     N, C = x.shape[0], x.shape[-1]
     P, F = x[0].size // C, fold(C)
@@ -65,8 +71,8 @@ def _gradients(gy, x, weight, bias, mean, rstd, groups, silu):
     gw, gb = empty((parts, C)), empty((parts, C))
     _backward(
         parts, N, P, C, F, groups, silu, address(gy), address(x), address(weight),
-        address(bias), address(mean), address(rstd), address(gx), address(gw), address(gb),
-        gw.strides[0], address(space), space.strides[0],
+        address(bias), address(mean), address(rstd), address(partial), address(gx), address(gw),
+        address(gb), gw.strides[0], address(space), space.strides[0],
     )  # fmt: skip
     return gx, summed(gw), summed(gb)
 
@@ -108,8 +114,9 @@ def _forward(piece, pieces, worker, arguments):
 @task
 def _backward(piece, pieces, worker, arguments):
     (
-        N, P, C, F, groups, silu, gy, x, weight, bias, mean, rstd, gx, gw, gb, sums_row, space, row,
-    ) = integers(arguments, 18)  # fmt: skip
+        N, P, C, F, groups, silu, gy, x, weight, bias, mean, rstd, partial, gx, gw, gb, sums_row,
+        space, row,
+    ) = integers(arguments, 19)  # fmt: skip
     gw, gb, space = gw + piece * sums_row, gb + piece * sums_row, space + worker * row
     lines, line = -(-P // F), F * C
     narrow, wide, wide_bias, wide_x = _places(space, C, F, bias)
@@ -141,10 +148,14 @@ def _backward(piece, pieces, worker, arguments):
         if F > 1:
             spread(narrow.slope, wide.slope, C, F)
             spread(narrow.shift, wide.shift, C, F)
+        more = partial + shift if partial else 0
         gradient(
-            from_x, to, to, lines, line, step, step, wide.mean, wide.scale, wide.slope, wide.shift
-        )
-        if F > 1:
+            from_x, to, to, lines, line, step, step, wide.mean, wide.scale, wide.slope, wide.shift,
+            more if F == 1 else 0, wide.zeros,
+        )  # fmt: skip
+        if F > 1 and more:
+            add_floats(wide_g, more, gx + shift, P * C)
+        elif F > 1:
             copy_floats(wide_g, gx + shift, P * C)
 
 

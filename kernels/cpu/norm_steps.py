@@ -13,7 +13,7 @@ import math
 from typing import NamedTuple
 
 from minddpm.kernels.cpu.compiled import serial
-from minddpm.kernels.cpu.memory import floats
+from minddpm.kernels.cpu.memory import clear, floats
 from minddpm.kernels.cpu.vector.instructions import BYTES, Emitter, kernel
 from minddpm.kernels.cpu.vector.tile import PAIR  # with AVX2 a pair of blocks is one cache line
 
@@ -95,19 +95,20 @@ backward_sums_plain, backward_sums_silu = _backward_sums(False), _backward_sums(
 
 @kernel
 def backward_apply(
-    e: Emitter, x, dz, gx, pixels, x_step, dz_step, mean, scale, slope, shift
+    e: Emitter, x, dz, gx, pixels, x_step, dz_step, mean, scale, slope, shift, more, more_step
 ) -> None:
-    """gx = dz scale + (x - mean) slope + shift for a pair of blocks."""
+    """gx = dz scale + (x - mean) slope + shift + more for a pair of blocks."""
     m, s, a, c = ([e.load(at, j * BYTES) for j in range(2)] for at in (mean, scale, slope, shift))
 
     def one(at, carried):
         for j in range(2):
             d = e.sub(e.load(at[0], j * BYTES), m[j])
             g = e.load(at[1], j * BYTES)
-            e.store(e.fma(g, s[j], e.fma(d, a[j], c[j])), at[2], j * BYTES)
+            gradient = e.fma(g, s[j], e.fma(d, a[j], c[j]))
+            e.store(e.add(gradient, e.load(at[3], j * BYTES)), at[2], j * BYTES)
         return carried
 
-    e.loop(pixels, [(x, x_step), (dz, dz_step), (gx, x_step)], [], one)
+    e.loop(pixels, [(x, x_step), (dz, dz_step), (gx, x_step), (more, more_step)], [], one)
 
 
 # --- the passes over one image -------------------------------------------------------------------
@@ -122,6 +123,7 @@ class Channels(NamedTuple):
     scale: int
     slope: int
     shift: int
+    zeros: int
 
 
 CHANNEL_ROWS = len(Channels._fields)
@@ -129,9 +131,12 @@ CHANNEL_ROWS = len(Channels._fields)
 
 @serial
 def channels_at(at, C):
-    """Return the addresses of six rows of working memory that begin at address `at`."""
+    """Return the addresses of seven rows of working memory that begin at address `at`."""
     step = 4 * C
-    return Channels(at, at + step, at + 2 * step, at + 3 * step, at + 4 * step, at + 5 * step)
+    clear(at + 6 * step, C)
+    return Channels(
+        at, at + step, at + 2 * step, at + 3 * step, at + 4 * step, at + 5 * step, at + 6 * step
+    )
 
 
 @serial
@@ -235,13 +240,17 @@ def group_slopes(at, C, groups, pixels, weight, rstd_in, gw_out, gb_out):
 
 
 @serial
-def gradient(x, dz, gx, pixels, C, x_step, dz_step, mean, scale, slope, shift):
-    """gx = dz scale + (x - mean) slope + shift for neighbouring pixels."""
+def gradient(x, dz, gx, pixels, C, x_step, dz_step, mean, scale, slope, shift, more, zeros):
+    """gx = dz scale + (x - mean) slope + shift + more for neighbouring pixels.
+
+    more: an image like x, or 0 for none; then zeros [C] are added.
+    """
+    more, more_step = (more, x_step) if more else (zeros, 0)
     for c in range(0, C, PAIR):
         at = 4 * c
         backward_apply(
             (
                 x + at, dz + at, gx + at, pixels, x_step, dz_step, mean + at, scale + at,
-                slope + at, shift + at,
+                slope + at, shift + at, more + at, more_step,
             )
         )  # fmt: skip

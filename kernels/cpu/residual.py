@@ -13,7 +13,7 @@ from minddpm.kernels.cpu.ladder import conv4_winograd as winograd
 from minddpm.kernels.cpu.ladder.choose import fused_tile, is_wide_3x3
 from minddpm.kernels.cpu.ladder.layer import Sources, layer
 from minddpm.kernels.cpu.memory import empty
-from minddpm.kernels.cpu.pointwise import add_all, upsample_nearest, upsample_nearest_backward
+from minddpm.kernels.cpu.pointwise import upsample_nearest, upsample_nearest_backward
 from minddpm.kernels.cpu.vector.tile import PAIR
 from minddpm.kernels.float32 import float32_only
 from minddpm.kernels.shapes import SAME
@@ -75,5 +75,5 @@ def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, saved, groups: int
     s = layer(xs, w.shape, SAME, M, groups=groups, backward=True)
     source = Sources.of(xs, norm_weight, norm_bias, *saved)
     gxs = tuple(empty(x.shape) for x in xs)
-    gw, gshift, (gnorm_weight, gnorm_bias) = winograd.backward(s, source, gy, w, gxs)
-    return add_all(gxs, partial), gnorm_weight, gnorm_bias, gw, summed(gshift), gshift
+    gw, gshift, (gnorm_weight, gnorm_bias) = winograd.backward(s, source, gy, w, gxs, partial)
+    return gxs, gnorm_weight, gnorm_bias, gw, summed(gshift), gshift

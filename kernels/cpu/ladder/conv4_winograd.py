@@ -175,17 +175,17 @@ def _backward(piece, pieces, worker, arguments):
     clear(g_at, s.images * result // 4)
     clear(spare, 2 * LANES)
     clear(gnorm, 2 * Cp)
-    zeros, last = spare, share(s.N, piece + 1, pieces)
+    zeros, from_gy, last = spare, g_at, share(s.N, piece + 1, pieces)
     for first in range(share(s.N, piece, pieces), last, s.images):
         images = min(s.images, last - first)
         for n in range(images):
             load_image(s, first + n, source, at, p_at + n * image, False)
-            load_gradient(s, first + n, b, g_at + n * result, True)
+            from_gy = load_gradient(s, first + n, b, g_at + n * result, True) - n * result
         clear(q_at, images * image // 4)
         for start in range(0, images * tiles, s.tiles):
             count = min(s.tiles, images * tiles - start)
             images_to_points(s, p_at, v_at, start, count)
-            result_to_points(s, g_at, d_at, start, count)
+            result_to_points(s, from_gy, d_at, start, count)
             add_weight_gradient(s, v_at, d_at, du, count, zeros, 0, points)
             zeros = 0
             if b.need_gx:  # dV = D U^T overwrites V
@@ -214,11 +214,12 @@ def _backward_floats(s: Layer) -> int:
     return CHANNEL_ROWS * Cp + 2 * LANES + chunk + images
 
 
-def backward(s: Layer, source: Sources, gy, w, gxs):
+def backward(s: Layer, source: Sources, gy, w, gxs, partial=()):
     """Return gw, the sums of gy over each image's pixels, and the gradients of the norm.
 
     The sums are [N, C_out]; the norm's gradients are gweight and gbias, [2, C]. gxs: arrays like
-    the parts of x, to be filled; empty if gx is not needed.
+    the parts of x, to be filled; empty if gx is not needed. partial: gradients to be added to them,
+    each may be None; only with a norm.
     """
     C, C_out = w.shape[2:]
     if not s.N:
@@ -230,10 +231,11 @@ def backward(s: Layer, source: Sources, gy, w, gxs):
     parts = threads.parts(s.N)
     du = workspace((s.M + 2) ** 2 * Cp * Cp_out, 1, rows=1 if s.together else parts)
     gnorm = workspace(2 * Cp, 2, parts)
-    gx1, gx2 = (address(gx) for gx in (*gxs, None, None)[:2])
+    gx1, gx2, more1, more2 = (address(x) for xs in (gxs, partial) for x in (*xs, None, None)[:2])
     b = Backward(
-        address(gy), address(ut), gx1, gx2, len(gxs) > 0, address(du), du.strides[0], address(gb),
-        address(gnorm), gnorm.strides[0], address(space), space.strides[0],
+        address(gy), address(ut), gx1, gx2, more1, more2, len(gxs) > 0, address(du),
+        du.strides[0], address(gb), address(gnorm), gnorm.strides[0], address(space),
+        space.strides[0],
     )  # fmt: skip
     if s.together:
         winograd_together.backward(s, source, b)

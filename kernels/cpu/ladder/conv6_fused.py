@@ -83,13 +83,19 @@ def load_image(s, n, source, at, to, measure):
 
 @serial
 def load_gradient(s, n, b, to, with_sums):
-    """Copy gy of image n, padded to complete tiles and pairs, to `to`; store its sums in gb."""
+    """Return the address of gy of image n in complete tiles and pairs; store its sums in gb.
+
+    If the image does not consist of them, it is copied to `to` and padded with zeros.
+    """
     (TH, TW), Cp_out = tile_counts(s), pairs(s.C_out) * LANES
-    from_gy, sums = b.gy + n * s.OH * s.OW * s.C_out * 4, b.gb + n * Cp_out * 4
-    copy_image(from_gy, s.OH, s.OW, s.C_out, to, 0, 0, TH * s.M, TW * s.M, Cp_out)
+    gy, sums = b.gy + n * s.OH * s.OW * s.C_out * 4, b.gb + n * Cp_out * 4
+    if (s.OH, s.OW, s.C_out) != (TH * s.M, TW * s.M, Cp_out):
+        copy_image(gy, s.OH, s.OW, s.C_out, to, 0, 0, TH * s.M, TW * s.M, Cp_out)
+        gy = to
     if with_sums:
         clear(sums, Cp_out)
-        add_columns(to, TH * TW * s.M * s.M, Cp_out, sums)
+        add_columns(gy, TH * TW * s.M * s.M, Cp_out, sums)
+    return gy
 
 
 @serial
@@ -105,8 +111,11 @@ def sums_of_part(s, x, C, start, inner, PW, Cp, source, at):
 
 
 @serial
-def unload_part(s, x, gx, C, start, inner, PW, Cp, at):
-    """Compute gx of one part of an image from the gradient of the bordered image."""
+def unload_part(s, x, more, gx, C, start, inner, PW, Cp, at):
+    """Compute gx of one part of an image from the gradient of the bordered image.
+
+    more: a gradient to be added to that of the normalisation, or 0.
+    """
     shift = 4 * start
     if s.groups:
         for i in range(s.H):
@@ -114,6 +123,7 @@ def unload_part(s, x, gx, C, start, inner, PW, Cp, at):
             gradient(
                 x + line, inner + i * PW * Cp * 4 + shift, gx + line, s.W, C, 4 * C, 4 * Cp,
                 at.mean + shift, at.scale + shift, at.slope + shift, at.shift + shift,
+                more + line if more else 0, at.zeros,
             )  # fmt: skip
     elif s.up == 2:
         for i in range(0, s.H, 2):
@@ -146,6 +156,8 @@ def unload_gradient(s, n, source, at, q_at, b, gnorm):
         if s.C2:
             sums_of_part(s, x2, s.C2, s.C1, inner, PW, Cp, source, at)
         group_slopes(at, C, s.groups, pixels, source.weight, rstd, gnorm, gnorm + Cp * 4)
-    unload_part(s, x1, b.gx1 + n * size * s.C1, s.C1, 0, inner, PW, Cp, at)
+    first, second = n * size * s.C1, n * size * s.C2
+    more1, more2 = b.more1 + first if b.more1 else 0, b.more2 + second if b.more2 else 0
+    unload_part(s, x1, more1, b.gx1 + first, s.C1, 0, inner, PW, Cp, at)
     if s.C2:
-        unload_part(s, x2, b.gx2 + n * size * s.C2, s.C2, s.C1, inner, PW, Cp, at)
+        unload_part(s, x2, more2, b.gx2 + second, s.C2, s.C1, inner, PW, Cp, at)

@@ -77,6 +77,8 @@ class Backward(NamedTuple):
     ut: int  # transformed weights, transposed
     gx1: int  # the gradients of the parts of x
     gx2: int
+    more1: int  # gradients to be added to these, or 0
+    more2: int
     need_gx: int
     du: int  # [points, C', C_out'] for each piece, or for all if together
     du_row: int

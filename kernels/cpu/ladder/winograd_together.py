@@ -136,9 +136,9 @@ def _gradient_to_points(piece, pieces, worker, arguments):
         n, r = divmod(start, TH * TW)
         count = min(TH * TW - r, to_tile - start)
         load_image(s, first + n, source, at, p_at, False)
-        load_gradient(s, first + n, b, g_at, r == 0)  # one piece adds it up
+        from_gy = load_gradient(s, first + n, b, g_at, r == 0)  # one piece adds it up
         images_to_points(s, p_at, v_at + start * BYTES, r, count)
-        result_to_points(s, g_at, d_at + start * BYTES, r, count)
+        result_to_points(s, from_gy, d_at + start * BYTES, r, count)
         start += count
 
 
