@@ -8,6 +8,7 @@ All have the same weights, images, t and noise. Each implementation is built for
 """
 
 import itertools
+import itertools
 import math
 import sys
 from collections.abc import Callable
@@ -93,8 +94,10 @@ def our_train(p: Problem) -> Callable[[], tuple[float, float]]:
     optimizer = nn.Adam(unet.parameters(), LR)
     ema = nn.EMA(optimizer.flat, DECAY)
     model = replayed_training(unet, optimizer.flat)
+    steps = itertools.count()
 
     def train() -> tuple[float, float]:
+        minddpm.manual_seed(0, next(steps))  # for dropout, as the trainer does
         loss = diffusion.training_losses(model, p.x0, p.t, p.noise).mean()
         loss.backward()
         squared = optimizer.step(CLIP, ema)

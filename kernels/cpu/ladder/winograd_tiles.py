@@ -177,18 +177,11 @@ def transforms(M: int) -> Transforms:
         for i, j in every:
             e.store(x[i][j], _at(e, u, point, point, size * i, j))
 
-    def weights_from_points(e: Emitter, du, gw, point, tap, parts, part) -> None:
-        """gw = G^T dU G, with dU summed over its parts in order, `part` bytes apart."""
-
-        def summed(i, j):
-            at = _at(e, du, point, point, size * i, j)
-            (total,) = e.loop(
-                parts, [(at, part)], [e.const(0)],
-                lambda moving, acc: [e.add(acc[0], e.load(moving[0]))],
-            )  # fmt: skip
-            return total
-
-        x = both_sides(e, plain_times, g.T, summed)
+    def weights_from_points(e: Emitter, du, gw, point, tap) -> None:
+        """gw = G^T dU G: points, `point` bytes apart -> 3x3 taps, `tap` bytes apart."""
+        x = both_sides(
+            e, plain_times, g.T, lambda i, j: e.load(_at(e, du, point, point, size * i, j))
+        )
         for i in range(3):
             for j in range(3):
                 e.store(x[i][j], _at(e, gw, tap, tap, 3 * i, j))

@@ -6,6 +6,7 @@ The layout of U fits the register tile: [pairs of C_out, points, C', 2 LANES], l
 import numpy as np
 
 from minddpm.kernels.cpu import threads
+from minddpm.kernels.cpu.arrange import summed
 from minddpm.kernels.cpu.compiled import serial
 from minddpm.kernels.cpu.ladder.winograd_tiles import w_from_2, w_from_4, w_to_2, w_to_4
 from minddpm.kernels.cpu.memory import address, clear, empty, items, pairs, workspace
@@ -88,16 +89,16 @@ def transform_transposed_weights(w: np.ndarray, M: int) -> np.ndarray:
 
 @task
 def _weights_from_points(piece, pieces, worker, at):
-    """du [parts, points, C', C_out'] -> gw [3, 3, C, C_out']."""
-    M, du, parts, part, gw, Cp, C, Cp_out = integers(at, 8)
+    """du [points, C', C_out'] -> gw [3, 3, C, C_out']."""
+    M, du, gw, Cp, C, Cp_out = integers(at, 6)
     for c in items(C, piece, pieces):
         for k in range(0, Cp_out, LANES):
             values = du + (c * Cp_out + k) * 4
             to = gw + (c * Cp_out + k) * 4
             if M == 4:
-                w_from_4((values, to, Cp * Cp_out * 4, C * Cp_out * 4, parts, part))
+                w_from_4((values, to, Cp * Cp_out * 4, C * Cp_out * 4))
             else:
-                w_from_2((values, to, Cp * Cp_out * 4, C * Cp_out * 4, parts, part))
+                w_from_2((values, to, Cp * Cp_out * 4, C * Cp_out * 4))
 
 
 def weights_gradient(du: np.ndarray, M: int, C: int, C_out: int) -> np.ndarray:
@@ -106,8 +107,8 @@ def weights_gradient(du: np.ndarray, M: int, C: int, C_out: int) -> np.ndarray:
     du [parts, points C' C_out']: one for each piece, or a single one if the pieces work together.
     """
     Cp, Cp_out = pairs(C) * LANES, pairs(C_out) * LANES
-    gw = empty((3, 3, C, Cp_out))
-    _weights_from_points(
-        threads.pieces(C), M, address(du), len(du), du.strides[0], address(gw), Cp, C, Cp_out
-    )
+    points, gw = (M + 2) ** 2, empty((3, 3, C, Cp_out))
+    du = du[:, : points * Cp * Cp_out].reshape(-1, points, Cp * Cp_out)
+    total = summed(du) if len(du) > 1 else du
+    _weights_from_points(threads.pieces(C), M, address(total), address(gw), Cp, C, Cp_out)
     return gw if Cp_out == C_out else np.ascontiguousarray(gw[..., :C_out])
