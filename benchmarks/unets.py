@@ -8,7 +8,6 @@ All have the same weights, images, t and noise. Each implementation is built for
 """
 
 import itertools
-import itertools
 import math
 import sys
 from collections.abc import Callable
