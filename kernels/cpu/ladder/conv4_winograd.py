@@ -36,7 +36,12 @@ from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.arrange import padded_bias, summed
 from minddpm.kernels.cpu.constant_weights import from_weights
 from minddpm.kernels.cpu.ladder import winograd_together
-from minddpm.kernels.cpu.ladder.conv6_fused import load_gradient, load_image, unload_gradient
+from minddpm.kernels.cpu.ladder.conv6_fused import (
+    fetch_result,
+    load_gradient,
+    load_image,
+    unload_gradient,
+)
 from minddpm.kernels.cpu.ladder.layer import (
     Backward,
     Forward,
@@ -100,6 +105,7 @@ def _forward(piece, pieces, worker, arguments):
         images = min(s.images, last - first)
         for n in range(images):
             load_image(s, first + n, source, at, p_at + n * PH * PW * Cp * 4, True)
+            fetch_result(s, f, first + n, spare + BYTES)
         tiles = images * TH * TW
         from_tile, to_tile = share(tiles, piece, pieces), share(tiles, piece + 1, pieces)
         if not few:

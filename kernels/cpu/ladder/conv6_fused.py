@@ -25,6 +25,8 @@ from minddpm.kernels.cpu.memory import (
     copy_image,
     copy_pixels,
     pairs,
+    read_ahead,
+    write_ahead,
 )
 from minddpm.kernels.cpu.norm_steps import (
     gradient,
@@ -79,6 +81,19 @@ def load_image(s, n, source, at, to, measure):
     load_part(s, x1, s.C1, 0, to, PW, Cp, source, at)
     if s.C2:
         load_part(s, x2, s.C2, s.C1, to, PW, Cp, source, at)
+
+
+@serial
+def fetch_result(s, f, n, scratch):
+    """Bring image n of y and of extra into the cache, in order of memory; scratch: a vector.
+
+    Tiles are written line by line, here and there: a core would wait for each line.
+    """
+    size = s.OH * s.OW * s.C_out
+    if size >= LANES:
+        write_ahead((f.y + 4 * n * size, size // LANES))
+        if f.extra:
+            read_ahead((f.extra + 4 * n * size, size // LANES, scratch))
 
 
 @serial

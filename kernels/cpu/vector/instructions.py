@@ -75,6 +75,15 @@ class Emitter:
     def store(self, value: ir.Value, address: ir.Value, by: ir.Value | int = 0) -> None:
         self.b.store(value, self._pointer(address, by, VECTOR), align=4)
 
+    def prefetch_to_write(self, address: ir.Value) -> None:
+        """Ask for the cache line at this address, which will be written."""
+        pointer = self._pointer(address, 0, ir.IntType(8))
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+        module, name = self.b.function.module, "llvm.prefetch.p0"
+        function = module.globals.get(name) or ir.Function(module, kind, name)
+        write, level_2, data = (ir.Constant(I32, n) for n in (1, 2, 1))
+        self.b.call(function, [pointer, write, level_2, data])
+
     def store_one(self, value: ir.Value, address: ir.Value, by: ir.Value | int = 0) -> None:
         """Store the first lane alone."""
         one = self.b.extract_element(value, ir.Constant(I32, 0))
