@@ -48,9 +48,9 @@ def attention_products(count: int) -> Callable[..., int]:
 # products; the backward of attention has five products.
 PRODUCTS: list[tuple[Any, str, Callable[..., int]]] = [
     (winograd, "forward", lambda s, *_: winograd_flops(s)),
-    (winograd, "backward", lambda s, source, gy, w, gxs: (1 + bool(gxs)) * winograd_flops(s)),
-    (matrix_product, "forward", lambda xs, w, b: 2 * xs[0].size // xs[0].shape[-1] * w.size),
-    (matrix_product, "backward", lambda gy, xs, w: 4 * gy.size // gy.shape[-1] * w.size),
+    (winograd, "backward", lambda s, source, gy, w, gxs, *_: (1 + bool(gxs)) * winograd_flops(s)),
+    (matrix_product, "forward", lambda xs, w, *_: 2 * xs[0].size // xs[0].shape[-1] * w.size),
+    (matrix_product, "backward", lambda gy, xs, w, *_: 4 * gy.size // gy.shape[-1] * w.size),
     (cpu, "attention", attention_products(2)),
     (cpu, "attention_backward", attention_products(5)),
 ]
