@@ -5,6 +5,7 @@ its inputs into the recorded input arrays, and the result out of the recorded ou
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from minddpm.kernels.arrays import Array
@@ -59,6 +60,8 @@ class replayed:  # noqa: N801 (called as a function, as in every kernel set)
         self._stream.begin_capture()
         try:
             self._output = self._function(*self._inputs)
-        finally:
-            graph = self._stream.end_capture()
-        return graph
+        except BaseException:
+            with suppress(Exception):  # it fails after an error, too, and would hide the first one
+                self._stream.end_capture()
+            raise
+        return self._stream.end_capture()

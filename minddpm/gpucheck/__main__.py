@@ -1,33 +1,37 @@
 """Check every CUDA kernel on the GPU of this machine, and time them.
 
-    python -m minddpm.gpucheck           # takes minutes; prints tables, writes gpucheck.json
-    python -m minddpm.gpucheck --quick   # smaller sizes
+    python -m minddpm.gpucheck                # eight minutes at most; writes gpucheck.json
+    python -m minddpm.gpucheck --seconds 120  # as much as fits into two minutes
+    python -m minddpm.gpucheck --quick        # smaller sizes
 
 Every function and every rung of the convolution is compared with the reference in float64;
 sampling by a CUDA graph is compared with eager sampling, and a short training run with the same run
-on the NumPy backend. If compute-sanitizer is on the PATH, it also checks the kernels. Then
-rungs, training steps and sampling steps are timed with device events, next to plain CuPy and, if it
-is installed, PyTorch.
+on the NumPy backend. Then training steps, sampling steps and rungs are timed with device events,
+next to plain CuPy and, if it is installed, PyTorch. If compute-sanitizer is on the PATH, it also
+checks the kernels.
+
+Each result is printed as a line of JSON as soon as it is known, and kept in a file beside the JSON
+file; the tables follow at the end. A kernel that hangs or ends its process costs its own row.
 
 With MINDDPM_CUDA=emulate the checks run without a GPU, at small sizes, and nothing is timed.
 The exit code is 1 if a check failed, 2 for wrong use.
 """
 
 import argparse
-import math
+import json
 import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from tqdm import tqdm
-
-import minddpm
 from minddpm.commands import cli
-from minddpm.errors import InputError
-from minddpm.gpucheck import machine
+from minddpm.gpucheck import supervisor
+from minddpm.gpucheck.tables import failures, of_kind, tables
 from minddpm.storage.json_files import write_json
 
 DEFAULT = Path("gpucheck.json")
+SECONDS = 480
 
 
 def parse() -> argparse.Namespace:
@@ -38,92 +42,81 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help=f"file of all numbers (default: a new {DEFAULT})")
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer rounds")
+    parser.add_argument(
+        "--seconds", type=cli.positive, default=SECONDS,
+        help=f"after which no row begins or goes on (default: {SECONDS})",
+    )  # fmt: skip
     return parser.parse_args()
 
 
-def main() -> int:
+def main(worker: Sequence[str] = supervisor.WORKER) -> int:
     args = parse()
     path = cli.new_file(args.json, DEFAULT)
-    try:
-        minddpm.set_backend("cupy")
-    except InputError as problem:
-        raise InputError(f"no GPU to check, and MINDDPM_CUDA is not emulate: {problem}") from None
-    emulated = machine.is_emulated()
-    quick = args.quick or emulated
-    facts = machine.description()
-    print(
-        cli.markdown(["this machine", ""], [[name, text] for name, text in facts.items()]) + "\n",
-        flush=True,
-    )
-
-    # Imported here, so that without a GPU the error is raised before these slow imports.
-    from minddpm.gpucheck import checks, timings
-
-    listed = [*checks.kernel_checks(quick), *checks.model_checks(quick)]
-    rows = [check() for check in tqdm(listed, unit="check")]
-    print(_check_table(rows) + "\n", flush=True)
-    tools = machine.TOOLS if machine.sanitizer() and not emulated else ()
-    verdicts = [machine.sanitized(tool) for tool in tqdm(tools, unit="tool", disable=not tools)]
-    print(_sanitizer_lines(verdicts) + "\n", flush=True)
-    times = [] if emulated else [task() for task in tqdm(timings.tasks(quick), unit="timing")]
-    print(_timing_table(times) if times else "Nothing was timed: the emulator is not a GPU.")
-
-    failed = sum(not one.ok for one in (*rows, *verdicts)) + sum(bool(t.problem) for t in times)
-    write_json(path, _content(facts, quick, emulated, rows, verdicts, times))
+    command = [*worker, *["--quick"] * args.quick]
+    results = supervisor.results(args.seconds, worker=command)
+    plan = next(results)  # raises before any file is made
+    facts = [[name, text] for name, text in plan["machine"].items()]
+    print(cli.markdown(["this machine", ""], facts) + "\n", flush=True)
+    rows = []
+    with Lines(cli.free_name(path.with_suffix(".jsonl"))) as lines:
+        lines.keep(plan)
+        for row in results:
+            rows.append(row)
+            lines.add(row)
+    print("\n" + tables(plan, rows), flush=True)
+    failed = failures(rows)
+    write_json(path, content(plan, rows, args.quick))
     print(f"\n{failed} failed. Every number is in {path}.")
     return cli.FAILED if failed else 0
 
 
-def _verdict(ok: bool) -> str:
-    return "ok" if ok else "FAILED"
+class Lines:
+    """Prints records, and keeps them in a file as long as it can be written."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> "Lines":
+        self._try(lambda: setattr(self, "_file", self.path.open("w")))
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._file is not None:
+            self._try(self._file.close)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Print and keep a record."""
+        print(json.dumps(record), flush=True)
+        self.keep(record)
+
+    def keep(self, record: dict[str, Any]) -> None:
+        """Write a record to the file."""
+        if self._file is not None:
+            self._try(lambda: print(json.dumps(record), file=self._file, flush=True))
+
+    def _try(self, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        except OSError as problem:  # a full disk must not cost the rows that are still to come
+            if self._file is not None:
+                with suppress(OSError):
+                    self._file.close()
+            self._file = None
+            print(f"{self.path}: {problem.strerror}; the rows are printed only.", file=sys.stderr)
 
 
-def _check_table(rows: list[Any]) -> str:
-    head = ["compared with the reference", "largest error", "allowed", ""]
-    lines = [
-        [r.name, f"{r.error:.1e}", f"{r.tolerance:.0e}", f"{_verdict(r.ok)} {r.note}".strip()]
-        for r in rows
-    ]
-    return cli.markdown(head, lines)
-
-
-def _sanitizer_lines(verdicts: list[machine.Verdict]) -> str:
-    lines = [f"compute-sanitizer, {v.tool}: {_verdict(v.ok)} ({v.summary})" for v in verdicts]
-    return "\n".join(lines) or "compute-sanitizer did not run."
-
-
-def _timing_table(times: list[Any]) -> str:
-    lines = [
-        [
-            t.what,
-            t.who,
-            f"{t.milliseconds:.4f}" if t.milliseconds is not None else f"FAILED {t.problem}",
-            f"{t.gflops:.0f}" if t.gflops else "",
-        ]
-        for t in times
-    ]
-    return cli.markdown(["device events, median", "who", "ms", "GFLOP/s, effective"], lines)
-
-
-def _content(
-    facts: dict[str, str], quick: bool, emulated: bool, rows: list[Any],
-    verdicts: list[machine.Verdict], times: list[Any],
-) -> dict[str, Any]:  # fmt: skip
+def content(plan: dict[str, Any], rows: list[dict[str, Any]], quick: bool) -> dict[str, Any]:
+    """Return the content of the JSON file."""
     return {
-        "machine": facts,
-        "emulated": emulated,
-        "quick": quick,
-        "checks": [
-            {**r._asdict(), "error": _number(r.error), "verdict": _verdict(r.ok)} for r in rows
-        ],
-        "sanitizer": [v._asdict() for v in verdicts],
-        "timings": [{**t._asdict(), "gflops": t.gflops} for t in times],
+        "machine": plan["machine"],
+        "emulated": plan["emulated"],
+        "quick": quick or plan["emulated"],
+        "checks": of_kind(rows, "check"),
+        "sanitizer": of_kind(rows, "sanitizer"),
+        "timings": of_kind(rows, "timing"),
+        "not run": [row["name"] for row in rows if row["kind"] == "not run"],
     }
-
-
-def _number(x: float) -> float | str:
-    """Return x, or a string for nan and infinity, which JSON does not have."""
-    return x if math.isfinite(x) else str(x)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ TINY = {
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "norm_num_groups": 4,
 }  # fmt: skip
 TRAINING_TOLERANCES = {"float32": 1e-4, "tf32": 1e-3, "fp16": 1e-3, "bf16": 2e-3}
+WINOGRAD_NAME = "conv2d, rung 5 Winograd"
 GRAPH_TOLERANCE = 1e-6  # graph and eager run the same kernels
 
 
@@ -59,7 +60,14 @@ class Row(NamedTuple):
         return self.error <= self.tolerance
 
 
-Check = Callable[[], Row]
+class Check(NamedTuple):
+    """A check to be made: the name of its row, and the function that makes it."""
+
+    name: str
+    make: Callable[[], Row]
+
+    def __call__(self) -> Row:
+        return self.make()
 
 
 def row(name: str, tolerance: float, error: Callable[[], float]) -> Row:
@@ -85,9 +93,9 @@ def kernel_checks(quick: bool) -> list[Check]:
         cases.setdefault(case.function, []).append(case)
     sizes = convolutions(quick)
     return [
-        *(partial(_function, name, cases[name]) for name in sorted(cases)),
-        *(partial(_rung, name, sizes) for name in available_rungs()),
-        partial(_winograd, sizes),
+        *(Check(name, partial(_function, name, cases[name])) for name in sorted(cases)),
+        *(Check(f"conv2d, rung {name}", partial(_rung, name, sizes)) for name in available_rungs()),
+        Check(WINOGRAD_NAME, partial(_winograd, sizes)),
     ]
 
 
@@ -161,8 +169,7 @@ def _rung_results(
 
 def _winograd(sizes: tuple[Convolution, ...]) -> Row:
     fitting = [c for c in sizes if (c.KH, c.KW, c.stride) == (3, 3, 1)]
-    name = "conv2d, rung 5 Winograd"
-    return _worst([row(name, WINOGRAD, partial(_winograd_error, c)) for c in fitting])
+    return _worst([row(WINOGRAD_NAME, WINOGRAD, partial(_winograd_error, c)) for c in fitting])
 
 
 def _winograd_error(c: Convolution) -> float:
@@ -239,7 +246,7 @@ def sampling(unet: minddpm.UNet2D, batch: int, steps: int, replay: bool) -> Iter
 
 def graph_check(quick: bool) -> Row:
     """Compare sampling with a replayed model and sampling with the eager model."""
-    config, batch, steps = (TINY, 3, 4) if quick else (minddpm.SMALL, 8, 20)
+    config, batch, steps = _graph_sizes(quick)
 
     def error() -> float:
         unet = random_unet(config)
@@ -249,27 +256,52 @@ def graph_check(quick: bool) -> Row:
             for got, wanted in zip(graph, eager, strict=True)
         )
 
-    return row(f"{steps} sampling steps, graph against eager", GRAPH_TOLERANCE, error)
+    return row(_graph_name(quick), GRAPH_TOLERANCE, error)
+
+
+def _graph_sizes(quick: bool) -> tuple[dict, int, int]:
+    return (TINY, 3, 4) if quick else (minddpm.SMALL, 8, 20)
+
+
+def _graph_name(quick: bool) -> str:
+    return f"{_graph_sizes(quick)[2]} sampling steps, graph against eager"
 
 
 def training_check(precision: str, quick: bool) -> Row:
     """Compare the losses of a few training steps on cupy with those on numpy, for the same seed."""
-    config, batch, steps = (TINY, 2, 3) if quick else (minddpm.SMALL, 8, 5)
+    config, batch, steps = _training_sizes(quick)
 
     def error() -> float:
-        wanted = losses("numpy", "float32", config, batch, steps)
+        wanted = reference_losses(config is TINY, batch, steps)
         got = losses("cupy", precision, config, batch, steps)
         return float(np.max(np.abs(got - wanted) / wanted))
 
     try:
-        return row(
-            f"losses of {steps} training steps, {precision}", TRAINING_TOLERANCES[precision], error
-        )
+        return row(_training_name(precision, quick), TRAINING_TOLERANCES[precision], error)
     finally:
         minddpm.set_backend("cupy")
 
 
+def _training_sizes(quick: bool) -> tuple[dict, int, int]:
+    return (TINY, 2, 3) if quick else (minddpm.SMALL, 8, 5)
+
+
+def _training_name(precision: str, quick: bool) -> str:
+    return f"losses of {_training_sizes(quick)[2]} training steps, {precision}"
+
+
+@cache
+def reference_losses(tiny: bool, batch: int, steps: int) -> np.ndarray:
+    """Return `losses` of the NumPy backend, computed once for all that are compared with them."""
+    return losses("numpy", "float32", TINY if tiny else minddpm.SMALL, batch, steps)
+
+
 def model_checks(quick: bool) -> list[Check]:
     """Return the checks of sampling, and of training in every precision that the GPU supports."""
-    training = [partial(training_check, name, quick) for name in backend.precisions()]
-    return [partial(graph_check, quick), *training]
+    return [
+        Check(_graph_name(quick), partial(graph_check, quick)),
+        *(
+            Check(_training_name(name, quick), partial(training_check, name, quick))
+            for name in backend.precisions()
+        ),
+    ]

@@ -7,7 +7,7 @@ reference before the code is timed.
 import importlib.util
 import statistics
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +18,12 @@ from minddpm.diffusion.sampling import Step
 from minddpm.gpucheck.arrays import mapped, verify
 from minddpm.gpucheck.cases import Convolution, rounded
 from minddpm.gpucheck.checks import (
+    TINY,
     TRAINING_TOLERANCES,
     first_line,
     losses,
     random_unet,
+    reference_losses,
     sampling,
     small_trainer,
 )
@@ -66,9 +68,29 @@ class Timing(NamedTuple):
         return self.flops / self.milliseconds / 1e6 if self.flops and self.milliseconds else None
 
 
-Task = Callable[[], Timing]
 Run = Callable[[], Any]
 Runner = tuple[Run, Callable[[Any], Any]]
+
+
+class Task(NamedTuple):
+    """A timing to be made: its two names, how it is prepared, and how often it is repeated.
+
+    prepare: returns the function to time; raises if its result is wrong.
+    """
+
+    what: str
+    who: str
+    prepare: Callable[[], Run]
+    rounds: int
+    calls: int = CALLS
+    flops: int | None = None
+
+    def __call__(self) -> Timing:
+        try:
+            time = milliseconds(self.prepare(), self.rounds, self.calls)
+        except Exception as problem:  # a wrong result, or any error of the device
+            return Timing(self.what, self.who, None, self.flops, first_line(problem))
+        return Timing(self.what, self.who, time, self.flops)
 
 
 def milliseconds(run: Callable[[], Any], rounds: int, calls: int = CALLS) -> float:
@@ -100,27 +122,16 @@ def tasks(quick: bool) -> list[Task]:
     """Return all timings, in the order of the table; quick: smaller batches, fewer rounds."""
     batch, rounds = (QUICK_BATCH, 5) if quick else (BATCH, 21)
     return [
-        *_convolutions(batch, rounds),
         *(
-            partial(_training_step, name, precision, minddpm.SMALL, batch, rounds)
+            _training_step(name, precision, minddpm.SMALL, batch, rounds)
             for name, precision in (*((n, "float32") for n in BACKENDS), *_tensor_cores())
         ),
         *(
-            partial(_sampling_step, name, replay, minddpm.SMALL, batch, rounds)
+            _sampling_step(name, replay, minddpm.SMALL, batch, rounds)
             for name, replay in (("cupy", True), *((name, False) for name in BACKENDS))
         ),
+        *_convolutions(batch, rounds),
     ]
-
-
-def _timed(
-    what: str, who: str, prepare: Callable[[], Run], rounds: int, calls: int = CALLS,
-    flops: int | None = None,
-) -> Timing:  # fmt: skip
-    """Time the function that prepare() returns; prepare() raises if its result is wrong."""
-    try:
-        return Timing(what, who, milliseconds(prepare(), rounds, calls), flops)
-    except Exception as problem:  # a wrong result, or any error of the device
-        return Timing(what, who, None, flops, first_line(problem))
 
 
 # --- convolutions --------------------------------------------------------------------------------
@@ -131,14 +142,23 @@ def _convolutions(batch: int, rounds: int) -> list[Task]:
     contestants += ["rung 5 Winograd", "chosen (cupy)", "cupy-reference"]
     contestants += ["PyTorch, channels_last"] * _torch_on_cuda()
     return [
-        partial(_convolution, name, Convolution(batch, H, H, C, C_out), backward, who, rounds)
+        _convolution(name, Convolution(batch, H, H, C, C_out), backward, who, rounds)
         for name, (H, C, C_out) in CONVOLUTIONS.items()
         for backward in (False, True)
         for who in contestants
     ]
 
 
-def _convolution(name: str, c: Convolution, backward: bool, who: str, rounds: int) -> Timing:
+@cache
+def _expected(c: Convolution, backward: bool, stored: str) -> Any:
+    """Return the reference's result, for all that are compared with it."""
+    x, w, b, gy = (rounded(array, stored) for array in c.arrays()[:4])
+    if backward:
+        return reference.conv2d_backward(gy, x, w, 1, c.padding)[:2]
+    return reference.conv2d(x, w, b, 1, c.padding)
+
+
+def _convolution(name: str, c: Convolution, backward: bool, who: str, rounds: int) -> Task:
     def prepare() -> Run:
         minddpm.set_backend("cupy")
         rung = RUNGS.get(who.removeprefix("rung "))
@@ -146,16 +166,12 @@ def _convolution(name: str, c: Convolution, backward: bool, who: str, rounds: in
         x, w, b, gy = (rounded(array, stored) for array in c.arrays()[:4])
         make = _pytorch if who.startswith("PyTorch") else _ours
         run, result = make(who, c, backward, x, w, b, gy)
-        if backward:
-            wanted = reference.conv2d_backward(gy, x, w, 1, c.padding)[:2]
-        else:
-            wanted = reference.conv2d(x, w, b, 1, c.padding)
-        verify(result(run()), wanted, TOLERANCE)
+        verify(result(run()), _expected(c, backward, stored), TOLERANCE)
         return run
 
     what = f"conv {name}{' backward' * backward}, {c.N} images"
     flops = 2 * c.N * c.H * c.W * c.KH * c.KW * c.C * c.C_out * (1 + backward)
-    return _timed(what, who, prepare, rounds, flops=flops)
+    return Task(what, who, prepare, rounds, flops=flops)
 
 
 def _ours(who: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Runner:
@@ -216,29 +232,35 @@ def _tensor_cores() -> list[tuple[str, str]]:
     return [("cupy", name) for name in TENSOR_CORES if name in backend.precisions()]
 
 
-def _training_step(name: str, precision: str, config: dict, batch: int, rounds: int) -> Timing:
+def _training_step(name: str, precision: str, config: dict, batch: int, rounds: int) -> Task:
     """Time noising, forward, loss, backward, Adam and the moving average, launched by Python."""
 
     def prepare() -> Run:
-        wanted = losses("numpy", "float32", config, batch, 2)
+        wanted = reference_losses(config is TINY, batch, 2)
         verify(losses(name, precision, config, batch, 2), wanted, TRAINING_TOLERANCES[precision])
         return small_trainer(name, precision, config, batch).train_step
 
     who = name if precision == "float32" else f"{name}, {precision}"
-    return _timed(f"training step, {batch} images", who, prepare, rounds, calls=1)
+    return Task(f"training step, {batch} images", who, prepare, rounds, calls=1)
 
 
-def _sampling_step(name: str, replay: bool, config: dict, batch: int, rounds: int) -> Timing:
+def _sampling_step(name: str, replay: bool, config: dict, batch: int, rounds: int) -> Task:
     """Time the network, fresh noise and the update, launched by Python or by a graph."""
 
     def prepare() -> Run:
-        wanted = _second(_sampling("numpy", config, batch, False))
+        wanted = _expected_sample(config is TINY, batch)
         steps = _sampling(name, config, batch, replay)
         verify(_second(steps), wanted, 10 * TOLERANCE)
         return lambda: next(steps)
 
     who = f"{name}, graph" if replay else name
-    return _timed(f"sampling step, {batch} images", who, prepare, rounds, calls=1)
+    return Task(f"sampling step, {batch} images", who, prepare, rounds, calls=1)
+
+
+@cache
+def _expected_sample(tiny: bool, batch: int) -> np.ndarray:
+    """Return x of the NumPy backend after two steps, for all that are compared with it."""
+    return _second(_sampling("numpy", TINY if tiny else minddpm.SMALL, batch, False))
 
 
 def _sampling(name: str, config: dict, batch: int, replay: bool) -> Iterator[Step]:

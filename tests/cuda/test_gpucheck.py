@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +17,7 @@ import minddpm
 from minddpm import backend
 from minddpm.commands import cli
 from minddpm.gpucheck import __main__ as command
-from minddpm.gpucheck import checks, machine, timings
+from minddpm.gpucheck import checks, machine, supervisor, timings
 from minddpm.gpucheck.arrays import largest_error
 from minddpm.gpucheck.cases import every_case
 from minddpm.kernels import cuda, reference
@@ -25,14 +27,31 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g
 FUNCTIONS = set(reference.__all__) - {"constant_weights", "replayed_training"}
 
 
+# A worker with few rows and a planted fault.
+PLANTED = """
+import os, sys, time
+import numpy as np
+from minddpm.gpucheck import worker
+from minddpm.kernels import cuda
+every = worker.items
+worker.items = lambda quick, emulated: [
+    item for item in every(quick, emulated) if item.name in ("add", "silu", "upsample_nearest")
+]
+{fault}
+sys.exit(worker.main())
+"""
+
+
 @pytest.fixture
 def gpucheck(monkeypatch, capsys, tmp_path):
-    """gpucheck("--quick", ...) -> (exit code, stdout, stderr), run in tmp_path."""
+    """gpucheck("--quick", ..., fault="...") -> (exit code, stdout, stderr), run in tmp_path."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINDDPM_CUDA", "emulate")
 
-    def run(*arguments):
+    def run(*arguments, fault=""):
         monkeypatch.setattr(sys, "argv", ["gpucheck", *map(str, arguments)])
-        return cli.run(command.main), *capsys.readouterr()
+        worker = sys.executable, "-c", PLANTED.format(fault=fault)
+        return cli.run(partial(command.main, worker)), *capsys.readouterr()
 
     return run
 
@@ -40,7 +59,7 @@ def gpucheck(monkeypatch, capsys, tmp_path):
 def process(folder, **environment):
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment}
     return subprocess.run(
-        [sys.executable, "-m", "minddpm.gpucheck", "--quick"],
+        [sys.executable, "-m", "minddpm.gpucheck", "--quick", "--seconds", "3000"],
         cwd=folder, env=environment, capture_output=True, text=True,
     )  # fmt: skip
 
@@ -60,7 +79,7 @@ def test_the_command(tmp_path):
     models = {f"losses of 3 training steps, {name}" for name in backend.PRECISIONS}
     models.add("4 sampling steps, graph against eager")
     assert names == FUNCTIONS | rungs | models
-    assert all(row["verdict"] == "ok" for row in content["checks"])
+    assert all(row["ok"] for row in content["checks"])
     assert all(f"| {name} |" in done.stdout for name in names)
     assert content["emulated"] is True
     assert content["timings"] == []
@@ -85,7 +104,103 @@ def test_a_file_that_exists_is_not_overwritten(gpucheck, tmp_path):
     assert file.read_text() == "precious"
 
 
-# --- planted faults ------------------------------------------------------------------------------
+# --- planted faults: a row, or its whole process, goes wrong -------------------------------------
+
+
+@needs_compiler
+def test_a_wrong_kernel_fails_the_command(gpucheck, tmp_path):
+    (tmp_path / "gpucheck.json").write_text("precious")
+    wrong = """
+right = cuda.upsample_nearest
+cuda.upsample_nearest = lambda x: right(x) * np.float32(np.nan)
+"""
+    code, stdout, _ = gpucheck(fault=wrong)
+    assert code == 1
+    assert "| upsample_nearest | nan | 0e+00 | FAILED |" in stdout
+    assert stdout.count("FAILED") == 1
+    assert (tmp_path / "gpucheck.json").read_text() == "precious"
+    content = json.loads((tmp_path / "gpucheck-2.json").read_text())
+    (row,) = (row for row in content["checks"] if not row["ok"])
+    assert (row["name"], row["error"]) == ("upsample_nearest", "nan")
+    lines = (tmp_path / "gpucheck-2.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in lines] == ["plan", "check", "check", "check"]
+    assert set(lines[1:]) <= set(stdout.splitlines())
+
+
+HANGS = "cuda.silu = lambda x: time.sleep(1000)"
+CRASHES = "cuda.silu = lambda x: os.kill(os.getpid(), 11)"
+# After an access outside an array every call fails, until the process ends.
+LOST = """
+def silu(x):
+    worker.usable = lambda: False
+    raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS")
+cuda.silu = silu
+"""
+EVERYTHING_LOST = "worker.usable = lambda: False"
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("fault", "verdicts"),
+    [
+        (HANGS, ["ok", "FAILED no result within 20 s", "ok"]),
+        (CRASHES, ["ok", "FAILED the process ended with exit code -11", "ok"]),
+        (LOST, ["ok", "FAILED RuntimeError: CUDA_ERROR_ILLEGAL_ADDRESS", "ok"]),
+        (EVERYTHING_LOST, ["ok", "ok", "ok"]),
+    ],
+)
+def test_a_lost_process_costs_its_own_row(gpucheck, monkeypatch, fault, verdicts):
+    monkeypatch.setattr(command.supervisor.results, "__defaults__", (20, supervisor.WORKER))
+    code, stdout, _ = gpucheck(fault=fault)
+    assert code == (verdicts != ["ok"] * 3)
+    for name, verdict in zip(("add", "silu", "upsample_nearest"), verdicts, strict=True):
+        (line,) = (line for line in stdout.splitlines() if line.startswith(f"| {name} |"))
+        assert line.split("| ")[-1].startswith(verdict)
+
+
+@needs_compiler
+def test_the_time_is_over(gpucheck):
+    """The row that hangs and the one after it did not run; neither has failed."""
+    code, stdout, _ = gpucheck("--seconds", 20, fault=HANGS)
+    assert code == 0
+    assert "| add |" in stdout
+    assert "No time was left for 2 of 3 rows, from 'silu' on: give more --seconds." in stdout
+    assert json.loads(Path("gpucheck.json").read_text())["not run"] == ["silu", "upsample_nearest"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_costs_no_row(capsys):
+    with command.Lines(Path("/dev/full")) as lines:
+        for name in ("silu", "add"):
+            lines.add({"kind": "check", "name": name})
+    stdout, stderr = capsys.readouterr()
+    assert stdout.count("\n") == 2
+    assert stderr == "/dev/full: No space left on device; the rows are printed only.\n"
+
+
+def test_a_graph_that_cannot_be_recorded_shows_why(emulated_cupy):
+    """end_capture fails as well, and must not hide the first error."""
+    calls = []
+
+    def function(x):
+        calls.append(x)
+        if len(calls) > 1:
+            raise RuntimeError("the first error")
+        return x + 0
+
+    x = emulated_cupy.zeros(3, "float32")
+    recorded = replay.replayed(function)
+    recorded(x)
+
+    end = recorded._stream.end_capture
+
+    def end_capture():
+        end()
+        raise RuntimeError("the second error")
+
+    recorded._stream.end_capture = end_capture
+    with pytest.raises(RuntimeError, match="the first error"):
+        recorded(x)
 
 
 def scaled(by):
@@ -94,22 +209,6 @@ def scaled(by):
 
 def launch_failure(x):
     raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS\nand more")
-
-
-@needs_compiler
-def test_a_wrong_kernel_fails_the_command(gpucheck, emulated_cupy, monkeypatch, tmp_path):
-    right = cuda.upsample_nearest
-    monkeypatch.setattr(cuda, "upsample_nearest", lambda x: right(x) * np.float32(np.nan))
-    monkeypatch.setattr(timings, "tasks", lambda quick: pytest.fail("timed on the emulator"))
-    (tmp_path / "gpucheck.json").write_text("precious")
-    code, stdout, _ = gpucheck()
-    assert code == 1
-    assert "| upsample_nearest | nan | 0e+00 | FAILED |" in stdout
-    assert stdout.count("FAILED") == 1
-    assert (tmp_path / "gpucheck.json").read_text() == "precious"
-    content = json.loads((tmp_path / "gpucheck-2.json").read_text())
-    (row,) = (row for row in content["checks"] if row["verdict"] != "ok")
-    assert (row["name"], row["error"]) == ("upsample_nearest", "nan")
 
 
 @needs_compiler
@@ -246,7 +345,7 @@ def test_all_results_are_verified_before_they_are_timed(emulated_cupy, monkeypat
     assert [t.problem for t in times if t.problem] == []
     assert len(times) == len(runs) == 2 * (len(ladder.RUNGS) + 3) + 8
     flops = 2 * 2 * 49 * 9 * 12 * 8
-    assert times[0].gflops == flops / 2e-3 / 1e9
+    assert times[-1].gflops == 2 * flops / 2e-3 / 1e9
     assert {t.flops for t in times} == {flops, 2 * flops, None}
 
     monkeypatch.setattr(cuda, "sampler_step_normal", lambda x, *_: (x, x))
@@ -257,11 +356,11 @@ def test_all_results_are_verified_before_they_are_timed(emulated_cupy, monkeypat
     runs.clear()
     wrong = [(t.what, t.who) for t in (task() for task in timings.tasks(quick=True)) if t.problem]
     forward = "conv 7x7 12->8, 2 images"
-    assert wrong[:-6] == [(forward, f"rung {name}") for name in ladder.RUNGS] + [
+    sampling, training = "sampling step, 2 images", "training step, 2 images"
+    assert wrong[6:] == [(forward, f"rung {name}") for name in ladder.RUNGS] + [
         (forward, "chosen (cupy)")
     ]
-    sampling, training = "sampling step, 2 images", "training step, 2 images"
-    assert wrong[-6:] == [
+    assert wrong[:6] == [
         *((training, who) for who in ("cupy", "cupy, fp16", "cupy, bf16", "cupy, tf32")),
         *((sampling, who) for who in ("cupy, graph", "cupy")),
     ]
@@ -276,7 +375,7 @@ def test_all_results_are_verified_before_they_are_timed(emulated_cupy, monkeypat
     [
         (0, "========= ERROR SUMMARY: 0 errors", True),
         (77, "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)", False),
-        (1, "Internal Sanitizer Error", False),
+        (1, "Internal Sanitizer Error", None),  # it did not run
     ],
 )
 def test_the_verdict_of_compute_sanitizer(monkeypatch, tmp_path, code, summary, ok):
@@ -286,6 +385,8 @@ def test_the_verdict_of_compute_sanitizer(monkeypatch, tmp_path, code, summary, 
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     verdict = machine.sanitized("racecheck")
     assert verdict == ("racecheck", ok, summary.strip("= "))
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert machine.sanitized("racecheck").ok is None
 
 
 @needs_compiler

@@ -1,0 +1,115 @@
+"""Runs workers (worker.py) until every row has a result or the time is over."""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from minddpm.errors import InputError
+
+WORKER = (sys.executable, "-m", "minddpm.gpucheck.worker")
+ROW_SECONDS = 180  # of one row, before its process is ended
+
+
+class Worker:
+    """A process whose lines of JSON are read with a time limit."""
+
+    def __init__(self, command: Sequence[str]):
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
+        self._selector = selectors.DefaultSelector()
+        for stream in (self._process.stdout, self._process.stderr):
+            os.set_blocking(stream.fileno(), False)
+            self._selector.register(stream, selectors.EVENT_READ)
+        self._lines = b""
+        self.errors = b""
+
+    def next(self, seconds: float) -> dict[str, Any] | None:
+        """Return the next record, or None if the process has ended; TimeoutError if it is late."""
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._lines:
+            if not self._selector.get_map():
+                self._process.wait()
+                return None
+            ready = self._selector.select(max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError
+            for key, _ in ready:
+                data = os.read(key.fd, 65536)
+                if not data:
+                    self._selector.unregister(key.fileobj)
+                elif key.fileobj is self._process.stdout:
+                    self._lines += data
+                else:
+                    self.errors = (self.errors + data)[-4000:]
+        line, _, self._lines = self._lines.partition(b"\n")
+        return json.loads(line)
+
+    def end(self) -> str:
+        """End the process and all that it has started; return why it ended, for a table."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        code = self._process.wait()
+        for stream in (self._process.stdout, self._process.stderr):
+            stream.close()
+        lines = self.errors.decode(errors="replace").strip().splitlines()
+        last = lines[-1] if lines else "without a message"
+        return f"the process ended with exit code {code}: {last}"
+
+
+def results(
+    seconds: float, row_seconds: float = ROW_SECONDS, worker: Sequence[str] = WORKER
+) -> Iterator[dict[str, Any]]:
+    """Yield the plan, and then a record for each row, in order.
+
+    A row whose process died or was ended has kind "lost" and a "problem"; a row for which no time
+    was left has kind "not run". worker: the command, to which --first is added. Raises InputError
+    if the first worker refuses, as without a GPU.
+    """
+    deadline, plan, done = time.monotonic() + seconds, None, 0
+    while plan is None or done < len(plan["rows"]):
+        if time.monotonic() >= deadline and plan is not None:
+            break
+        process = Worker([*worker, "--first", str(done)])
+        problem, begun = None, False
+        try:
+            while problem is None:
+                left = deadline - time.monotonic()
+                try:
+                    record = process.next(max(0.0, min(left, row_seconds)))
+                except TimeoutError:
+                    problem = f"no result within {min(left, row_seconds):.0f} s"
+                    break
+                if record is None:
+                    break
+                if record["kind"] == "refused":
+                    raise InputError(record["problem"])
+                if record["kind"] == "plan":
+                    if plan is None:
+                        plan = record
+                        yield plan
+                elif record["kind"] == "begin":
+                    begun = True
+                elif record["kind"] != "end":
+                    begun, done = False, done + 1
+                    yield record
+        finally:
+            ended = process.end()
+        if plan is None:
+            raise RuntimeError(problem or ended)
+        if done == len(plan["rows"]) or (problem and time.monotonic() >= deadline):
+            break
+        if begun or problem or not ended.startswith("the process ended with exit code 3"):
+            kind, name = plan["rows"][done]
+            yield {"kind": "lost", "row": done, "of": kind, "name": name, "ok": False,
+                   "problem": problem or ended}  # fmt: skip
+            done += 1
+    for number in range(done, len(plan["rows"])):
+        kind, name = plan["rows"][number]
+        yield {"kind": "not run", "row": number, "of": kind, "name": name}

@@ -1,0 +1,86 @@
+"""The tables at the end, from the records of supervisor.results()."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from minddpm.commands import cli
+
+Record = dict[str, Any]
+
+
+def tables(plan: Record, rows: Sequence[Record]) -> str:
+    """Return all tables as Markdown, and a sentence about rows that did not run."""
+    parts = [_checks(of_kind(rows, "check"))]
+    if plan["emulated"]:
+        parts.append("Nothing was timed: the emulator is not a GPU.")
+    else:
+        parts += [_timings(of_kind(rows, "timing")), _sanitizer(of_kind(rows, "sanitizer"))]
+    missing = [row["name"] for row in rows if row["kind"] == "not run"]
+    if missing:
+        parts.append(
+            f"No time was left for {len(missing)} of {len(rows)} rows, from {missing[0]!r} on: "
+            "give more --seconds."
+        )
+    return "\n\n".join(parts)
+
+
+def of_kind(rows: Sequence[Record], kind: str) -> list[Record]:
+    """Return the rows of one kind that ran, those whose process was lost included."""
+    return [
+        row for row in rows if kind in (row["kind"], row.get("of")) and row["kind"] != "not run"
+    ]
+
+
+def failures(rows: Sequence[Record]) -> int:
+    """Return how many rows failed. A sanitizer that could not run has not."""
+    return sum(
+        row.get("ok") is False and row.get("of") != "sanitizer"
+        for row in rows
+        if row["kind"] != "not run"
+    )
+
+
+def verdict(ok: bool) -> str:
+    return "ok" if ok else "FAILED"
+
+
+def _checks(rows: list[Record]) -> str:
+    lines = []
+    for row in rows:
+        if row["kind"] == "lost":
+            lines.append([row["name"], "", "", f"FAILED {row['problem']}"])
+        else:
+            end = f"{verdict(row['ok'])} {row['note']}".strip()
+            lines.append(
+                [row["name"], f"{float(row['error']):.1e}", f"{row['tolerance']:.0e}", end]
+            )
+    return cli.markdown(["compared with the reference", "largest error", "allowed", ""], lines)
+
+
+def _timings(rows: list[Record]) -> str:
+    lines = []
+    for row in rows:
+        if row["kind"] == "lost":
+            lines.append([row["name"], "", f"FAILED {row['problem']}", ""])
+            continue
+        time, gflops = row["milliseconds"], row["gflops"]
+        lines.append(
+            [
+                row["what"], row["who"],
+                f"FAILED {row['problem']}" if time is None else f"{time:.4f}",
+                f"{gflops:.0f}" if gflops else "",
+            ]
+        )  # fmt: skip
+    return cli.markdown(["device events, median", "who", "ms", "GFLOP/s, effective"], lines)
+
+
+def _sanitizer(rows: list[Record]) -> str:
+    lines = []
+    for row in rows:
+        ok, tool = row.get("ok"), row.get("tool", row["name"])
+        if row["kind"] == "lost" or ok is None:
+            why = row.get("summary") or row["problem"]
+            lines.append(f"compute-sanitizer, {tool}: did not run ({why})")
+        else:
+            lines.append(f"compute-sanitizer, {tool}: {verdict(ok)} ({row['summary']})")
+    return "\n".join(lines) or "compute-sanitizer did not run."
