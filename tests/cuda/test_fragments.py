@@ -1,5 +1,7 @@
 """Fragments in the emulator: the small matrices that tensor cores multiply (nvcuda::wmma)."""
 
+import math
+from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -36,8 +38,8 @@ NUMBERS = {"half": "half", "bf16": "__nv_bfloat16", "tf32": "float"}
 
 
 @cache
-def products():
-    source = HEAD
+def products(defines=""):
+    source = defines + HEAD
     for kind, depth in DEPTHS.items():
         for layout in LAYOUTS:
             a, b, c = layout.split()
@@ -85,6 +87,65 @@ def test_products_of_matrices(kind, rounded, rounding, layout, order):
     lines = result[:, :16] if how[2] == "row" else result[:, :16].T
     check(lines, exact, 1e-6)
     assert np.isnan(result[:, 16:]).all()  # nothing was written between the lines
+
+
+def one_by_one(c, a, b, group, extra):
+    """Return c + a . b as tensor cores add it, in exact fractions.
+
+    In each step `group` products and c are cut to whole units of 2^-(23 + extra) times the power of
+    two of the largest, and the result is rounded to float32 towards zero.
+    """
+    for start in range(0, len(a), group):
+        pairs = list(zip(a[start : start + group], b[start : start + group], strict=True))
+        powers = [power(x) + power(y) for x, y in pairs if x * y] + [power(c)] * bool(c)
+        if powers:
+            unit = Fraction(2) ** (max(powers) - 23 - extra)
+            terms = [Fraction(c), *(Fraction(x) * Fraction(y) for x, y in pairs)]
+            c = towards_zero(sum(int(term / unit) for term in terms) * unit)
+    return c
+
+
+def power(x):
+    """Return the power of two of a number that is not denormal."""
+    return math.frexp(x)[1] - 1
+
+
+def towards_zero(x):
+    near = np.float32(float(x))  # x has far fewer bits than a float64
+    return float(np.nextafter(near, np.float32(0)) if abs(Fraction(float(near))) > abs(x) else near)
+
+
+@pytest.mark.parametrize(("generation", "group", "extra"), [(70, 4, 0), (80, 8, 1), (90, 16, 2)])
+@pytest.mark.parametrize("kind", ["half", "tf32"])
+def test_sums_are_cut_as_on_each_generation(kind, generation, group, extra):
+    depth, group = DEPTHS[kind], group // (1 + (kind == "tf32"))
+    a, b, c = draw(generation, (16, depth), (depth, 16), (16, 16))
+    a, b = (to_half(x * np.float32(2.0) ** (i - 3)) for i, x in enumerate((a, b)))
+    c[0], c[1], a[2] = 0, 1e5 * c[1], 0
+    result = device_array(stored(c, "row", 20))
+    types = (NARROW["half"](x) if kind == "half" else x for x in (a, b))
+    arrays = (device_array(stored(x, "row", 24)) for x in types)
+    products(f"#define TENSOR_CORES {generation}\n").launch(
+        f"{kind}_row_row_row", (1,), (32,), (*arrays, result, np.int32(0))
+    )
+    wanted = [
+        [one_by_one(float(2 * c[i, j]), *(x.tolist() for x in (a[i], b[:, j])), group, extra)
+         for j in range(16)] for i in range(16)
+    ]  # fmt: skip
+    np.testing.assert_array_equal(result[:, :16], np.float32(wanted))
+
+
+@pytest.mark.parametrize(("generation", "sum_"), [(70, 1), (80, 1 + 2.0**-22)])
+def test_small_products_are_lost_without_an_additional_bit(generation, sum_):
+    """1 + 4 times 2^-24: each of the four lies below the last bit of the sum."""
+    a, b, c = np.zeros((16, 16), np.float16), np.zeros((16, 16), np.float16), np.ones((16, 16))
+    a[:, :4], b[:4] = 2.0**-12, 2.0**-12
+    result = device_array(stored(np.float32(c / 2), "row", 20))
+    arrays = (device_array(stored(x, "row", 24)) for x in (a, b))
+    products(f"#define TENSOR_CORES {generation}\n").launch(
+        "half_row_row_row", (1,), (32,), (*arrays, result, np.int32(0))
+    )
+    assert (result[:, :16] == np.float32(sum_)).all()
 
 
 def test_rounding_to_tf32():

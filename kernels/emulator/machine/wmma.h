@@ -6,13 +6,73 @@
 // 16-bit matrix is in two lanes.
 //
 // Inputs are half, bfloat16, or TF32: a float32 whose upper 10 of 23 mantissa bits are read.
-// The other bits are truncated unless __float_to_tf32 has rounded. Products are added in float32.
+// The other bits are truncated unless __float_to_tf32 has rounded.
+//
+// Sums are not those of float32 arithmetic. A core adds GROUP exact products and the sum so far in
+// one step, as whole multiples of one unit: 2^-(23 + EXTRA) times the power of two of the largest of
+// them. What is below the unit is cut off, and so is what a float32 cannot hold of the result (Fasi,
+// Higham, Mikaitis and Pranesh 2021, "Numerical behavior of NVIDIA tensor cores"; for the numbers of
+// each generation Khattak and Mikaitis 2025, arXiv 2512.07004). So every step makes a sum smaller,
+// and the error grows with the number of steps.
 #pragma once
+
+#include <climits>
+#include <cmath>
 
 #include "bfloat16.h"
 #include "half.h"
 
 namespace emulator {
+
+// What a step adds, and the additional bits of its unit. TENSOR_CORES is the compute capability: 70
+// (and 75), 80 (also 86 and 89), or 90. TF32 takes half as many products.
+#ifndef TENSOR_CORES
+#define TENSOR_CORES 80
+#endif
+constexpr int GROUP = TENSOR_CORES >= 90 ? 16 : TENSOR_CORES >= 80 ? 8 : 4;
+constexpr int EXTRA = TENSOR_CORES >= 90 ? 2 : TENSOR_CORES >= 80 ? 1 : 0;
+
+// A number as the cores multiply it, and its power of two (of a denormal number: the smallest).
+struct Factor {
+    float value;
+    int power;
+};
+
+template <int smallest> UNINSTRUMENTED Factor factor(float x) {
+    return {x, x == 0 || !std::isfinite(x) ? INT_MIN / 4 : std::max(std::ilogb(x), smallest)};
+}
+
+// x without its bits below 1, rounded to float32 towards zero, times 2^power.
+UNINSTRUMENTED inline float cut(double x, int power) {
+    double exact = std::ldexp(x, power);
+    float near = static_cast<float>(exact);
+    bool beyond = std::fabs(near) > std::fabs(exact) && std::fabs(exact) < std::ldexp(1.0, 128);
+    return beyond ? std::nextafter(near, 0.0f) : near;
+}
+
+// sum + a[0] b[0] + a[1] b[step] + ..., in one step of the cores.
+UNINSTRUMENTED inline float add_step(float sum, const Factor* a, const Factor* b, int step,
+                                     int count) {
+    int largest = factor<-126>(sum).power;
+    bool finite = std::isfinite(sum);
+    for (int i = 0; i < count; i++) {
+        largest = std::max(largest, a[i].power + b[i * step].power);
+        finite = finite && std::isfinite(a[i].value) && std::isfinite(b[i * step].value);
+    }
+    if (!finite) {
+        for (int i = 0; i < count; i++) sum += a[i].value * b[i * step].value;
+        return sum;
+    }
+    if (largest < -1000) return sum;  // nothing but zeros
+    int power = largest - 23 - EXTRA;
+    double in_units = std::ldexp(1.0, -power);
+    long long total = static_cast<long long>(sum * in_units);
+    for (int i = 0; i < count; i++) {
+        double product = static_cast<double>(a[i].value) * b[i * step].value;
+        total += static_cast<long long>(product * in_units);
+    }
+    return cut(static_cast<double>(total), power);
+}
 
 // The element that a lane of a fragment of type F holds in x[i].
 template <class F> struct Layout {
@@ -183,14 +243,21 @@ UNINSTRUMENTED void mma_sync(fragment<accumulator, m, n, k, float>& d,
         for (int lane = 0; lane < 32; lane++) {
             std::memcpy(&lanes[lane], all + 16 * lane, sizeof pointer);
         }
-        float left[m][k], right[k][n], sums[m][n];
-        emulator::gather(lanes, &Operands::a, left[0], line);
-        emulator::gather(lanes, &Operands::b, right[0], line);
+        float left[m * k], right[k * n], sums[m][n];
+        emulator::gather(lanes, &Operands::a, left, line);
+        emulator::gather(lanes, &Operands::b, right, line);
         emulator::gather(lanes, &Operands::c, sums[0], line);
+        constexpr int smallest = std::is_same_v<T, half> ? -14 : -126;
+        constexpr int group = std::min(k, A::is_tf32 ? emulator::GROUP / 2 : emulator::GROUP);
+        emulator::Factor a_factors[m * k], b_factors[k * n];
+        for (int i = 0; i < m * k; i++) a_factors[i] = emulator::factor<smallest>(left[i]);
+        for (int i = 0; i < k * n; i++) b_factors[i] = emulator::factor<smallest>(right[i]);
         for (int row = 0; row < m; row++) {
-            for (int i = 0; i < k; i++) {
-                for (int column = 0; column < n; column++) {
-                    sums[row][column] += left[row][i] * right[i][column];
+            for (int column = 0; column < n; column++) {
+                for (int i = 0; i < k; i += group) {
+                    sums[row][column] =
+                        emulator::add_step(sums[row][column], a_factors + row * k + i,
+                                           b_factors + i * n + column, n, group);
                 }
             }
         }
