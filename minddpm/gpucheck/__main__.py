@@ -115,6 +115,7 @@ def content(plan: dict[str, Any], rows: list[dict[str, Any]], quick: bool) -> di
         "checks": of_kind(rows, "check"),
         "sanitizer": of_kind(rows, "sanitizer"),
         "timings": of_kind(rows, "timing"),
+        "states": of_kind(rows, "state"),
         "not run": [row["name"] for row in rows if row["kind"] == "not run"],
     }
 

@@ -10,16 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minddpm.gpucheck.convolutions import NONE, SUMS, WINOGRAD, convolutions, draw
 from minddpm.kernels import reference
 from minddpm.kernels.arrays import array_module
-from minddpm.kernels.shapes import SAME, Padding, transposed_shape
+from minddpm.kernels.shapes import SAME, transposed_shape
 
-# Tolerances: float32 sums in another order; Winograd's transforms, in which numbers nearly cancel.
-SUMS, WINOGRAD = 1e-5, 3e-5
+# Tolerances, beside those of sums
 ELEMENTWISE = 2e-6
 NORMAL = 3e-6  # normals are computed with log, sin and cos
 STREAM = (0xDEADBEEF, 7, (5 << 32) + 3)  # seed, purpose, step
-NONE = ((0, 0), (0, 0))
 EPS = 1e-2
 
 Call = Callable[..., Any]
@@ -42,76 +41,6 @@ class Case(NamedTuple):
         if self.call is not None:
             return self.call(kernels, xp, *arguments)
         return getattr(kernels, self.function)(*arguments)
-
-
-class Convolution(NamedTuple):
-    """The sizes of a convolution: N images of H x W with C channels, a window of KH x KW."""
-
-    N: int
-    H: int
-    W: int
-    C: int
-    C_out: int
-    KH: int = 3
-    KW: int = 3
-    stride: int = 1
-    padding: Padding = SAME
-
-    def arrays(self) -> list[np.ndarray]:
-        """Return random x, w, b, gy, shift [N, C_out] and extra (of y's shape)."""
-        (top, bottom), (left, right) = self.padding
-        OH = (self.H + top + bottom - self.KH) // self.stride + 1
-        OW = (self.W + left + right - self.KW) // self.stride + 1
-        x, w = (self.N, self.H, self.W, self.C), (self.KH, self.KW, self.C, self.C_out)
-        y = (self.N, OH, OW, self.C_out)
-        return draw(0, x, w, self.C_out, y, (self.N, self.C_out), y)
-
-
-AWKWARD = (
-    Convolution(2, 7, 5, 3, 5),
-    Convolution(1, 14, 14, 8, 66),
-    Convolution(1, 1, 1, 20, 1),
-    Convolution(2, 5, 6, 17, 8, 3, 2, 2, ((0, 1), (2, 0))),
-    Convolution(2, 9, 9, 8, 8, 1, 1, 3, NONE),
-)
-REAL = (  # sizes of the small UNet, and two others
-    Convolution(4, 28, 28, 32, 32),
-    Convolution(4, 28, 28, 32, 32, stride=2),
-    Convolution(4, 28, 28, 1, 32),
-    Convolution(16, 7, 7, 128, 64),
-    Convolution(3, 33, 33, 5, 5),
-    Convolution(2, 9, 7, 256, 260),  # enough channels for Winograd
-)
-
-
-def convolutions(quick: bool) -> tuple[Convolution, ...]:
-    """Return the awkward convolutions and, unless quick, the real ones."""
-    return AWKWARD if quick else AWKWARD + REAL
-
-
-def draw(seed: int, *shapes: int | tuple[int, ...]) -> list[np.ndarray]:
-    """Return standard normals, float32, one array of each shape."""
-    rng = np.random.default_rng(seed)
-    return [rng.standard_normal(shape, np.float32) for shape in shapes]
-
-
-def rounded(x: np.ndarray, stored: str = "float16") -> np.ndarray:
-    """Return float32 x, rounded to the type that a rung stores, so that the rung rounds nothing."""
-    return widened(narrowed(x, "float16" if stored == "float32" else stored))
-
-
-def narrowed(x: np.ndarray, stored: str) -> np.ndarray:
-    """Return x as type `stored`; "uint16" holds the 16 bits of x truncated to bfloat16."""
-    if stored == "uint16":
-        return (x.view(np.uint32) >> 16).astype(np.uint16)
-    return x.astype(stored)
-
-
-def widened(x: np.ndarray) -> np.ndarray:
-    """Return the same numbers as float32."""
-    if x.dtype == np.uint16:
-        return (x.astype(np.uint32) << 16).view(np.float32)
-    return x.astype(np.float32)
 
 
 def every_case(quick: bool) -> list[Case]:

@@ -14,16 +14,15 @@ from minddpm.data import ImageDataset
 from minddpm.diffusion.sampling import Step
 from minddpm.generate import image_size
 from minddpm.gpucheck.arrays import largest_error, mapped
-from minddpm.gpucheck.cases import (
-    SUMS,
+from minddpm.gpucheck.cases import Case, every_case
+from minddpm.gpucheck.convolutions import (
     WINOGRAD,
-    Case,
     Convolution,
     convolutions,
     draw,
-    every_case,
     narrowed,
     rounded,
+    sums_tolerance,
 )
 from minddpm.kernels import reference
 from minddpm.kernels.arrays import Array
@@ -121,7 +120,11 @@ def _double(x: np.ndarray) -> np.ndarray:
 def _rung(name: str, sizes: tuple[Convolution, ...]) -> Row:
     rung = RUNGS[name]
     rows = [
-        row(f"conv2d, rung {name}", SUMS, partial(_rung_error, rung, one, up, dtype))
+        row(
+            f"conv2d, rung {name}",
+            sums_tolerance(rung, one.depth),
+            partial(_rung_error, rung, one, up, dtype),
+        )
         for one in sizes
         for up in (0, 1)
         for dtype in dict.fromkeys(("float32", rung.stored))
@@ -296,10 +299,32 @@ def reference_losses(tiny: bool, batch: int, steps: int) -> np.ndarray:
     return losses("numpy", "float32", TINY if tiny else minddpm.SMALL, batch, steps)
 
 
+def repeat_check(quick: bool) -> Row:
+    """Train twice from the same seed: the weights must be equal bit for bit."""
+    config, batch, steps = _training_sizes(quick)
+
+    def weights() -> np.ndarray:
+        trainer = small_trainer("cupy", "float32", config, batch)
+        for _ in range(steps):
+            trainer.train_step()
+        return backend.to_numpy(trainer.optimizer.flat.data)
+
+    def error() -> float:
+        first, second = weights(), weights()
+        return 0.0 if first.tobytes() == second.tobytes() else largest_error(first, second) or 1.0
+
+    return row(_repeat_name(quick), 0.0, error)
+
+
+def _repeat_name(quick: bool) -> str:
+    return f"weights after {_training_sizes(quick)[2]} training steps, twice"
+
+
 def model_checks(quick: bool) -> list[Check]:
     """Return the checks of sampling, and of training in every precision that the GPU supports."""
     return [
         Check(_graph_name(quick), partial(graph_check, quick)),
+        Check(_repeat_name(quick), partial(repeat_check, quick)),
         *(
             Check(_training_name(name, quick), partial(training_check, name, quick))
             for name in backend.precisions()

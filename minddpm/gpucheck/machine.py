@@ -57,6 +57,24 @@ def description() -> dict[str, str]:
     }
 
 
+def state() -> dict[str, str]:
+    """Return what changes while the checks run: clocks, temperature, and the pool's memory."""
+    pool = backend.xp.get_default_memory_pool()
+    memory = {"memory of the pool": f"{pool.total_bytes() / 2**20:.0f} MiB"}
+    return memory if is_emulated() else {"clocks": _clocks(), **memory}
+
+
+def _clocks() -> str:
+    """Return the clocks, temperature and power of the GPU as nvidia-smi prints them."""
+    fields = "clocks.sm,clocks.mem,temperature.gpu,power.draw"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        return f"unknown: {problem}"
+    return (done.stdout.splitlines() or done.stderr.splitlines() or ["unknown"])[0]
+
+
 def _version(number: int) -> str:
     """Return 12.4 for 12040."""
     return f"{number // 1000}.{number % 1000 // 10}"

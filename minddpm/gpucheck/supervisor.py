@@ -66,7 +66,7 @@ class Worker:
 def results(
     seconds: float, row_seconds: float = ROW_SECONDS, worker: Sequence[str] = WORKER
 ) -> Iterator[dict[str, Any]]:
-    """Yield the plan, and then a record for each row, in order.
+    """Yield the plan, and then a record for each row, in order, with states between them.
 
     A row whose process died or was ended has kind "lost" and a "problem"; a row for which no time
     was left has kind "not run". worker: the command, to which --first is added. Raises InputError
@@ -96,6 +96,8 @@ def results(
                         yield plan
                 elif record["kind"] == "begin":
                     begun = True
+                elif record["kind"] == "state":
+                    yield record
                 elif record["kind"] != "end":
                     begun, done = False, done + 1
                     yield record

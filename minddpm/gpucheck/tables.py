@@ -15,11 +15,15 @@ def tables(plan: Record, rows: Sequence[Record]) -> str:
         parts.append("Nothing was timed: the emulator is not a GPU.")
     else:
         parts += [_timings(of_kind(rows, "timing")), _sanitizer(of_kind(rows, "sanitizer"))]
+    states = of_kind(rows, "state")
+    for name in (key for key in (states[-1] if states else {}) if key not in ("kind", "when")):
+        values = [f"{state['when']} {state[name]}" for state in states if name in state]
+        parts.append(f"{name}: {'; '.join(values)}")
     missing = [row["name"] for row in rows if row["kind"] == "not run"]
     if missing:
         parts.append(
-            f"No time was left for {len(missing)} of {len(rows)} rows, from {missing[0]!r} on: "
-            "give more --seconds."
+            f"No time was left for {len(missing)} of {len(plan['rows'])} rows, from {missing[0]!r} "
+            "on: give more --seconds."
         )
     return "\n\n".join(parts)
 
@@ -61,17 +65,19 @@ def _timings(rows: list[Record]) -> str:
     lines = []
     for row in rows:
         if row["kind"] == "lost":
-            lines.append([row["name"], "", f"FAILED {row['problem']}", ""])
+            lines.append([row["name"], "", f"FAILED {row['problem']}", "", ""])
             continue
-        time, gflops = row["milliseconds"], row["gflops"]
+        time, host, gflops = row["milliseconds"], row["host"], row["gflops"]
         lines.append(
             [
                 row["what"], row["who"],
                 f"FAILED {row['problem']}" if time is None else f"{time:.4f}",
+                "" if host is None else f"{host:.4f}",
                 f"{gflops:.0f}" if gflops else "",
             ]
         )  # fmt: skip
-    return cli.markdown(["device events, median", "who", "ms", "GFLOP/s, effective"], lines)
+    head = ["device events, median", "who", "ms", "host, ms", "GFLOP/s, effective"]
+    return cli.markdown(head, lines)
 
 
 def _sanitizer(rows: list[Record]) -> str:

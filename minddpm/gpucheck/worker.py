@@ -10,7 +10,10 @@ process ends by itself, with exit code LOST, after a row that has left the devic
     {"kind": "plan", "machine": {...}, "emulated": false, "rows": [["check", "silu"], ...]}
     {"kind": "begin", "row": 0}
     {"kind": "check", "row": 0, "name": "silu", "error": 1e-7, ...}
+    {"kind": "state", "when": "after row 0", "clocks": "1410 MHz, ...", ...}
     {"kind": "end"}
+
+A state comes before the first row and after the last one of each kind.
 """
 
 import argparse
@@ -89,11 +92,14 @@ def records(first: int, quick: bool) -> Iterator[dict[str, Any]]:
     listed = items(quick or emulated, emulated)
     plan = [[item.kind, item.name] for item in listed]
     yield {"kind": "plan", "machine": facts, "emulated": emulated, "rows": plan}
+    yield {"kind": "state", "when": f"before row {first}", **machine.state()}
     for number, item in enumerate(listed[first:], first):
         yield {"kind": "begin", "row": number}
         yield {"kind": item.kind, "row": number, **item.run()}
         if not usable():
             raise SystemExit(LOST)
+        if number + 1 == len(listed) or listed[number + 1].kind != item.kind:
+            yield {"kind": "state", "when": f"after row {number}", **machine.state()}
     yield {"kind": "end"}
 
 

@@ -26,7 +26,8 @@ def tensor(x):
 def test_softplus_is_minus_the_log_of_a_sigmoid():
     x = tensor(FAR)
     y = F.softplus(x)
-    np.testing.assert_allclose(value(y), -special.log_expit(-FAR), rtol=1e-14)
+    # atol: e^-745 is a denormal number, for which a GPU may return 0.
+    np.testing.assert_allclose(value(y), -special.log_expit(-FAR), rtol=1e-14, atol=1e-300)
     y.sum().backward()
     np.testing.assert_allclose(backend.to_numpy(x.grad), special.expit(FAR), rtol=1e-12, atol=1e-16)
 

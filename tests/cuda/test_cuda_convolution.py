@@ -16,7 +16,7 @@ from cuda_checks import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minddpm.gpucheck.cases import rounded
+from minddpm.gpucheck.convolutions import rounded
 from minddpm.kernels import cuda, reference
 from minddpm.kernels.cuda import ladder, winograd
 from minddpm.kernels.emulator import cupy_on_cpu

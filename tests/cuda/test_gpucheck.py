@@ -6,8 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,9 +13,7 @@ import pytest
 
 import minddpm
 from minddpm import backend
-from minddpm.commands import cli
-from minddpm.gpucheck import __main__ as command
-from minddpm.gpucheck import checks, machine, supervisor, timings
+from minddpm.gpucheck import checks, machine, timings
 from minddpm.gpucheck.arrays import largest_error
 from minddpm.gpucheck.cases import every_case
 from minddpm.kernels import cuda, reference
@@ -25,35 +21,6 @@ from minddpm.kernels.cuda import ladder, replay, winograd
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 FUNCTIONS = set(reference.__all__) - {"constant_weights", "replayed_training"}
-
-
-# A worker with few rows and a planted fault.
-PLANTED = """
-import os, sys, time
-import numpy as np
-from minddpm.gpucheck import worker
-from minddpm.kernels import cuda
-every = worker.items
-worker.items = lambda quick, emulated: [
-    item for item in every(quick, emulated) if item.name in ("add", "silu", "upsample_nearest")
-]
-{fault}
-sys.exit(worker.main())
-"""
-
-
-@pytest.fixture
-def gpucheck(monkeypatch, capsys, tmp_path):
-    """gpucheck("--quick", ..., fault="...") -> (exit code, stdout, stderr), run in tmp_path."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MINDDPM_CUDA", "emulate")
-
-    def run(*arguments, fault=""):
-        monkeypatch.setattr(sys, "argv", ["gpucheck", *map(str, arguments)])
-        worker = sys.executable, "-c", PLANTED.format(fault=fault)
-        return cli.run(partial(command.main, worker)), *capsys.readouterr()
-
-    return run
 
 
 def process(folder, **environment):
@@ -77,7 +44,7 @@ def test_the_command(tmp_path):
     names = {row["name"] for row in content["checks"]}
     rungs = {f"conv2d, rung {name}" for name in (*ladder.RUNGS, "5 Winograd")}
     models = {f"losses of 3 training steps, {name}" for name in backend.PRECISIONS}
-    models.add("4 sampling steps, graph against eager")
+    models |= {"4 sampling steps, graph against eager", "weights after 3 training steps, twice"}
     assert names == FUNCTIONS | rungs | models
     assert all(row["ok"] for row in content["checks"])
     assert all(f"| {name} |" in done.stdout for name in names)
@@ -96,86 +63,7 @@ def test_without_a_gpu(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_exists_is_not_overwritten(gpucheck, tmp_path):
-    (file := tmp_path / "mine.json").write_text("precious")
-    code, _, stderr = gpucheck("--json", file)
-    assert code == 2
-    assert "choose another name" in stderr
-    assert file.read_text() == "precious"
-
-
-# --- planted faults: a row, or its whole process, goes wrong -------------------------------------
-
-
-@needs_compiler
-def test_a_wrong_kernel_fails_the_command(gpucheck, tmp_path):
-    (tmp_path / "gpucheck.json").write_text("precious")
-    wrong = """
-right = cuda.upsample_nearest
-cuda.upsample_nearest = lambda x: right(x) * np.float32(np.nan)
-"""
-    code, stdout, _ = gpucheck(fault=wrong)
-    assert code == 1
-    assert "| upsample_nearest | nan | 0e+00 | FAILED |" in stdout
-    assert stdout.count("FAILED") == 1
-    assert (tmp_path / "gpucheck.json").read_text() == "precious"
-    content = json.loads((tmp_path / "gpucheck-2.json").read_text())
-    (row,) = (row for row in content["checks"] if not row["ok"])
-    assert (row["name"], row["error"]) == ("upsample_nearest", "nan")
-    lines = (tmp_path / "gpucheck-2.jsonl").read_text().splitlines()
-    assert [json.loads(line)["kind"] for line in lines] == ["plan", "check", "check", "check"]
-    assert set(lines[1:]) <= set(stdout.splitlines())
-
-
-HANGS = "cuda.silu = lambda x: time.sleep(1000)"
-CRASHES = "cuda.silu = lambda x: os.kill(os.getpid(), 11)"
-# After an access outside an array every call fails, until the process ends.
-LOST = """
-def silu(x):
-    worker.usable = lambda: False
-    raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS")
-cuda.silu = silu
-"""
-EVERYTHING_LOST = "worker.usable = lambda: False"
-
-
-@needs_compiler
-@pytest.mark.parametrize(
-    ("fault", "verdicts"),
-    [
-        (HANGS, ["ok", "FAILED no result within 20 s", "ok"]),
-        (CRASHES, ["ok", "FAILED the process ended with exit code -11", "ok"]),
-        (LOST, ["ok", "FAILED RuntimeError: CUDA_ERROR_ILLEGAL_ADDRESS", "ok"]),
-        (EVERYTHING_LOST, ["ok", "ok", "ok"]),
-    ],
-)
-def test_a_lost_process_costs_its_own_row(gpucheck, monkeypatch, fault, verdicts):
-    monkeypatch.setattr(command.supervisor.results, "__defaults__", (20, supervisor.WORKER))
-    code, stdout, _ = gpucheck(fault=fault)
-    assert code == (verdicts != ["ok"] * 3)
-    for name, verdict in zip(("add", "silu", "upsample_nearest"), verdicts, strict=True):
-        (line,) = (line for line in stdout.splitlines() if line.startswith(f"| {name} |"))
-        assert line.split("| ")[-1].startswith(verdict)
-
-
-@needs_compiler
-def test_the_time_is_over(gpucheck):
-    """The row that hangs and the one after it did not run; neither has failed."""
-    code, stdout, _ = gpucheck("--seconds", 20, fault=HANGS)
-    assert code == 0
-    assert "| add |" in stdout
-    assert "No time was left for 2 of 3 rows, from 'silu' on: give more --seconds." in stdout
-    assert json.loads(Path("gpucheck.json").read_text())["not run"] == ["silu", "upsample_nearest"]
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_costs_no_row(capsys):
-    with command.Lines(Path("/dev/full")) as lines:
-        for name in ("silu", "add"):
-            lines.add({"kind": "check", "name": name})
-    stdout, stderr = capsys.readouterr()
-    assert stdout.count("\n") == 2
-    assert stderr == "/dev/full: No space left on device; the rows are printed only.\n"
+# --- planted faults ------------------------------------------------------------------------------
 
 
 def test_a_graph_that_cannot_be_recorded_shows_why(emulated_cupy):
@@ -283,6 +171,14 @@ def test_a_wrong_optimiser_fails_the_training_check(emulated_cupy, monkeypatch):
 
 
 @needs_compiler
+def test_a_training_that_differs_from_run_to_run_fails(emulated_cupy, monkeypatch):
+    assert checks.repeat_check(quick=True).ok
+    right, scales = cuda.silu, itertools.count(1)
+    monkeypatch.setattr(cuda, "silu", lambda x: right(x) * np.float32(1 + 1e-6 * next(scales)))
+    assert not checks.repeat_check(quick=True).ok
+
+
+@needs_compiler
 def test_a_graph_that_keeps_its_first_inputs_fails(emulated_cupy, monkeypatch):
     """x and t are not copied at each call."""
     assert checks.graph_check(quick=True).error == 0
@@ -305,7 +201,7 @@ def test_largest_error():
 
 def test_calls_are_timed_between_two_events(monkeypatch):
     """Three calls first; then in every round a wait, and all calls between the events."""
-    log, elapsed = [], iter([50.0, 10.0, 20.0])
+    log, waits, elapsed = [], [], iter([50.0, 10.0, 20.0])
 
     class Event:
         def record(self):
@@ -316,18 +212,23 @@ def test_calls_are_timed_between_two_events(monkeypatch):
 
     device = SimpleNamespace(synchronize=lambda: log.append("idle"))
     fake = SimpleNamespace(
-        RawKernel=lambda code, name: lambda *launch: log.append("wait"),
+        RawKernel=lambda code, name: lambda *launch: log.append("wait") or waits.append(launch),
         cuda=SimpleNamespace(
             Event=Event, Device=lambda: device, get_elapsed_time=lambda start, end: next(elapsed)
         ),
     )
     monkeypatch.setattr(timings, "backend", SimpleNamespace(xp=fake))
-    assert timings.milliseconds(lambda: log.append("run"), rounds=3, calls=2) == 10.0
+    clock = itertools.count(step=0.5)
+    monkeypatch.setattr(timings.time, "perf_counter", lambda: next(clock))
+    device_ms, host_ms = timings.milliseconds(lambda: log.append("run"), rounds=3, calls=2)
+    assert (device_ms, host_ms) == (10.0, 500.0)
     one_round = ["idle", "wait", "record", "run", "run", "record", "synchronize"]
-    assert log == ["run"] * 3 + one_round * 3
+    assert log == ["run"] * 3 + ["idle", "run"] * 3 + one_round * 3
+    # The device waits for longer than the host takes to launch both calls.
+    assert waits == [((1,), (1,), (1.5 * timings.CLOCK * 0.5 * 2,))] * 3
     log.clear()
     elapsed = iter([7.0])
-    assert timings.milliseconds(lambda: log.append("run"), rounds=1, calls=1) == 7.0
+    assert timings.milliseconds(lambda: log.append("run"), rounds=1, calls=1)[0] == 7.0
     assert "wait" not in log
 
 
@@ -337,13 +238,13 @@ def test_all_results_are_verified_before_they_are_timed(emulated_cupy, monkeypat
     runs = []
     # PyTorch has no stand-in.
     monkeypatch.setattr(timings, "_torch_on_cuda", lambda: False)
-    monkeypatch.setattr(timings, "milliseconds", lambda run, *_: runs.append(run()) or 2.0)
+    monkeypatch.setattr(timings, "milliseconds", lambda run, *_: runs.append(run()) or (2.0, 1.0))
     monkeypatch.setattr(timings, "CONVOLUTIONS", {"7x7 12->8": (7, 12, 8)})
     monkeypatch.setattr(minddpm, "SMALL", checks.TINY)
     monkeypatch.setattr(timings, "QUICK_BATCH", 2)
     times = [task() for task in timings.tasks(quick=True)]
     assert [t.problem for t in times if t.problem] == []
-    assert len(times) == len(runs) == 2 * (len(ladder.RUNGS) + 3) + 8
+    assert len(times) == len(runs) == 2 * (len(ladder.RUNGS) + 3) + 16
     flops = 2 * 2 * 49 * 9 * 12 * 8
     assert times[-1].gflops == 2 * flops / 2e-3 / 1e9
     assert {t.flops for t in times} == {flops, 2 * flops, None}
@@ -357,12 +258,17 @@ def test_all_results_are_verified_before_they_are_timed(emulated_cupy, monkeypat
     wrong = [(t.what, t.who) for t in (task() for task in timings.tasks(quick=True)) if t.problem]
     forward = "conv 7x7 12->8, 2 images"
     sampling, training = "sampling step, 2 images", "training step, 2 images"
-    assert wrong[6:] == [(forward, f"rung {name}") for name in ladder.RUNGS] + [
+    assert wrong[12:] == [(forward, f"rung {name}") for name in ladder.RUNGS] + [
         (forward, "chosen (cupy)")
     ]
-    assert wrong[:6] == [
-        *((training, who) for who in ("cupy", "cupy, fp16", "cupy, bf16", "cupy, tf32")),
-        *((sampling, who) for who in ("cupy, graph", "cupy")),
+    assert wrong[:12] == [
+        (what, who + queued)
+        for what, contestants in (
+            (training, ("cupy", "cupy, fp16", "cupy, bf16", "cupy, tf32")),
+            (sampling, ("cupy, graph", "cupy")),
+        )
+        for who in contestants
+        for queued in ("", ", queued")
     ]
     assert len(runs) == len(times) - len(wrong)
 

@@ -105,8 +105,7 @@ def test_the_class_embedding_is_trained(any_backend, tmp_path):
     assert np.isfinite(backend.to_numpy(record.losses)).all()
     after = backend.to_numpy(trainer.unet.class_embedding.weight.data)
     assert (after[:3] != before[:3]).any(axis=1).all()
-    if any_backend == "cupy":
-        stats = backend.xp.stats
+    if stats := getattr(backend.xp, "stats", None):  # the stand-in for CuPy counts
         stats.reset()
         trainer.train_step()
         assert (stats.synchronisations, stats.to_host) == (0, 0)

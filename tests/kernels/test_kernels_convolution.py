@@ -14,7 +14,7 @@ from minddpm.kernels.cpu.ladder.choose import LADDER
 
 
 def test_conv2d_whose_windows_lie_before_the_image(any_backend):
-    """With x to the right of all windows only the bias is left, whatever lies before x in memory."""
+    """Only the bias is left, whatever lies before x in memory."""
     memory, w, b = draw(0, (42,), (1, 1, 1, 31), (31,))
     x, padding = memory[40:].reshape(1, 2, 1, 1), ((0, 0), (2, 0))
     check(backend.kernels.conv2d(*device(x, w, b), 3, padding), b.reshape(1, 1, 1, 31))
