@@ -13,13 +13,28 @@
 //     gp_j = gy . v_j;  delta = sum_j p_j gp_j;  gs_j = c p_j (gp_j - delta)
 //     gq = sum_j gs_j k_j;  gk_j = sum over queries of gs_j q;  gv_j = sum over queries of p_j gy
 //
-// All arrays are [N, L, heads * D], D at most 256. Block (32, 7), grid (ceil(L / 7), heads, N),
-// dynamic shared memory: 4 (32 (D + 1) + 14 D) bytes, one tile per block and two rows per warp.
+// All arrays are [N, L, heads * D], D at most 256. Block (32, 7), grid (ceil(L / 7) heads N), in one
+// dimension because the others end at 65,535; dynamic shared memory: 4 (32 (D + 1) + 14 D) bytes,
+// one tile per block and two rows per warp.
 
 #define WARPS 7  // 8 warps with D = 256 would need 128 bytes more than the 48 KB of every GPU
 #define PARTS 8  // parts of 32 channels: D <= 256
 #define INFINITE __uint_as_float(0x7f800000u)  // NVRTC has no header that defines it
 #define EVERY(d, r) int r = 0, d = threadIdx.x; r < PARTS && d < D; r++, d += 32
+
+// What a warp computes: the row (a query or a key) of head `number`, counted over all images; the
+// head begins at `first` and its rows are `step` numbers apart.
+struct Position {
+    int row, number, step;
+    long long first;
+    __device__ Position(int L, int D, int heads) {
+        int tiles = (L + WARPS - 1) / WARPS;
+        row = blockIdx.x % tiles * WARPS + threadIdx.y;
+        number = blockIdx.x / tiles;
+        step = heads * D;
+        first = (long long)(number / heads) * L * step + number % heads * D;
+    }
+};
 
 __device__ inline float warp_sum(float x) {
     for (int lanes = 16; lanes; lanes /= 2) x += __shfl_xor_sync(0xffffffffu, x, lanes);
@@ -75,11 +90,13 @@ __device__ inline void store_row(float* x, int row, int L, int step, int D, cons
 }
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
-attention(const float* q, const float* k, const float* v, float* y, int L, int D) {
+attention(const float* q, const float* k, const float* v, float* y, int L, int D,
+          int heads) {
     extern __shared__ float memory[];
     float *tile = memory, *row = memory + 32 * (D + 1) + threadIdx.y * 2 * D;
-    int step = gridDim.y * D, query = blockIdx.x * WARPS + threadIdx.y;
-    long long head = (long long)blockIdx.z * L * step + blockIdx.y * D;
+    Position position(L, D, heads);
+    int step = position.step, query = position.row;
+    long long head = position.first;
     float scale = 1.0f / sqrtf((float)D), largest = -INFINITE, total = 0.0f, sums[PARTS] = {};
     load_row(q + head, query, L, step, D, row);
     for (int first = 0; first < L; first += 32) {
@@ -105,11 +122,12 @@ attention(const float* q, const float* k, const float* v, float* y, int L, int D
 // stats [N, heads, L, 2].
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
 attention_gradient_q(const float* gy, const float* q, const float* k, const float* v, float* gq,
-                     float* stats, int L, int D) {
+                     float* stats, int L, int D, int heads) {
     extern __shared__ float memory[];
     float *tile = memory, *row = memory + 32 * (D + 1) + threadIdx.y * 2 * D, *gradient = row + D;
-    int step = gridDim.y * D, query = blockIdx.x * WARPS + threadIdx.y;
-    long long head = (long long)blockIdx.z * L * step + blockIdx.y * D;
+    Position position(L, D, heads);
+    int step = position.step, query = position.row;
+    long long head = position.first;
     float scale = 1.0f / sqrtf((float)D), largest = -INFINITE, total = 0.0f, delta = 0.0f;
     load_row(q + head, query, L, step, D, row);
     load_row(gy + head, query, L, step, D, gradient);
@@ -142,7 +160,7 @@ attention_gradient_q(const float* gy, const float* q, const float* k, const floa
     }
     store_row(gq + head, query, L, step, D, sums, 1.0f);
     if (threadIdx.x == 0 && query < L) {
-        float* to = stats + (((long long)blockIdx.z * gridDim.y + blockIdx.y) * L + query) * 2;
+        float* to = stats + ((long long)position.number * L + query) * 2;
         to[0] = log_total;
         to[1] = delta;
     }
@@ -151,12 +169,14 @@ attention_gradient_q(const float* gy, const float* q, const float* k, const floa
 // Compute gk and gv with the roles exchanged: a warp has one key, a lane one query.
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
 attention_gradient_kv(const float* gy, const float* q, const float* k, const float* v,
-                      const float* stats, float* gk, float* gv, int L, int D) {
+                      const float* stats, float* gk, float* gv, int L, int D,
+                      int heads) {
     extern __shared__ float memory[];
     float *tile = memory, *k_row = memory + 32 * (D + 1) + threadIdx.y * 2 * D, *v_row = k_row + D;
-    int step = gridDim.y * D, key = blockIdx.x * WARPS + threadIdx.y;
-    long long head = (long long)blockIdx.z * L * step + blockIdx.y * D;
-    const float* of_head = stats + ((long long)blockIdx.z * gridDim.y + blockIdx.y) * L * 2;
+    Position position(L, D, heads);
+    int step = position.step, key = position.row;
+    long long head = position.first;
+    const float* of_head = stats + (long long)position.number * L * 2;
     float scale = 1.0f / sqrtf((float)D), gk_sums[PARTS] = {}, gv_sums[PARTS] = {};
     load_row(k + head, key, L, step, D, k_row);
     load_row(v + head, key, L, step, D, v_row);

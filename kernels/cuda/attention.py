@@ -11,7 +11,7 @@ def _launch(name: str, q, heads: int, *arrays) -> None:
     N, L, C = q.shape
     D = C // heads
     launch(
-        "attention.cu", name, (blocks(L, 7), heads, N), (32, 7), *arrays, L, D,
+        "attention.cu", name, (blocks(L, 7) * heads * N,), (32, 7), *arrays, L, D, heads,
         shared=4 * (32 * (D + 1) + 14 * D),
     )  # fmt: skip
 

@@ -9,8 +9,8 @@
 // The cores read fewer bits than a float32 has. By default half: 11 significant bits, no numbers
 // above 65504 or below 6e-8; sm_75 or later. With -DBF16 bfloat16: 8 bits and the range of float32;
 // sm_80 or later. With -DTF32: 11 bits and the range of float32, 16 x 8 times 8 x 16; sm_80 or
-// later. Sums are float32, cut off
-// instead of rounded (emulator/machine/wmma.h), so that their error grows with their depth.
+// later. Sums are float32, but bits are cut off instead of rounded (emulator/machine/wmma.h), so
+// that the error of a sum grows with its depth.
 //
 // Arrays are float32. With -DSTORED x has the type that the cores read: norm.cu, which computed it
 // for this convolution alone, has rounded it already, so that no bit of a result changes. A

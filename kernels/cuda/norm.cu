@@ -1,8 +1,9 @@
 // Group normalisation with or without SiLU. x [N, P, C]: P pixels, `size` channels per group.
 //
-// One block for each group of each image. The forward reads the group three times (mean, variance,
-// result), the backward twice; after the first read it is usually cached. Sums pass between the
-// threads of a warp by shuffles, and between warps through shared memory.
+// One block for each group of each image, in one dimension of the grid, because the others end at
+// 65,535. The forward reads the group three times (mean, variance, result), the backward twice;
+// after the first read it is usually cached. Sums pass between the threads of a warp by shuffles,
+// and between warps through shared memory.
 //
 // x may be the concatenation of two parts: the first has C1 channels.
 //
@@ -39,12 +40,13 @@ __device__ inline T* place(T* part1, T* part2, int C1, int C, long long pixel, i
     return c < C1 ? part1 + pixel * C1 + c : part2 + pixel * (C - C1) + (c - C1);
 }
 
-// grid (G, N). y [N, P, C] = f((x - mean) rstd w + b); f: SiLU if with_silu, else the identity.
+// grid (G N). y [N, P, C] = f((x - mean) rstd w + b); f: SiLU if with_silu, else the identity.
 extern "C" __global__ void __launch_bounds__(THREADS)
 group_norm(const float* x1, const float* x2, int C1, const float* weight, const float* bias,
            Stored* y, float* mean_out, float* rstd_out, int P, int C, int size, float eps,
            int with_silu) {
-    int group = blockIdx.x, image = blockIdx.y, count = P * size, first = group * size;
+    int G = C / size, group = blockIdx.x % G, image = blockIdx.x / G;
+    int count = P * size, first = group * size;
     long long start = (long long)image * P;
     float sum = 0.0f;
     for (int i = threadIdx.x; i < count; i += THREADS) {
@@ -59,8 +61,8 @@ group_norm(const float* x1, const float* x2, int C1, const float* weight, const 
     }
     float rstd = 1.0f / sqrtf(block_sum(squares) / count + eps);
     if (threadIdx.x == 0) {
-        mean_out[image * gridDim.x + group] = mean;
-        rstd_out[image * gridDim.x + group] = rstd;
+        mean_out[blockIdx.x] = mean;
+        rstd_out[blockIdx.x] = rstd;
     }
     for (int i = threadIdx.x; i < count; i += THREADS) {
         int c = first + i % size;
@@ -77,7 +79,7 @@ __device__ inline float slope(float gy, float n, float weight, float bias, int w
     return gy * s * (1.0f + z * (1.0f - s));
 }
 
-// grid (G, N). With averages over the group:
+// grid (G N). With averages over the group:
 //     gx = rstd (w dz - avg(w dz) - n avg(w dz n));  gweight = sum dz n;  gbias = sum dz
 // partial1, partial2: gradients already accumulated for the parts of x, added to gx unless null.
 // sums [2, N, C]: per-image sums of dz and dz n over pixels; the last block of each group sums them
@@ -89,9 +91,10 @@ group_norm_backward(const float* gy, const float* x1, const float* x2, int C1,
                     float* gweight, float* gbias, float* sums, unsigned* counters, int P, int C,
                     int size, int with_silu) {
     __shared__ float sums_dz[THREADS], sums_dz_n[THREADS];
-    int group = blockIdx.x, image = blockIdx.y, N = gridDim.y, first = group * size;
+    int G = C / size, group = blockIdx.x % G, image = blockIdx.x / G, N = gridDim.x / G;
+    int first = group * size;
     long long start = (long long)image * P;
-    float m = mean[image * gridDim.x + group], r = rstd[image * gridDim.x + group];
+    float m = mean[blockIdx.x], r = rstd[blockIdx.x];
     float average = 0.0f, average_n = 0.0f;
     // Up to THREADS channels per pass; each thread sums every `rows`-th pixel of one channel.
     // block_sum's barriers also keep the next pass from overwriting both arrays early.

@@ -15,7 +15,7 @@ def normalise(xs, weight, bias, groups, eps, with_silu, stored="float32"):
     y = cupy().empty((*xs[0].shape[:-1], C), stored)
     mean, rstd = empty((N, groups), (N, groups))
     launch(
-        "norm.cu", "group_norm", (groups, N), (256,), *two_parts(xs), C1, weight, bias, y, mean,
+        "norm.cu", "group_norm", (groups * N,), (256,), *two_parts(xs), C1, weight, bias, y, mean,
         rstd, P, C, C // groups, eps, with_silu, options=OPTIONS[stored],
     )  # fmt: skip
     return y, mean, rstd
@@ -28,7 +28,7 @@ def normalise_backward(gy, xs, weight, bias, mean, rstd, groups, with_silu, part
     gxs = empty(*(x.shape for x in xs))
     gweight, gbias, sums = empty(C, C, (2, N, C))
     launch(
-        "norm.cu", "group_norm_backward", (groups, N), (256,), gy, *two_parts(xs), C1, weight,
+        "norm.cu", "group_norm_backward", (groups * N,), (256,), gy, *two_parts(xs), C1, weight,
         bias, mean, rstd, *two_parts(partial), *two_parts(gxs), gweight, gbias, sums,
         counters(groups), P, C, C // groups, with_silu,
     )  # fmt: skip

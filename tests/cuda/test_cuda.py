@@ -3,6 +3,8 @@
 The convolutions and linear layers are in test_cuda_convolution.py.
 """
 
+import sys
+
 import numpy as np
 import pytest
 from cuda_checks import (
@@ -214,6 +216,25 @@ def test_group_norm(N, P, groups, size, with_silu, seed):
     stats = mean.astype(np.float32), rstd.astype(np.float32)
     partial = () if with_silu else (draw(1, x.shape)[0],)
     check_kernel(f"{name}_backward", gy, x, weight, *more, *stats, groups, *partial, tolerance=2e-5)
+
+
+def test_a_batch_of_more_images_than_a_grid_has_rows(monkeypatch):
+    """A grid's y and z end at 65,535. All kernels with such a batch took two minutes here."""
+    grids, N = [], 2**16 + 1
+    for name in ("attention", "ladder", "linear", "norm"):
+        module = sys.modules[f"minddpm.kernels.cuda.{name}"]
+        monkeypatch.setattr(
+            module, "launch", lambda file, kernel, grid, *a, **b: grids.append(grid)
+        )
+    x, w, b, four = (cupy_on_cpu.asarray(a) for a in draw(0, (N, 1, 2), (2, 2), 2, (N, 1, 1, 2)))
+    y, mean, rstd = cuda.group_norm(x, b, b, 1, 1e-2)
+    cuda.group_norm_backward(y, x, b, mean, rstd, 1)
+    cuda.attention(x, x, x, 1)
+    cuda.attention_backward(x, x, x, x, 1)
+    cuda.linears_backward([x], x, [w])
+    cuda.conv2d(four, w[None, None], b, 1, ((0, 0), (0, 0)))
+    assert len(grids) == 7
+    assert all(max(grid[1:], default=1) < 2**16 for grid in grids)
 
 
 # --- attention.cu --------------------------------------------------------------------------------

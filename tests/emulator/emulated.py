@@ -38,7 +38,7 @@ def norm_backward(library: Library, order: int = 0) -> list[np.ndarray]:
     sums, counters = device_empty((2, N, C)), device_array(np.zeros(groups, np.uint32))
     none, C1 = np.uint64(0), np.int32(C)
     library.launch(
-        "group_norm_backward", (groups, N), (256,),
+        "group_norm_backward", (groups * N,), (256,),
         (gy, x, none, C1, weight, bias, mean, rstd, none, none, results[0], none, *results[1:],
          sums, counters, *map(np.int32, (P, C, C // groups, 1))),
         order=order,
