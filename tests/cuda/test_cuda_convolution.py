@@ -16,7 +16,7 @@ from cuda_checks import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minddpm.gpucheck.convolutions import rounded
+from minddpm.gpucheck.convolutions import TENSOR_RUNGS, rounded, sums_tolerance
 from minddpm.kernels import cuda, reference
 from minddpm.kernels.cuda import ladder, winograd
 from minddpm.kernels.emulator import cupy_on_cpu
@@ -63,8 +63,11 @@ def test_a_rung(rung, data):
         ladder.forward(s, xs, w, b, y, up=up, shift=shift, extra=extra, rung=how)
         return y
 
+    tolerance = 5e-6
+    if how in TENSOR_RUNGS:  # they cut off bits of every sum of a few products
+        tolerance = sums_tolerance(how, max(*w.shape[:2]) ** 2 * max(w.shape[2:]) + gy[..., 0].size)
     (y,) = in_every_order(run, xs, w, b if with_all else None, *more)
-    check(y, expected, 5e-6)
+    check(y, expected, tolerance)
 
     def gradients(gy, xs, w):
         separate = ladder.separate_gradients(s, gy, xs, w, how, up)
@@ -78,7 +81,7 @@ def test_a_rung(rung, data):
     results = in_every_order(gradients, gy, xs, w)
     exact = (*gxs, gw, *gxs, gw, gy.sum(axis=(1, 2)), gb)
     for result, wanted in zip(results, exact[: len(results)], strict=True):
-        check(result, wanted, 5e-6)
+        check(result, wanted, tolerance)
 
 
 @few_examples

@@ -63,13 +63,12 @@ UNINSTRUMENTED inline float add_step(float sum, const Factor* a, const Factor* b
         for (int i = 0; i < count; i++) sum += a[i].value * b[i * step].value;
         return sum;
     }
-    if (largest < -1000) return sum;  // nothing but zeros
+    if (largest < -1000) largest = 0;  // nothing but zeros
     int power = largest - 23 - EXTRA;
-    double in_units = std::ldexp(1.0, -power);
-    long long total = static_cast<long long>(sum * in_units);
-    for (int i = 0; i < count; i++) {
-        double product = static_cast<double>(a[i].value) * b[i * step].value;
-        total += static_cast<long long>(product * in_units);
+    double unit = std::ldexp(1.0, -power);
+    long long total = static_cast<long long>(std::ldexp(static_cast<double>(sum), -power));
+    for (int i = 0; i < count; i++) {  // two operations for each product: profile mode counts them
+        total += static_cast<long long>(a[i].value * unit * b[i * step].value);
     }
     return cut(static_cast<double>(total), power);
 }
