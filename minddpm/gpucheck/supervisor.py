@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from minddpm.errors import InputError
+from minddpm.gpucheck.worker import LOST
 
 WORKER = (sys.executable, "-m", "minddpm.gpucheck.worker")
 ROW_SECONDS = 180  # of one row, before its process is ended
@@ -28,7 +29,7 @@ class Worker:
             os.set_blocking(stream.fileno(), False)
             self._selector.register(stream, selectors.EVENT_READ)
         self._lines = b""
-        self.errors = b""
+        self._errors = b""
 
     def next(self, seconds: float) -> dict[str, Any] | None:
         """Return the next record, or None if the process has ended; TimeoutError if it is late."""
@@ -47,20 +48,22 @@ class Worker:
                 elif key.fileobj is self._process.stdout:
                     self._lines += data
                 else:
-                    self.errors = (self.errors + data)[-4000:]
+                    self._errors = (self._errors + data)[-4000:]
         line, _, self._lines = self._lines.partition(b"\n")
         return json.loads(line)
 
-    def end(self) -> str:
-        """End the process and all that it has started; return why it ended, for a table."""
+    def end(self) -> int:
+        """End the process and all that it has started; return its exit code."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-        code = self._process.wait()
         for stream in (self._process.stdout, self._process.stderr):
             stream.close()
-        lines = self.errors.decode(errors="replace").strip().splitlines()
-        last = lines[-1] if lines else "without a message"
-        return f"the process ended with exit code {code}: {last}"
+        return self._process.wait()
+
+    def last_words(self) -> str:
+        """Return the last line that the process has printed on stderr."""
+        lines = self._errors.decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "without a message"
 
 
 def results(
@@ -102,12 +105,13 @@ def results(
                     begun, done = False, done + 1
                     yield record
         finally:
-            ended = process.end()
+            code = process.end()
+        ended = f"the process ended with exit code {code}: {process.last_words()}"
         if plan is None:
             raise RuntimeError(problem or ended)
         if done == len(plan["rows"]) or (problem and time.monotonic() >= deadline):
             break
-        if begun or problem or not ended.startswith("the process ended with exit code 3"):
+        if begun or problem or code != LOST:  # else the row that lost the device has its record
             kind, name = plan["rows"][done]
             yield {"kind": "lost", "row": done, "of": kind, "name": name, "ok": False,
                    "problem": problem or ended}  # fmt: skip
