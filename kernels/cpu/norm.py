@@ -20,7 +20,6 @@ from minddpm.kernels.cpu.norm_steps import (
     gradient_sums,
     group_moments,
     group_slopes,
-    moments,
     normalise,
     spread_groups,
 )
@@ -80,7 +79,8 @@ def _gradients(gy, x, weight, bias, mean, rstd, groups, silu, partial=None):
 # --- a piece -------------------------------------------------------------------------------------
 #
 # F pixels are a line (norm_lines.py). If F = 1 the passes read and write the images themselves, and
-# `wide` is `narrow`; else a copy in working memory, of complete lines.
+# `wide` is `narrow`, and spread and fold_sums change nothing; else a copy in working memory, of
+# complete lines.
 
 
 @task
@@ -93,17 +93,14 @@ def _forward(piece, pieces, worker, arguments):
     narrow, wide, wide_bias, buffer = _places(space, C, F, bias)
     for n in items(N, piece, pieces):
         from_x, to = x + n * P * C * 4, y + n * P * C * 4
-        if F == 1:
-            moments(from_x, P, C, narrow.first, narrow.second, narrow.mean)
-        else:
+        if F > 1:
             copy_floats(from_x, buffer, P * C)
             from_x = to = buffer
-            line_moments(from_x, P, C, F, narrow, wide)
+        line_moments(from_x, P, C, F, narrow, wide)
         out = n * groups * 4
         group_moments(narrow, C, groups, P, as_float(eps), weight, mean + out, rstd + out)
-        if F > 1:
-            spread(narrow.mean, wide.mean, C, F)
-            spread(narrow.scale, wide.scale, C, F)
+        spread(narrow.mean, wide.mean, C, F)
+        spread(narrow.scale, wide.scale, C, F)
         normalise(
             from_x, to, lines, line, 4 * line, 4 * line, silu, wide.mean, wide.scale, wide_bias
         )
@@ -134,20 +131,18 @@ def _backward(piece, pieces, worker, arguments):
             copy_floats(from_gy, wide_g, P * C)
             clear(wide_g + P * C * 4, rest)
             from_x, from_gy, to = wide_x, wide_g, wide_g
-            spread(narrow.mean, wide.mean, C, F)
-            spread(narrow.scale, wide.scale, C, F)
+        spread(narrow.mean, wide.mean, C, F)
+        spread(narrow.scale, wide.scale, C, F)
         clear(wide.first, 2 * line)  # also `second`, which follows `first`
         gradient_sums(
             from_x, from_gy, to, lines, line, step, step, silu, wide.mean, wide.scale, wide_bias,
             wide.first, wide.second,
         )  # fmt: skip
-        if F > 1:
-            fold_sums(wide.first, narrow.first, C, F)
-            fold_sums(wide.second, narrow.second, C, F)
+        fold_sums(wide.first, narrow.first, C, F)
+        fold_sums(wide.second, narrow.second, C, F)
         group_slopes(narrow, C, groups, P, weight, rstd + stats, gw, gb)
-        if F > 1:
-            spread(narrow.slope, wide.slope, C, F)
-            spread(narrow.shift, wide.shift, C, F)
+        spread(narrow.slope, wide.slope, C, F)
+        spread(narrow.shift, wide.shift, C, F)
         more = partial + shift if partial else 0
         gradient(
             from_x, to, to, lines, line, step, step, wide.mean, wide.scale, wide.slope, wide.shift,
