@@ -137,15 +137,6 @@ def zero(e: Emitter, at, vectors) -> None:
 
 
 @kernel
-def read_ahead(e: Emitter, at, vectors, out) -> None:
-    """Read `vectors` (at least 1) vectors, to have them in the cache; store their sum at out."""
-    (total,) = e.loop(
-        vectors, [(at, BYTES)], [e.const(0)], lambda moving, acc: [e.add(acc[0], e.load(moving[0]))]
-    )
-    e.store(total, out)
-
-
-@kernel
 def write_ahead(e: Emitter, at, vectors) -> None:
     """Ask for the memory of `vectors` (at least 1) vectors that will be written."""
 

@@ -186,6 +186,7 @@ def _backward(piece, pieces, worker, arguments):
         images = min(s.images, last - first)
         for n in range(images):
             load_image(s, first + n, source, at, p_at + n * image, False)
+            # gy of the group's first image: the others follow it, wherever they lie.
             from_gy = load_gradient(s, first + n, b, g_at + n * result, True) - n * result
         clear(q_at, images * image // 4)
         for start in range(0, images * tiles, s.tiles):
