@@ -52,6 +52,18 @@ class Worker:
         line, _, self._lines = self._lines.partition(b"\n")
         return json.loads(line)
 
+    def records(self, deadline: float, row_seconds: float) -> Iterator[dict[str, Any]]:
+        """Yield records until the process has ended; TimeoutError if one is late."""
+        while True:
+            seconds = max(0.0, min(deadline - time.monotonic(), row_seconds))
+            try:
+                record = self.next(seconds)
+            except TimeoutError:
+                raise TimeoutError(f"no result within {seconds:.0f} s") from None
+            if record is None:
+                return
+            yield record
+
     def end(self) -> int:
         """End the process and all that it has started; return its exit code."""
         if self._process.poll() is None:
@@ -82,15 +94,7 @@ def results(
         process = Worker([*worker, "--first", str(done)])
         problem, begun = None, False
         try:
-            while problem is None:
-                left = deadline - time.monotonic()
-                try:
-                    record = process.next(max(0.0, min(left, row_seconds)))
-                except TimeoutError:
-                    problem = f"no result within {min(left, row_seconds):.0f} s"
-                    break
-                if record is None:
-                    break
+            for record in process.records(deadline, row_seconds):
                 if record["kind"] == "refused":
                     raise InputError(record["problem"])
                 if record["kind"] == "plan":
@@ -104,6 +108,8 @@ def results(
                 elif record["kind"] != "end":
                     begun, done = False, done + 1
                     yield record
+        except TimeoutError as late:
+            problem = str(late)
         finally:
             code = process.end()
         ended = f"the process ended with exit code {code}: {process.last_words()}"
