@@ -102,7 +102,8 @@ class replayed_training:  # noqa: N801
     """The two halves of a training step that may run their tasks without Python between them.
 
     The arguments are those of kernels/reference's `replayed_training`. The second call compares a
-    replay with an eager step of other inputs and weights: what NumPy made of the old ones differs.
+    replay with an eager step of other inputs and weights: an array that NumPy computed from the old
+    ones would differ.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ template <int smallest> UNINSTRUMENTED Factor factor(float x) {
     return {x, x == 0 || !std::isfinite(x) ? INT_MIN / 4 : std::max(std::ilogb(x), smallest)};
 }
 
-// x without its bits below 1, rounded to float32 towards zero, times 2^power.
+// A whole number x times 2^power, rounded to float32 towards zero.
 UNINSTRUMENTED inline float cut(double x, int power) {
     double exact = std::ldexp(x, power);
     float near = static_cast<float>(exact);
