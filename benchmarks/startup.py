@@ -18,19 +18,24 @@ IMPORT = SETUP + "import minddpm\nprint(time.perf_counter() - start)"
 OURS = """
 import numpy as np, minddpm
 from minddpm import nn, random
-from minddpm.replay import replayed_training
+from minddpm.replay import ReplayedStep
 minddpm.set_backend("numba"); minddpm.manual_seed(0)
 unet = minddpm.UNet2D(**minddpm.SMALL).train()
 diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(1000))
 optimizer = nn.Adam(unet.parameters())
 ema = nn.EMA(optimizer.flat)
-model = replayed_training(unet, optimizer.flat)
+def compute(step, x0, t, *numbers):
+    minddpm.manual_seed(0, step)
+    losses = diffusion.training_losses(unet, x0, t, x0)
+    losses.mean().backward()
+    squared = optimizer.update(*numbers, 1.0, ema)
+    optimizer.zero_grad()
+    return losses.data, squared
+step = ReplayedStep(unet, optimizer.arrays(ema))
 def train(N):
     x0 = random.normal((N, 28, 28, 1), 0, random.CHECK)
-    loss = diffusion.training_losses(model, x0, np.arange(N), x0).mean()
-    loss.backward()
-    optimizer.step(1.0, ema)
-    optimizer.zero_grad()
+    step(compute, 0, x0, np.arange(N), *optimizer.numbers(ema))
+    optimizer.steps += 1
 """
 FIRST_STEP = SETUP + OURS + "train(32); print(time.perf_counter() - start)"
 OUR_MEMORY = (

@@ -22,7 +22,7 @@ import minddpm
 from contestants import has
 from measure import synchronised, verify
 from minddpm import backend, nn, samplers
-from minddpm.replay import replayed, replayed_training
+from minddpm.replay import ReplayedStep, replayed
 from unet_problem import CLIP, DECAY, DISTINCT, LR, Problem, T, our_unet
 from unet_problem import problem as problem
 
@@ -92,16 +92,23 @@ def our_train(p: Problem) -> Callable[[], tuple[float, float]]:
     diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(T))
     optimizer = nn.Adam(unet.parameters(), LR)
     ema = nn.EMA(optimizer.flat, DECAY)
-    model = replayed_training(unet, optimizer.flat)
     steps = itertools.count()
 
-    def train() -> tuple[float, float]:
-        minddpm.manual_seed(0, next(steps))  # for dropout, as the trainer does
-        loss = diffusion.training_losses(model, p.x0, p.t, p.noise).mean()
-        loss.backward()
-        squared = optimizer.step(CLIP, ema)
+    def compute(step: int, x0: Any, t: Any, noise: Any, *numbers: Any) -> tuple[Any, Any]:
+        minddpm.manual_seed(0, step)  # for dropout, as the trainer does
+        losses = diffusion.training_losses(unet, x0, t, noise)
+        losses.mean().backward()
+        squared = optimizer.update(*numbers, CLIP, ema)
         optimizer.zero_grad()
-        return float(loss.numpy()), math.sqrt(backend.to_numpy(squared))
+        return losses.data, squared
+
+    step = ReplayedStep(unet, optimizer.arrays(ema))
+
+    def train() -> tuple[float, float]:
+        numbers = optimizer.numbers(ema)
+        losses, squared = step(compute, next(steps), p.x0, p.t, p.noise, *numbers)
+        optimizer.steps += 1
+        return float(backend.to_numpy(losses).mean()), math.sqrt(backend.to_numpy(squared))
 
     return train
 
@@ -111,7 +118,7 @@ def without_replay() -> AbstractContextManager[Any]:
     return mock.patch.multiple(
         sys.modules[__name__],
         replayed=lambda model: model,
-        replayed_training=lambda model, flat: model,
+        ReplayedStep=lambda model, state: lambda function, *inputs: function(*inputs),
     )
 
 

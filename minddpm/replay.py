@@ -10,17 +10,20 @@ runs the list of the same tasks (kernels/cpu/replay.py). kernels/reference canno
 the model each time. Results are bit-equal either way, and callers need not know whether the model
 is recorded. On a CPU it is only within constant_weights().
 
-A training step has two such halves, the model forward and backward; between them the loss is
-computed as usual:
+A training step replays, too, as a whole:
+
+    step = ReplayedStep(unet, optimizer.arrays())  # training/ddpm.py
+    losses = step(function, 1, x0, t)  # the result of function(1, x0, t), as at any step
+
+or its model alone, forward and backward, while the loss between them is computed as usual:
 
     model = replayed_training(unet, optimizer.flat)
     diffusion.training_losses(model, x0, t, noise).mean().backward()
 """
 
 import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
 
 from minddpm import backend, random
 from minddpm.autodiff import Tensor, no_grad
@@ -29,6 +32,31 @@ from minddpm.backend import Array
 from minddpm.diffusion.forward import Model
 from minddpm.nn import Module
 from minddpm.nn.flat import FlatParameters
+
+
+class _Records:
+    """What was recorded, by the shapes of its inputs and all else on which it depends.
+
+    All is forgotten if a weight has been replaced by another array.
+    """
+
+    def __init__(self, model: Model):
+        self._model, self.of_key = model, {}
+        self._parameters = model.parameters() if isinstance(model, Module) else []
+        self._weights: list[Array] = []
+
+    def get(self, inputs: Sequence[Any], make: Callable[[], Any]) -> Any:
+        """Return the record for inputs of these shapes, or the result of make() as a new one."""
+        weights = [p.data for p in self._parameters]
+        if any(new is not old for new, old in zip(weights, self._weights, strict=False)):
+            self.of_key.clear()
+        self._weights = weights
+        training = getattr(self._model, "training", False)
+        arrays = [(x.shape, x.dtype) for x in inputs if hasattr(x, "shape")]
+        key = (backend.active().name, backend.precision(), training, *arrays)
+        if key not in self.of_key:
+            self.of_key[key] = make()
+        return self.of_key[key]
 
 
 class Replayed:
@@ -40,10 +68,7 @@ class Replayed:
     """
 
     def __init__(self, model: Model):
-        self.model = model
-        self._parameters = model.parameters() if isinstance(model, Module) else []
-        self._weights: list[Array] = []
-        self._records: dict[tuple[Any, ...], Model] = {}
+        self.model, self._records = model, _Records(model)
 
     def __call__(self, x: Array, t: Array, embedding: Tensor | None = None) -> Array:
         inputs = [backend.xp.asarray(x), backend.xp.asarray(t, "int64")]
@@ -51,14 +76,7 @@ class Replayed:
             inputs.append(embedding.data)
         if getattr(self.model, "training", False) or inputs[0].size == 0:
             return self._run(*inputs)
-        weights = [p.data for p in self._parameters]
-        if any(new is not old for new, old in zip(weights, self._weights, strict=False)):
-            self._records.clear()
-        self._weights = weights
-        key = (backend.active().name, backend.precision(), *((i.shape, i.dtype) for i in inputs))
-        if key not in self._records:
-            self._records[key] = backend.kernels.replayed(self._run)
-        return self._records[key](*inputs)
+        return self._records.get(inputs, lambda: backend.kernels.replayed(self._run))(*inputs)
 
     def _run(self, x: Array, t: Array, *embedding: Array) -> Array:
         with no_grad():
@@ -85,27 +103,27 @@ class ReplayedTraining:
     """
 
     def __init__(self, model: Module, flat: FlatParameters):
-        self.model, self.flat = model, flat
-        self._records: dict[tuple[Any, ...], _Recorded] = {}
+        self.model, self.flat, self._records = model, flat, _Records(model)
         self._last: Any = lambda: None  # a weak reference to the function of the last call
 
     def __call__(self, x: Array, t: Array, class_labels: Any = None) -> Tensor:
         xp, last = backend.xp, self._last()
         x, t = xp.asarray(x), xp.asarray(t, "int64")
         embedded = [] if class_labels is None else [self.model.class_embedding(class_labels)]
-        if (last is not None and last.inputs is not None) or not records_graph() or x.size == 0:
+        waits = last is not None and last.inputs is not None
+        if waits or backend.kernels.is_recording() or not records_graph() or x.size == 0:
             return self.model(x, t, *embedded)
         *position, step = random.ambient()
-        shapes = [(a.shape, a.dtype) for a in (x, t, *(e.data for e in embedded))]
-        key = (backend.active().name, backend.precision(), *shapes)
-        if key not in self._records:
-            buffers = tuple(xp.zeros_like(e.data) for e in embedded)
-            self._records[key] = _Recorded(self.model, self.flat, buffers, *position)
-        recorded = self._records[key]
+        arrays = [e.data for e in embedded]
+        recorded = self._records.get(
+            (x, t, *arrays),
+            lambda: _Recorded(
+                self.model, self.flat, tuple(map(backend.xp.zeros_like, arrays)), *position
+            ),
+        )
         if recorded.draws and position != [recorded.seed, recorded.draw]:
             return self.model(x, t, *embedded)
-        # The step stays on the host: reading it from a GPU would wait for all kernels.
-        call = _ModelCall(recorded, x, t, np.array([step], np.int64))
+        call = _ModelCall(recorded, x, t, step)
         self._last = weakref.ref(call)
         # A function is part of the graph if an input needs a gradient. Here only weights do.
         return call(Tensor(xp.zeros((), self.flat.data.dtype), requires_grad=True), *embedded)
@@ -120,12 +138,16 @@ class _Recorded:
         self.model, self.buffers, self.seed, self.draw = model, buffers, seed, draw
         self.draws = 0  # that a call makes
         self._output: Tensor | None = None  # of a call that runs eagerly, until its backward
-        self.halves = backend.kernels.replayed_training(
-            self._forward, self._backward, flat.data, (flat.grad, *buffers)
-        )
+        self._call = backend.kernels.replayed_step(2, (flat.data, flat.grad, *buffers))
 
-    def _forward(self, x: Array, t: Array, step: Array, *embedding: Array) -> Array:
-        random.set_ambient(self.seed, self.draw, int(step[0]))
+    def forward(self, step: int, *inputs: Array) -> Array:
+        return self._call(0, self._forward, step, *inputs)
+
+    def backward(self, step: int, gy: Array) -> None:
+        self._call(1, self._backward, step, gy)
+
+    def _forward(self, step: int, x: Array, t: Array, *embedding: Array) -> Array:
+        random.set_ambient(self.seed, self.draw, step)
         leaves = [Tensor(e, requires_grad=True) for e in embedding]
         for leaf, buffer in zip(leaves, self.buffers, strict=True):
             leaf.grad = buffer
@@ -133,7 +155,7 @@ class _Recorded:
         self.draws = random.ambient()[1] - self.draw
         return self._output.data
 
-    def _backward(self, gy: Array) -> None:
+    def _backward(self, step: int, gy: Array) -> None:
         output, self._output = self._output, None
         output.backward(gy)
 
@@ -141,12 +163,12 @@ class _Recorded:
 class _ModelCall(Function):
     """A model as one function of the graph; its backward adds to the gradients of the weights."""
 
-    def __init__(self, recorded: _Recorded, x: Array, t: Array, step: Array):
+    def __init__(self, recorded: _Recorded, x: Array, t: Array, step: int):
         self.recorded, self.x, self.t, self.step = recorded, x, t, step
 
     def forward(self, anchor: Array, *embedding: Array) -> Array:
         seed, draw, step = random.ambient()
-        y = self.recorded.halves.forward(self.x, self.t, self.step, *embedding)
+        y = self.recorded.forward(self.step, self.x, self.t, *embedding)
         random.set_ambient(seed, draw + self.recorded.draws, step)
         return y
 
@@ -154,7 +176,7 @@ class _ModelCall(Function):
         ambient, buffers = random.ambient(), self.recorded.buffers
         for buffer in buffers:
             buffer[...] = 0
-        self.recorded.halves.backward(gy)
+        self.recorded.backward(self.step, gy)
         random.set_ambient(*ambient)
         return backend.xp.zeros((), gy.dtype), *(buffer.copy() for buffer in buffers)
 
@@ -165,3 +187,24 @@ def replayed_training(model: Module, flat: FlatParameters) -> Model:
     flat: all parameters of the model. Gradients are bit-equal to those of `model`. x gets none.
     """
     return ReplayedTraining(model, flat)
+
+
+class ReplayedStep:
+    """A training step whose kernels are all recorded, once for each shape, and replayed.
+
+    model: whose weights it trains. state: all arrays that it changes.
+    """
+
+    def __init__(self, model: Module, state: tuple[Array, ...]):
+        self._state, self._records = state, _Records(model)
+
+    def __call__(self, function: Callable[..., Any], step: int, *inputs: Any) -> Any:
+        """Return function(step, *inputs).
+
+        function: the same in every step; returns an array, a tuple of arrays or None. It draws by
+        random.manual_seed(seed, step), and runs the same kernels for all inputs of a shape. step:
+        of its random draws. inputs: arrays, numbers or None. Results are bit-equal to those of the
+        function alone; if NumPy computes a part of them, it is called every time.
+        """
+        call = self._records.get(inputs, lambda: backend.kernels.replayed_step(1, self._state))
+        return call(0, function, step, *inputs)

@@ -10,7 +10,7 @@ float32 only: other types (gradient checks use float64) go to the reference.
 """
 
 from minddpm.kernels.cpu.cache import own_cache
-from minddpm.kernels.reference import clip_scale, philox4x32
+from minddpm.kernels.reference import philox4x32
 
 with own_cache():  # every module with compiled functions is imported within this block
     from minddpm.kernels.cpu import threads
@@ -23,6 +23,8 @@ with own_cache():  # every module with compiled functions is imported within thi
         conv_transpose2d_backward,
     )
     from minddpm.kernels.cpu.linear import linear, linear_backward, linears, linears_backward
+    from minddpm.kernels.cpu.lookup import take, take_rows, take_rows_backward
+    from minddpm.kernels.cpu.losses import mean_squared_errors, mean_squared_errors_backward
     from minddpm.kernels.cpu.memory import keep_freed_memory
     from minddpm.kernels.cpu.noise import (
         q_sample,
@@ -39,7 +41,7 @@ with own_cache():  # every module with compiled functions is imported within thi
         group_norm_silu,
         group_norm_silu_backward,
     )
-    from minddpm.kernels.cpu.optimizer import adam, ema, squared_norm
+    from minddpm.kernels.cpu.optimizer import adam, clip_scale, ema, set_to_zero, squared_norm
     from minddpm.kernels.cpu.pointwise import (
         add,
         add_all,
@@ -51,7 +53,8 @@ with own_cache():  # every module with compiled functions is imported within thi
         upsample_nearest,
         upsample_nearest_backward,
     )
-    from minddpm.kernels.cpu.replay import replayed, replayed_training
+    from minddpm.kernels.cpu.recorder import is_recording
+    from minddpm.kernels.cpu.replay import replayed, replayed_step
     from minddpm.kernels.cpu.residual import (
         norm_silu_conv2d,
         norm_silu_conv2d_backward,
@@ -66,10 +69,11 @@ __all__ = [
     "adam", "add", "add_all", "add_to", "attention", "attention_backward", "clip_scale",
     "constant_weights", "conv2d", "conv2d_backward", "conv_transpose2d",
     "conv_transpose2d_backward", "dropout", "ema", "group_norm", "group_norm_backward",
-    "group_norm_silu", "group_norm_silu_backward", "linear", "linear_backward", "linears",
-    "linears_backward", "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32", "q_sample",
-    "q_sample_normal", "random_bits", "random_normal", "random_uniform", "replayed",
-    "replayed_training", "sampler_step", "sampler_step_normal", "silu", "silu_backward",
-    "squared_norm", "timestep_features",
-    "upsample_conv2d", "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
+    "group_norm_silu", "group_norm_silu_backward", "is_recording", "linear", "linear_backward",
+    "linears", "linears_backward", "mean_squared_errors", "mean_squared_errors_backward",
+    "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal",
+    "random_bits", "random_normal", "random_uniform", "replayed", "replayed_step", "sampler_step",
+    "sampler_step_normal", "set_to_zero", "silu", "silu_backward", "squared_norm", "take",
+    "take_rows", "take_rows_backward", "timestep_features", "upsample_conv2d",
+    "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
 ]  # fmt: skip

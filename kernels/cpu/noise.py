@@ -10,6 +10,7 @@ from numba import njit
 from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.memory import address, array_at, empty, floats, items
 from minddpm.kernels.cpu.philox import CHUNK, key, normal_blocks, philox
+from minddpm.kernels.cpu.recorder import here
 from minddpm.kernels.cpu.task import Task, as_float32, bits, integers, task
 from minddpm.kernels.float32 import float32_only
 
@@ -77,9 +78,9 @@ def q_sample(x0, noise, a, b):
 @float32_only
 def q_sample_normal(x0, a, b, seed: int, purpose: int, step: int):
     x_t, z = empty(x0.shape), empty(x0.shape)
-    arrays = (address(x) for x in (x0, a, b, x_t, z))
-    pieces, stream = threads.pieces(x0.size // CHUNK), key(step, seed, purpose)
-    _q_sample_normal(pieces, *arrays, x0.size, x0.size // len(x0), *stream)
+    here.step[0], *k = key(step, seed, purpose)
+    arrays = (address(x) for x in (x0, a, b, x_t, z, here.step))
+    _q_sample_normal(threads.pieces(x0.size // CHUNK), *arrays, x0.size, x0.size // len(x0), *k)
     return x_t, z
 
 
@@ -97,7 +98,8 @@ def _q_sample(piece, pieces, worker, at):
 @task
 def _q_sample_normal(piece, pieces, worker, at):
     """Compute x_t of q_sample and its noise, flat: image n is elements nP .. nP + P - 1."""
-    x0_at, a_at, b_at, x_t_at, noise_at, size, P, step, k0, k1 = integers(at, 10)
+    x0_at, a_at, b_at, x_t_at, noise_at, step_at, size, P, k0, k1 = integers(at, 10)
+    (step,) = integers(step_at, 1)
     x0, x_t, noise = floats(x0_at, size), floats(x_t_at, size), floats(noise_at, size)
     a, b = floats(a_at, size // P), floats(b_at, size // P)
     step, k0, k1 = np.uint64(step), np.uint64(k0), np.uint64(k1)

@@ -7,8 +7,8 @@ from numba import njit
 
 from minddpm.kernels import reference
 from minddpm.kernels.cpu import threads
-from minddpm.kernels.cpu.memory import address, array_at, empty, floats, items, share
-from minddpm.kernels.cpu.task import as_float32, bits, integers, task
+from minddpm.kernels.cpu.memory import address, array_at, clear, empty, floats, items, share
+from minddpm.kernels.cpu.task import as_float, as_float32, bits, integers, task
 from minddpm.kernels.float32 import contiguous_float32, float32_only
 
 PART = 1 << 14  # numbers in each partial sum of squared_norm
@@ -16,8 +16,8 @@ CHUNK = 1 << 11  # numbers that Adam updates before it moves their average: they
 
 
 def adam(
-    param, grad, m, v, average, step: int, lr: float, beta1: float, beta2: float, eps: float,
-    weight_decay: float, grad_scale: float, ema_decay: float,
+    param, grad, m, v, average, step, lr, beta1: float, beta2: float, eps: float,
+    weight_decay: float, grad_scale, ema_decay,
 ):  # fmt: skip
     if not contiguous_float32(param, grad, m, v, average):
         reference.adam(
@@ -25,14 +25,12 @@ def adam(
             ema_decay,
         )  # fmt: skip
         return
-    if not math.isfinite(grad_scale):
-        return
-    numbers = (
-        lr / (1 - beta1**step), beta1, beta2, eps, 1 - lr * weight_decay, grad_scale,
-        1 / math.sqrt(1 - beta2**step), 1 - ema_decay,
-    )  # fmt: skip
-    arrays = (address(a) for a in (param, grad, m, v, average))
-    _adam(threads.pieces(param.size // CHUNK), *arrays, param.size, *map(bits, numbers))
+    # The task reads at an address what changes from step to step, so that it can be replayed.
+    scale = np.asarray(grad_scale, np.float32)
+    changing = [scale, *(np.asarray(x, np.float64) for x in (step, lr, ema_decay))]
+    arrays = (address(a) for a in (param, grad, m, v, average, *changing))
+    numbers = map(bits, (beta1, beta2, eps, weight_decay))
+    _adam(threads.pieces(param.size // CHUNK), *arrays, param.size, *numbers)
 
 
 @task
@@ -41,19 +39,32 @@ def _adam(piece, pieces, worker, at):
 
     Chunk by chunk, because a second pass would read every parameter from memory again.
     """
-    param, grad, m, v, average, n = integers(at, 6)
-    lr, beta1, beta2, eps, decay, grad_scale, root2, rest = integers(at + 8 * 6, 8)
+    param, grad, m, v, average, scale_at, step_at, lr_at, ema_decay_at, n = integers(at, 10)
+    beta1_bits, beta2_bits, eps, weight_decay = integers(at + 8 * 10, 4)
+    grad_scale = floats(scale_at, 1)[0]
+    if not math.isfinite(grad_scale):
+        return
+    step, lr, ema_decay = _number(step_at), _number(lr_at), _number(ema_decay_at)
+    beta1, beta2 = as_float(beta1_bits), as_float(beta2_bits)
+    rate, root2 = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
+    decay = 1 - lr * as_float(weight_decay)
     first, end = share(n, piece, pieces), share(n, piece + 1, pieces)
     for i in range(first, end, CHUNK):
         shift, count = 4 * i, min(CHUNK, end - i)
         p = floats(param + shift, count)
         _adam_chunk(
             p, floats(grad + shift, count), floats(m + shift, count), floats(v + shift, count),
-            as_float32(lr), as_float32(beta1), as_float32(beta2), as_float32(eps),
-            as_float32(decay), as_float32(grad_scale), as_float32(root2),
+            np.float32(rate), np.float32(beta1), np.float32(beta2), as_float32(eps),
+            np.float32(decay), grad_scale, np.float32(root2),
         )  # fmt: skip
         if average:
-            _ema_chunk(floats(average + shift, count), p, as_float32(rest))
+            _ema_chunk(floats(average + shift, count), p, np.float32(1 - ema_decay))
+
+
+@njit(inline="always")
+def _number(at):
+    """Return the float64 at address `at`."""
+    return array_at(at, (1,), np.float64)[0]
 
 
 @njit(error_model="numpy")
@@ -95,9 +106,10 @@ def _ema(piece, pieces, worker, at):
 
 @float32_only
 def squared_norm(x):
-    sums = empty(-(-x.size // PART), np.float64)
+    sums, total = empty(-(-x.size // PART), np.float64), empty((), np.float64)
     _squared_norm(threads.pieces(len(sums)), address(x), x.size, address(sums))
-    return sums.sum()
+    _add_up(1, address(sums), len(sums), address(total))
+    return total
 
 
 @task
@@ -117,3 +129,40 @@ def _sum_of_squares(x):
     for i in range(x.size):
         total += np.float64(x[i]) * np.float64(x[i])
     return total
+
+
+@task
+def _add_up(piece, pieces, worker, at):
+    sums_at, count, total_at = integers(at, 3)
+    sums, total = array_at(sums_at, (count,), np.float64), 0.0
+    for k in range(count):
+        total += sums[k]
+    array_at(total_at, (1,), np.float64)[0] = total
+
+
+def clip_scale(squared_norm, max_norm: float):
+    squared_norm, scale = np.asarray(squared_norm, np.float64), empty((), np.float32)
+    _clip_scale(1, address(squared_norm), bits(max_norm), address(scale))
+    return scale
+
+
+@task
+def _clip_scale(piece, pieces, worker, at):
+    squared_norm, max_norm, scale = integers(at, 3)
+    norm, most = math.sqrt(_number(squared_norm)), as_float(max_norm)
+    factor = most / max(norm, most) if math.isfinite(norm) else math.nan
+    floats(scale, 1)[0] = factor
+
+
+def set_to_zero(x):
+    if not contiguous_float32(x):
+        reference.set_to_zero(x)
+        return
+    _set_to_zero(threads.pieces(x.size // PART), address(x), x.size)
+
+
+@task
+def _set_to_zero(piece, pieces, worker, at):
+    x, n = integers(at, 2)
+    first, end = share(n, piece, pieces), share(n, piece + 1, pieces)
+    clear(x + 4 * first, end - first)

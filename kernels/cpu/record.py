@@ -12,6 +12,7 @@ from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.recorder import recorded_by
 
 LINE = 64  # arrays begin at cache lines
+Inputs = tuple[np.ndarray | float | None, ...]
 
 
 class Lifetimes:
@@ -65,8 +66,8 @@ class Lifetimes:
 class Tasks(NamedTuple):
     """The tasks of one call of a function."""
 
-    inputs: tuple[np.ndarray, ...]
-    output: np.ndarray | None
+    inputs: tuple[np.ndarray | None, ...]
+    output: Any  # an array, a tuple of arrays or None
     arguments: list[np.ndarray]
     rows: np.ndarray  # int64 [tasks, 3]: address, pieces, address of the arguments
 
@@ -129,9 +130,9 @@ class Record:
         """Begin with the first array and the first function again."""
         self._made = 0
 
-    def record(self, function: Callable[..., Any], inputs: tuple[np.ndarray, ...]) -> Any:
+    def record(self, function: Callable[..., Any], inputs: Inputs) -> Any:
         """Call the function with copies of the inputs, and note its tasks; return its output."""
-        own, self._noted = tuple(x.copy() for x in inputs), []
+        own, self._noted = tuple(map(_own, inputs)), []
         try:
             with recorded_by(self):
                 output = function(*own)
@@ -142,21 +143,27 @@ class Record:
             self._noted = None
         return output
 
-    def repeat(self, i: int, function: Callable[..., Any], inputs: tuple[np.ndarray, ...]) -> Any:
+    def repeat(self, i: int, function: Callable[..., Any], inputs: Inputs) -> Any:
         """Call the i-th function in the same memory as it was recorded."""
         self._copy(i, inputs)
         with recorded_by(self):
             return function(*self.calls[i].inputs)
 
-    def replay(self, i: int, inputs: tuple[np.ndarray, ...]) -> np.ndarray | None:
-        """Run the tasks of the i-th call for other inputs; return the array of its output."""
+    def replay(self, i: int, inputs: Inputs) -> Any:
+        """Run the tasks of the i-th call for other inputs; return its output."""
         self._copy(i, inputs)
         threads.run_list(self.calls[i].rows)
         return self.calls[i].output
 
-    def _copy(self, i: int, inputs: tuple[np.ndarray, ...]) -> None:
+    def _copy(self, i: int, inputs: Inputs) -> None:
         for own, x in zip(self.calls[i].inputs, inputs, strict=True):
-            own[...] = x
+            if own is not None:
+                own[...] = x
+
+
+def _own(x: np.ndarray | float | None) -> np.ndarray | None:
+    """Return a copy of an array, or a number as a 0-d float64 array."""
+    return x if x is None else np.array(x, x.dtype if isinstance(x, np.ndarray) else np.float64)
 
 
 def _return_freed_memory() -> None:

@@ -34,6 +34,10 @@ class _Here(threading.local):
 here = _Here()
 
 
+def is_recording() -> bool:
+    return here.recorder is not None
+
+
 @contextmanager
 def recorded_by(recorder: Recorder | None) -> Iterator[None]:
     """Within the block, tell the recorder (None: none) what the kernels of this thread do."""

@@ -15,22 +15,26 @@ would stay those of the second call. So a replay is compared with an eager call 
 first, bit by bit: a function whose replay differs stays eager.
 
 In sampling (replayed) weights must be constant, because arrays derived from them are not computed
-again: outside of constant_weights() every call is eager. In training (replayed_training) the tasks
-derive them from the weights at every step.
+again: outside of constant_weights() every call is eager. In a training step (replayed_step) the
+tasks derive them from the weights every time.
 """
 
+import hashlib
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.constant_weights import Derived, current
-from minddpm.kernels.cpu.record import Lifetimes, Record
+from minddpm.kernels.cpu.philox import key
+from minddpm.kernels.cpu.record import Inputs, Lifetimes, Record
 from minddpm.kernels.cpu.recorder import here, recorded_by
 
 Arrays = tuple[np.ndarray, ...]
+Function = Callable[..., Any]
 OTHER = np.float32(2.0**-13)
 
 
@@ -89,93 +93,116 @@ class replayed:  # noqa: N801 (called as a function, as in every kernel set)
         return output
 
 
-def _changed(x: np.ndarray) -> np.ndarray:
-    """Return other numbers of the same kind: -x, or for timesteps their neighbours."""
-    return -x if x.dtype.kind == "f" else np.where(x > 0, x - 1, x + 1).astype(x.dtype)
+def _changed(x: np.ndarray | None) -> np.ndarray | None:
+    """Return other numbers of the same kind: 3/4 x, or for integers their neighbours."""
+    if x is None:
+        return None
+    if x.dtype.kind == "f":
+        return (x * x.dtype.type(0.75)).reshape(x.shape)
+    return np.where(x > 0, x - 1, x + 1).astype(x.dtype)
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-class replayed_training:  # noqa: N801
-    """The two halves of a training step that may run their tasks without Python between them.
+class replayed_step:  # noqa: N801
+    """The caller of a training step's functions, which share planned memory.
 
-    The arguments are those of kernels/reference's `replayed_training`. The second call compares a
-    replay with an eager step of other inputs and weights: an array that NumPy computed from the old
-    ones would differ.
+    It keeps no function: a trainer that passes its own methods would never be freed.
     """
 
-    def __init__(
-        self, forward: Callable[..., np.ndarray], backward: Callable[[np.ndarray], None],
-        weights: np.ndarray, gradients: Arrays,
-    ):  # fmt: skip
-        self._functions = forward, backward
-        self._weights, self._gradients = weights, gradients
+    def __init__(self, count: int, state: Arrays):
+        self._count, self._state = count, state
         self._lifetimes: Lifetimes | None = None
         self._record: Record | None = None
-        self._run: Callable[[int, Arrays], Any] = self._first
-        self._inputs: Arrays = ()
+        self._recorded: list[Function] = []  # while they are compared
+        self._run: Callable[[int, Function, int, Inputs], Any] = self._first
         self._where: tuple[int, int] | None = None
 
-    def forward(self, *inputs: np.ndarray) -> np.ndarray:
+    def __call__(self, i: int, function: Function, step: int, *inputs: Any) -> Any:
+        if i == 0:
+            self._begin()
+        return self._run(i, function, step, inputs)
+
+    def _begin(self) -> None:
         where = threading.get_ident(), threads.count()
         if where != self._where:  # another Python thread has other working memory
             self._run, self._record = self._first, None
-        self._where, self._inputs = where, inputs
-        if self._record is not None:
-            self._record.restart()
-        return self._run(0, inputs).copy()
-
-    def backward(self, gy: np.ndarray) -> None:
-        self._run(1, (gy,))
-
-    def _eager(self, half: int, inputs: Arrays) -> Any:
-        return self._functions[half](*inputs)
-
-    def _first(self, half: int, inputs: Arrays) -> Any:
-        if half == 0:
+        self._where, self._recorded = where, []
+        if self._run == self._first:
             self._lifetimes = Lifetimes()
+        elif self._run == self._second:
+            self._record = Record(self._lifetimes)
+        elif self._record is not None:
+            self._record.restart()
+
+    def _first(self, i: int, function: Function, step: int, inputs: Inputs) -> Any:
         with recorded_by(self._lifetimes):
-            output = self._functions[half](*inputs)
-        if half == 1:
+            output = function(step, *inputs)
+        if i == self._count - 1:
             self._run = self._second
         return output
 
-    def _second(self, half: int, inputs: Arrays) -> Any:
-        if half == 0:
-            self._record = Record(self._lifetimes)
-        output = self._record.record(self._functions[half], inputs)
-        if half == 1:
-            if not self._record.broken and self._is_right(inputs[0]):
+    def _second(self, i: int, function: Function, step: int, inputs: Inputs) -> Any:
+        output = _copied(self._record.record(partial(function, step), inputs))
+        self._recorded.append(function)
+        if i == self._count - 1:
+            if not self._record.broken and self._is_right(step + 1):
                 self._run = self._replay
             else:
                 self._run, self._record = self._eager, None
+            self._recorded = []
         return output
 
-    def _is_right(self, gy: np.ndarray) -> bool:
-        """Return whether a replay with other inputs and other weights does what eager calls do."""
-        arrays = self._weights, *self._gradients
-        before, results = [a.copy() for a in arrays], []
-        inputs, self._inputs = self._inputs, tuple(map(_changed, self._inputs))
-        # All weights change, zeros too, by about as much as in a step: another Python thread may
-        # be sampling from the model.
-        self._weights += OTHER
-        for call in (self._repeat, self._replay):
-            self._record.restart()
-            for gradient in self._gradients:
-                gradient[...] = 0
-            y = call(0, self._inputs).copy()
-            call(1, (-gy,))
-            results.append([y, *(g.copy() for g in self._gradients)])
-        for array, value in zip(arrays, before, strict=True):
-            array[...] = value
-        self._inputs = inputs
-        return all(map(_equal, *results))
+    def _eager(self, i: int, function: Function, step: int, inputs: Inputs) -> Any:
+        return function(step, *inputs)
 
-    def _repeat(self, half: int, inputs: Arrays) -> Any:
-        return self._record.repeat(half, self._functions[half], inputs)
+    def _repeat(self, i: int, function: Function, step: int, inputs: Inputs) -> Any:
+        return self._record.repeat(i, partial(function, step), inputs)
 
-    def _replay(self, half: int, inputs: Arrays) -> Any:
-        here.step[...] = self._inputs[2]  # the tasks of both halves draw with it
-        return self._record.replay(half, inputs)
+    def _replay(self, i: int, function: Function, step: int, inputs: Inputs) -> Any:
+        here.step[0], *_ = key(step, 0, 0)  # all tasks draw with it
+        return _copied(self._record.replay(i, inputs))
+
+    def _is_right(self, step: int) -> bool:
+        """Return whether a replay with other inputs and other weights does what eager calls do.
+
+        Inputs that the functions refuse show nothing; then they stay eager.
+        """
+        others = [tuple(map(_changed, call.inputs)) for call in self._record.calls]
+        before = [array.copy() for array in self._state]
+        results = []
+        try:
+            for run in (self._repeat, self._replay):
+                # All weights change, zeros too, by about as much as in a step: another Python
+                # thread may be sampling from the model.
+                for array, value in zip(self._state, before, strict=True):
+                    np.add(value, OTHER, out=array)
+                self._record.restart()
+                # Checksums, because the arrays of a large model would need its memory once more.
+                calls = enumerate(zip(self._recorded, others, strict=True))
+                sums = [_checksum(run(i, f, step, inputs)) for i, (f, inputs) in calls]
+                results.append((sums, _checksum(self._state)))
+        except Exception:
+            return False
+        finally:
+            for array, value in zip(self._state, before, strict=True):
+                array[...] = value
+        return results[0] == results[1]
+
+
+def _copied(output: Any) -> Any:
+    """Return copies of a function's output: the next call writes to its memory."""
+    if isinstance(output, tuple):
+        return tuple(map(_copied, output))
+    return None if output is None else output.copy()
+
+
+def _checksum(output: Any) -> bytes:
+    """Return a checksum of an array, a tuple of arrays, or None."""
+    checksum = hashlib.blake2b()
+    for x in output if isinstance(output, tuple) else (output,):
+        if x is not None:
+            checksum.update(np.ascontiguousarray(x))
+    return checksum.digest()

@@ -56,18 +56,30 @@ from minddpm.kernels.cuda.residual import (
     upsample_conv2d,
     upsample_conv2d_backward,
 )
-from minddpm.kernels.reference import constant_weights, philox4x32, replayed_training
+from minddpm.kernels.reference import (
+    constant_weights,
+    is_recording,
+    mean_squared_errors,
+    mean_squared_errors_backward,
+    philox4x32,
+    replayed_step,
+    set_to_zero,
+    take,
+    take_rows,
+    take_rows_backward,
+)
 
 __all__ = [
     "adam", "add", "add_all", "add_to", "attention", "attention_backward", "clip_scale",
     "constant_weights", "conv2d", "conv2d_backward", "conv_transpose2d",
     "conv_transpose2d_backward", "dropout", "ema", "group_norm", "group_norm_backward",
-    "group_norm_silu", "group_norm_silu_backward", "linear", "linear_backward", "linears",
-    "linears_backward", "norm_silu_conv2d",
-    "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal", "random_bits",
-    "random_normal", "random_uniform", "replayed", "replayed_training", "sampler_step",
-    "sampler_step_normal", "silu", "silu_backward", "squared_norm", "timestep_features",
-    "upsample_conv2d", "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
+    "group_norm_silu", "group_norm_silu_backward", "is_recording", "linear", "linear_backward",
+    "linears", "linears_backward", "mean_squared_errors", "mean_squared_errors_backward",
+    "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal",
+    "random_bits", "random_normal", "random_uniform", "replayed", "replayed_step", "sampler_step",
+    "sampler_step_normal", "set_to_zero", "silu", "silu_backward", "squared_norm", "take",
+    "take_rows", "take_rows_backward", "timestep_features", "upsample_conv2d",
+    "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
 ]  # fmt: skip
 
 

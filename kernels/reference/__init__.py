@@ -18,7 +18,7 @@ q_sample, the sampler's step by sampler_step), optimizer.py (Adam, moving averag
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any
 
 from minddpm.kernels.arrays import Array
 from minddpm.kernels.reference.attention import attention, attention_backward
@@ -29,6 +29,8 @@ from minddpm.kernels.reference.convolution import (
     conv_transpose2d_backward,
 )
 from minddpm.kernels.reference.linear import linear, linear_backward, linears, linears_backward
+from minddpm.kernels.reference.lookup import take, take_rows, take_rows_backward
+from minddpm.kernels.reference.losses import mean_squared_errors, mean_squared_errors_backward
 from minddpm.kernels.reference.noise import (
     philox4x32,
     q_sample,
@@ -45,7 +47,13 @@ from minddpm.kernels.reference.norm import (
     group_norm_silu,
     group_norm_silu_backward,
 )
-from minddpm.kernels.reference.optimizer import adam, clip_scale, ema, squared_norm
+from minddpm.kernels.reference.optimizer import (
+    adam,
+    clip_scale,
+    ema,
+    set_to_zero,
+    squared_norm,
+)
 from minddpm.kernels.reference.pointwise import (
     add,
     add_all,
@@ -68,12 +76,13 @@ __all__ = [
     "adam", "add", "add_all", "add_to", "attention", "attention_backward", "clip_scale",
     "constant_weights", "conv2d", "conv2d_backward", "conv_transpose2d",
     "conv_transpose2d_backward", "dropout", "ema", "group_norm", "group_norm_backward",
-    "group_norm_silu", "group_norm_silu_backward", "linear", "linear_backward", "linears",
-    "linears_backward", "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32", "q_sample",
-    "q_sample_normal", "random_bits", "random_normal", "random_uniform", "replayed",
-    "replayed_training", "sampler_step", "sampler_step_normal", "silu", "silu_backward",
-    "squared_norm", "timestep_features",
-    "upsample_conv2d", "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
+    "group_norm_silu", "group_norm_silu_backward", "is_recording", "linear", "linear_backward",
+    "linears", "linears_backward", "mean_squared_errors", "mean_squared_errors_backward",
+    "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal",
+    "random_bits", "random_normal", "random_uniform", "replayed", "replayed_step", "sampler_step",
+    "sampler_step_normal", "set_to_zero", "silu", "silu_backward", "squared_norm", "take",
+    "take_rows", "take_rows_backward", "timestep_features", "upsample_conv2d",
+    "upsample_conv2d_backward", "upsample_nearest", "upsample_nearest_backward",
 ]  # fmt: skip
 
 
@@ -94,22 +103,22 @@ def replayed(function: Callable) -> Callable:
     return function
 
 
-class Halves(NamedTuple):
-    """The two halves of a training step."""
+def replayed_step(count: int, state: tuple[Array, ...]) -> Callable[..., Any]:
+    """Return a caller of a training step's functions that may record and replay their kernels.
 
-    forward: Callable[..., Array]
-    backward: Callable[[Array], None]
-
-
-def replayed_training(
-    forward: Callable[..., Array], backward: Callable[[Array], None],
-    weights: Array, gradients: tuple[Array, ...],
-) -> Halves:  # fmt: skip
-    """Return two functions that may record and replay the kernels of these; here they do not.
-
-    forward: takes x, t, the step of random draws (int64 [1]) and other arrays, and returns one
-    array. backward: takes its gradient and adds to the arrays `gradients`. weights: an array that
-    both read. Both run the same kernels for all values, and a call of backward belongs to the last
-    one of forward.
+    Here it does not. A step has `count` functions f; the caller gets each of them once, in order,
+    as call(i, f, step, *inputs), and returns f(step, *inputs): an array, a tuple of arrays or None.
+    step: of all random draws. inputs: arrays, numbers that may change, or None. The functions are
+    the same in every step, and run the same kernels for all values. state: the float32 arrays that
+    they change.
     """
-    return Halves(forward, backward)
+    return _call
+
+
+def _call(i: int, function: Callable[..., Any], step: int, *inputs: Any) -> Any:
+    return function(step, *inputs)
+
+
+def is_recording() -> bool:
+    """Return whether a function that is called now would be recorded by a caller; here never."""
+    return False

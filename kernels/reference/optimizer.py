@@ -2,17 +2,20 @@
 
 from minddpm.kernels.arrays import Array, array_module
 
+Number = float | Array
+
 
 def adam(
-    param: Array, grad: Array, m: Array, v: Array, average: Array | None, step: int, lr: float,
-    beta1: float, beta2: float, eps: float, weight_decay: float, grad_scale: float | Array,
-    ema_decay: float,
+    param: Array, grad: Array, m: Array, v: Array, average: Array | None, step: Number, lr: Number,
+    beta1: float, beta2: float, eps: float, weight_decay: float, grad_scale: Number,
+    ema_decay: Number,
 ) -> None:  # fmt: skip
     """Take one step of Adam (Kingma and Ba 2015, algorithm 1) with decoupled decay (AdamW, 2019).
 
     All arrays are [P]. param, m and v are changed in place, then average, the moving average of
     param, unless it is None. step counts from 1. The gradient is first multiplied by grad_scale;
-    if grad_scale is not finite (clip_scale), nothing changes.
+    if grad_scale is not finite (clip_scale), nothing changes. A Number is what changes from step to
+    step; as a 0-d array it can change in a replay, too.
     m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
     param -= lr ( (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay param )
     """
@@ -57,3 +60,8 @@ def clip_scale(squared_norm: Array, max_norm: float) -> Array:
     norm = xp.sqrt(squared_norm)
     scale = xp.where(xp.isfinite(norm), max_norm / xp.maximum(norm, max_norm), xp.nan)
     return xp.asarray(scale, dtype="float32")
+
+
+def set_to_zero(x: Array) -> None:
+    """x = 0, in place."""
+    x[...] = 0

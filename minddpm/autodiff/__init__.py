@@ -7,7 +7,7 @@ Read graph.py (Tensor, Function, backward; seal.py guards the saved arrays), the
     layers.py        linear, linears, group_norm, group_norm_silu, attention, dropout,
                      upsample_nearest
     convolution.py   conv2d, conv_transpose2d, upsample_conv2d, norm_silu_conv2d
-    losses.py        softplus, log_softmax, cross_entropy, binary_cross_entropy
+    losses.py        mean_squared_errors, softplus, log_softmax, cross_entropy, binary_cross_entropy
 
 gradcheck.py checks every backward; checks.py checks shapes. The mathematics of silu, the layers and
 the convolutions is in kernels/reference/<subject>.py (the folder kernels/ is imported as
@@ -35,6 +35,7 @@ from minddpm.autodiff.losses import (
     binary_cross_entropy,
     cross_entropy,
     log_softmax,
+    mean_squared_errors,
     softplus,
 )
 from minddpm.autodiff.pointwise import exp, log, silu, tanh
@@ -60,6 +61,7 @@ __all__ = [
     "log",
     "log_softmax",
     "mean",
+    "mean_squared_errors",
     "no_grad",
     "norm_silu_conv2d",
     "reshape",

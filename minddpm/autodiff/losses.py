@@ -1,4 +1,4 @@
-"""Cross-entropy losses and log probabilities, computed without overflow.
+"""The mean squared error; cross-entropy losses and log probabilities, computed without overflow.
 
 Log probabilities are not computed from probabilities: for the logits 0 and -1000, log_softmax gives
 -1000 for the second, whose softmax is 0 in floating point.
@@ -12,6 +12,29 @@ from minddpm import backend
 from minddpm.autodiff.graph import Function, Tensor
 from minddpm.autodiff.shape import sum as sum_over
 from minddpm.backend import Array
+
+
+class MeanSquaredErrors(Function):
+    def __init__(self, target: Array):
+        self.target = target
+
+    def forward(self, x: Array) -> Array:
+        self.save(x)
+        return backend.kernels.mean_squared_errors(x, self.target)
+
+    def backward(self, gy: Array) -> tuple[Array]:
+        (x,) = self.saved
+        return (backend.kernels.mean_squared_errors_backward(gy, x, self.target),)
+
+
+def mean_squared_errors(x: Tensor, target: Array) -> Tensor:
+    """Compute the mean of (x - target)^2 over each image: both [N, ...] -> [N].
+
+    Raises ValueError if the shapes differ.
+    """
+    if x.shape != target.shape:
+        raise ValueError(f"mean_squared_errors: x {x.shape} should have the shape {target.shape}")
+    return MeanSquaredErrors(target)(x)
 
 
 def sigmoid(x: Array) -> Array:

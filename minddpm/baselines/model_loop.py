@@ -64,7 +64,7 @@ class ModelLoop(Loop):
         self.loss_scale.backward(loss.mean(), self.optimizer.flat.grad)
         return loss, *others
 
-    def gradients(self) -> None:
+    def trial(self) -> None:
         """Compute the gradients of the first batch, then set them to zero. Synchronises."""
         self._backward(0)
         backend.to_numpy(self.optimizer.squared_norm())  # copied to the host, to synchronise

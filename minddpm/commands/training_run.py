@@ -235,7 +235,7 @@ def begin(args: argparse.Namespace, loop: Loop, options: dict[str, Any]) -> None
 
 
 def announce(loop: Loop, options: dict[str, Any], then: str = "", seconds: float = 0.0) -> None:
-    """Print data, model size and expected cost of a training run, after timing gradients().
+    """Print data, model size and expected cost of a training run, after timing trials.
 
     then, seconds: a description of the work that follows training, and the time it takes.
     """

@@ -123,7 +123,7 @@ class ForwardProcess:
             raise InputError(f"t is {t.dtype} {t.shape}: give {N} integers, one for each image.")
         if t.size and (t.min() < 0 or t.max() >= self.T):
             raise InputError(f"t reaches from {t.min()} to {t.max()}: choose 0 .. {self.T - 1}.")
-        return t.astype(np.int64)
+        return t.astype(np.int64, copy=False)
 
     def table(self, table: np.ndarray, t: np.ndarray, like: Array) -> Array:
         """Return table[t] in a shape that multiplies images: float64 [T] -> [N, 1, 1, 1]."""
@@ -138,7 +138,7 @@ class ForwardProcess:
 
     def _at(self, table: np.ndarray, t: np.ndarray, dtype: Any) -> Array:
         """Return table[t] on the backend: float64 [T] -> [N]."""
-        return backend.xp.asarray(table[t].astype(dtype))
+        return backend.kernels.take(backend.xp, table, t, np.dtype(dtype).name)
 
 
 def floating(x: Any) -> Array:

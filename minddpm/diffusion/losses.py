@@ -3,7 +3,7 @@
 from typing import Any
 
 from minddpm import backend
-from minddpm.autodiff import Tensor
+from minddpm.autodiff import Tensor, mean_squared_errors
 from minddpm.backend import Array
 from minddpm.diffusion.bound import BoundTerm, VariationalBound
 from minddpm.diffusion.forward import Model, check_noise
@@ -56,8 +56,7 @@ class GaussianDiffusion(VariationalBound):
             return BoundTerm(self, x0, x_t, t, fixed_mean=False)(output) * float(self.T)
         prediction, _ = self.split(output, x0.shape[-1])
         # Algorithm 1, line 5: || target - output ||^2, here as a mean over the pixels
-        squares = (prediction - self.target(x0, t, noise)) ** 2
-        simple = squares.mean(axis=tuple(range(1, x0.ndim)))
+        simple = mean_squared_errors(prediction, self.target(x0, t, noise))
         if loss == "simple":
             return simple
         vlb = BoundTerm(self, x0, x_t, t, fixed_mean=True)(output) * float(self.T)
@@ -69,6 +68,6 @@ class GaussianDiffusion(VariationalBound):
             return noise
         if self.prediction == "x0":
             return x0
-        a = self.table(self.sqrt_alphas_cumprod, t, x0)
-        b = self.table(self.sqrt_one_minus_alphas_cumprod, t, x0)
-        return a * noise - b * x0
+        # v = sqrt(ac_t) noise - sqrt(1 - ac_t) x0
+        a, b = self.sqrt_alphas_cumprod, -self.sqrt_one_minus_alphas_cumprod
+        return self._mix(noise, t, x0, a, b)

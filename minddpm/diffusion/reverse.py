@@ -128,7 +128,7 @@ class ReverseProcess(ForwardProcess):
 
     def model_t(self, t: np.ndarray) -> Array:
         """Return the t that the model gets at step t of this process."""
-        return backend.xp.asarray(self.timestep_map[t])
+        return backend.kernels.take(backend.xp, self.timestep_map, t, "int64")
 
     def check_output(self, output: Any, x: Array) -> None:
         """Raise InputError unless a model's output has the right shape for images x."""

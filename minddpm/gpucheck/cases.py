@@ -49,7 +49,7 @@ def every_case(quick: bool) -> list[Case]:
         case
         for make in (_convolutions, _linears, _norms, _attention, _blocks, _elementwise)
         for case in make(quick)
-    ] + [*_diffusion(), *_optimiser(), *_random()]
+    ] + [*_diffusion(), *_lookups(), *_optimiser(), *_random()]
 
 
 def _convolutions(quick: bool) -> list[Case]:
@@ -208,6 +208,8 @@ def _diffusion() -> list[Case]:
         x, output, noise, a, b = draw(0, *[(N, P)] * 3, N, N)
         cases += [
             Case("q_sample", (x, noise, a, b)),
+            Case("mean_squared_errors", (x, noise), SUMS),
+            Case("mean_squared_errors_backward", (a, x, noise)),
             Case("q_sample_normal", (x, a, b, *STREAM), NORMAL),
             Case("sampler_step", (x, output, noise, coefficients, True)),
             Case("sampler_step", (x, output, None, (*coefficients[:5], 0.0), False)),
@@ -236,7 +238,27 @@ def four_calls(kernels: ModuleType, x: Any, replay: bool = True) -> tuple[Any, .
     return tuple(results)
 
 
+def _lookups() -> list[Case]:
+    table, t = np.linspace(0, 1, 50) ** 2, np.array([49, 0, 7, 7])  # both stay on the host
+
+    def taken(kernels: ModuleType, xp: ModuleType) -> Any:
+        return kernels.take(xp, table, t, "float32")
+
+    weight, gy = draw(0, (5, 33), (4, 33))
+    index = np.array([4, 0, 2, 4])
+    return [
+        Case("take", (), 0.0, taken),
+        Case("take_rows", (weight, index), 0.0),
+        Case("take_rows_backward", (gy, index, 5)),
+    ]
+
+
 def _optimiser() -> list[Case]:
+    def set_to_zero(kernels: ModuleType, _: ModuleType, x: Any) -> Any:
+        x = x.copy()
+        kernels.set_to_zero(x)
+        return x
+
     def adam(kernels: ModuleType, _: ModuleType, *arguments: Any) -> Any:
         param, grad, m, v, average, *numbers = arguments
         changed = [a.copy() for a in (param, m, v, average)]
@@ -257,6 +279,7 @@ def _optimiser() -> list[Case]:
             Case("adam", (*arrays, *numbers, 0.7, 0.95), SUMS, adam),
             Case("adam", (*arrays, *numbers, np.array(0.7, np.float32), 0.95), SUMS, adam),
             Case("ema", (average, param, 0.9), SUMS, ema),
+            Case("set_to_zero", (param,), 0.0, set_to_zero),
         ]
     return cases + [Case("clip_scale", (np.array(s), 1.5)) for s in (0.0, 1e-3, 4.0)]
 

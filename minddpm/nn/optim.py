@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from minddpm import backend
 from minddpm.backend import Array
@@ -31,6 +32,11 @@ class Adam:
         self.v = backend.xp.zeros_like(self.flat.data)
         self.steps = 0
 
+    def arrays(self, ema: EMA | None = None) -> tuple[Array, ...]:
+        """Return all arrays that step() changes, and the gradients."""
+        own = self.flat.data, self.flat.grad, self.m, self.v
+        return own if ema is None else (*own, ema.average)
+
     def squared_norm(self) -> Array:
         """Return the squared norm of all gradients together, a 0-d float64 array on the device."""
         return backend.kernels.squared_norm(self.flat.grad)
@@ -44,19 +50,30 @@ class Adam:
         """
         if ema is not None and ema.flat is not self.flat:
             raise ValueError("ema averages other parameters: create it with nn.EMA(optimizer.flat)")
-        average, decay = (None, 0.0) if ema is None else (ema.average, ema.decay_at(self.steps))
+        squared = self.update(*self.numbers(ema), clip_norm, ema)
+        self.steps += 1
+        return squared
+
+    def numbers(self, ema: EMA | None = None) -> tuple[int, float, float]:
+        """Return what changes from step to step: step, counted from 1, lr and the ema's decay."""
+        return self.steps + 1, self.lr, 0.0 if ema is None else ema.decay_at(self.steps)
+
+    def update(
+        self, step: Any, lr: Any, decay: Any, clip_norm: float | None = None, ema: EMA | None = None
+    ) -> Array | None:
+        """Do the array work of step() for these numbers(), which may be 0-d arrays."""
+        average = None if ema is None else ema.average
         squared = None if clip_norm is None else self.squared_norm()
         scale = 1.0 if clip_norm is None else backend.kernels.clip_scale(squared, clip_norm)
-        self.steps += 1
         backend.kernels.adam(
-            self.flat.data, self.flat.grad, self.m, self.v, average, self.steps,
-            self.lr, *self.betas, self.eps, self.weight_decay, scale, decay,
+            self.flat.data, self.flat.grad, self.m, self.v, average, step,
+            lr, *self.betas, self.eps, self.weight_decay, scale, decay,
         )  # fmt: skip
         return squared
 
     def zero_grad(self) -> None:
         """Set every gradient to zero."""
-        self.flat.grad[...] = 0
+        backend.kernels.set_to_zero(self.flat.grad)
 
 
 def warmup_lr(lr: float, step: int, warmup_steps: int) -> float:

@@ -2,18 +2,17 @@
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minddpm import backend, nn, random
 from minddpm.data import ImageDataset, batch_indices, to_float
 from minddpm.diffusion import GaussianDiffusion
-from minddpm.diffusion.forward import Model
 from minddpm.errors import InputError
 from minddpm.models import UNet2D
 from minddpm.pipeline import save_pipeline
-from minddpm.replay import replayed_training
+from minddpm.replay import ReplayedStep, replayed_training
 from minddpm.training.importance import ImportanceSampler
 from minddpm.training.loop import (
     Loop,
@@ -26,6 +25,18 @@ from minddpm.training.loop import (
 from minddpm.training.loss_scale import LossScale
 from minddpm.training.options import TrainingOptions as TrainingOptions
 from minddpm.training.run_directory import LOSS_COLUMNS, RunDirectory
+
+
+class Batch(NamedTuple):
+    """What a step computes with: images x0 [N, H, W, C], t [N], classes and weights of the losses.
+
+    labels int64 [N], None without classes; weights [N], None if t is drawn uniformly.
+    """
+
+    x0: backend.Array
+    t: np.ndarray
+    labels: np.ndarray | None
+    weights: np.ndarray | None
 
 
 class StepRecord(NamedTuple):
@@ -92,6 +103,7 @@ class Trainer(Loop):
         self.ema = nn.EMA(self.optimizer.flat, options.ema_decay)
         self.importance = ImportanceSampler(diffusion.T) if options.importance_sampling else None
         self.loss_scale = LossScale(options.batch_size * dataset.images[0].size)
+        self.replay = ReplayedStep(unet, self.optimizer.arrays(self.ema))
 
     # --- one step --------------------------------------------------------------------------------
 
@@ -103,52 +115,69 @@ class Trainer(Loop):
         the next steps have a smaller loss scale. (Importance sampling does synchronise: it reads
         the losses before it draws the next t.)
         """
-        options, step = self.options, self.step
-        losses, t, weights = self._backward(step)
-        self.optimizer.lr = options.learning_rate(options.lr, step)
-        squared_norm = self.optimizer.step(options.clip_norm, self.ema)
-        self.optimizer.zero_grad()
+        options, step, optimizer = self.options, self.step, self.optimizer
+        optimizer.lr = options.learning_rate(options.lr, step)
+        batch = self._batch(step)
+        losses, squared_norm = self.replay(
+            self._compute, step, *batch, *optimizer.numbers(self.ema)
+        )
+        optimizer.steps += 1
         self.loss_scale.update(squared_norm)
         if self.importance is not None:
-            self.importance.update(t, backend.to_numpy(losses) / weights)
+            self.importance.update(batch.t, backend.to_numpy(losses) / batch.weights)
         self.step += 1
-        return StepRecord(step, losses, t, squared_norm)
+        return StepRecord(step, losses, batch.t, squared_norm)
 
-    def _backward(self, step: int) -> tuple[backend.Array, np.ndarray, np.ndarray | None]:
-        """Compute the gradients of a step; return the weighted losses [N], t [N], weights [N].
-
-        The lines are those of Algorithm 1, as in diffusion/algorithms.py.
-        """
+    def _batch(self, step: int) -> Batch:
+        """Draw what a step computes with, but for its noise."""
         options = self.options
-        random.manual_seed(options.seed, step)  # for dropout
         # line 2: x0 ~ q(x0). CuPy copies asynchronously, through its own pinned memory.
         chosen = batch_indices(len(self.dataset.images), options.batch_size, step, options.seed)
         x0 = backend.xp.asarray(to_float(self.dataset.images[chosen]))
         # line 3: t
         t, weights = self._draw_t(len(x0), step)
+        return Batch(x0, t, self._draw_labels(chosen, step), weights)
+
+    def _gradients(
+        self, step: int, x0: backend.Array, t: np.ndarray, labels: np.ndarray | None,
+        weights: np.ndarray | None,
+    ) -> backend.Array:  # fmt: skip
+        """Compute the gradients of a batch; return the weighted losses [N].
+
+        The lines are those of Algorithm 1, as in diffusion/algorithms.py.
+        """
+        options = self.options
+        random.manual_seed(options.seed, step)  # for dropout
         # line 4: eps, and x_t in the same kernel
         x_t, noise = self.diffusion.q_sample_normal(x0, t, options.seed, random.NOISE, step)
         # line 5: the gradient of || eps - eps_theta(x_t, t) ||^2 (diffusion/losses.py)
-        model = self._model(chosen, step)
+        model = self.model if labels is None else partial(self.model, class_labels=labels)
         losses = self.diffusion.training_losses(model, x0, t, noise, options.loss, x_t)
         if weights is not None:
             losses = losses * backend.xp.asarray(weights)
         # loss.backward(), with a scaled loss in half precision
         self.loss_scale.backward(losses.mean(), self.optimizer.flat.grad)
-        return losses.data, t, weights
+        return losses.data
 
-    def _model(self, chosen: np.ndarray, step: int) -> Model:
-        """Return the UNet, replayed, conditioned on the images' classes if it has classes.
+    def _compute(self, step: int, *inputs: Any) -> tuple[backend.Array, backend.Array]:
+        """Compute a step from its batch and Adam's numbers; return losses and squared norm."""
+        *batch, adam_step, lr, decay = inputs
+        losses = self._gradients(step, *batch)
+        squared_norm = self.optimizer.update(adam_step, lr, decay, self.options.clip_norm, self.ema)
+        self.optimizer.zero_grad()
+        return losses, squared_norm
+
+    def _draw_labels(self, chosen: np.ndarray, step: int) -> np.ndarray | None:
+        """Return the classes of the images, int64 [N]; None without classes.
 
         A share label_dropout of them, 0.1 by default, gets no class. The model thus learns the
         unconditional distribution, too, which guidance needs (Ho and Salimans 2022, Algorithm 1).
         """
         if not self.options.class_conditional:
-            return self.model
+            return None
         labels, no_class = self.dataset.labels[chosen], self.unet.num_classes
         u = random.bits(len(labels), self.options.seed, random.LABEL, step) * 2.0**-32
-        labels = np.where(u < self.options.label_dropout, no_class, labels)
-        return partial(self.model, class_labels=labels)
+        return np.where(u < self.options.label_dropout, no_class, labels).astype(np.int64)
 
     def _draw_t(self, N: int, step: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return t [N] and the weights of their losses [N], None if t is drawn uniformly."""
@@ -160,7 +189,7 @@ class Trainer(Loop):
     def _diagnose(self, step: int, loss: float) -> str:
         """Compute the gradients of a diverged step again and return the error message."""
         self.loss_scale.scale[...] = 1  # so that no gradient overflows because of a large scale
-        self._backward(step)
+        self._gradients(step, *self._batch(step))
 
         def not_finite(array: backend.Array) -> bool:
             return not math.isfinite(backend.kernels.squared_norm(array.reshape(-1)).item())
@@ -182,11 +211,16 @@ class Trainer(Loop):
             f"{self.options.lr:g}."
         )
 
-    def gradients(self) -> None:
-        """Compute the gradients of the first batch, then set them to zero. Synchronises."""
-        self._backward(0)
+    def trial(self) -> None:
+        """Do the first step, then undo it. Synchronises."""
+        arrays = self.optimizer.arrays(self.ema)
+        before = [array.copy() for array in arrays]
+        try:
+            self.replay(self._compute, 0, *self._batch(0), *self.optimizer.numbers(self.ema))
+        finally:
+            for array, value in zip(arrays, before, strict=True):
+                array[...] = value
         backend.to_numpy(self.optimizer.squared_norm())  # copied to the host, to synchronise
-        self.optimizer.zero_grad()
 
     # --- the log ---------------------------------------------------------------------------------
 

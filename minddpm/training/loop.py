@@ -57,8 +57,8 @@ class Loop:
         """Return all arrays on which the next step depends; loading a checkpoint fills them."""
         raise NotImplementedError
 
-    def gradients(self) -> None:
-        """Compute the gradients of the first batch, then set them to zero. Used to time a step."""
+    def trial(self) -> None:
+        """Do the first step, or compute its gradients, and undo it. Used to time a step."""
         raise NotImplementedError
 
     def resumed(self) -> None:
@@ -81,7 +81,7 @@ class Loop:
         return sum(array.size for named in raw for array in named.values())
 
     def seconds_per_step(self) -> tuple[float, float]:
-        """Return the seconds that the first and the third call of gradients() take.
+        """Return the seconds that the first and the third call of trial() take.
 
         The first call also compiles kernels that are not in the cache, and allocates memory; the
         second may record the third (replay.py).
@@ -89,7 +89,7 @@ class Loop:
         seconds = []
         for _ in range(3):
             start = time.perf_counter()
-            self.gradients()
+            self.trial()
             seconds.append(time.perf_counter() - start)
         return seconds[0], seconds[2]
 

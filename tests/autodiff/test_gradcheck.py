@@ -70,6 +70,10 @@ OPERATIONS = {
         ),
         [normal(2, 3), normal(1)],
     ),
+    "mean_squared_errors": (
+        lambda x: F.mean_squared_errors(x, backend.xp.linspace(-1, 1, 12).reshape(3, 2, 2)),
+        [normal(3, 2, 2)],
+    ),
     "sum": (F.sum, [normal(2, 3)]),
     "sum over axes": (lambda x: x.sum(axis=(0, -1)), [normal(2, 3, 4)]),
     "mean": (F.mean, [normal(2, 3)]),

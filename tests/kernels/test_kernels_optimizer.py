@@ -56,3 +56,28 @@ def test_ema(any_backend):
     (average, param) = device(average, param)
     backend.kernels.ema(average, param, 0.9)
     check(average, expected)
+
+
+@pytest.mark.parametrize("size", [1, 33, 100_003])
+def test_set_to_zero(any_backend, size):
+    (x,) = device(*draw(0, (size + 2,)))
+    ends = x[0].item(), x[-1].item()
+    backend.kernels.set_to_zero(x[1:-1])
+    assert (x[0].item(), x[-1].item()) == ends
+    assert not backend.to_numpy(x)[1:-1].any()
+
+
+def test_adam_takes_numbers_or_arrays(any_backend):
+    """In a replay the numbers come in arrays. (NumPy rounds less with float64 arrays.)"""
+    if backend.active().name == "cupy":
+        pytest.skip("on a GPU no training step is recorded yet")
+    results = []
+    for kind in (float, lambda number: backend.xp.asarray(number, "float64")):
+        arrays = device(*draw(1, *[(5000,)] * 5))
+        arrays[3] = abs(arrays[3])
+        step, lr, scale, decay = map(kind, (7, 1e-2, 1.0, 0.9))
+        scale = backend.xp.asarray(scale, "float32") if kind is not float else scale
+        backend.kernels.adam(*arrays, step, lr, 0.9, 0.999, 1e-8, 0.1, scale, decay)
+        results.append([backend.to_numpy(a) for a in arrays])
+    for one, other in zip(*results, strict=True):
+        check(one, other, 2e-7)

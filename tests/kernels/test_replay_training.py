@@ -72,7 +72,8 @@ class Training:
 
     def stages(self):
         """Return what each shape's halves do now, such as "replay"."""
-        return [r.halves._run.__name__.strip("_") for r in self.model._records.values()]
+        records = self.model._records.of_key.values()
+        return [r._call._run.__name__.strip("_") for r in records]
 
 
 def check(config, batches, **changes):

@@ -129,7 +129,7 @@ class GANLoop(Loop):
         self.optimizer_g.zero_grad()
         self.optimizer_d.zero_grad()
 
-    def gradients(self) -> None:
+    def trial(self) -> None:
         """Compute both networks' gradients of step 0, then set them to zero. Synchronises."""
         self._discriminate(0)
         self._generate(0)

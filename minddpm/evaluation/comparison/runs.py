@@ -129,13 +129,13 @@ def _steps(plan: Plan, system: System, dataset: ImageDataset, run: RunDirectory)
 
 
 def _seconds(loop: Loop, minutes: float) -> float:
-    """Return the median seconds to compute gradients, timed for 1/20 of `minutes`."""
+    """Return the median seconds of a trial, timed for 1/20 of `minutes`."""
     for _ in range(2):
-        loop.gradients()  # compiles the kernels, then records them
+        loop.trial()  # compiles the kernels, then records them
     end, seconds = time.perf_counter() + 60 * minutes / 20, []
     while not seconds or time.perf_counter() < end:
         started = time.perf_counter()
-        loop.gradients()
+        loop.trial()
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)  # unlike the mean, not affected by short interruptions
 
