@@ -1,10 +1,10 @@
 """The hot operations in Numba, under the names and signatures of kernels/reference/.
 
 Each operation is in the file of the same name as in kernels/reference/: convolution.py, linear.py,
-norm.py, attention.py, pointwise.py, residual.py, noise.py, optimizer.py. They build on, in reading
-order: vector/ (vector instructions and the register tile), task.py, pool.py and threads.py (how
-threads run a kernel), memory.py, ladder/ (the convolution, rung by rung: start with choose.py),
-matrix_product.py, transposed.py and subpixel.py, norm_steps.py, philox.py.
+norm.py, attention.py, pointwise.py, residual.py, lookup.py, noise.py, losses.py, optimizer.py. They
+build on, in reading order: vector/ (vector instructions and the register tile), task.py, pool.py
+and threads.py (how threads run a kernel), memory.py, ladder/ (the convolution, rung by rung: start
+with choose.py), matrix_product.py, transposed.py and subpixel.py, norm_steps.py, philox.py.
 
 float32 only: other types (gradient checks use float64) go to the reference.
 """

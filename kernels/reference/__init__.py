@@ -12,8 +12,9 @@ may be the gradient of several results. `kernels`: the kernel set whose operatio
 operation calls; None for the reference.
 
 Read convolution.py, linear.py, norm.py, attention.py, pointwise.py (SiLU, dropout, upsampling,
-timestep features), residual.py (combinations of these), noise.py (random numbers, noising by
-q_sample, the sampler's step by sampler_step), optimizer.py (Adam, moving averages).
+timestep features), residual.py (combinations of these), lookup.py (schedules at t, rows of an
+embedding), noise.py (random numbers, noising by q_sample, the sampler's step by sampler_step),
+losses.py (the mean squared error), optimizer.py (Adam, moving averages).
 """
 
 from collections.abc import Callable

@@ -165,7 +165,7 @@ def test_training_with_half_needs_a_scale_and_has_one(xp, tmp_path):
         backend.set_precision(precision)
         if scale is not None:
             model.loss_scale.scale[...] = scale
-        model._backward(0)
+        model._gradients(0, *model._batch(0))
         grads[precision, scale] = backend.to_numpy(model.optimizer.flat.grad)
     exact, half, without = grads.values()
     assert 1e-5 < np.abs(half - exact).max() / np.abs(exact).max() < 1e-3
