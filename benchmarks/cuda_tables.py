@@ -1,6 +1,6 @@
 """Analyse the CUDA kernels without a GPU: the tables and the roofline of kernels/cuda/README.md.
 
-    python benchmarks/cuda_tables.py                  # print all tables, half a minute
+    python benchmarks/cuda_tables.py                  # print all tables, six minutes
     python benchmarks/cuda_tables.py --only crossings # some of them
     python benchmarks/cuda_tables.py --write          # and write them into kernels/cuda/README.md
 
@@ -20,7 +20,8 @@ from minddpm.commands import cli
 from minddpm.errors import InputError
 from minddpm.kernels import cuda
 from minddpm.kernels.cuda.analysis.compile import ARCHITECTURES, Program, compile
-from minddpm.kernels.cuda.analysis.disassembly import Instructions, disassemble
+from minddpm.kernels.cuda.analysis.disassembly import Code, Instructions, count, disassemble
+from minddpm.kernels.cuda.analysis.mainloop import Loop, main_loops
 from minddpm.kernels.cuda.analysis.occupancy import occupancy
 from minddpm.kernels.cuda.analysis.roofline import (
     CARDS,
@@ -37,6 +38,16 @@ ROOFLINE = ROOT / "docs" / "roofline.png"
 COUNTED = 80  # instructions are counted for the A100; other architectures hardly differ
 ANY_BLOCK = 256  # block size assumed for a kernel without __launch_bounds__
 SIZES = (28, 14, 7)
+CEILINGS = (75, 80, 86, 89, 90)
+CONVOLUTION = "conv2d", "conv2d_gradient_x", "conv2d_gradient_w", "conv2d_gradients"
+TILES = {  # name: file, macros, kernels
+    "128 x 64": ("conv4_registers.cu", (), CONVOLUTION),
+    "128 x 32": ("conv4_registers.cu", ("COLUMNS=32",), CONVOLUTION),
+    "64 x 64": ("conv4_registers.cu", ("TILE=64",), CONVOLUTION),
+    "64 x 32": ("conv4_registers.cu", ("TILE=64", "COLUMNS=32"), CONVOLUTION),
+    "linears": ("linears.cu", (), ("linears", "linears_backward")),
+    "Winograd": ("conv5_winograd.cu", (), ("at_points", "weights_at_points")),
+}
 MAX_CHANNELS = 4096  # the largest number that crossings() tries
 Table = tuple[list[str], list[list[str]]]
 
@@ -77,8 +88,33 @@ def _needs(name: str, programs: dict[int, Program]) -> list[str]:
     ]
 
 
-def _counts(instructions: Instructions | None) -> list[str]:
-    return [f"{n}" for n in instructions] if instructions else ["-"] * len(Instructions._fields)
+def _counts(code: Code | None) -> list[str]:
+    return [f"{n}" for n in count(code)] if code else ["-"] * len(Instructions._fields)
+
+
+def ceilings() -> Table:
+    """Return how busy the main loops of the products can keep the cards' units at most."""
+    rows = []
+    for name, (file, defines, kernels) in tqdm(TILES.items(), unit="tile"):
+        for kernel in kernels:
+            loops = {a: slowest_loop(file, kernel, a, defines) for a in CEILINGS}
+            per_256 = (
+                f"{256 * loop.instructions / loop.arithmetic:.0f}" for loop in loops.values()
+            )
+            busy = (f"{100 * loop.ceiling(a):.0f}" for a, loop in loops.items())
+            limits = dict.fromkeys(loop.limit for loop in loops.values())
+            divisions = max(loop.divisions for loop in loops.values())
+            cells = "/".join(per_256), "/".join(busy), "/".join(limits), str(divisions)
+            rows.append([f"{name}: {kernel}", *cells])
+    head = ["main loop", "instructions for 256 FFMA", "FMA unit busy, %, at most", "set by"]
+    return [*head, "divisions"], rows
+
+
+def slowest_loop(file: str, kernel: str, architecture: int, defines: tuple[str, ...]) -> Loop:
+    """Return the main loop of a kernel that has the most instructions for its arithmetic."""
+    program = compile(cuda.FOLDER / file, architecture, defines)
+    loops = main_loops(disassemble(program.cubin)[kernel], architecture)
+    return max(loops, key=lambda loop: loop.instructions / loop.arithmetic)
 
 
 def cards() -> Table:
@@ -135,7 +171,7 @@ def crossings() -> Table:
     return head + [f"{H}x{H}" for H in SIZES], rows
 
 
-TABLES = {f.__name__: f for f in (compiled, cards, floors, crossings)}
+TABLES = {f.__name__: f for f in (compiled, ceilings, cards, floors, crossings)}
 
 
 def draw_roofline(path: Path) -> None:

@@ -13,7 +13,7 @@ template <class P> __device__ void product(P p) {
     int column = blockIdx.y * 32 + threadIdx.x;
     if (row >= p.rows() || column >= p.columns()) return;
     float sum = 0.0f;
-    for (int d = 0; d < p.depth(); d++) sum += p.a(row, d) * p.b(d, column);
+    for (int d = 0; d < p.depth(); d++) sum += a(p, row, d) * b(p, d, column);
     p.store(row, column, sum);
 }
 

@@ -4,19 +4,19 @@
 #endif
 
 extern "C" __global__ void __launch_bounds__(BOUNDS)
-conv2d(const Stored* x1, const Stored* x2, int C1, int up, const float* w, const float* bias,
+conv2d(const Stored* x1, const Stored* x2, int C1, const float* w, const float* bias,
        const float* shift, const float* extra, float* y, SIZES) {
-    product(Forward{{x1, x2, C1, up}, w, bias, shift, extra, y, GIVEN});
+    product(Forward{{x1, x2, C1}, w, bias, shift, extra, y, GIVEN});
 }
 
 extern "C" __global__ void __launch_bounds__(BOUNDS)
 conv2d_gradient_x(const float* gy, const float* w, const float* partial1, const float* partial2,
-                  const float* bias, float* gx1, float* gx2, int C1, int up, SIZES) {
-    product(GradientX{gy, w, partial1, partial2, gx1, gx2, C1, up, GIVEN, bias});
+                  const float* bias, float* gx1, float* gx2, int C1, SIZES) {
+    product(GradientX{gy, w, partial1, partial2, gx1, gx2, C1, GIVEN, bias});
 }
 
 extern "C" __global__ void __launch_bounds__(BOUNDS)
-conv2d_gradient_w(const float* gy, const Stored* x1, const Stored* x2, int C1, int up, float* gw,
+conv2d_gradient_w(const float* gy, const Stored* x1, const Stored* x2, int C1, float* gw,
                   SIZES) {
-    product(GradientW{gy, {x1, x2, C1, up}, gw, GIVEN});
+    product(GradientW{gy, {x1, x2, C1}, gw, GIVEN});
 }

@@ -5,7 +5,7 @@
 // Grid (tiles of gx, or 0, + tiles of gw * slices + N * ceil(K / 32)), block (THREADS).
 // counters [tiles of gw + ceil(K / 32)]: zero on entry and on exit.
 extern "C" __global__ void __launch_bounds__(BOUNDS)
-conv2d_gradients(const float* gy, const Stored* x1, const Stored* x2, int C1, int up,
+conv2d_gradients(const float* gy, const Stored* x1, const Stored* x2, int C1,
                  const float* w, const float* partial1, const float* partial2, float* gx1,
                  float* gx2, float* gw, float* gshift, float* gbias, float* parts,
                  unsigned* counters, int tiles_x, int tiles_w, int slices, SIZES) {
@@ -13,7 +13,7 @@ conv2d_gradients(const float* gy, const Stored* x1, const Stored* x2, int C1, in
     Sizes sizes = GIVEN;
     int block = blockIdx.x;
     if (block < tiles_x) {
-        GradientX p = {gy, w, partial1, partial2, gx1, gx2, C1, up, sizes};
+        GradientX p = {gy, w, partial1, partial2, gx1, gx2, C1, sizes};
         int tiles_down = (p.rows() + TILE - 1) / TILE;
         int row0 = block % tiles_down * TILE, column0 = block / tiles_down * COLUMNS;
         Tile sums;
@@ -24,7 +24,7 @@ conv2d_gradients(const float* gy, const Stored* x1, const Stored* x2, int C1, in
     }
     block -= tiles_x;
     if (block < tiles_w * slices) {
-        weight_tile({gy, {x1, x2, C1, up}, gw, sizes}, memory, parts, counters, block % tiles_w,
+        weight_tile({gy, {x1, x2, C1}, gw, sizes}, memory, parts, counters, block % tiles_w,
                     tiles_w, block / tiles_w, slices);
         return;
     }

@@ -9,18 +9,18 @@
 
 // grid (ceil(rows / 16), ceil(columns / 16)), block (16, 16)
 template <class P> __device__ void product(P p) {
-    __shared__ float a[TILE][TILE + 1];  // +1: a column's numbers are in different banks
-    __shared__ float b[TILE][TILE];
+    __shared__ float tile_a[TILE][TILE + 1];  // +1: a column's numbers are in different banks
+    __shared__ float tile_b[TILE][TILE];
     int tx = threadIdx.x, ty = threadIdx.y;
     int row = blockIdx.x * TILE + ty, column = blockIdx.y * TILE + tx;
     float sum = 0.0f;
     for (int start = 0; start < p.depth(); start += TILE) {
         bool in_a = row < p.rows() && start + tx < p.depth();
         bool in_b = column < p.columns() && start + ty < p.depth();
-        a[ty][tx] = in_a ? p.a(row, start + tx) : 0.0f;
-        b[ty][tx] = in_b ? p.b(start + ty, column) : 0.0f;
+        tile_a[ty][tx] = in_a ? a(p, row, start + tx) : 0.0f;
+        tile_b[ty][tx] = in_b ? b(p, start + ty, column) : 0.0f;
         __syncthreads();  // the tiles are complete
-        for (int d = 0; d < TILE; d++) sum += a[ty][d] * b[d][tx];
+        for (int d = 0; d < TILE; d++) sum += tile_a[ty][d] * tile_b[d][tx];
         __syncthreads();  // all threads have read them
     }
     if (row < p.rows() && column < p.columns()) p.store(row, column, sum);

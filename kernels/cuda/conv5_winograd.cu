@@ -191,6 +191,8 @@ weights_from_points(const float* du, float* gw, int C, int K) {
 
 struct Plain {  // matrix product of rows x depth and depth x columns
     typedef float4 A;
+    typedef int Row;
+    typedef Number DepthA, DepthB;
     const float *left, *right;
     float* result;
     int rows_, depth_, columns_, vector_;
@@ -200,16 +202,17 @@ struct Plain {  // matrix product of rows x depth and depth x columns
     __device__ int rows() const { return rows_; }
     __device__ int depth() const { return depth_; }
     __device__ int columns() const { return columns_; }
-    __device__ const float* a_at(int row, int d) const {
-        return left + (long long)row * depth_ + d;
+    __device__ int a_row(int row) const { return row; }
+    __device__ Number a_depth(int d) const { return {d}; }
+    __device__ Number b_depth(int d) const { return {d}; }
+    __device__ Radix a_radix() const { return {}; }
+    __device__ Radix b_radix() const { return {}; }
+    __device__ Entry<float> a_at(int row, const Number& d) const {
+        return {left + (row * depth_ + d.number), row < rows_};
     }
-    __device__ const float* b_at(int d, int column) const {
-        return right + (long long)d * columns_ + column;
+    __device__ Entry<float> b_at(const Number& d, int column) const {
+        return {right + (d.number * columns_ + column), column < columns_};
     }
-    __device__ float a(int row, int d) const { return *a_at(row, d); }
-    __device__ float b(int d, int column) const { return *b_at(d, column); }
-    __device__ float4 a4(int row, int d) const { return *(const float4*)a_at(row, d); }
-    __device__ float4 b4(int d, int column) const { return *(const float4*)b_at(d, column); }
     __device__ void store(int row, int column, float value) const {
         result[(long long)row * columns_ + column] = value;
     }
@@ -218,23 +221,21 @@ struct Plain {  // matrix product of rows x depth and depth x columns
 struct Turned : Plain {  // with the left factor stored as depth x rows
     static constexpr bool a_along_depth = false;
 
-    __device__ const float* a_at(int row, int d) const {
-        return left + (long long)d * rows_ + row;
+    __device__ Entry<float> a_at(int row, const Number& d) const {
+        return {left + (d.number * rows_ + row), row < rows_};
     }
-    __device__ float a(int row, int d) const { return *a_at(row, d); }
-    __device__ float4 a4(int row, int d) const { return *(const float4*)a_at(row, d); }
 };
 
-// Grid (ceil(tiles / 64), ceil(K / 64), 36), block (256): M = V U at each point.
-extern "C" __global__ void __launch_bounds__(THREADS)
+// Grid (ceil(tiles / TILE), ceil(K / COLUMNS), 36), block (THREADS): M = V U at each point.
+extern "C" __global__ void __launch_bounds__(BOUNDS)
 at_points(const float* v, const float* u, float* m, int tiles, int C, int K, int vector) {
     long long point = blockIdx.z;
     product(Plain{v + point * tiles * C, u + point * C * K, m + point * tiles * K, tiles, C, K,
                   vector});
 }
 
-// Grid (ceil(C / 64), ceil(K / 64), 36): dU = V^T D at each point.
-extern "C" __global__ void __launch_bounds__(THREADS)
+// Grid (ceil(C / TILE), ceil(K / COLUMNS), 36): dU = V^T D at each point.
+extern "C" __global__ void __launch_bounds__(BOUNDS)
 weights_at_points(const float* v, const float* d, float* du, int tiles, int C, int K, int vector) {
     long long point = blockIdx.z;
     product(Turned{{v + point * tiles * C, d + point * tiles * K, du + point * C * K, C, tiles, K,

@@ -81,11 +81,14 @@ __device__ inline void put(Input* to, float4 v) {
 }
 __device__ inline void put(Input* to, Four v) { *(Four*)to = v; }
 
-template <class P>
-__device__ void to_shared(const Fetch<P>& fetched, Input* a, Input* b) {
-    const int line_a = Lines<P::a_along_depth>::length, line_b = Lines<!P::b_along_columns>::length;
-    fetched.store([=](int fast, int slow, typename P::A v) { put(a + slow * line_a + fast, v); },
-                  [=](int fast, int slow, float4 v) { put(b + slow * line_b + fast, v); });
+template <class P, bool TOGETHER>
+__device__ void to_shared(const Fetch<P, TOGETHER>& fetched, Input* a, Input* b) {
+    fetched.a.store([=](int line, int d, typename P::A v) {
+        put(a + Lines<P::a_along_depth>::place(line, d), v);
+    });
+    fetched.b.store([=](int line, int d, float4 v) {
+        put(b + Lines<!P::b_along_columns>::place(line, d), v);
+    });
 }
 
 struct Tile {
@@ -105,16 +108,24 @@ struct Tile {
     // Add the products over depths `start` to `end`, for the tile that begins at (row0, column0).
     template <class P>
     __device__ void add_up(const P& p, float* memory, int row0, int column0, int start, int end) {
+        if (p.vector()) {
+            add_up<true>(p, memory, row0, column0, start, end);
+        } else {
+            add_up<false>(p, memory, row0, column0, start, end);
+        }
+    }
+    template <bool TOGETHER, class P>
+    __device__ void add_up(const P& p, float* memory, int row0, int column0, int start, int end) {
         typedef Lines<P::a_along_depth> LinesA;
         typedef Lines<!P::b_along_columns> LinesB;
         Input *a = (Input*)memory, *b = a + 2 * SIDE;
-        Fetch<P> next;
-        next.load(p, row0, column0, start, end);
+        Fetch<P, TOGETHER> next(p, row0, column0, start);
+        next.load(p, end);
         to_shared(next, a, b);
         __syncthreads();
         for (int half = 0; start < end; start += DEPTH, half ^= 1) {
             bool more = start + DEPTH < end;
-            if (more) next.load(p, row0, column0, start + DEPTH, end);
+            if (more) next.load(p, end);
 #pragma unroll
             for (int d = 0; d < DEPTH; d += STEP) {
                 fragment<matrix_a, 16, 16, STEP, Precision, typename LinesA::OrderA> rows[2];

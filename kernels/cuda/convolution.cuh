@@ -1,7 +1,7 @@
 // A convolution and its two gradients as matrix products, which the rungs tile.
 //
-// A product is rows x depth times depth x columns. `a` and `b` return the entries of the factors,
-// reading the image in place (no window is ever written out), and `store` takes a result:
+// A product is rows x depth times depth x columns. a and b are the factors, whose entries are read
+// from the images in place (no window is ever written out), and `store` takes a result:
 //
 //                rows            depth               columns
 //     forward    pixels of y     window, channels    K         y = windows of x  times  w
@@ -13,19 +13,35 @@
 //
 // Operations that could be separate kernels happen where a number is read or written: x may be the
 // concatenation of two parts (the first has C1 channels), or be upsampled to twice the height and
-// width (up = 1: every pixel counts as four). A bias, a shift for each image, and an extra image
-// are added to y.
+// width (UP = 1: every pixel counts as four). A bias, a shift for each image, and an extra image
+// are added to y. UP and STRIDE are known to the compiler.
 //
-// a4 and b4 fetch four numbers together if `vector` is 1: all sizes and addresses are multiples of
+// Four numbers can be fetched together if `vector` is 1: all sizes and addresses are multiples of
 // four numbers. a is contiguous along the depth or along the rows; b along the columns or along
 // the depth.
 //
+// Where a number is in memory follows from its row and depth by divisions. A loop over the depth
+// divides only once, before it begins: a_row, a_depth and b_depth return the digits of a number
+// (digits.cuh), to which the loop then adds. a_at and b_at return where an entry is; it is zero
+// outside the image, or in a row beyond the last one.
+//
+// Indices are int: no array has more elements (launch.py), and a product of two int with a 64-bit
+// result takes the compiler six instructions.
+//
 // A number of x has type Stored, four of them Stored4: float32, unless the including file defines
-// STORED and both types. A is the return type of a4.
+// STORED and both types. A is the type of four numbers of a.
 #ifndef STORED
 typedef float Stored;
 typedef float4 Stored4;
 #endif
+
+#ifndef STRIDE
+#define STRIDE 1
+#endif
+#ifndef UP
+#define UP 0
+#endif
+#include "digits.cuh"
 
 #define SIZES                                                                                     \
     int N, int H, int W, int C, int OH, int OW, int K, int KH, int KW, int stride, int top,       \
@@ -36,23 +52,29 @@ struct Sizes {
     int N, H, W, C, OH, OW, K, KH, KW, stride, top, left, vector;
 };
 
-template <class Vector, class Number> __device__ inline Vector at4(const Number* x, bool inside) {
-    return inside ? *(const Vector*)x : Vector{};
-}
-
 struct Image {
     const Stored *x1, *x2;
-    int C1, up;
+    int C1;
 
-    // Address of channel c of pixel (n, h, w); h and w count upsampled pixels.
-    __device__ const Stored* place(const Sizes& s, int n, int h, int w, int c) const {
-        long long pixel = ((long long)n * (s.H >> up) + (h >> up)) * (s.W >> up) + (w >> up);
-        return c < C1 ? x1 + pixel * C1 + c : x2 + pixel * (s.C - C1) + (c - C1);
+    __device__ const Stored* place(const Sizes& s, int pixel, int c) const {
+        bool first = c < C1;
+        int channels = first ? C1 : s.C - C1, channel = first ? c : c - C1;
+        return (first ? x1 : x2) + (pixel * channels + channel);
     }
 };
 
+// The place where a window begins: h and w count (upsampled) pixels. If these are the pixels in
+// memory, `pixel` is the number of this one; else the number of its image's first.
+struct Corner {
+    int h, w, pixel;
+};
+#define BEYOND (1 << 29)  // h of a row beyond the last one: outside every image
+
 struct Forward {
     typedef Stored4 A;
+    typedef Corner Row;     // the window of a pixel of y
+    typedef Digits DepthA;  // kh, kw, c
+    typedef Number DepthB;
     Image x;
     const float *w, *bias, *shift, *extra;
     float* y;
@@ -63,25 +85,30 @@ struct Forward {
     __device__ int rows() const { return s.N * s.OH * s.OW; }
     __device__ int depth() const { return s.KH * s.KW * s.C; }
     __device__ int columns() const { return s.K; }
-    // Address of number d of the window over pixel `row` of y; null outside the image.
-    __device__ const Stored* window(int row, int d) const {
-        int c = d % s.C, kw = d / s.C % s.KW, kh = d / s.C / s.KW;
-        int ow = row % s.OW, oh = row / s.OW % s.OH, n = row / s.OW / s.OH;
-        int h = oh * s.stride + kh - s.top, w = ow * s.stride + kw - s.left;
-        bool inside = h >= 0 && h < s.H && w >= 0 && w < s.W;
-        return inside ? x.place(s, n, h, w, c) : nullptr;
+    __device__ Radix radix() const { return {s.C, s.KW}; }
+
+    __device__ Row corner(const Digits& pixel) const {  // n, oh, ow
+        int h = pixel.mid * STRIDE - s.top, w = pixel.low * STRIDE - s.left, n = pixel.high;
+        return {h, w, UP ? n * (s.H / 2) * (s.W / 2) : (n * s.H + h) * s.W + w};
     }
-    __device__ float a(int row, int d) const {
-        const Stored* from = window(row, d);
-        return from ? float(*from) : 0.0f;
+    __device__ Row a_row(int row) const {
+        Row found = corner(Digits(row, {s.OW, s.OH}));
+        if (row >= rows()) found.h = BEYOND;
+        return found;
     }
-    __device__ float b(int d, int k) const { return w[(long long)d * s.K + k]; }
-    __device__ A a4(int row, int d) const {
-        const Stored* from = window(row, d);
-        return at4<A>(from, from);
+    __device__ DepthA a_depth(int d) const { return Digits(d, radix()); }
+    __device__ DepthB b_depth(int d) const { return {d}; }
+    __device__ Radix a_radix() const { return radix(); }
+    __device__ Radix b_radix() const { return {}; }
+    __device__ Entry<Stored> window(const Row& row, const Digits& d) const {
+        int h = row.h + d.high, w = row.w + d.mid;
+        bool inside = (unsigned)h < (unsigned)s.H && (unsigned)w < (unsigned)s.W;
+        int pixel = row.pixel + (UP ? h / 2 * (s.W / 2) + w / 2 : d.high * s.W + d.mid);
+        return {x.place(s, pixel, d.low), inside};
     }
-    __device__ float4 b4(int d, int k) const {
-        return at4<float4>(w + (long long)d * s.K + k, true);
+    __device__ Entry<Stored> a_at(const Row& row, const DepthA& d) const { return window(row, d); }
+    __device__ Entry<float> b_at(const DepthB& d, int k) const {
+        return {w + (d.number * s.K + k), k < s.K};
     }
     __device__ void store(int row, int k, float value) const {
         if (bias) value += bias[k];
@@ -92,47 +119,50 @@ struct Forward {
 };
 
 // gx has the two parts of x. Their partial gradients partial1 and partial2, and a bias, are added to
-// it unless null; with a bias it is the result of a transposed convolution. With up, a pixel of x
+// it unless null; with a bias it is the result of a transposed convolution. With UP, a pixel of x
 // represents four pixels, each with its own window.
 struct GradientX {
     typedef float4 A;
+    typedef Corner Row;     // a pixel of x
+    typedef Digits DepthA;  // kh; kw and which of four pixels; k
+    typedef Digits DepthB;
     const float *gy, *w, *partial1, *partial2;
     float *gx1, *gx2;
-    int C1, up;
+    int C1;
     Sizes s;
     const float* bias = nullptr;
     static constexpr bool a_along_depth = true, b_along_columns = false;
+    static constexpr bool SHIFTED = !UP && STRIDE == 1;  // a window of gy is x's, shifted
 
     __device__ bool vector() const { return s.vector; }
-    __device__ int rows() const { return s.N * (s.H >> up) * (s.W >> up); }
-    __device__ int depth() const { return (s.KH * s.KW * s.K) << (2 * up); }
+    __device__ int rows() const { return s.N * (s.H >> UP) * (s.W >> UP); }
+    __device__ int depth() const { return (s.KH * s.KW * s.K) << (2 * UP); }
     __device__ int columns() const { return s.C; }
-    __device__ const float* window(int row, int d) const {
-        int k = d % s.K, kw = d / s.K % s.KW, kh = d / s.K / s.KW % s.KH;
-        int W = s.W >> up, H = s.H >> up, of_four = d / s.K / s.KW / s.KH;
-        int w = ((row % W) << up) + (of_four & 1), h = ((row / W % H) << up) + (of_four >> 1);
-        int n = row / W / H;
+    __device__ Radix radix() const { return {s.K, s.KW << (2 * UP)}; }
+
+    __device__ Row a_row(int row) const {
+        Digits at(row, {s.W >> UP, s.H >> UP});
+        int h = (at.mid << UP) + s.top, w = (at.low << UP) + s.left, first = at.high * s.OH * s.OW;
+        return {row < rows() ? h : BEYOND, w, SHIFTED ? first + h * s.OW + w : first};
+    }
+    __device__ DepthA a_depth(int d) const { return Digits(d, radix()); }
+    __device__ DepthB b_depth(int d) const { return Digits(d, radix()); }
+    __device__ Radix a_radix() const { return radix(); }
+    __device__ Radix b_radix() const { return radix(); }
+    __device__ Entry<float> a_at(const Row& row, const DepthA& d) const {
+        int of_four = UP ? d.mid % 4 : 0, kh = d.high, kw = d.mid >> (2 * UP);
         // y(oh) read x(h) at kh where oh stride + kh - top = h
-        int up = h + s.top - kh, left = w + s.left - kw;
-        if (up < 0 || left < 0 || up % s.stride || left % s.stride) return nullptr;
-        int oh = up / s.stride, ow = left / s.stride;
-        if (oh >= s.OH || ow >= s.OW) return nullptr;
-        return gy + (((long long)n * s.OH + oh) * s.OW + ow) * s.K + k;
+        int h = row.h + of_four / 2 - kh, w = row.w + of_four % 2 - kw;
+        bool inside = h % STRIDE == 0 && (unsigned)h < (unsigned)(s.OH * STRIDE);
+        inside = inside && w % STRIDE == 0 && (unsigned)w < (unsigned)(s.OW * STRIDE);
+        int shifted = SHIFTED ? -kh * s.OW - kw : h / STRIDE * s.OW + w / STRIDE;
+        int pixel = row.pixel + shifted;
+        return {gy + (pixel * s.K + d.low), inside};
     }
-    __device__ float a(int row, int d) const {
-        const float* from = window(row, d);
-        return from ? *from : 0.0f;
+    __device__ Entry<float> b_at(const DepthB& d, int c) const {
+        int tap = d.high * s.KW + (d.mid >> (2 * UP));
+        return {w + ((tap * s.C + c) * s.K + d.low), c < s.C};
     }
-    __device__ const float* weight(int d, int c) const {
-        int tap = d / s.K % (s.KH * s.KW);
-        return w + ((long long)tap * s.C + c) * s.K + d % s.K;
-    }
-    __device__ float b(int d, int c) const { return *weight(d, c); }
-    __device__ A a4(int row, int d) const {
-        const float* from = window(row, d);
-        return at4<A>(from, from);
-    }
-    __device__ float4 b4(int d, int c) const { return at4<float4>(weight(d, c), true); }
     __device__ void store(int row, int c, float value) const {
         if (bias) value += bias[c];
         bool first = c < C1;
@@ -144,6 +174,9 @@ struct GradientX {
 
 struct GradientW {
     typedef Stored4 A;
+    typedef Digits Row;     // kh, kw, c
+    typedef Digits DepthA;  // n, oh, ow
+    typedef Number DepthB;
     const float* gy;
     Image x;
     float* gw;
@@ -157,11 +190,29 @@ struct GradientW {
     __device__ Forward forward() const {
         return {x, nullptr, nullptr, nullptr, nullptr, nullptr, s};
     }
-    __device__ float a(int d, int pixel) const { return forward().a(pixel, d); }
-    __device__ float b(int pixel, int k) const { return gy[(long long)pixel * s.K + k]; }
-    __device__ A a4(int d, int pixel) const { return forward().a4(pixel, d); }
-    __device__ float4 b4(int pixel, int k) const {
-        return at4<float4>(gy + (long long)pixel * s.K + k, true);
+    __device__ Row a_row(int row) const {
+        Digits found(row, {s.C, s.KW});
+        if (row >= rows()) found.high = BEYOND;
+        return found;
+    }
+    __device__ DepthA a_depth(int pixel) const { return Digits(pixel, a_radix()); }
+    __device__ DepthB b_depth(int pixel) const { return {pixel}; }
+    __device__ Radix a_radix() const { return {s.OW, s.OH}; }
+    __device__ Radix b_radix() const { return {}; }
+    __device__ Entry<Stored> a_at(const Row& d, const DepthA& pixel) const {
+        return forward().window(forward().corner(pixel), d);
+    }
+    __device__ Entry<float> b_at(const DepthB& pixel, int k) const {
+        return {gy + (pixel.number * s.K + k), k < s.K};
     }
     __device__ void store(int d, int k, float value) const { gw[(long long)d * s.K + k] = value; }
 };
+
+// A single number of a problem P, for the rungs that take one at a time.
+template <class P> __device__ inline float a(const P& p, int row, int d) {
+    auto entry = p.a_at(p.a_row(row), p.a_depth(d));
+    return entry.inside ? float(*entry.from) : 0.0f;
+}
+template <class P> __device__ inline float b(const P& p, int d, int column) {
+    return *p.b_at(p.b_depth(d), column).from;
+}

@@ -24,11 +24,12 @@ __device__ inline void weight_tile(const GradientW& p, float* memory, float* par
             parts[slice * step + mine + i * THREADS] = sums.number(i);
         }
         if (!last_block(counters + tile, slices)) return;
+        sums.clear();
+        for (int s = 0; s < slices; s++) {  // outside: the loads of a slice do not wait for sums
 #pragma unroll
-        for (int i = 0; i < Tile::numbers; i++) {
-            float sum = 0.0f;
-            for (int s = 0; s < slices; s++) sum += __ldcg(parts + s * step + mine + i * THREADS);
-            sums.number(i) = sum;
+            for (int i = 0; i < Tile::numbers; i++) {
+                sums.number(i) += __ldcg(parts + s * step + mine + i * THREADS);
+            }
         }
     }
     sums.store(p, memory, row0, column0);

@@ -34,9 +34,13 @@ RUNGS = {
     "1 naive": Rung("conv1_naive.cu", (32, 8), 32, 8),
     "2 coalesced": Rung("conv2_coalesced.cu", (32, 8), 8, 32),
     "3 shared tile": Rung("conv3_shared.cu", (16, 16), 16, 16),
-    "4 register tile": Rung("conv4_registers.cu", (256,), 64, 64),
+    "4 register tile": Rung("conv4_registers.cu", (128,), 128, 64),
     "4 register tile, 32 columns": Rung(
-        "conv4_registers.cu", (128,), 64, 32, ("-DCOLUMNS=32",)
+        "conv4_registers.cu", (64,), 128, 32, ("-DCOLUMNS=32",)
+    ),
+    "4 register tile, 64 rows": Rung("conv4_registers.cu", (64,), 64, 64, ("-DTILE=64",)),
+    "4 register tile, 64 rows, 32 columns": Rung(
+        "conv4_registers.cu", (32,), 64, 32, ("-DTILE=64", "-DCOLUMNS=32")
     ),
     "6 tensor cores, half": Rung("conv6_tensor.cu", (128,), 64, 64, (), "float16"),
     "6 tensor cores, bfloat16": Rung("conv6_tensor.cu", (128,), 64, 64, ("-DBF16",), BFLOAT16),
@@ -48,7 +52,7 @@ TENSOR_CORES = {
 }  # fmt: skip
 MIN_CHANNELS = 16  # for tensor cores: below, most of a fragment would be zeros
 FUSED_BACKWARD = "conv4_registers.cu", "conv6_tensor.cu"  # all gradients in one launch
-MIN_BLOCKS = 256  # for gw: two for each multiprocessor of a large GPU
+MIN_BLOCKS = 256  # of a launch: two for each multiprocessor of a large GPU
 MIN_PIXELS = 64  # at least this many pixels per slice of gw
 
 
@@ -110,13 +114,16 @@ def available_rungs() -> dict[str, Rung]:
     return {name: rung for name, rung in RUNGS.items() if name not in lacking}
 
 
-def register_tile(columns: int) -> Rung:
-    """Return rung 4 with the tile that a result of this many columns fills better."""
-    return RUNGS["4 register tile, 32 columns" if columns <= 32 else "4 register tile"]
+def register_tile(rows: int, columns: int) -> Rung:
+    """Return rung 4 with the largest tile that a result of this size fills, as does the GPU."""
+    narrow = ", 32 columns" if columns <= 32 else ""
+    large = RUNGS[f"4 register tile{narrow}"]
+    fills = blocks(rows, large.rows) * blocks(columns, large.columns) >= MIN_BLOCKS
+    return large if fills else RUNGS[f"4 register tile, 64 rows{narrow}"]
 
 
-def choose_rung(s: Sizes, columns: int, dtype: str = "float32") -> Rung:
-    """Return the rung for a convolution of these sizes; columns: those of its widest result.
+def choose_rung(s: Sizes, rows: int, columns: int, dtype: str = "float32") -> Rung:
+    """Return the rung for a convolution of these sizes; rows, columns: of its largest result.
 
     dtype: the type of x. Only one rung reads x of a 16-bit type, even if precision() has changed
     since x was stored.
@@ -126,17 +133,19 @@ def choose_rung(s: Sizes, columns: int, dtype: str = "float32") -> Rung:
     tensor_cores = TENSOR_CORES.get(precision())
     if tensor_cores and min(s.C, s.C_out) >= MIN_CHANNELS:
         return RUNGS[tensor_cores]
-    return register_tile(columns)
+    return register_tile(rows, columns)
 
 
 def stored_as(s: Sizes) -> str:
     """Return the type in which to store an x that only this convolution reads (see Rung.stored)."""
-    return choose_rung(s, s.C_out).stored
+    return choose_rung(s, s.pixels, s.C_out).stored
 
 
-def _options(rung: Rung, xs: Parts) -> tuple[str, ...]:
-    """Return the compiler's options for an x of this type."""
-    return rung.options if xs[0].dtype == "float32" else (*rung.options, "-DSTORED")
+def _options(rung: Rung, s: Sizes, xs: Parts = (), up: int = 0) -> tuple[str, ...]:
+    """Return the compiler's options for the type of x, the stride, and upsampling."""
+    stored = ("-DSTORED",) if xs and xs[0].dtype != "float32" else ()
+    stride = (f"-DSTRIDE={s.stride}",) if s.stride != 1 else ()
+    return (*rung.options, *stored, *stride, *("-DUP=1",) * up)
 
 
 def forward(
@@ -144,12 +153,12 @@ def forward(
     shift: Array | None = None, extra: Array | None = None, rung: Rung | None = None,
 ) -> None:  # fmt: skip
     """Compute y = conv(x) + bias [C_out] + shift [N, C_out] + extra (of y's shape), into y."""
-    rung = rung or choose_rung(s, s.C_out, xs[0].dtype)
+    rung = rung or choose_rung(s, s.pixels, s.C_out, xs[0].dtype)
     parts = two_parts(xs)
     grid = blocks(s.pixels, rung.rows), blocks(s.C_out, rung.columns)
     launch(
-        rung.file, "conv2d", grid, rung.block, *parts, xs[0].shape[-1], up, w, bias, shift, extra,
-        y, *s, _vector(s, xs, *parts, w), options=_options(rung, xs),
+        rung.file, "conv2d", grid, rung.block, *parts, xs[0].shape[-1], w, bias, shift, extra, y,
+        *s, _vector(s, xs, *parts, w), options=_options(rung, s, xs, up),
     )  # fmt: skip
 
 
@@ -158,11 +167,12 @@ def transposed(s: Sizes, x: Array, w: Array, bias: Array, y: Array) -> None:
 
     It is the convolution's gradient of x, and the same kernel computes it.
     """
-    rung = choose_rung(s, s.C)
-    grid = blocks(s.N * s.H * s.W, rung.rows), blocks(s.C, rung.columns)
+    pixels = s.N * s.H * s.W
+    rung = choose_rung(s, pixels, s.C)
+    grid = blocks(pixels, rung.rows), blocks(s.C, rung.columns)
     launch(
-        rung.file, "conv2d_gradient_x", grid, rung.block, x, w, None, None, bias, y, None, s.C, 0,
-        *s, _vector(s, (y,), x, w), options=rung.options,
+        rung.file, "conv2d_gradient_x", grid, rung.block, x, w, None, None, bias, y, None, s.C,
+        *s, _vector(s, (y,), x, w), options=_options(rung, s),
     )  # fmt: skip
 
 
@@ -181,19 +191,19 @@ def backward(
 ) -> Gradients:  # fmt: skip
     """Return all gradients, from one launch of rung 4 or 6; partial is added to gxs."""
     xp = cupy()
-    rung = rung or choose_rung(s, max(s.C, s.C_out), xs[0].dtype)
+    pixels = s.N * (s.H >> up) * (s.W >> up)
+    rung = rung or choose_rung(s, pixels, max(s.C, s.C_out), xs[0].dtype)
     gxs = tuple(xp.empty(x.shape, "float32") for x in xs) if need_gx else None
     gw, gshift, gbias = (xp.empty(n, "float32") for n in (w.shape, (s.N, s.C_out), s.C_out))
-    pixels = s.N * (s.H >> up) * (s.W >> up)
     tiles_x = blocks(pixels, rung.rows) * blocks(s.C, rung.columns) if need_gx else 0
     tiles_w = blocks(s.window, rung.rows) * blocks(s.C_out, rung.columns)
     slices, parts = weight_slices(s, rung, tiles_w)
     groups = blocks(s.C_out, 32)
     launch(
         rung.file, "conv2d_gradients", (tiles_x + tiles_w * slices + s.N * groups,), rung.block,
-        gy, *two_parts(xs), xs[0].shape[-1], up, w, *two_parts(partial), *two_parts(gxs or ()),
-        gw, gshift, gbias, parts, counters(tiles_w + groups), tiles_x, tiles_w, slices, *s,
-        _vector(s, xs, gy, *xs, w), options=_options(rung, xs),
+        gy, *two_parts(xs), xs[0].shape[-1], w, *two_parts(partial), *two_parts(gxs or ()), gw,
+        gshift, gbias, parts, counters(tiles_w + groups), tiles_x, tiles_w, slices, *s,
+        _vector(s, xs, gy, *xs, w), options=_options(rung, s, xs, up),
     )  # fmt: skip
     return Gradients(gxs, gw, gshift, gbias)
 
@@ -206,10 +216,10 @@ def sum_pixels(gy: Array) -> tuple[Array, Array]:
     N, C = gy.shape[0], gy.shape[3]
     s = Sizes.of((gy,), (1, 1, C, C), 1, ((0, 0), (0, 0)))
     gshift, gbias = (cupy().empty(shape, "float32") for shape in ((N, C), C))
-    rung, groups = register_tile(C), blocks(C, 32)
+    rung, groups = register_tile(s.pixels, C), blocks(C, 32)
     none = (None,) * 2
     launch(
-        rung.file, "conv2d_gradients", (N * groups,), rung.block, gy, *none, 0, 0, None, *none,
+        rung.file, "conv2d_gradients", (N * groups,), rung.block, gy, *none, 0, None, *none,
         *none, None, gshift, gbias, None, counters(groups), 0, 0, 1, *s, aligned(gy),
         options=rung.options,
     )  # fmt: skip
@@ -230,12 +240,12 @@ def separate_gradients(
     gxs = tuple(xp.empty(x.shape, "float32") for x in xs)
     gw, C1, pixels = xp.empty(w.shape, "float32"), xs[0].shape[-1], s.N * (s.H >> up) * (s.W >> up)
     for name, rows, columns, arrays in (
-        ("conv2d_gradient_x", pixels, s.C, (gy, w, *(None,) * 3, *two_parts(gxs), C1, up)),
-        ("conv2d_gradient_w", s.window, s.C_out, (gy, *two_parts(xs), C1, up, gw)),
+        ("conv2d_gradient_x", pixels, s.C, (gy, w, *(None,) * 3, *two_parts(gxs), C1)),
+        ("conv2d_gradient_w", s.window, s.C_out, (gy, *two_parts(xs), C1, gw)),
     ):
         grid = blocks(rows, rung.rows), blocks(columns, rung.columns)
-        vector = _vector(s, xs, gy, *xs, w)
-        launch(rung.file, name, grid, rung.block, *arrays, *s, vector, options=_options(rung, xs))
+        vector, options = _vector(s, xs, gy, *xs, w), _options(rung, s, xs, up)
+        launch(rung.file, name, grid, rung.block, *arrays, *s, vector, options=options)
     return gxs, gw
 
 

@@ -64,7 +64,7 @@ def _vector(s: Sizes, widths: Sequence[int], *arrays: Array | None) -> bool:
 @float32_only
 def linears(x, ws, bs):
     s, widths = Sizes.linear((x,), ws[0].shape), [w.shape[1] for w in ws]
-    rung = register_tile(max(widths))
+    rung = register_tile(s.pixels, max(widths))
     starts = np.cumsum([0, *widths[:-1]])
     lines = zip(ws, bs, widths, starts, strict=True)
     table = tuple((w.data.ptr, b.data.ptr, width, int(start)) for w, b, width, start in lines)
@@ -81,7 +81,7 @@ def linears(x, ws, bs):
 def linears_backward(gys, x, ws, partial=None):
     xp = cupy()
     s, widths = Sizes.linear((x,), ws[0].shape), [w.shape[1] for w in ws]
-    rung = register_tile(max(s.C, *widths))
+    rung = register_tile(s.pixels, max(s.C, *widths))
     gx = xp.empty(x.shape, "float32")
     gws = _split(xp.empty(sum(w.size for w in ws), "float32"), [w.shape for w in ws])
     gbs = _split(xp.empty(sum(widths), "float32"), [(width,) for width in widths])

@@ -16,14 +16,14 @@ struct Layer {  // a line of the forward's table; start: the columns of all laye
 };
 
 // grid (ceil(N P / TILE), all layers' ceil(K / COLUMNS)). x [N, P, C]; y: each layer's [N, P, K].
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(BOUNDS)
 linears(const float* x, const unsigned long long* table, float* y, int N, int P, int C,
         int vector) {
     __shared__ __align__(32) float memory[MEMORY];
     const Layer* layer = (const Layer*)table;
     int tile = blockIdx.y;
     for (; tile >= tiles(layer->K, COLUMNS); layer++) tile -= tiles(layer->K, COLUMNS);
-    Forward p = {{x, nullptr, C, 0}, (const float*)layer->w, (const float*)layer->bias, nullptr,
+    Forward p = {{x, nullptr, C}, (const float*)layer->w, (const float*)layer->bias, nullptr,
                  nullptr, y + (long long)N * P * layer->start, LINEAR((int)layer->K)};
     Tile sums;
     sums.clear();
@@ -38,7 +38,7 @@ struct LayerBackward {
 
 // Grid: the tiles of gx; for each layer its tiles of gw * slices; for each layer N * ceil(K / 32).
 // counters: one for each tile of gw, and one for each 32 columns; partial is added to gx.
-extern "C" __global__ void __launch_bounds__(THREADS, 2)  // 4 blocks would spill registers
+extern "C" __global__ void __launch_bounds__(BOUNDS)
 linears_backward(const float* x, const unsigned long long* table, const float* partial, float* gx,
                  float* parts, unsigned* counters, int layers, int slices, int N, int P, int C,
                  int vector) {
@@ -49,7 +49,7 @@ linears_backward(const float* x, const unsigned long long* table, const float* p
         int row0 = block % down * TILE, column0 = block / down * COLUMNS;
         Tile sums;
         sums.clear();
-        GradientX p = {nullptr, nullptr, partial, nullptr, gx, nullptr, C, 0, LINEAR(0)};
+        GradientX p = {nullptr, nullptr, partial, nullptr, gx, nullptr, C, LINEAR(0)};
         for (int i = 0; i < layers; i++) {
             p.gy = (const float*)layer[i].gy, p.w = (const float*)layer[i].w;
             p.s.K = layer[i].K;
@@ -63,7 +63,7 @@ linears_backward(const float* x, const unsigned long long* table, const float* p
     for (int i = 0; i < layers; i++) {
         int K = layer[i].K, mine = tiles(C, TILE) * tiles(K, COLUMNS);
         if (block >= 0 && block < mine * slices) {
-            GradientW p = {(const float*)layer[i].gy, {x, nullptr, C, 0}, (float*)layer[i].gw,
+            GradientW p = {(const float*)layer[i].gy, {x, nullptr, C}, (float*)layer[i].gw,
                            LINEAR(K)};
             long long before = (long long)all * slices * Tile::numbers * THREADS;
             weight_tile(p, memory, parts + before, counters + all, block % mine, mine,

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 from minddpm.kernels.arrays import Array
-from minddpm.kernels.cuda.ladder import Gradients, Sizes, sum_pixels
+from minddpm.kernels.cuda.ladder import RUNGS, Gradients, Sizes, sum_pixels
 from minddpm.kernels.cuda.launch import blocks, cupy, launch
 from minddpm.kernels.precision import precision
 from minddpm.kernels.shapes import Parts
 
 FILE = "conv5_winograd.cu"
 BLOCK = (32, 8)
+PRODUCT = RUNGS["4 register tile"]  # whose tile computes the products
 # From the roofline model (kernels/cuda/README.md): with fewer channels the memory traffic between
 # the steps takes longer than the saved multiplications. On some cards 50 channels would be enough.
 MIN_CHANNELS = 256
@@ -57,9 +58,9 @@ def _convolved(
     grid = blocks(columns, 32), blocks(rows, 8)
     launch(FILE, "weights_to_points", grid, BLOCK, w, u, rows, columns, turned)
     v = _to_points(x, tiles, top, left)
-    grid = blocks(tiles[0], 64), blocks(C_out, 64), 36
+    grid = blocks(tiles[0], PRODUCT.rows), blocks(C_out, PRODUCT.columns), 36
     vector = C % 4 == C_out % 4 == 0
-    launch(FILE, "at_points", grid, (256,), v, u, m, tiles[0], C, C_out, vector)
+    launch(FILE, "at_points", grid, PRODUCT.block, v, u, m, tiles[0], C, C_out, vector)
     grid = blocks(tiles[0], 8), blocks(C_out, 32)
     launch(FILE, "from_points", grid, BLOCK, m, bias, shift, extra, y, OH, OW, C_out, *tiles)
 
@@ -90,9 +91,9 @@ def backward(
     d, du, gw = (xp.empty(shape, "float32") for shape in shapes)
     grid = blocks(tiles[0], 8), blocks(s.C_out, 32)
     launch(FILE, "gradient_to_points", grid, BLOCK, gy, d, s.OH, s.OW, s.C_out, *tiles)
-    grid = blocks(s.C, 64), blocks(s.C_out, 64), 36
+    grid = blocks(s.C, PRODUCT.rows), blocks(s.C_out, PRODUCT.columns), 36
     vector = s.C % 4 == s.C_out % 4 == 0
-    launch(FILE, "weights_at_points", grid, (256,), v, d, du, tiles[0], s.C, s.C_out, vector)
+    launch(FILE, "weights_at_points", grid, PRODUCT.block, v, d, du, tiles[0], s.C, s.C_out, vector)
     grid = blocks(s.C_out, 32), blocks(s.C, 8)
     launch(FILE, "weights_from_points", grid, BLOCK, du, gw, s.C, s.C_out)
     gshift, gbias = sum_pixels(gy)

@@ -74,7 +74,7 @@ def test_instructions_are_distinguished_by_name():
     opcodes += ["HMMA.16816.F32", "HGMMA.64x64x16.F32", "UTCHMMA"]
     opcodes += ["LDG.E.128.CONSTANT", "LDG.E.64", "LDG.E", "LDCU.128", "LD.E.128"]
     opcodes += ["LDS.U.128", "LDS.128", "LDS", "STG.E.128.SYS", "STG.E", "LDL.64", "STL"]
-    assert count(opcodes) == Instructions(
+    assert count([{"opcode": opcode} for opcode in opcodes]) == Instructions(
         total=len(opcodes) - 2,
         fused=2,
         tensor=3,

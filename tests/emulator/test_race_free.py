@@ -45,7 +45,7 @@ class Drawn:
 def small_convolution(_):
     """Replaces test_cuda_convolution.drawn_convolution."""
     x, w, b = draw(0, (2, 7, 5, 8), (3, 2, 8, 8), 8)
-    return x, w, b, 2, ((1, 0), (1, 1))
+    return x, w, b, 1, ((1, 0), (1, 1))
 
 
 # Tests of tests/cuda with fixed arguments: small sizes that need more than one block. Each runs its

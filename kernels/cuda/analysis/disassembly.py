@@ -7,9 +7,8 @@ instruction in a loop counts once.
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from minddpm.errors import InputError
 from minddpm.kernels.cuda.analysis.compile import in_wheels
@@ -37,7 +36,10 @@ def available() -> bool:
     return in_wheels("nvdisasm") is not None
 
 
-def disassemble(cubin: bytes) -> dict[str, Instructions]:
+Code = list[dict[str, Any]]  # of one kernel: "opcode", "operands" and "predicate" of each
+
+
+def disassemble(cubin: bytes) -> dict[str, Code]:
     """Return the instructions of each kernel. cubin: machine code, as compile() returns it.
 
     Raises InputError if nvdisasm is not installed, RuntimeError with its log if it fails.
@@ -52,21 +54,27 @@ def disassemble(cubin: bytes) -> dict[str, Instructions]:
     if done.returncode:
         raise RuntimeError(f"nvdisasm does not read this code:\n{done.stderr}")
     _, functions = json.loads(done.stdout)
-    return {
-        function["function-name"]: count(i["opcode"] for i in function["sass-instructions"])
-        for function in functions
-    }
+    return {function["function-name"]: function["sass-instructions"] for function in functions}
 
 
-def count(opcodes: Iterable[str]) -> Instructions:
-    """Count instructions by kind, from names with suffixes such as LDG.E.128.CONSTANT."""
+def name(instruction: dict[str, Any]) -> str:
+    """Return an instruction's name without suffixes: LDG of LDG.E.128.CONSTANT."""
+    return instruction["opcode"].partition(".")[0]
+
+
+def uses_tensor_cores(name: str) -> bool:
+    return name.endswith("MMA")  # excludes HFMA2.MMA, which uses none
+
+
+def count(code: Code) -> Instructions:
+    """Count instructions by kind."""
     numbers = dict.fromkeys(Instructions._fields, 0)
-    for opcode in opcodes:
-        name, *suffixes = opcode.split(".")
+    for instruction in code:
+        name, *suffixes = instruction["opcode"].split(".")
         wide = "128" in suffixes
         numbers["total"] += name != "NOP"  # NOP pads the end of the code
         numbers["fused"] += name == "FFMA"
-        numbers["tensor"] += name.endswith("MMA")  # excludes HFMA2.MMA, which uses no tensor core
+        numbers["tensor"] += uses_tensor_cores(name)
         numbers["wide_loads"] += wide and name == "LDG"
         numbers["wide_shared_loads"] += wide and name == "LDS"
         numbers["wide_stores"] += wide and name == "STG"
