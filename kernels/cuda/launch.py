@@ -1,6 +1,8 @@
 """Launch kernels: each is compiled once and gets every argument in the size that it reads."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -46,6 +48,19 @@ def _kernel(library: ModuleType, file: str, name: str, options: tuple[str, ...])
     return _module(library, file, options).get_function(name)
 
 
+_observers: list[Callable[[str], AbstractContextManager[Any]]] = []
+
+
+@contextmanager
+def observed_by(observe: Callable[[str], AbstractContextManager[Any]]) -> Iterator[None]:
+    """Within the block, launch each kernel within the context observe(its name)."""
+    _observers.append(observe)
+    try:
+        yield
+    finally:
+        _observers.pop()
+
+
 def launch(
     file: str,
     name: str,
@@ -63,7 +78,8 @@ def launch(
     than MAX_ELEMENTS elements.
     """
     kernel = _kernel(cupy(), file, name, options)
-    kernel(grid, block, tuple(map(_argument, arguments)), shared_mem=shared)
+    with _observers[-1](name) if _observers else nullcontext():
+        kernel(grid, block, tuple(map(_argument, arguments)), shared_mem=shared)
 
 
 def each(file: str, name: str, n: int, *arguments: Any) -> None:

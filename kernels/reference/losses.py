@@ -7,7 +7,7 @@ from minddpm.kernels.arrays import Array, array_module
 
 def mean_squared_errors(x: Array, target: Array) -> Array:
     """Return the mean of (x - target)^2 over each image: both [N, ...] -> [N]."""
-    return array_module(x).square(x - target).reshape(len(x), -1).mean(axis=1)
+    return array_module(x).square(x - target).mean(axis=tuple(range(1, x.ndim)))
 
 
 def mean_squared_errors_backward(gy: Array, x: Array, target: Array) -> Array:

@@ -7,8 +7,9 @@
 Every function and every rung of the convolution is compared with the reference in float64;
 sampling by a CUDA graph is compared with eager sampling, and a short training run with the same run
 on the NumPy backend. Then training steps, sampling steps and rungs are timed with device events,
-next to plain CuPy and, if it is installed, PyTorch. If compute-sanitizer is on the PATH, it also
-checks the kernels.
+next to plain CuPy and, if it is installed, PyTorch; one step is taken apart, kernel by kernel, and
+the card's multipliers, tensor cores and memory are measured. If compute-sanitizer is on the PATH,
+it also checks the kernels.
 
 Each result is printed as a line of JSON as soon as it is known, and kept in a file beside the JSON
 file; the tables follow at the end. A kernel that hangs or ends its process costs its own row.
@@ -115,6 +116,7 @@ def content(plan: dict[str, Any], rows: list[dict[str, Any]], quick: bool) -> di
         "checks": of_kind(rows, "check"),
         "sanitizer": of_kind(rows, "sanitizer"),
         "timings": of_kind(rows, "timing"),
+        "steps": of_kind(rows, "step"),
         "states": of_kind(rows, "state"),
         "not run": [row["name"] for row in rows if row["kind"] == "not run"],
     }

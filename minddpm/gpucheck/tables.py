@@ -14,7 +14,8 @@ def tables(plan: Record, rows: Sequence[Record]) -> str:
     if plan["emulated"]:
         parts.append("Nothing was timed: the emulator is not a GPU.")
     else:
-        parts += [_timings(of_kind(rows, "timing")), _sanitizer(of_kind(rows, "sanitizer"))]
+        parts += [_timings(of_kind(rows, "timing")), *map(_step, of_kind(rows, "step"))]
+        parts.append(_sanitizer(of_kind(rows, "sanitizer")))
     states = of_kind(rows, "state")
     for name in (key for key in (states[-1] if states else {}) if key not in ("kind", "when")):
         values = [f"{state['when']} {state[name]}" for state in states if name in state]
@@ -65,19 +66,42 @@ def _timings(rows: list[Record]) -> str:
     lines = []
     for row in rows:
         if row["kind"] == "lost":
-            lines.append([row["name"], "", f"FAILED {row['problem']}", "", ""])
+            lines.append([row["name"], "", f"FAILED {row['problem']}", "", "", ""])
             continue
         time, host, gflops = row["milliseconds"], row["host"], row["gflops"]
+        gigabytes = row["gigabytes"]
         lines.append(
             [
                 row["what"], row["who"],
                 f"FAILED {row['problem']}" if time is None else f"{time:.4f}",
                 "" if host is None else f"{host:.4f}",
                 f"{gflops:.0f}" if gflops else "",
+                f"{gigabytes:.0f}" if gigabytes else "",
             ]
         )  # fmt: skip
-    head = ["device events, median", "who", "ms", "host, ms", "GFLOP/s, effective"]
+    head = ["device events, median", "who", "ms", "host, ms", "GFLOP/s, effective", "GB/s"]
     return cli.markdown(head, lines)
+
+
+def _step(row: Record) -> str:
+    """Return the table of one step by kernel, the longest first, and what CuPy itself adds."""
+    if row["kind"] == "lost" or row["problem"]:
+        return f"training step by kernel: FAILED {row['problem']}"
+    whole = 1e3 * row["milliseconds"]
+    ours = sum(kernel["microseconds"] for kernel in row["kernels"])
+    rest = {"name": "CuPy's own kernels, copies, and gaps", "launches": "",
+            "microseconds": whole - ours}  # fmt: skip
+    lines = [
+        [each["name"], f"{each['launches']}", f"{each['microseconds']:.1f}",
+         f"{100 * each['microseconds'] / whole:.1f}"]
+        for each in (*row["kernels"], rest)
+    ]  # fmt: skip
+    launches, host = row["launches"], row["host"]
+    head = [f"training step, {row['images']} images, by kernel", "launches", "us", "%"]
+    return cli.markdown(head, lines) + (
+        f"\n\n{launches} launches of raw kernels; Python takes {1e3 * host / launches:.1f} us for "
+        f"each, {host:.2f} ms for the step."
+    )
 
 
 def _sanitizer(rows: list[Record]) -> str:

@@ -65,6 +65,7 @@ class Timing(NamedTuple):
 
     milliseconds: of the device; None if the result was wrong or the code failed; problem describes
     the error. host: milliseconds until Python has launched it. flops: the count by the definition.
+    bytes: that are read and written.
     """
 
     what: str
@@ -72,12 +73,18 @@ class Timing(NamedTuple):
     milliseconds: float | None
     host: float | None = None
     flops: int | None = None
+    bytes: int | None = None
     problem: str = ""
 
     @property
     def gflops(self) -> float | None:
         """Effective GFLOP/s: from `flops`, even if the code needs fewer operations."""
         return self.flops / self.milliseconds / 1e6 if self.flops and self.milliseconds else None
+
+    @property
+    def gigabytes(self) -> float | None:
+        """GB/s, if the bytes that move are known."""
+        return self.bytes / self.milliseconds / 1e6 if self.bytes and self.milliseconds else None
 
 
 Run = Callable[[], Any]
@@ -96,13 +103,21 @@ class Task(NamedTuple):
     rounds: int
     calls: int = CALLS
     flops: int | None = None
+    bytes: int | None = None
 
     def __call__(self) -> Timing:
+        counts = self.flops, self.bytes
         try:
             times = milliseconds(self.prepare(), self.rounds, self.calls)
         except Exception as problem:  # a wrong result, or any error of the device
-            return Timing(self.what, self.who, None, None, self.flops, first_line(problem))
-        return Timing(self.what, self.who, *times, self.flops)
+            return Timing(self.what, self.who, None, None, *counts, first_line(problem))
+        return Timing(self.what, self.who, *times, *counts)
+
+
+def wait(cycles: float) -> None:
+    """Keep the device busy for so many cycles, at least CYCLES, while the host queues calls."""
+    kernel = backend.xp.RawKernel(WAIT, "wait")
+    kernel((1,), (1,), (np.int64(max(CYCLES, cycles)),))
 
 
 def milliseconds(run: Callable[[], Any], rounds: int, calls: int = CALLS) -> tuple[float, float]:
@@ -113,7 +128,6 @@ def milliseconds(run: Callable[[], Any], rounds: int, calls: int = CALLS) -> tup
     one starts, so that they take the device's time alone. The host's is that until run() returns.
     """
     cuda = backend.xp.cuda
-    wait = backend.xp.RawKernel(WAIT, "wait")
     for _ in range(3):
         run()
     launching = []
@@ -123,13 +137,12 @@ def milliseconds(run: Callable[[], Any], rounds: int, calls: int = CALLS) -> tup
         run()
         launching.append(time.perf_counter() - begun)
     host = statistics.median(launching)
-    cycles = max(CYCLES, int(1.5 * CLOCK * host * calls))
     times = []
     for _ in range(rounds):
         start, end = cuda.Event(), cuda.Event()
         cuda.Device().synchronize()
         if calls > 1:
-            wait((1,), (1,), (np.int64(cycles),))
+            wait(1.5 * CLOCK * host * calls)
         start.record()
         for _ in range(calls):
             run()

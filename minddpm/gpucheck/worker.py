@@ -44,10 +44,16 @@ class Item(NamedTuple):
 def items(quick: bool, emulated: bool) -> list[Item]:
     """Return all rows, in the order in which they are worth a GPU's time.
 
-    First whether results are right; then what users run, training and sampling; then single
-    convolutions; then compute-sanitizer, which is slow. The emulator is not timed.
+    First whether results are right; then what users run, a training step, also kernel by kernel
+    beside what the card reaches at most, and sampling; then single convolutions; then
+    compute-sanitizer, which is slow. The emulator is not timed.
     """
-    from minddpm.gpucheck import checks, timings  # slow: after the GPU has been found
+    from minddpm.gpucheck import (
+        ceilings,
+        checks,
+        step,
+        timings,
+    )  # slow: after the GPU has been found
 
     listed = [
         Item("check", check.name, partial(_check, check))
@@ -55,11 +61,16 @@ def items(quick: bool, emulated: bool) -> list[Item]:
     ]
     if emulated:
         return listed
-    listed += [
-        Item("timing", f"{task.what}, {task.who}", partial(_timing, task))
-        for task in timings.tasks(quick)
-    ]
+    timed = [_timed(task) for task in timings.tasks(quick)]
+    after = sum(item.name.startswith("training") for item in timed)
+    listed += timed[:after]
+    listed.append(Item("step", "training step by kernel", partial(_step, step.breakdown, quick)))
+    listed += [*map(_timed, ceilings.tasks(quick)), *timed[after:]]
     return listed + [Item("sanitizer", tool, partial(_sanitized, tool)) for tool in machine.TOOLS]
+
+
+def _timed(task: Any) -> Item:
+    return Item("timing", f"{task.what}, {task.who}", partial(_timing, task))
 
 
 def _check(check: Any) -> dict[str, Any]:
@@ -69,7 +80,15 @@ def _check(check: Any) -> dict[str, Any]:
 
 def _timing(task: Any) -> dict[str, Any]:
     timing = task()
-    return {**timing._asdict(), "gflops": timing.gflops, "ok": not timing.problem}
+    rates = {"gflops": timing.gflops, "gigabytes": timing.gigabytes}
+    return {**timing._asdict(), **rates, "ok": not timing.problem}
+
+
+def _step(breakdown: Any, quick: bool) -> dict[str, Any]:
+    found = breakdown(quick)
+    kernels = [kernel._asdict() for kernel in found.kernels]
+    more = {"kernels": kernels, "launches": found.launches, "ok": not found.problem}
+    return {**found._asdict(), **more}
 
 
 def _sanitized(tool: str) -> dict[str, Any]:

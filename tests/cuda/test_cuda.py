@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from minddpm.gpucheck.cases import four_calls
 from minddpm.kernels import cuda, reference
+from minddpm.kernels.cuda import peak
 from minddpm.kernels.emulator import cupy_on_cpu
 
 pytestmark = [needs_compiler, pytest.mark.usefixtures("emulated_kernels")]
@@ -257,3 +258,18 @@ def test_attention(N, L, heads, D, scale):
     q *= np.float32(scale)  # scores beyond the range of e^x
     check_kernel("attention", q, k, v, heads, tolerance=1e-5)
     check_kernel("attention_backward", gy, q, k, v, heads, tolerance=1e-4)
+
+
+# --- peak.cu, peak_tensor.cu ---------------------------------------------------------------------
+
+
+def test_the_loops_that_measure_a_ceiling():
+    """16 numbers x -> 3 x - 1 from 1; sums of r products of a matrix 2 and one of ones."""
+    rounds = 3
+    last = 27 - 13  # 1, 2, 5, 14
+    (y,) = in_every_order(lambda: (peak.multiply_add(2, rounds, 3.0, -1.0),))
+    np.testing.assert_array_equal(y, np.full(2 * 256, 16 * last, np.float32))
+    (y,) = in_every_order(lambda: (peak.multiply_add_tensor(2, rounds, 2.0),))
+    np.testing.assert_array_equal(y, np.full((8, 16, 16), rounds * 16 * 2, np.float32))
+    assert peak.flops(2, rounds) == 2 * 256 * 16 * 2 * rounds
+    assert peak.tensor_flops(2, rounds) == 2 * 4 * 4 * (2 * 16**3) * rounds

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,11 +15,11 @@ import pytest
 
 import minddpm
 from minddpm import backend
-from minddpm.gpucheck import checks, machine, timings
+from minddpm.gpucheck import ceilings, checks, machine, step, tables, timings, worker
 from minddpm.gpucheck.arrays import largest_error
 from minddpm.gpucheck.cases import every_case
 from minddpm.kernels import cuda, reference
-from minddpm.kernels.cuda import ladder, replay, winograd
+from minddpm.kernels.cuda import ladder, launch, replay, winograd
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 FUNCTIONS = set(reference.__all__) - {"constant_weights", "is_recording", "replayed_step"}
@@ -303,3 +305,63 @@ def test_compute_sanitizer_runs_every_kernel_without_the_pool(emulated_cupy, mon
     exec(machine.SHORT_CHECK, {})
     assert pools == [None]
     assert emulated_cupy.stats.launches > 200
+
+
+# --- a step by kernel, and the card's ceilings ---------------------------------------------------
+
+
+@pytest.fixture
+def small_sizes(monkeypatch):
+    monkeypatch.setattr(minddpm, "SMALL", checks.TINY)
+    monkeypatch.setattr(timings, "QUICK_BATCH", 2)
+    monkeypatch.setattr(timings, "wait", lambda cycles: None)  # the stand-in has no clock
+
+
+@needs_compiler
+def test_a_step_is_taken_apart(emulated_cupy, monkeypatch, small_sizes):
+    """Its launches are those of a step, each between two events; the longest comes first."""
+    found = step.breakdown(quick=True)
+    assert found.problem == ""
+    trainer = checks.small_trainer("cupy", "float32", checks.TINY, 2)
+    trainer.train_step()
+    launched = Counter()
+    with launch.observed_by(lambda name: launched.update([name]) or nullcontext()):
+        trainer.train_step()
+    assert {kernel.name: kernel.launches for kernel in found.kernels} == launched
+    assert found.launches == launched.total() > 20
+    times = [kernel.microseconds for kernel in found.kernels]
+    assert times == sorted(times, reverse=True)
+    row = {"kind": "step", **worker._step(lambda quick: found, True)}
+    text = tables._step(row)
+    assert all(f"| {kernel.name} | {kernel.launches} |" in text for kernel in found.kernels)
+    assert f"{found.launches} launches" in text
+
+    def fails(*_):
+        raise RuntimeError("out of memory\nand more")
+
+    monkeypatch.setattr(step, "small_trainer", fails)
+    failed = step.breakdown(quick=True)
+    assert failed.problem == "RuntimeError: out of memory"
+    assert "FAILED RuntimeError: out of memory" in tables._step(
+        {"kind": "step", **failed._asdict()}
+    )
+
+
+@needs_compiler
+def test_ceilings_are_verified_and_counted(emulated_cupy, monkeypatch):
+    monkeypatch.setattr(timings, "milliseconds", lambda run, *_: run() is None or (2.0, 1.0))
+    monkeypatch.setattr(ceilings, "BLOCKS", 1)
+    properties = {"multiProcessorCount": 1}
+    monkeypatch.setattr(
+        backend.xp.cuda.runtime, "getDeviceProperties", lambda _: properties, raising=False
+    )
+    monkeypatch.setattr(ceilings, "QUICK", 1024)
+    fma, copied, tensor = ceilings.tasks(quick=True)
+    assert (fma.flops, tensor.flops) == (2 * 16 * 256 * 4, 2 * 4096 * 4 * 4 * 4)
+    assert copied.bytes == 2 * 4 * 2**16
+    assert [task.prepare and task().problem for task in (fma, tensor)] == ["", ""]
+    assert fma().gflops == fma.flops / 2e-3 / 1e9
+    monkeypatch.setattr(ceilings.peak, "multiply_add", lambda *_: backend.xp.ones(3, "float32"))
+    wrong = ceilings.tasks(quick=True)[0]()
+    assert wrong.milliseconds is None
+    assert wrong.problem

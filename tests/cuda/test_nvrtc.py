@@ -116,7 +116,8 @@ def compilations():
                     continue
                 if architecture >= 80 or not SINCE_80 & set(defines):
                     name = "-".join((file.name, *defines, str(architecture)))
-                    marks = [headers] if file == CONV6 or "STORED" in defines else []
+                    needs = "<mma.h>" in file.read_text() or "STORED" in defines
+                    marks = [headers] if needs else []
                     yield pytest.param(file, architecture, defines, id=name, marks=marks)
 
 
@@ -172,6 +173,21 @@ def test_tensor_instructions_are_counted_and_cudas_headers_found(tmp_path, archi
     program = nvrtc.compile(file, architecture)
     code = disassembly.disassemble(program.cubin)["tensor"]
     assert disassembly.count(code).tensor > 0
+
+
+@headers
+@disassembler
+@pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
+def test_no_product_of_a_peak_is_left_out(architecture):
+    """16 chains of FFMA, and four sums of 16 x 16, each of which takes two instructions or more."""
+    for file, kernel, fused, tensor in (
+        ("peak.cu", "multiply_add", 16, 0),
+        ("peak_tensor.cu", "multiply_add_tensor", 0, 8),
+    ):
+        program = nvrtc.compile(cuda.FOLDER / file, architecture)
+        counted = disassembly.count(disassembly.disassemble(program.cubin)[kernel])
+        assert counted.fused >= fused
+        assert counted.tensor >= tensor
 
 
 def instruction(opcode, operands="", predicate=None):

@@ -65,6 +65,7 @@ BODIES = [
     (test_cuda.test_dropout, dict(n=300, p=0.5)),
     (test_cuda.test_sampler_step_normal, dict(n=300, first=6)),
     (test_cuda.test_replayed, dict(N=3, P=100)),
+    (test_cuda.test_the_loops_that_measure_a_ceiling, dict()),
     (test_cuda.test_group_norm, dict(N=2, P=7, groups=2, size=8, with_silu=True, seed=0)),
     (test_cuda.test_attention, dict(N=1, L=10, heads=2, D=33, scale=1.0)),
     *((test_conv.test_a_rung, dict(rung=rung, data=Drawn(4, 1, True))) for rung in ladder.RUNGS),
