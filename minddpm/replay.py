@@ -23,6 +23,7 @@ or its model alone, forward and backward, while the loss between them is compute
 
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from minddpm import backend, random
@@ -74,14 +75,17 @@ class Replayed:
         inputs = [backend.xp.asarray(x), backend.xp.asarray(t, "int64")]
         if embedding is not None:
             inputs.append(embedding.data)
+        # Not a method: a record that refers to this object would keep it until a collection.
+        run = partial(_without_graph, self.model)
         if getattr(self.model, "training", False) or inputs[0].size == 0:
-            return self._run(*inputs)
-        return self._records.get(inputs, lambda: backend.kernels.replayed(self._run))(*inputs)
+            return run(*inputs)
+        return self._records.get(inputs, lambda: backend.kernels.replayed(run))(*inputs)
 
-    def _run(self, x: Array, t: Array, *embedding: Array) -> Array:
-        with no_grad():
-            output = self.model(x, t, *map(Tensor, embedding))
-        return output.data if isinstance(output, Tensor) else output
+
+def _without_graph(model: Model, x: Array, t: Array, *embedding: Array) -> Array:
+    with no_grad():
+        output = model(x, t, *map(Tensor, embedding))
+    return output.data if isinstance(output, Tensor) else output
 
 
 def replayed(model: Model) -> Model:

@@ -3,6 +3,7 @@
     python -m minddpm.gpucheck                # eight minutes at most; writes gpucheck.json
     python -m minddpm.gpucheck --seconds 120  # as much as fits into two minutes
     python -m minddpm.gpucheck --quick        # smaller sizes
+    python -m minddpm.gpucheck --report a.html  # also drawn as a page
 
 Every function and every rung of the convolution is compared with the reference in float64;
 sampling by a CUDA graph is compared with eager sampling, and a short training run with the same run
@@ -28,6 +29,7 @@ from typing import IO, Any
 
 from minddpm.commands import cli
 from minddpm.gpucheck import supervisor
+from minddpm.gpucheck.page import page
 from minddpm.gpucheck.tables import failures, of_kind, tables
 from minddpm.storage.json_files import write_json
 
@@ -42,6 +44,7 @@ def parse() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", type=Path, help=f"file of all numbers (default: a new {DEFAULT})")
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="draw the results, too")
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer rounds")
     parser.add_argument(
         "--seconds", type=cli.positive, default=SECONDS,
@@ -53,6 +56,8 @@ def parse() -> argparse.Namespace:
 def main(worker: Sequence[str] = supervisor.WORKER) -> int:
     args = parse()
     path = cli.new_file(args.json, DEFAULT)
+    if args.report is not None:
+        cli.new_file(args.report, args.report)  # refused now, or not at all
     command = [*worker, *["--quick"] * args.quick]
     results = supervisor.results(args.seconds, worker=command)
     plan = next(results)  # raises before any file is made
@@ -68,6 +73,9 @@ def main(worker: Sequence[str] = supervisor.WORKER) -> int:
     failed = failures(rows)
     write_json(path, content(plan, rows, args.quick))
     print(f"\n{failed} failed. Every number is in {path}.")
+    if args.report is not None:
+        args.report.write_text(page(plan, rows), encoding="utf-8")
+        print(f"wrote {args.report}")
     return cli.FAILED if failed else 0
 
 

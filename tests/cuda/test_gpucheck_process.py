@@ -51,6 +51,20 @@ def test_a_file_that_exists_is_not_overwritten(gpucheck, tmp_path):
 
 
 @needs_compiler
+def test_the_page_is_written_and_no_file_overwritten(gpucheck, tmp_path):
+    file = tmp_path / "page.html"
+    code, stdout, _ = gpucheck("--quick", "--report", file)
+    assert code == 0
+    assert f"wrote {file}" in stdout
+    before = file.read_text()
+    assert "upsample_nearest" in before
+    code, _, stderr = gpucheck("--quick", "--report", file)
+    assert code == 2
+    assert "choose another name" in stderr
+    assert file.read_text() == before
+
+
+@needs_compiler
 def test_a_wrong_kernel_fails_the_command(gpucheck, tmp_path):
     (tmp_path / "gpucheck.json").write_text("precious")
     wrong = """

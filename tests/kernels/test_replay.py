@@ -1,6 +1,8 @@
 """Replay on the CPU: bit-equal to eager calls, in memory planned once, and anew when it must be."""
 
+import gc
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -242,3 +244,20 @@ def test_small_sums_are_tasks_too():
     with backend.kernels.constant_weights():
         check(model, function, 2, 8)
         assert recorded(model) is not None
+
+
+def test_a_model_is_freed_with_its_last_reference():
+    """Its planned memory would otherwise stay until Python collects cycles."""
+    model = minddpm.replayed(random_unet(WIDE).eval())
+    with backend.kernels.constant_weights():
+        for i in range(4):
+            model(*inputs(2, 8, i))
+        record = recorded(model)
+        assert record is not None
+    freed = weakref.ref(record)
+    gc.disable()
+    try:
+        del model, record
+        assert freed() is None
+    finally:
+        gc.enable()
