@@ -47,6 +47,4 @@ def _task(
 
 def _copy(numbers: int) -> Run:
     minddpm.set_backend("cupy")
-    x = backend.xp.zeros(numbers, "float32")
-    y = backend.xp.empty_like(x)
-    return lambda: backend.xp.copyto(y, x)
+    return backend.xp.zeros(numbers, "float32").copy

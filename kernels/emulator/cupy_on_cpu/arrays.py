@@ -33,6 +33,13 @@ NOT_IN_THIS = {
 }  # fmt: skip
 
 
+# Launches of CuPy 14.2 for functions that do not take one. zeros is a memset.
+LAUNCHES = {
+    np.zeros: 0, np.zeros_like: 0, np.concatenate: 2, np.stack: 2, np.array_equal: 2, np.var: 3,
+    np.ndarray.var: 3,
+}  # fmt: skip
+
+
 def refuses(function: Callable[..., Any], option: str) -> bool:
     """Return whether CuPy's function of this name lacks an option that NumPy's takes."""
     if isinstance(function, np.ufunc):
@@ -48,7 +55,7 @@ def compute(function: Callable[..., Any], *arguments: Any, **options: Any) -> An
     if options.get("out") is not None:
         launch_array_code()
     options = {name: unwrap(value) for name, value in options.items()}
-    return wrap(function(*map(unwrap, arguments), **options))
+    return wrap(function(*map(unwrap, arguments), **options), LAUNCHES.get(function, 1))
 
 
 def unwrap(x: Any) -> Any:
@@ -60,14 +67,17 @@ def unwrap(x: Any) -> Any:
     return type(x)(map(unwrap, x)) if type(x) in (list, tuple) else x
 
 
-def wrap(result: Any) -> Any:
-    """Return results that are arrays or numbers as device arrays: in CuPy a sum is a 0-d array."""
+def wrap(result: Any, launches: int = 1) -> Any:
+    """Return results that are arrays or numbers as device arrays: in CuPy a sum is a 0-d array.
+
+    launches: that are counted unless the result is a view.
+    """
     if isinstance(result, (list, tuple)):
         return type(result)(map(wrap, result))
     if not isinstance(result, (np.ndarray, np.generic, bool)):  # array_equal returns a bool
         return result
     if not memory.holds(result):
-        launch_array_code()
+        launch_array_code(launches)
     return on_device(np.asarray(result))
 
 
@@ -155,8 +165,7 @@ class ndarray:  # noqa: N801 - CuPy's name
         return self.get().tolist()
 
     def __bool__(self) -> bool:
-        synchronise("bool")
-        return bool(self._values)
+        return bool(self.item())
 
     def __int__(self) -> int:
         return int(self.item())
@@ -193,16 +202,29 @@ class ndarray:  # noqa: N801 - CuPy's name
     # --- parts -----------------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> ndarray:
-        if _is_mask(key):
+        masked = _is_mask(key)
+        if masked:
             synchronise("indexing with a mask, whose values determine the shape of the result,")
-        return wrap(self._values[_index(key)])
+        return wrap(self._values[_index(key)], launches=1 + masked)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(value, np.ndarray) and value.ndim == 0:
             value = value[()]
-        value = _operand(value)
-        launch_array_code()
-        self._values[_index(key)] = value
+        values, index = _operand(value), _index(key)
+        launch_array_code(0 if self._is_copied(index, values) else 1)
+        self._values[index] = values
+
+    def _is_copied(self, index: Any, values: Any) -> bool:
+        """Return whether CuPy copies bytes, without a kernel, to this part of the array."""
+        if not isinstance(values, np.ndarray):
+            return False
+        part = self._values[index]
+        return (
+            memory.holds(part)
+            and (part.shape, part.dtype) == (values.shape, values.dtype)
+            and part.flags.c_contiguous
+            and values.flags.c_contiguous
+        )
 
     @property
     def data(self) -> SimpleNamespace:

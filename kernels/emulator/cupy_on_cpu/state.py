@@ -18,9 +18,9 @@ class Stats:
     to_device: asynchronous copies from the host. asarray copies from pinned memory; other arrays
     are first copied into it. pageable_to_device: copies by set() directly from ordinary memory,
     which may synchronise.
-    launches: CuPy's kernels, raw kernels and graphs, each counted once. A view needs no launch,
-    every operation that writes an array needs at least one. Functions that CuPy composes of several
-    (var, pad) count as one here.
+    launches: CuPy's kernels, raw kernels and graphs, each counted once. A view needs no launch, nor
+    do zeros and a copy from array to array. Functions that CuPy composes of several kernels count
+    with these if minddpm uses them (LAUNCHES in arrays.py), others (pad, std) as one.
     """
 
     synchronisations: int = 0
@@ -110,10 +110,10 @@ def synchronise(operation: str, copies: int | None = None) -> None:
     host_copies.end(host_copies.begun if copies is None else copies)
 
 
-def launch_array_code() -> None:
-    """Count a launch of one of CuPy's kernels; NumPy does the work, so it is not recordable."""
+def launch_array_code(launches: int = 1) -> None:
+    """Count launches of CuPy's kernels; NumPy does the work, so it is not recordable."""
     capture.forbids("array code (the stand-in records raw kernels only)")
-    stats.launches += 1
+    stats.launches += launches
 
 
 def copy_from_host(source: np.ndarray | None, pinned: bool) -> None:
