@@ -165,7 +165,9 @@ class ndarray:  # noqa: N801 - CuPy's name
         return self.get().tolist()
 
     def __bool__(self) -> bool:
-        return bool(self.item())
+        synchronise("bool")
+        stats.to_host += 1
+        return bool(self._values)
 
     def __int__(self) -> int:
         return int(self.item())
