@@ -25,7 +25,12 @@
 #define COLUMNS 64
 #define DEPTH 16
 #define THREADS 128
-#define BOUNDS THREADS, 4  // blocks on a multiprocessor; more would spill registers
+// Blocks on a multiprocessor; more would spill registers.
+#ifdef TF32
+#define BOUNDS THREADS, 3
+#else
+#define BOUNDS THREADS, 4
+#endif
 
 using namespace nvcuda::wmma;
 
