@@ -70,16 +70,16 @@ class Replayed:
 
     def __init__(self, model: Model):
         self.model, self._records = model, _Records(model)
+        # Not a method: a record that refers to this object would keep it until a collection.
+        self._run = partial(_without_graph, model)
 
     def __call__(self, x: Array, t: Array, embedding: Tensor | None = None) -> Array:
         inputs = [backend.xp.asarray(x), backend.xp.asarray(t, "int64")]
         if embedding is not None:
             inputs.append(embedding.data)
-        # Not a method: a record that refers to this object would keep it until a collection.
-        run = partial(_without_graph, self.model)
         if getattr(self.model, "training", False) or inputs[0].size == 0:
-            return run(*inputs)
-        return self._records.get(inputs, lambda: backend.kernels.replayed(run))(*inputs)
+            return self._run(*inputs)
+        return self._records.get(inputs, lambda: backend.kernels.replayed(self._run))(*inputs)
 
 
 def _without_graph(model: Model, x: Array, t: Array, *embedding: Array) -> Array:

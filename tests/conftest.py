@@ -44,6 +44,17 @@ def any_backend(request):
 
 
 @pytest.fixture
+def numba_with_its_threads():
+    """Activate Numba, and give it the number of threads of before when the test is done."""
+    minddpm.set_backend("numba")
+    from minddpm.kernels.cpu import threads
+
+    before = threads.count()
+    yield
+    threads.set_threads(before)
+
+
+@pytest.fixture
 def stand_in(monkeypatch):
     """Replace CuPy by the stand-in during this test; the active backend does not change."""
     from minddpm.kernels.emulator import cupy_on_cpu

@@ -18,7 +18,7 @@ conv2d_gradients(const float* gy, const Stored* x1, const Stored* x2, int C1,
         int row0 = block % tiles_down * TILE, column0 = block / tiles_down * COLUMNS;
         Tile sums;
         sums.clear();
-        sums.add_up(p, memory, row0, column0, 0, p.depth());
+        add_up(sums, p, memory, row0, column0, 0, p.depth());
         sums.store(p, memory, row0, column0);
         return;
     }

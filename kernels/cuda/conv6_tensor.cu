@@ -77,8 +77,9 @@ template <> struct Lines<false> {
     typedef row_major OrderB;
     __device__ static int place(int i, int d) { return d * length + i; }
 };
-#define SIDE (TILE * Lines<true>::length)  // numbers of a tile; Lines<false> takes fewer
-#define MEMORY (4 * SIDE * sizeof(Input) / sizeof(float))  // two tiles of a, two of b
+#define SIDE_A (TILE * Lines<true>::length)  // numbers of a tile; Lines<false> takes fewer
+#define SIDE_B SIDE_A
+#define MEMORY (2 * (SIDE_A + SIDE_B) * sizeof(Input) / sizeof(float))  // two tiles of each
 #define PATCH_LINE (16 + 4)
 
 __device__ inline void put(Input* to, float4 v) {
@@ -110,47 +111,26 @@ struct Tile {
 #pragma unroll
         for (int i = 0; i < 4; i++) fill_fragment(sums[i / 2][i % 2], 0.0f);
     }
-    // Add the products over depths `start` to `end`, for the tile that begins at (row0, column0).
-    template <class P>
-    __device__ void add_up(const P& p, float* memory, int row0, int column0, int start, int end) {
-        if (p.vector()) {
-            add_up<true>(p, memory, row0, column0, start, end);
-        } else {
-            add_up<false>(p, memory, row0, column0, start, end);
-        }
-    }
-    template <bool TOGETHER, class P>
-    __device__ void add_up(const P& p, float* memory, int row0, int column0, int start, int end) {
+    // Add the products of two tiles in shared memory.
+    template <class P> __device__ void multiply(const Input* a, const Input* b) {
         typedef Lines<P::a_along_depth> LinesA;
         typedef Lines<!P::b_along_columns> LinesB;
-        Input *a = (Input*)memory, *b = a + 2 * SIDE;
-        Fetch<P, TOGETHER> next(p, row0, column0, start);
-        next.load(p, end);
-        to_shared(next, a, b);
-        __syncthreads();
-        for (int half = 0; start < end; start += DEPTH, half ^= 1) {
-            bool more = start + DEPTH < end;
-            if (more) next.load(p, end);
 #pragma unroll
-            for (int d = 0; d < DEPTH; d += STEP) {
-                fragment<matrix_a, 16, 16, STEP, Precision, typename LinesA::OrderA> rows[2];
-                fragment<matrix_b, 16, 16, STEP, Precision, typename LinesB::OrderB> columns[2];
+        for (int d = 0; d < DEPTH; d += STEP) {
+            fragment<matrix_a, 16, 16, STEP, Precision, typename LinesA::OrderA> rows[2];
+            fragment<matrix_b, 16, 16, STEP, Precision, typename LinesB::OrderB> columns[2];
 #pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    const Input* from_a = a + half * SIDE + LinesA::place(down() + 16 * i, d);
-                    const Input* from_b = b + half * SIDE + LinesB::place(right() + 16 * i, d);
-                    load_matrix_sync(rows[i], from_a, LinesA::length);
-                    load_matrix_sync(columns[i], from_b, LinesB::length);
-                }
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    Sums& sum = sums[i / 2][i % 2];
-                    mma_sync(sum, rows[i / 2], columns[i % 2], sum);
-                }
+            for (int i = 0; i < 2; i++) {
+                const Input* from_a = a + LinesA::place(down() + 16 * i, d);
+                const Input* from_b = b + LinesB::place(right() + 16 * i, d);
+                load_matrix_sync(rows[i], from_a, LinesA::length);
+                load_matrix_sync(columns[i], from_b, LinesB::length);
             }
-            int other = half ^ 1;
-            if (more) to_shared(next, a + other * SIDE, b + other * SIDE);
-            __syncthreads();
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                Sums& sum = sums[i / 2][i % 2];
+                mma_sync(sum, rows[i / 2], columns[i % 2], sum);
+            }
         }
     }
     // Store each fragment through the warp's own patch of shared memory, which add_up() no

@@ -15,7 +15,7 @@ __device__ inline void weight_tile(const GradientW& p, float* memory, float* par
     int start = slice * length, end = min(start + length, p.depth());
     Tile sums;
     sums.clear();
-    sums.add_up(p, memory, row0, column0, start, end);
+    add_up(sums, p, memory, row0, column0, start, end);
     if (slices > 1) {
         long long mine = (long long)tile * Tile::numbers * THREADS + threadIdx.x;
         long long step = (long long)tiles * Tile::numbers * THREADS;

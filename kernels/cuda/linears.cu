@@ -27,7 +27,7 @@ linears(const float* x, const unsigned long long* table, float* y, int N, int P,
                  nullptr, y + (long long)N * P * layer->start, LINEAR((int)layer->K)};
     Tile sums;
     sums.clear();
-    sums.add_up(p, memory, blockIdx.x * TILE, tile * COLUMNS, 0, C);
+    add_up(sums, p, memory, blockIdx.x * TILE, tile * COLUMNS, 0, C);
     sums.store(p, memory, blockIdx.x * TILE, tile * COLUMNS);
 }
 
@@ -53,7 +53,7 @@ linears_backward(const float* x, const unsigned long long* table, const float* p
         for (int i = 0; i < layers; i++) {
             p.gy = (const float*)layer[i].gy, p.w = (const float*)layer[i].w;
             p.s.K = layer[i].K;
-            sums.add_up(p, memory, row0, column0, 0, p.depth());
+            add_up(sums, p, memory, row0, column0, 0, p.depth());
         }
         sums.store(p, memory, row0, column0);
         return;

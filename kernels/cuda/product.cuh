@@ -13,8 +13,12 @@
 // Shared memory: two tiles of a, two of b. The + 4 gives transposed stores fewer bank conflicts.
 #define LINE_A (TILE + 4)
 #define LINE_B (COLUMNS + 4)
-#define MEMORY (2 * DEPTH * (LINE_A + LINE_B))
+#define SIDE_A (DEPTH * LINE_A)
+#define SIDE_B (DEPTH * LINE_B)
+#define MEMORY (2 * (SIDE_A + SIDE_B))
 #include "fetch.cuh"
+
+typedef float Input;
 
 // Store v into a tile whose rows are depths; a vector along the depth is transposed (turned).
 __device__ inline void put(float* tile, int width, bool turned, int line, int d, float4 v) {
@@ -50,33 +54,8 @@ struct Tile {
 #pragma unroll
         for (int i = 0; i < numbers; i++) sums[i / 8][i % 8] = 0.0f;
     }
-    // Add the products over depths `start` to `end`, for the tile that begins at (row0, column0).
-    template <class P>
-    __device__ void add_up(const P& p, float* memory, int row0, int column0, int start, int end) {
-        if (p.vector()) {
-            add_up<true>(p, memory, row0, column0, start, end);
-        } else {
-            add_up<false>(p, memory, row0, column0, start, end);
-        }
-    }
-    template <bool TOGETHER, class P>
-    __device__ void add_up(const P& p, float* memory, int row0, int column0, int start, int end) {
-        float *a = memory, *b = memory + 2 * DEPTH * LINE_A;
-        Fetch<P, TOGETHER> next(p, row0, column0, start);
-        next.load(p, end);
-        to_shared(next, a, b);
-        __syncthreads();
-        for (int half = 0; start < end; start += DEPTH, half ^= 1) {
-            bool more = start + DEPTH < end;
-            if (more) next.load(p, end);
-            multiply(a + half * DEPTH * LINE_A, b + half * DEPTH * LINE_B);
-            int other = half ^ 1;
-            if (more) to_shared(next, a + other * DEPTH * LINE_A, b + other * DEPTH * LINE_B);
-            __syncthreads();
-        }
-    }
     // Add the products of two tiles in shared memory: for each depth 64 with 16 numbers read.
-    __device__ void multiply(const float* a, const float* b) {
+    template <class P> __device__ void multiply(const float* a, const float* b) {
 #pragma unroll
         for (int d = 0; d < DEPTH; d++) {
             float rows[8], columns[8];

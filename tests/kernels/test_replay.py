@@ -14,7 +14,7 @@ from minddpm import backend, random
 
 minddpm.set_backend("numba")
 
-from minddpm.kernels.cpu import record, recorder, threads  # noqa: E402
+from minddpm.kernels.cpu import record, recorder  # noqa: E402
 
 MODELS = {
     "wide": {},
@@ -30,12 +30,7 @@ EAGER = {  # NumPy computes a part of them
 }
 
 
-@pytest.fixture(autouse=True)
-def _numba_with_the_threads_of_before():
-    minddpm.set_backend("numba")
-    before = threads.count()
-    yield
-    threads.set_threads(before)
+pytestmark = pytest.mark.usefixtures("numba_with_its_threads")
 
 
 def inputs(N, size, i=0):

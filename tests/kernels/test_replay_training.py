@@ -14,7 +14,7 @@ from minddpm.replay import replayed_training
 
 minddpm.set_backend("numba")
 
-from minddpm.kernels.cpu import record, recorder, threads  # noqa: E402
+from minddpm.kernels.cpu import record, recorder  # noqa: E402
 
 MODELS = {
     "wide": {},
@@ -32,12 +32,7 @@ EAGER = {  # NumPy computes a part of them
 DIFFUSION = minddpm.GaussianDiffusion(minddpm.schedules.linear(1000))
 
 
-@pytest.fixture(autouse=True)
-def _numba_with_the_threads_of_before():
-    minddpm.set_backend("numba")
-    before = threads.count()
-    yield
-    threads.set_threads(before)
+pytestmark = pytest.mark.usefixtures("numba_with_its_threads")
 
 
 class Training:

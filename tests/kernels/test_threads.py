@@ -17,12 +17,7 @@ from refusals import refused
 MOST = numba.config.NUMBA_NUM_THREADS
 
 
-@pytest.fixture(autouse=True)
-def _threads_as_before():
-    minddpm.set_backend("numba")
-    before = threads.count()
-    yield
-    threads.set_threads(before)
+pytestmark = pytest.mark.usefixtures("numba_with_its_threads")
 
 
 def quota(tmp_path, groups, files):

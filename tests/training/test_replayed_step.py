@@ -37,12 +37,7 @@ IN_PART = {  # NumPy computes the loss, or its weights: the model's halves repla
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _numba_with_the_threads_of_before():
-    minddpm.set_backend("numba")
-    before = threads.count()
-    yield
-    threads.set_threads(before)
+pytestmark = pytest.mark.usefixtures("numba_with_its_threads")
 
 
 def trainer(path, case="plain", T=50, batch=4):
@@ -107,7 +102,7 @@ def test_any_number_of_threads_gives_the_same_weights(tmp_path):
 
 
 def test_a_change_is_recorded_anew(tmp_path):
-    """Of the number of threads, and of the mode: no optimiser's weights move to other arrays."""
+    """Another number of threads, or another mode; weights never move to other arrays."""
     replaying, expected = trainer(tmp_path, "dropout"), eager(trainer(tmp_path, "dropout"))
 
     changes = [
