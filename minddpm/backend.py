@@ -150,6 +150,11 @@ def to_numpy(x: Array) -> np.ndarray:
     return np.asarray(x) if xp is np else xp.asnumpy(x)
 
 
+def is_readable(x: Array) -> bool:
+    """Return whether the host may read values now: not on a device while kernels are recorded."""
+    return array_module(x) is np or not active().kernels.is_recording()
+
+
 # Above SMALL_BYTES, checksumming the column sums of x, as a matrix with 509 words per row, takes a
 # tenth of the time. 509 is prime: reversing or shifting an image moves its words to other columns.
 def fingerprint(x: Array) -> int | None:

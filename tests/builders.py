@@ -97,7 +97,8 @@ def random_unet(config=TINY, seed=0, scale=1.0, **changes):
     unet = minddpm.UNet2D(**{**config, **changes}).eval()
     rng = np.random.default_rng(seed)
     for parameter in unet.parameters():
-        parameter.data = scale * rng.standard_normal(parameter.shape).astype(np.float32)
+        values = scale * rng.standard_normal(parameter.shape).astype(np.float32)
+        parameter.data = backend.xp.asarray(values)
     return unet
 
 

@@ -19,7 +19,6 @@ again: outside of constant_weights() every call is eager. In a training step (re
 tasks derive them from the weights every time.
 """
 
-import hashlib
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from minddpm.kernels.comparison import agree, changed
 from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.constant_weights import Derived, current
 from minddpm.kernels.cpu.philox import key
@@ -35,7 +35,6 @@ from minddpm.kernels.cpu.recorder import here, recorded_by
 
 Arrays = tuple[np.ndarray, ...]
 Function = Callable[..., Any]
-OTHER = np.float32(2.0**-13)
 
 
 class _Calls(threading.local):
@@ -86,20 +85,11 @@ class replayed:  # noqa: N801 (called as a function, as in every kernel set)
         output = record.record(self._function, inputs).copy()
         if all(np.array_equal(a, b) for a, b in zip(inputs, first_inputs, strict=True)):
             # A replay of the same inputs shows nothing: take others.
-            first_inputs = tuple(_changed(x) for x in inputs)
+            first_inputs = tuple(changed(x) for x in inputs)
             first_output = self._function(*first_inputs)
         if not record.broken and _equal(record.replay(0, first_inputs), first_output):
             self._calls.record, self._calls.eager = record, False
         return output
-
-
-def _changed(x: np.ndarray | None) -> np.ndarray | None:
-    """Return other numbers of the same kind: 3/4 x, or for integers their neighbours."""
-    if x is None:
-        return None
-    if x.dtype.kind == "f":
-        return (x * x.dtype.type(0.75)).reshape(x.shape)
-    return np.where(x > 0, x - 1, x + 1).astype(x.dtype)
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:
@@ -117,22 +107,22 @@ class replayed_step:  # noqa: N801
         self._lifetimes: Lifetimes | None = None
         self._record: Record | None = None
         self._recorded: list[Function] = []  # while they are compared
-        self._run: Callable[[int, Function, int, Inputs], Any] = self._first
+        self._run = replayed_step._first  # unbound: a method would keep this object
         self._where: tuple[int, int] | None = None
 
     def __call__(self, i: int, function: Function, step: int, *inputs: Any) -> Any:
         if i == 0:
             self._begin()
-        return self._run(i, function, step, inputs)
+        return self._run(self, i, function, step, inputs)
 
     def _begin(self) -> None:
         where = threading.get_ident(), threads.count()
         if where != self._where:  # another Python thread has other working memory
-            self._run, self._record = self._first, None
+            self._run, self._record = replayed_step._first, None
         self._where, self._recorded = where, []
-        if self._run == self._first:
+        if self._run is replayed_step._first:
             self._lifetimes = Lifetimes()
-        elif self._run == self._second:
+        elif self._run is replayed_step._second:
             self._record = Record(self._lifetimes)
         elif self._record is not None:
             self._record.restart()
@@ -141,7 +131,7 @@ class replayed_step:  # noqa: N801
         with recorded_by(self._lifetimes):
             output = function(step, *inputs)
         if i == self._count - 1:
-            self._run = self._second
+            self._run = replayed_step._second
         return output
 
     def _second(self, i: int, function: Function, step: int, inputs: Inputs) -> Any:
@@ -149,47 +139,34 @@ class replayed_step:  # noqa: N801
         self._recorded.append(function)
         if i == self._count - 1:
             if not self._record.broken and self._is_right(step + 1):
-                self._run = self._replay
+                self._run = replayed_step._replay
             else:
-                self._run, self._record = self._eager, None
+                self._run, self._record = replayed_step._eager, None
             self._recorded = []
         return output
 
     def _eager(self, i: int, function: Function, step: int, inputs: Inputs) -> Any:
         return function(step, *inputs)
 
-    def _repeat(self, i: int, function: Function, step: int, inputs: Inputs) -> Any:
-        return self._record.repeat(i, partial(function, step), inputs)
-
     def _replay(self, i: int, function: Function, step: int, inputs: Inputs) -> Any:
         here.step[0], *_ = key(step, 0, 0)  # all tasks draw with it
         return _copied(self._record.replay(i, inputs))
 
     def _is_right(self, step: int) -> bool:
-        """Return whether a replay with other inputs and other weights does what eager calls do.
+        """Return whether a replay with other inputs and other weights does what eager calls do."""
 
-        Inputs that the functions refuse show nothing; then they stay eager.
-        """
-        others = [tuple(map(_changed, call.inputs)) for call in self._record.calls]
-        before = [array.copy() for array in self._state]
-        results = []
-        try:
-            for run in (self._repeat, self._replay):
-                # All weights change, zeros too, by about as much as in a step: another Python
-                # thread may be sampling from the model.
-                for array, value in zip(self._state, before, strict=True):
-                    np.add(value, OTHER, out=array)
+        def repeat(i: int, inputs: Inputs) -> Any:
+            if i == 0:
                 self._record.restart()
-                # Checksums, because the arrays of a large model would need its memory once more.
-                calls = enumerate(zip(self._recorded, others, strict=True))
-                sums = [_checksum(run(i, f, step, inputs)) for i, (f, inputs) in calls]
-                results.append((sums, _checksum(self._state)))
-        except Exception:
-            return False
-        finally:
-            for array, value in zip(self._state, before, strict=True):
-                array[...] = value
-        return results[0] == results[1]
+            return self._record.repeat(i, partial(self._recorded[i], step), inputs)
+
+        def replay(i: int, inputs: Inputs) -> Any:
+            if i == 0:
+                self._record.restart()
+            return self._replay(i, self._recorded[i], step, inputs)
+
+        inputs = [call.inputs for call in self._record.calls]
+        return agree((repeat, replay), inputs, self._state)
 
 
 def _copied(output: Any) -> Any:
@@ -197,12 +174,3 @@ def _copied(output: Any) -> Any:
     if isinstance(output, tuple):
         return tuple(map(_copied, output))
     return None if output is None else output.copy()
-
-
-def _checksum(output: Any) -> bytes:
-    """Return a checksum of an array, a tuple of arrays, or None."""
-    checksum = hashlib.blake2b()
-    for x in output if isinstance(output, tuple) else (output,):
-        if x is not None:
-            checksum.update(np.ascontiguousarray(x))
-    return checksum.digest()

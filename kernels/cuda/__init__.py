@@ -2,10 +2,10 @@
 
 The .cu files are the kernels. Each subject of the reference has its file of host functions here,
 under the same name: convolution.py, linear.py, norm.py, attention.py, pointwise.py, residual.py,
-noise.py, optimizer.py. The reference documents what they return. They build on launch.py
-(compiles and launches kernels), ladder.py and winograd.py (the rungs of the convolution), replay.py
-(records CUDA graphs). All need an array library called cupy, which may be the stand-in that runs
-the kernels on the CPU (kernels/emulator).
+lookup.py, noise.py, losses.py, optimizer.py. The reference documents what they return. They build
+on launch.py (compiles and launches kernels), ladder.py and winograd.py (the rungs of the
+convolution), replay.py and recorder.py (record CUDA graphs). All need an array library called cupy,
+which may be the stand-in that runs the kernels on the CPU (kernels/emulator).
 
 float32 only: other types (gradient checks use float64) go to the reference. Internally, the
 input silu(norm(x)) of a 3x3 convolution on tensor cores has the type they read (ladder.stored_as).
@@ -22,6 +22,8 @@ from minddpm.kernels.cuda.convolution import (
 )
 from minddpm.kernels.cuda.launch import FOLDER
 from minddpm.kernels.cuda.linear import linear, linear_backward, linears, linears_backward
+from minddpm.kernels.cuda.lookup import take, take_rows, take_rows_backward
+from minddpm.kernels.cuda.losses import mean_squared_errors, mean_squared_errors_backward
 from minddpm.kernels.cuda.noise import (
     q_sample,
     q_sample_normal,
@@ -49,25 +51,15 @@ from minddpm.kernels.cuda.pointwise import (
     upsample_nearest,
     upsample_nearest_backward,
 )
-from minddpm.kernels.cuda.replay import replayed
+from minddpm.kernels.cuda.recorder import is_recording
+from minddpm.kernels.cuda.replay import replayed, replayed_step
 from minddpm.kernels.cuda.residual import (
     norm_silu_conv2d,
     norm_silu_conv2d_backward,
     upsample_conv2d,
     upsample_conv2d_backward,
 )
-from minddpm.kernels.reference import (
-    constant_weights,
-    is_recording,
-    mean_squared_errors,
-    mean_squared_errors_backward,
-    philox4x32,
-    replayed_step,
-    set_to_zero,
-    take,
-    take_rows,
-    take_rows_backward,
-)
+from minddpm.kernels.reference import constant_weights, philox4x32, set_to_zero
 
 __all__ = [
     "adam", "add", "add_all", "add_to", "attention", "attention_backward", "clip_scale",

@@ -73,9 +73,9 @@ def launch(
     """Run a kernel of kernels/cuda/<file>, compiled on first use.
 
     arguments: arrays (None is a null pointer), Python integers for int and floats for float
-    parameters, NumPy scalars for any other type. shared: bytes of dynamic shared memory.
-    options: of the compiler. Raises ValueError for an array that is not C-contiguous or has more
-    than MAX_ELEMENTS elements.
+    parameters, NumPy scalars for any other type, a NumPy array with one structure to pass by value.
+    shared: bytes of dynamic shared memory. options: of the compiler. Raises ValueError for an array
+    that is not C-contiguous or has more than MAX_ELEMENTS elements.
     """
     kernel = _kernel(cupy(), file, name, options)
     with _observers[-1](name) if _observers else nullcontext():
@@ -101,6 +101,8 @@ def _argument(x: Any) -> Any:
     """Return x in the size that the kernel reads: CuPy would pass a Python float as 8 bytes."""
     if x is None:
         return np.uint64(0)
+    if isinstance(x, np.generic):  # before Python's types: np.float64 is one of them
+        return x
     if isinstance(x, (bool, int)):
         return np.int32(x)
     if isinstance(x, float):

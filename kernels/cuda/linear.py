@@ -1,8 +1,6 @@
 """Linear layers: one is a convolution with a 1 x 1 window, several share a launch (linears.cu)."""
 
-from collections.abc import Sequence
-from functools import cache
-from types import ModuleType
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -36,14 +34,19 @@ def linear_backward(gy, xs, w, partial=()):
 # --- several layers of one x ---------------------------------------------------------------------
 
 
-@cache
-def _table(library: ModuleType, lines: tuple[tuple[int, ...], ...]) -> Array:
-    """Return the lines as an array on the device.
+LAYERS = 48  # of a launch, in linears.cu, too: all arguments have at most 4 KB
+LAYER = np.dtype([("w", "u8"), ("bias", "u8"), ("K", "i4"), ("start", "i4")])
+LAYER_BACKWARD = np.dtype(
+    [*((a, "u8") for a in ("gy", "w", "gw", "gshift", "gbias")), ("K", "i4")], align=True
+)
 
-    The lines refer to weights only, so they are the same at every step. The cache never frees a
-    table, because a recorded graph continues to read it at its address.
-    """
-    return library.asarray(np.array(lines, np.uint64))
+
+def _table(kind: np.dtype, lines: Iterable[tuple[int, ...]]) -> np.ndarray:
+    """Return the lines as one structure with LAYERS of them."""
+    table = np.zeros(1, [("layer", kind, LAYERS)])
+    lines = list(lines)
+    table["layer"][0, : len(lines)] = lines
+    return table
 
 
 def _split(flat: Array, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
@@ -63,15 +66,17 @@ def _vector(s: Sizes, widths: Sequence[int], *arrays: Array | None) -> bool:
 
 @float32_only
 def linears(x, ws, bs):
+    if len(ws) > LAYERS:
+        return *linears(x, ws[:LAYERS], bs[:LAYERS]), *linears(x, ws[LAYERS:], bs[LAYERS:])
     s, widths = Sizes.linear((x,), ws[0].shape), [w.shape[1] for w in ws]
     rung = register_tile(s.pixels, max(widths))
     starts = np.cumsum([0, *widths[:-1]])
     lines = zip(ws, bs, widths, starts, strict=True)
-    table = tuple((w.data.ptr, b.data.ptr, width, int(start)) for w, b, width, start in lines)
+    table = _table(LAYER, ((w.data.ptr, b.data.ptr, K, start) for w, b, K, start in lines))
     y = cupy().empty(s.pixels * sum(widths), "float32")
     grid = blocks(s.pixels, rung.rows), sum(blocks(width, rung.columns) for width in widths)
     launch(
-        "linears.cu", "linears", grid, rung.block, x, _table(cupy(), table), y, s.N, s.W, s.C,
+        "linears.cu", "linears", grid, rung.block, x, table, y, s.N, s.W, s.C,
         _vector(s, widths, x, *ws), options=rung.options,
     )  # fmt: skip
     return _split(y, [(*x.shape[:-1], width) for width in widths])
@@ -79,6 +84,10 @@ def linears(x, ws, bs):
 
 @float32_only
 def linears_backward(gys, x, ws, partial=None):
+    if len(ws) > LAYERS:
+        gx, *first = linears_backward(gys[:LAYERS], x, ws[:LAYERS], partial)
+        gx, *rest = linears_backward(gys[LAYERS:], x, ws[LAYERS:], gx)
+        return gx, *(a + b for a, b in zip(first, rest, strict=True))
     xp = cupy()
     s, widths = Sizes.linear((x,), ws[0].shape), [w.shape[1] for w in ws]
     rung = register_tile(s.pixels, max(s.C, *widths))
@@ -86,11 +95,8 @@ def linears_backward(gys, x, ws, partial=None):
     gws = _split(xp.empty(sum(w.size for w in ws), "float32"), [w.shape for w in ws])
     gbs = _split(xp.empty(sum(widths), "float32"), [(width,) for width in widths])
     gshifts = _split(xp.empty(s.N * sum(widths), "float32"), [(s.N, width) for width in widths])
-    lines = [
-        (*(a.data.ptr for a in arrays), width)
-        for *arrays, width in zip(gys, ws, gws, gshifts, gbs, widths, strict=True)
-    ]
-    table = xp.asarray(np.array(lines, np.uint64))
+    lines = zip(gys, ws, gws, gshifts, gbs, widths, strict=True)
+    table = _table(LAYER_BACKWARD, ((*(a.data.ptr for a in xs), K) for *xs, K in lines))
     tiles_x = blocks(s.pixels, rung.rows) * blocks(s.C, rung.columns)
     tiles_w = sum(blocks(s.C, rung.rows) * blocks(width, rung.columns) for width in widths)
     groups = sum(blocks(width, 32) for width in widths)

@@ -6,12 +6,16 @@ from types import ModuleType
 import numpy as np
 
 from minddpm.kernels.cuda.launch import blocks, cupy, each, empty
+from minddpm.kernels.cuda.recorder import step_at
 from minddpm.kernels.float32 import float32_only
 
+STREAM = np.dtype([("step_at", "u8"), ("step", "u8"), ("seed", "u4"), ("purpose", "u4")])
 
-def key(seed: int, purpose: int, step: int) -> tuple[np.uint32, ...]:
-    """Return step (low and high word), seed and purpose as the kernels of random.cu take them."""
-    return tuple(map(np.uint32, (step & 0xFFFFFFFF, step >> 32, seed, purpose)))
+
+def stream(seed: int, purpose: int, step: int) -> np.ndarray:
+    """Return a random stream as the kernels of random.cu take it: a Stream, passed by value."""
+    at = step_at(step)
+    return np.array([(0 if at is None else at.data.ptr, step, seed, purpose)], STREAM)
 
 
 def each_four(name: str, n: int, *arguments) -> None:
@@ -19,18 +23,18 @@ def each_four(name: str, n: int, *arguments) -> None:
     each("random.cu", name, blocks(n, 4), *arguments)
 
 
-def _stream(name: str, dtype: str, n: int, seed: int, purpose: int, step: int, first: int):
+def _elements(name: str, dtype: str, n: int, seed: int, purpose: int, step: int, first: int):
     """Return elements first .. first + n - 1 of a stream, cut from its blocks of four."""
     start, end = first // 4, (first + n + 3) // 4
     out = cupy().empty(4 * (end - start), dtype)
     if n:
-        words = key(seed, purpose, step)
-        each("random.cu", name, end - start, out, np.uint64(start), *words, end - start)
+        arguments = out, np.uint64(start), stream(seed, purpose, step), end - start
+        each("random.cu", name, end - start, *arguments)
     return out[first - 4 * start : first - 4 * start + n]
 
 
 def random_bits(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
-    return _stream("random_bits", "uint32", n, seed, purpose, step, first)
+    return _elements("random_bits", "uint32", n, seed, purpose, step, first)
 
 
 def random_uniform(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
@@ -39,7 +43,7 @@ def random_uniform(xp: ModuleType, n: int, seed: int, purpose: int, step: int, f
 
 
 def random_normal(xp: ModuleType, n: int, seed: int, purpose: int, step: int, first: int = 0):
-    return _stream("random_normal", "float32", n, seed, purpose, step, first)
+    return _elements("random_normal", "float32", n, seed, purpose, step, first)
 
 
 # --- diffusion -----------------------------------------------------------------------------------
@@ -65,8 +69,8 @@ def sampler_step(x_t, output, noise, coefficients: Sequence[float], clip: bool):
 def q_sample_normal(x0, a, b, seed: int, purpose: int, step: int):
     x_t, noise = empty(x0.shape, x0.shape)
     sizes = x0.size // len(x0), x0.size
-    words = key(seed, purpose, step)
-    each_four("q_sample_normal", x0.size, x0, a, b, x_t, noise, *words, *sizes)
+    drawn = stream(seed, purpose, step)
+    each_four("q_sample_normal", x0.size, x0, a, b, x_t, noise, drawn, *sizes)
     return x_t, noise
 
 
@@ -78,8 +82,8 @@ def sampler_step_normal(
     x_prev, pred_x0 = empty(x_t.shape, x_t.shape)
     numbers = map(float, coefficients)
     arrays = x_t, output, x_prev, pred_x0
-    stream = np.uint64(first), *key(seed, purpose, step)
+    drawn = np.uint64(first), stream(seed, purpose, step)
     n = x_t.size
     # The first block of the stream may begin up to three elements before `first`.
-    each_four("sampler_step_normal", n + first % 4, *arrays, *numbers, clip, *stream, n)
+    each_four("sampler_step_normal", n + first % 4, *arrays, *numbers, clip, *drawn, n)
     return x_prev, pred_x0

@@ -1,20 +1,28 @@
 """Adam, the moving average of weights, and the norm of a gradient (pointwise.cu)."""
 
+from typing import Any
+
+import numpy as np
+
+from minddpm.kernels.arrays import Array
 from minddpm.kernels.cuda.launch import blocks, cupy, each, empty, is_array, launch
 from minddpm.kernels.float32 import float32_only
 
 
 def adam(
-    param, grad, m, v, average, step: int, lr: float, beta1: float, beta2: float, eps: float,
-    weight_decay: float, grad_scale: float, ema_decay: float,
+    param, grad, m, v, average, step, lr, beta1: float, beta2: float, eps: float,
+    weight_decay: float, grad_scale, ema_decay,
 ):  # fmt: skip
-    numbers = (
-        lr / (1 - beta1**step), beta1, beta2, eps, 1 - lr * weight_decay,
-        (1 - beta2**step) ** -0.5, 1.0 - ema_decay,
-    )  # fmt: skip
     n = param.size
-    scale = (grad_scale, 1.0) if is_array(grad_scale) else (None, float(grad_scale))
-    each("pointwise.cu", "adam", n, param, grad, m, v, average, *scale, *numbers, n)
+    changing = (*_number(np.float32, grad_scale), *_number(np.int64, step))
+    changing += (*_number(np.float64, lr), *_number(np.float64, ema_decay))
+    numbers = *map(np.float64, (beta1, beta2, weight_decay)), eps, n
+    each("pointwise.cu", "adam", n, param, grad, m, v, average, *changing, *numbers)
+
+
+def _number(kind: type, x: Array | float) -> tuple[Array | None, Any]:
+    """Return x as the kernel reads it: at an address unless that is null, or by value."""
+    return (x, kind(0)) if is_array(x) else (None, kind(x))
 
 
 def ema(average, param, decay: float):

@@ -23,13 +23,22 @@ extern "C" __global__ void add(const float* a, const float* b, float* total, int
     for (EACH(i, n)) total[i] = a[i] + b[i];
 }
 
-// total += x for many pairs of arrays; pairs [count, 3]: the addresses of total and x, and the
-// number of elements. grid (any, count)
-extern "C" __global__ void add_all(const unsigned long long* pairs) {
-    const unsigned long long* pair = pairs + 3 * blockIdx.y;
-    float* total = (float*)pair[0];
-    const float* x = (const float*)pair[1];
-    for (EACH(i, (long long)pair[2])) total[i] += x[i];
+const int PAIRS = 128;  // of a launch, in pointwise.py, too: all arguments have at most 4 KB
+
+struct Pair {
+    float* total;
+    const float* x;
+    long long n;
+};
+
+struct Pairs {
+    Pair pair[PAIRS];
+};
+
+// total += x for the n elements of many pairs of arrays. grid (any, count)
+extern "C" __global__ void add_all(Pairs pairs) {
+    const Pair& pair = pairs.pair[blockIdx.y];
+    for (EACH(i, pair.n)) pair.total[i] += pair.x[i];
 }
 
 // features [N, C]: sines and cosines of t f_i, f_i = 10000^(-i / divisor) for i < C / 2.
@@ -74,20 +83,34 @@ extern "C" __global__ void q_sample(const float* x0, const float* noise, const f
     for (EACH(i, n)) x_t[i] = a[i / P] * x0[i] + b[i / P] * noise[i];
 }
 
-// One step of Adam with decoupled decay, and of the moving average, in one pass over the weights:
-// rate = lr / (1 - beta1^step), root = (1 - beta2^step)^-1/2, decay = 1 - lr weight_decay.
-// average may be null. scale, unless null, replaces grad_scale; if it is not finite, nothing is
-// changed.
+// One step of Adam with decoupled decay, and of the moving average, in one pass over the weights.
+// average may be null. What changes from step to step is read at an address unless that is null, so
+// that a CUDA graph can contain it. If grad_scale is not finite, nothing is changed.
 extern "C" __global__ void adam(float* param, const float* grad, float* m, float* v,
-                                float* average, const float* scale, float grad_scale, float rate,
-                                float beta1, float beta2, float eps, float decay, float root,
-                                float rest, int n) {
-    if (scale) grad_scale = *scale;
+                                float* average, const float* grad_scale_at, float grad_scale,
+                                const long long* step_at, long long step, const double* lr_at,
+                                double lr, const double* ema_decay_at, double ema_decay,
+                                double beta1, double beta2, double weight_decay, float eps,
+                                int n) {
+    if (grad_scale_at) grad_scale = *grad_scale_at;
     if (grad_scale - grad_scale != 0.0f) return;
+    // In double precision, once for each block: 1 - beta2^step has few correct bits in float.
+    __shared__ float rate, root, decay, rest;
+    if (threadIdx.x == 0) {
+        if (step_at) step = *step_at;
+        if (lr_at) lr = *lr_at;
+        if (ema_decay_at) ema_decay = *ema_decay_at;
+        rate = (float)(lr / (1.0 - pow(beta1, (double)step)));
+        root = (float)(1.0 / sqrt(1.0 - pow(beta2, (double)step)));
+        decay = (float)(1.0 - lr * weight_decay);
+        rest = (float)(1.0 - ema_decay);
+    }
+    __syncthreads();
+    const float b1 = (float)beta1, b2 = (float)beta2;
     for (EACH(i, n)) {
         float g = grad[i] * grad_scale;
-        float m_new = beta1 * m[i] + (1.0f - beta1) * g;
-        float v_new = beta2 * v[i] + (1.0f - beta2) * (g * g);
+        float m_new = b1 * m[i] + (1.0f - b1) * g;
+        float v_new = b2 * v[i] + (1.0f - b2) * (g * g);
         m[i] = m_new;
         v[i] = v_new;
         float p = decay * param[i] - rate * m_new / (sqrtf(v_new) * root + eps);

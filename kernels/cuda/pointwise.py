@@ -3,9 +3,11 @@
 import numpy as np
 
 from minddpm.kernels import reference
-from minddpm.kernels.cuda.launch import cupy, each, empty, launch
-from minddpm.kernels.cuda.noise import each_four, key
+from minddpm.kernels.cuda.launch import each, empty, launch
+from minddpm.kernels.cuda.noise import each_four, stream
 from minddpm.kernels.float32 import float32_only
+
+PAIRS = 128  # of a launch of add_all, in pointwise.cu, too
 
 
 @float32_only
@@ -26,7 +28,7 @@ def silu_backward(gy, x):
 def dropout(x, p: float, seed: int, purpose: int, step: int):
     (y,) = empty(x.shape)
     limit = np.uint32(np.ceil(p * 2.0**24))  # compared with the upper 24 bits, which make u
-    each_four("dropout", x.size, x, y, limit, 1 / (1 - p), *key(seed, purpose, step), x.size)
+    each_four("dropout", x.size, x, y, limit, 1 / (1 - p), stream(seed, purpose, step), x.size)
     return y
 
 
@@ -80,10 +82,11 @@ def add_all(totals, xs):
     ]
     if not all(_contiguous_float32(*pair) for pair in pairs):
         return reference.add_all(totals, xs)
-    if pairs:
-        rows = [(t.data.ptr, x.data.ptr, x.size) for t, x in pairs]
-        table = cupy().asarray(np.array(rows, np.uint64))
-        launch("pointwise.cu", "add_all", (32, len(pairs)), (256,), table)
+    for i in range(0, len(pairs), PAIRS):
+        some = pairs[i : i + PAIRS]
+        table = np.zeros(1, [("pair", "u8", (PAIRS, 3))])
+        table["pair"][0, : len(some)] = [(t.data.ptr, x.data.ptr, x.size) for t, x in some]
+        launch("pointwise.cu", "add_all", (32, len(some)), (256,), table)
     return totals
 
 

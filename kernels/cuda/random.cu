@@ -6,9 +6,19 @@
 
 #include "each.cuh"
 
-__device__ inline uint4 philox(unsigned long long block, unsigned step_low, unsigned step_high,
-                               unsigned key0, unsigned key1) {
-    uint4 c = make_uint4((unsigned)block, (unsigned)(block >> 32), step_low, step_high);
+// A CUDA graph repeats its arguments, but each replay of a training step draws other numbers: the
+// step is read at step_at, unless that is null.
+struct Stream {
+    const unsigned long long* step_at;
+    unsigned long long step;
+    unsigned seed, purpose;
+};
+
+__device__ inline uint4 philox(unsigned long long block, Stream stream) {
+    unsigned long long step = stream.step_at ? *stream.step_at : stream.step;
+    unsigned key0 = stream.seed, key1 = stream.purpose;
+    uint4 c = make_uint4((unsigned)block, (unsigned)(block >> 32), (unsigned)step,
+                         (unsigned)(step >> 32));
     for (int round = 0; round < 10; round++) {
         unsigned low0 = 0xD2511F53u * c.x, high0 = __umulhi(0xD2511F53u, c.x);
         unsigned low1 = 0xCD9E8D57u * c.z, high1 = __umulhi(0xCD9E8D57u, c.z);
@@ -35,30 +45,23 @@ __device__ inline float4 four_normals(uint4 words) {
 }
 
 // Words of blocks first, first + 1, ...: out [4 blocks]
-extern "C" __global__ void random_bits(unsigned* out, unsigned long long first, unsigned step_low,
-                                       unsigned step_high, unsigned seed, unsigned purpose,
+extern "C" __global__ void random_bits(unsigned* out, unsigned long long first, Stream stream,
                                        int blocks) {
-    for (EACH(i, blocks)) {
-        ((uint4*)out)[i] = philox(first + i, step_low, step_high, seed, purpose);
-    }
+    for (EACH(i, blocks)) ((uint4*)out)[i] = philox(first + i, stream);
 }
 
 // Standard normals of blocks first, first + 1, ...: out [4 blocks]
-extern "C" __global__ void random_normal(float* out, unsigned long long first, unsigned step_low,
-                                         unsigned step_high, unsigned seed, unsigned purpose,
+extern "C" __global__ void random_normal(float* out, unsigned long long first, Stream stream,
                                          int blocks) {
-    for (EACH(i, blocks)) {
-        ((float4*)out)[i] = four_normals(philox(first + i, step_low, step_high, seed, purpose));
-    }
+    for (EACH(i, blocks)) ((float4*)out)[i] = four_normals(philox(first + i, stream));
 }
 
 // x_t = a x0 + b z, and noise = z, drawn here; image k is elements k P .. k P + P - 1.
 extern "C" __global__ void q_sample_normal(const float* x0, const float* a, const float* b,
-                                           float* x_t, float* noise, unsigned step_low,
-                                           unsigned step_high, unsigned seed, unsigned purpose,
-                                           int P, int n) {
+                                           float* x_t, float* noise, Stream stream, int P,
+                                           int n) {
     for (EACH(block, (n + 3) / 4)) {
-        float4 z4 = four_normals(philox(block, step_low, step_high, seed, purpose));
+        float4 z4 = four_normals(philox(block, stream));
         float z[4] = {z4.x, z4.y, z4.z, z4.w};
         for (int j = 0; j < 4 && 4 * block + j < n; j++) {
             long long i = 4 * block + j;
@@ -70,10 +73,9 @@ extern "C" __global__ void q_sample_normal(const float* x0, const float* a, cons
 
 // y = factor x if the upper 24 bits of the element's word are at least `limit`, else 0.
 extern "C" __global__ void dropout(const float* x, float* y, unsigned limit, float factor,
-                                   unsigned step_low, unsigned step_high, unsigned seed,
-                                   unsigned purpose, int n) {
+                                   Stream stream, int n) {
     for (EACH(block, (n + 3) / 4)) {
-        uint4 w = philox(block, step_low, step_high, seed, purpose);
+        uint4 w = philox(block, stream);
         unsigned words[4] = {w.x, w.y, w.z, w.w};
         for (int j = 0; j < 4 && 4 * block + j < n; j++) {
             long long i = 4 * block + j;
@@ -87,15 +89,13 @@ extern "C" __global__ void dropout(const float* x, float* y, unsigned limit, flo
 extern "C" __global__ void sampler_step_normal(const float* x_t, const float* output,
                                                float* x_prev, float* pred_x0, float px, float po,
                                                float k0, float kx, float ko, float sigma, int clip,
-                                               unsigned long long first, unsigned step_low,
-                                               unsigned step_high, unsigned seed, unsigned purpose,
-                                               int n) {
+                                               unsigned long long first, Stream stream, int n) {
     Step step = {px, po, k0, kx, ko, clip};
     int lead = first % 4;  // elements of the first block that come before `first`
     for (EACH(block, (lead + n + 3) / 4)) {
         float z[4] = {};
         if (sigma != 0.0f) {
-            uint4 words = philox(first / 4 + block, step_low, step_high, seed, purpose);
+            uint4 words = philox(first / 4 + block, stream);
             float4 z4 = four_normals(words);
             z[0] = z4.x, z[1] = z4.y, z[2] = z4.z, z[3] = z4.w;
         }

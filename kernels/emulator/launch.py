@@ -88,8 +88,7 @@ class Library:
             text = ctypes.create_string_buffer(400)
             with _one_at_a_time:
                 getattr(self._library, f"emulator_describe_{name}")(text)
-            codes = text.value.decode()
-            self._parameters[name] = [codes[i : i + 3] for i in range(0, len(codes), 3)]
+            self._parameters[name] = text.value.decode().split()
 
     def launch(
         self,
@@ -102,9 +101,10 @@ class Library:
     ) -> None:
         """Run a kernel to completion.
 
-        arguments: arrays of memory.py, or NumPy scalars of exactly the types that the kernel
-        declares. shared: bytes of dynamic shared memory. order: order in which threads and blocks
-        run: 0 by index, 1 reversed, >= 2 random with this seed.
+        arguments: arrays of memory.py, NumPy scalars of exactly the types that the kernel declares,
+        or a NumPy array with one structure, which is passed by value. shared: bytes of dynamic
+        shared memory. order: order in which threads and blocks run: 0 by index, 1 reversed, >= 2
+        random with this seed.
         Raises EmulatorError, with the line of the .cu file if it is known.
         """
         if name not in self._parameters:
@@ -136,7 +136,9 @@ class Library:
         if failed:
             raise EmulatorError(f"{name}: {with_source_lines(self.file, error.value.decode())}")
         for i, argument in enumerate(arguments):
-            if isinstance(argument, np.ndarray) and (side := memory.overwritten(argument)):
+            if not isinstance(argument, np.ndarray) or is_structure(argument):
+                continue
+            if side := memory.overwritten(argument):
                 raise EmulatorError(
                     f"{name} wrote {side} argument {i}, an array of shape {argument.shape}"
                 )
@@ -151,7 +153,10 @@ class Library:
         for i, argument in enumerate(arguments):
             if not isinstance(argument, np.ndarray):
                 continue
-            passed.setdefault(memory.extent_of(argument).start, i)
+            if is_structure(argument):
+                argument = np.frombuffer(argument.tobytes(), np.uint64)
+            else:
+                passed.setdefault(memory.extent_of(argument).start, i)
             if argument.dtype == np.uint64:
                 for address in argument.ravel().tolist():
                     n = bisect.bisect(starts, address) - 1
@@ -211,6 +216,11 @@ class Library:
         )
 
 
+def is_structure(argument: Any) -> bool:
+    """Return whether the argument is one structure, which CuPy passes by value."""
+    return isinstance(argument, np.ndarray) and argument.dtype.fields and argument.size == 1
+
+
 def _line_order(place: str) -> tuple[str, int]:
     """Return a sorting key for "file:line" that compares line numbers numerically."""
     file, _, line = place.partition(":")
@@ -220,9 +230,10 @@ def _line_order(place: str) -> tuple[str, int]:
 def _as_parameter(label: str, argument: Any, parameter: str) -> Any:
     """Return an argument as a ctypes value.
 
-    parameter: P pointer or S scalar, then kind, then bytes: "Pf4" for float*, "Si4" for int.
+    parameter: P pointer, S scalar or V structure, then kind, then bytes: "Pf4" for float*, "Si4"
+    for int.
     """
-    form, kind, size = parameter[0], parameter[1], int(parameter[2])
+    form, kind, size = parameter[0], parameter[1], int(parameter[2:])
     wanted = f"{KINDS[kind]}, {size} bytes"
     if form == "P":
         if isinstance(argument, np.uint64) and argument == 0:  # how CuPy passes a null pointer
@@ -236,6 +247,13 @@ def _as_parameter(label: str, argument: Any, parameter: str) -> Any:
         if argument.dtype.itemsize != size or argument.dtype.kind != kind:
             raise EmulatorError(f"{label} has {argument.dtype} where {wanted} are declared")
         return ctypes.c_void_p(argument.ctypes.data)
+    if form == "V":
+        if not is_structure(argument) or argument.nbytes != size:
+            raise EmulatorError(
+                f"{label} is {argument!r} where a structure of {size} bytes is declared: pass a "
+                "NumPy array with one element of a structured dtype"
+            )
+        return (ctypes.c_char * size).from_buffer_copy(argument.tobytes())
     if not isinstance(argument, np.generic):
         raise EmulatorError(
             f"{label} is {argument!r}: pass a NumPy scalar to fix its size ({wanted})"

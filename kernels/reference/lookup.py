@@ -7,8 +7,11 @@ import numpy as np
 from minddpm.kernels.arrays import Array, array_module
 
 
-def take(xp: ModuleType, table: np.ndarray, t: np.ndarray, dtype: str) -> Array:
-    """Return table[t] as an array of xp: table [T] and t int64 [N] on the host -> dtype [N]."""
+def take(xp: ModuleType, table: np.ndarray, t: Array, dtype: str) -> Array:
+    """Return table[t] as an array of xp: table [T] and t int64 [N] on the host -> dtype [N].
+
+    A kernel set that records may be given t on the device.
+    """
     return xp.asarray(table[t].astype(dtype))
 
 

@@ -133,11 +133,13 @@ class TakeRows(Function):
 def take_rows(weight: Tensor, index: Array) -> Tensor:
     """Return weight[index]: weight [R, C], index int [N] -> [N, C].
 
-    Raises ValueError for an index outside 0 .. R - 1.
+    Raises ValueError for an index outside 0 .. R - 1, unless it is on a device and recorded.
     """
-    rows, host = weight.shape[0], backend.to_numpy(index)
-    if host.size and not (host.min() >= 0 and host.max() < rows):
-        raise ValueError(f"take_rows: index {host.min()} .. {host.max()} into {rows} rows")
+    rows = weight.shape[0]
+    if backend.is_readable(index):
+        host = backend.to_numpy(index)
+        if host.size and not (host.min() >= 0 and host.max() < rows):
+            raise ValueError(f"take_rows: index {host.min()} .. {host.max()} into {rows} rows")
     return TakeRows(backend.xp.asarray(index))(weight)
 
 

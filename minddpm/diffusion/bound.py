@@ -123,7 +123,7 @@ class _Step:
 
     def _rows(self) -> Array:
         """Return the indices of the images with t = 0."""
-        return array_module(self.x0).asarray(np.flatnonzero(self.t == 0))
+        return array_module(self.x0).asarray(np.flatnonzero(backend.to_numpy(self.t) == 0))
 
     def _decoded(self, rows: Array) -> tuple[Array, Array, Array]:
         spread = array_module(self.x0).broadcast_to(self.p.log_variance, self.x0.shape)

@@ -116,16 +116,20 @@ class ForwardProcess:
 
     # --- helpers ---------------------------------------------------------------------------------
 
-    def check_t(self, t: Any, N: int) -> np.ndarray:
-        """Return t on the host, int64 [N]; raise InputError unless it is 0 .. T-1 and [N]."""
-        t = np.atleast_1d(backend.to_numpy(t))
+    def check_t(self, t: Any, N: int) -> Array:
+        """Return t on the host, int64 [N]; raise InputError unless it is 0 .. T-1 and [N].
+
+        In a recorded training step on a device t stays there, and its values are not checked.
+        """
+        readable = backend.is_readable(t)
+        t = np.atleast_1d(backend.to_numpy(t)) if readable else t
         if t.dtype.kind not in "iu" or t.shape != (N,):
             raise InputError(f"t is {t.dtype} {t.shape}: give {N} integers, one for each image.")
-        if t.size and (t.min() < 0 or t.max() >= self.T):
+        if readable and t.size and (t.min() < 0 or t.max() >= self.T):
             raise InputError(f"t reaches from {t.min()} to {t.max()}: choose 0 .. {self.T - 1}.")
         return t.astype(np.int64, copy=False)
 
-    def table(self, table: np.ndarray, t: np.ndarray, like: Array) -> Array:
+    def table(self, table: np.ndarray, t: Array, like: Array) -> Array:
         """Return table[t] in a shape that multiplies images: float64 [T] -> [N, 1, 1, 1]."""
         return self._at(table, t, like.dtype).reshape(-1, *(1,) * (like.ndim - 1))
 
@@ -136,7 +140,7 @@ class ForwardProcess:
         check_noise(noise, x)
         return backend.kernels.q_sample(x, noise, self._at(a, t, x.dtype), self._at(b, t, x.dtype))
 
-    def _at(self, table: np.ndarray, t: np.ndarray, dtype: Any) -> Array:
+    def _at(self, table: np.ndarray, t: Array, dtype: Any) -> Array:
         """Return table[t] on the backend: float64 [T] -> [N]."""
         return backend.kernels.take(backend.xp, table, t, np.dtype(dtype).name)
 

@@ -126,7 +126,7 @@ class ReverseProcess(ForwardProcess):
         self.check_output(output, x_t)
         return output.data if isinstance(output, Tensor) else backend.xp.asarray(output)
 
-    def model_t(self, t: np.ndarray) -> Array:
+    def model_t(self, t: Array) -> Array:
         """Return the t that the model gets at step t of this process."""
         return backend.kernels.take(backend.xp, self.timestep_map, t, "int64")
 

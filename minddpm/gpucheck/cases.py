@@ -239,15 +239,16 @@ def four_calls(kernels: ModuleType, x: Any, replay: bool = True) -> tuple[Any, .
 
 
 def _lookups() -> list[Case]:
-    table, t = np.linspace(0, 1, 50) ** 2, np.array([49, 0, 7, 7])  # both stay on the host
+    table, t = np.linspace(0, 1, 50) ** 2, np.array([49, 0, 7, 7])
 
-    def taken(kernels: ModuleType, xp: ModuleType) -> Any:
-        return kernels.take(xp, table, t, "float32")
+    def taken(kernels: ModuleType, xp: ModuleType, t: Any = t) -> Any:
+        return kernels.take(xp, table, t, "float32")  # the table stays on the host
 
     weight, gy = draw(0, (5, 33), (4, 33))
     index = np.array([4, 0, 2, 4])
     return [
         Case("take", (), 0.0, taken),
+        Case("take", (t,), 0.0, taken),
         Case("take_rows", (weight, index), 0.0),
         Case("take_rows_backward", (gy, index, 5)),
     ]

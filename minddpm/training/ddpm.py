@@ -103,7 +103,8 @@ class Trainer(Loop):
         self.ema = nn.EMA(self.optimizer.flat, options.ema_decay)
         self.importance = ImportanceSampler(diffusion.T) if options.importance_sampling else None
         self.loss_scale = LossScale(options.batch_size * dataset.images[0].size)
-        self.replay = ReplayedStep(unet, self.optimizer.arrays(self.ema))
+        self.changed = (*self.optimizer.arrays(self.ema), *self.loss_scale.arrays())
+        self.replay = ReplayedStep(unet, self.changed)
 
     # --- one step --------------------------------------------------------------------------------
 
@@ -122,7 +123,6 @@ class Trainer(Loop):
             self._compute, step, *batch, *optimizer.numbers(self.ema)
         )
         optimizer.steps += 1
-        self.loss_scale.update(squared_norm)
         if self.importance is not None:
             self.importance.update(batch.t, backend.to_numpy(losses) / batch.weights)
         self.step += 1
@@ -164,6 +164,7 @@ class Trainer(Loop):
         *batch, adam_step, lr, decay = inputs
         losses = self._gradients(step, *batch)
         squared_norm = self.optimizer.update(adam_step, lr, decay, self.options.clip_norm, self.ema)
+        self.loss_scale.update(squared_norm)
         self.optimizer.zero_grad()
         return losses, squared_norm
 
@@ -213,12 +214,11 @@ class Trainer(Loop):
 
     def trial(self) -> None:
         """Do the first step, then undo it. Synchronises."""
-        arrays = self.optimizer.arrays(self.ema)
-        before = [array.copy() for array in arrays]
+        before = [array.copy() for array in self.changed]
         try:
             self.replay(self._compute, 0, *self._batch(0), *self.optimizer.numbers(self.ema))
         finally:
-            for array, value in zip(arrays, before, strict=True):
+            for array, value in zip(self.changed, before, strict=True):
                 array[...] = value
         backend.to_numpy(self.optimizer.squared_norm())  # copied to the host, to synchronise
 

@@ -30,6 +30,10 @@ class LossScale:
         # Steps without overflow since the scale last changed.
         self.good = backend.xp.zeros((), "float32")
 
+    def arrays(self) -> tuple[Array, Array]:
+        """Return what update() changes."""
+        return self.scale, self.good
+
     @staticmethod
     def needed() -> bool:
         """Return whether the backend computes in half precision."""

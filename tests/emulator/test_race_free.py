@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import test_cuda
 import test_cuda_convolution as test_conv
+import test_cuda_training as test_training
 from cuda_checks import draw, needs_compiler
 from emulated import CUDA, trainer
 
@@ -64,6 +65,11 @@ BODIES = [
     (test_cuda.test_q_sample_normal, dict(N=3, P=50)),
     (test_cuda.test_dropout, dict(n=300, p=0.5)),
     (test_cuda.test_sampler_step_normal, dict(n=300, first=6)),
+    (test_training.test_take, dict(dtype="float32")),
+    (test_training.test_take, dict(dtype="int64")),
+    (test_training.test_take_rows, dict(R=5, C=33, N=20)),
+    (test_training.test_mean_squared_errors, dict(N=2, P=300)),
+    (test_training.test_a_recorded_step_is_read_on_the_device, dict()),
     (test_cuda.test_replayed, dict(N=3, P=100)),
     (test_cuda.test_the_loops_that_measure_a_ceiling, dict()),
     (test_cuda.test_group_norm, dict(N=2, P=7, groups=2, size=8, with_silu=True, seed=0)),

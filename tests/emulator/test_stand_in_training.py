@@ -53,8 +53,8 @@ def test_a_sampling_step_is_one_graph(xp):
         assert xp.stats.to_device == 0
         counts[replay] = xp.stats.launches, xp.stats.raw_launches, xp.stats.graph_launches
     assert steps[True] == steps[False]
-    # In each step: t, the output's copy, the graph, and the update. x and t are copied without one.
-    assert counts[True] == (3 * 4, 3, 3)
+    # In each step: t, the graph, and the update. x, t and the output are copied without one.
+    assert counts[True] == (3 * 3, 3, 3)
     assert counts[False][1] > 3 * 40
 
 

@@ -2,11 +2,14 @@
 
 import gc
 import weakref
+from functools import partial
 from unittest import mock
 
 import numpy as np
 import pytest
-from builders import WIDE, make_trainer, noise_images, random_unet
+import stepping
+from builders import WIDE
+from stepping import CASES, IN_PART, eager, stages, step
 
 import minddpm
 from minddpm import backend
@@ -15,56 +18,8 @@ minddpm.set_backend("numba")
 
 from minddpm.kernels.cpu import record, threads  # noqa: E402
 
-LABELLED = noise_images(20, labels=np.arange(20) % 3)
-CASES = {  # changes of the model, of the diffusion, options
-    "plain": ({}, {}, {}),
-    "dropout": ({"dropout": 0.2}, {}, {}),
-    "classes": ({"num_class_embeds": 4}, {}, {"class_conditional": True}),
-    "dropout and classes": (
-        {"dropout": 0.2, "num_class_embeds": 4}, {}, {"class_conditional": True},
-    ),
-    "v": ({}, {"prediction": "v"}, {}),
-    "x0": ({}, {"prediction": "x0"}, {}),
-    "weight decay": ({}, {}, {"weight_decay": 0.1}),
-    "a small norm": ({}, {}, {"clip_norm": 1e-3}),
-}  # fmt: skip
-IN_PART = {  # NumPy computes the loss, or its weights: the model's halves replay
-    "hybrid": ({"out_channels": 2}, {"variance": "learned_range"}, {"loss": "hybrid"}),
-    "importance": (
-        {"out_channels": 2}, {"variance": "learned_range"},
-        {"loss": "vlb", "importance_sampling": True},
-    ),
-}  # fmt: skip
-
-
 pytestmark = pytest.mark.usefixtures("numba_with_its_threads")
-
-
-def trainer(path, case="plain", T=50, batch=4):
-    config, process, options = (CASES | IN_PART)[case]
-    unet = random_unet(WIDE, scale=0.1, **config).train()
-    made = make_trainer(path, unet, LABELLED, T=T, batch_size=batch, lr=1e-3, **options)
-    made.diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(T), **process)
-    return made
-
-
-def eager(made):
-    """Let a trainer call Python between the kernels."""
-    made.replay = lambda function, step, *inputs: function(step, *inputs)
-    made.model = made.unet
-    return made
-
-
-def step(made):
-    """Take a step and return all that it changed."""
-    record = made.train_step()
-    arrays = record.losses, record.t, np.asarray(record.squared_norm)
-    return [a.tobytes() for a in (*arrays, *made.optimizer.arrays(made.ema))]
-
-
-def stages(made):
-    """Return what each shape's steps do now, such as "replay"."""
-    return [r._run.__name__.strip("_") for r in made.replay._records.of_key.values()]
+trainer = partial(stepping.trainer, WIDE)
 
 
 @pytest.mark.parametrize("case", [*CASES, *IN_PART])

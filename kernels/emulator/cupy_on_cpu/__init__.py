@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from minddpm.kernels.emulator.cupy_on_cpu import cuda
-from minddpm.kernels.emulator.cupy_on_cpu.arrays import compute, ndarray, on_device
+from minddpm.kernels.emulator.cupy_on_cpu.arrays import compute, ndarray, new, on_device
 from minddpm.kernels.emulator.cupy_on_cpu.cuda import RawKernel, RawModule
 from minddpm.kernels.emulator.cupy_on_cpu.memory import MemoryPool, default_pool, is_pinned
-from minddpm.kernels.emulator.cupy_on_cpu.state import copy_from_host, launch_array_code, stats
+from minddpm.kernels.emulator.cupy_on_cpu.state import copy_from_host, stats
 
 # NumPy's functions that need only their array arguments and results converted.
 FUNCTIONS = (
@@ -102,8 +102,8 @@ def array(obj: Any, dtype: Any = None) -> ndarray:
         return compute(np.array, obj, dtype)
     values = np.array(obj, dtype)
     if not values.ndim:
-        launch_array_code()  # CuPy launches a kernel that fills the array
-    elif isinstance(obj, np.ndarray) and is_pinned(obj) and obj.dtype == values.dtype:
+        return new(values.copy)  # CuPy launches a kernel that fills the array
+    if isinstance(obj, np.ndarray) and is_pinned(obj) and obj.dtype == values.dtype:
         copy_from_host(obj, pinned=True)
     else:
         copy_from_host(None, pinned=True)  # CuPy copies through its own pinned memory

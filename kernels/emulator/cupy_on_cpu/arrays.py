@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 from minddpm.kernels.emulator import memory
 from minddpm.kernels.emulator.cupy_on_cpu import memory as cupy_memory
 from minddpm.kernels.emulator.cupy_on_cpu.state import (
+    capture,
     copy_from_host,
     launch_array_code,
     stats,
@@ -52,10 +55,14 @@ def compute(function: Callable[..., Any], *arguments: Any, **options: Any) -> An
     for name in options:
         if refuses(function, name):
             raise TypeError(f"cupy's {function.__name__} takes no {name}")
-    if options.get("out") is not None:
-        launch_array_code()
+    arguments = tuple(map(unwrap, arguments))
     options = {name: unwrap(value) for name, value in options.items()}
-    return wrap(function(*map(unwrap, arguments), **options), LAUNCHES.get(function, 1))
+    again = partial(function, *arguments, **options)
+    if options.get("out") is not None:
+        if launch_array_code(again):
+            again()
+        return None
+    return new(again, LAUNCHES.get(function, 1))
 
 
 def unwrap(x: Any) -> Any:
@@ -67,18 +74,22 @@ def unwrap(x: Any) -> Any:
     return type(x)(map(unwrap, x)) if type(x) in (list, tuple) else x
 
 
-def wrap(result: Any, launches: int = 1) -> Any:
-    """Return results that are arrays or numbers as device arrays: in CuPy a sum is a 0-d array.
+def new(again: Callable[[], Any], launches: int = 1) -> Any:
+    """Return the results of again() as device arrays, also numbers: in CuPy a sum is a 0-d array.
 
-    launches: that are counted unless the result is a view.
+    launches: that are counted unless the result is a view. While a stream records, the values are
+    those of memory that no kernel has written yet; only their shapes matter.
     """
+    with np.errstate(all="ignore") if capture.launches is not None else nullcontext():
+        result = again()
     if isinstance(result, (list, tuple)):
-        return type(result)(map(wrap, result))
+        return type(result)(map(on_device, result))  # views, as of split
     if not isinstance(result, (np.ndarray, np.generic, bool)):  # array_equal returns a bool
         return result
-    if not memory.holds(result):
-        launch_array_code(launches)
-    return on_device(np.asarray(result))
+    x = on_device(np.asarray(result))
+    if x._values is not result:
+        launch_array_code(lambda: np.copyto(x._values, again()), launches)
+    return x
 
 
 def on_device(values: np.ndarray) -> ndarray:
@@ -207,14 +218,19 @@ class ndarray:  # noqa: N801 - CuPy's name
         masked = _is_mask(key)
         if masked:
             synchronise("indexing with a mask, whose values determine the shape of the result,")
-        return wrap(self._values[_index(key)], launches=1 + masked)
+        index = _index(key)
+        return new(lambda: self._values[index], launches=1 + masked)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(value, np.ndarray) and value.ndim == 0:
             value = value[()]
         values, index = _operand(value), _index(key)
-        launch_array_code(0 if self._is_copied(index, values) else 1)
-        self._values[index] = values
+
+        def work() -> None:
+            self._values[index] = values
+
+        if launch_array_code(work, 0 if self._is_copied(index, values) else 1):
+            work()
 
     def _is_copied(self, index: Any, values: Any) -> bool:
         """Return whether CuPy copies bytes, without a kernel, to this part of the array."""

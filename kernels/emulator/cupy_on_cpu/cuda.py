@@ -23,7 +23,7 @@ from minddpm.kernels.emulator.cupy_on_cpu.memory import (
 )
 from minddpm.kernels.emulator.cupy_on_cpu.state import CUDARuntimeError, capture, host_copies, stats
 from minddpm.kernels.emulator.cupy_on_cpu.state import synchronise as _synchronise
-from minddpm.kernels.emulator.launch import Library
+from minddpm.kernels.emulator.launch import Library, is_structure
 
 # Names of cupy.cuda only; raw kernels belong to cupy itself.
 __all__ = [
@@ -152,7 +152,7 @@ def _as_argument(x: Any) -> Any:
                 "CuPy would silently pass its address: use ascontiguousarray"
             )
         return x._values
-    if isinstance(x, np.generic):
+    if isinstance(x, np.generic) or is_structure(x):
         return x
     for kind, scalar in ((bool, np.bool_), (int, np.int64), (float, np.float64)):
         if isinstance(x, kind):
@@ -203,8 +203,8 @@ class Stream:
         """Stop recording, and return the recorded launches."""
         if not self._recording:
             raise CUDARuntimeError("cudaErrorIllegalState: the stream does not record")
-        graph = Graph(capture.launches)
-        capture.launches, self._recording = None, False
+        graph = Graph(capture.launches, capture.kept)
+        capture.launches, capture.kept, self._recording = None, [], False
         return graph
 
 
@@ -219,8 +219,8 @@ def get_current_stream() -> Stream:
 class Graph:
     """Recorded launches, with their arguments at the time of recording."""
 
-    def __init__(self, launches: list[Any]):
-        self._launches = launches
+    def __init__(self, launches: list[Any], kept: list[np.ndarray]):
+        self._launches, self._kept = launches, kept
 
     def launch(self, stream: Stream | None = None) -> None:
         """Run all launches, in the recorded order."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from minddpm.kernels.emulator import memory
+from minddpm.kernels.emulator.cupy_on_cpu.state import capture
 
 UNIT = 512  # bytes: CuPy's pools allocate multiples of this
 
@@ -98,6 +99,8 @@ def empty(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
     pointer = _allocators[-1](int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
     values = memory.empty(shape, dtype)
     weakref.finalize(values.base, id, pointer)  # keeps the pointer alive as long as the array
+    if capture.launches is not None and len(_allocators) > 1:
+        capture.kept.append(values)
     return values
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,9 +42,14 @@ class CUDARuntimeError(RuntimeError):
 
 @dataclass
 class Capture:
-    """The launches that a stream has recorded; None while no stream records."""
+    """The launches that a stream has recorded; None while no stream records.
+
+    kept: arrays made meanwhile in a pool of their own. The pool keeps their memory when they are
+    freed, and the launches may have their addresses.
+    """
 
     launches: list[Callable[[], None]] | None = None
+    kept: list[np.ndarray] = field(default_factory=list)
 
     def forbids(self, operation: str) -> None:
         """Raise CUDARuntimeError if a stream is recording."""
@@ -110,10 +115,13 @@ def synchronise(operation: str, copies: int | None = None) -> None:
     host_copies.end(host_copies.begun if copies is None else copies)
 
 
-def launch_array_code(launches: int = 1) -> None:
-    """Count launches of CuPy's kernels; NumPy does the work, so it is not recordable."""
-    capture.forbids("array code (the stand-in records raw kernels only)")
+def launch_array_code(work: Callable[[], Any], launches: int = 1) -> bool:
+    """Count launches of CuPy's kernels, whose work NumPy does; False if a stream records it."""
+    if capture.launches is not None:
+        capture.launches.append(work)
+        return False
     stats.launches += launches
+    return True
 
 
 def copy_from_host(source: np.ndarray | None, pinned: bool) -> None:

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <type_traits>
 #include <utility>
@@ -202,8 +203,8 @@ namespace emulator {
 template <class T> constexpr bool is_floating = std::is_floating_point_v<T>;  // or half
 
 // A kernel's parameters. `run` calls the kernel with an array of pointers to its arguments, as the
-// driver does. `describe` writes three characters for each: "P" (pointer) or "S" (scalar), kind,
-// bytes. None of this is part of the kernel, so it is not instrumented.
+// driver does. `describe` writes a word for each: "P" (pointer), "S" (scalar) or "V" (structure by
+// value), kind, bytes. None of this is part of the kernel, so it is not instrumented.
 template <class Kernel> struct Parameters;
 template <class... A> struct Parameters<void (*)(A...)> {
     template <size_t... i>
@@ -220,9 +221,10 @@ template <class... A> struct Parameters<void (*)(A...)> {
     }
     template <class T> static void describe_one(char*& to) {
         using Element = std::remove_cv_t<std::remove_pointer_t<T>>;
-        *to++ = std::is_pointer_v<T> ? 'P' : 'S';
-        *to++ = is_floating<Element> ? 'f' : std::is_signed_v<Element> ? 'i' : 'u';
-        *to++ = char('0' + sizeof(Element));
+        const bool structure = std::is_class_v<T> && !is_floating<T>;
+        const char form = std::is_pointer_v<T> ? 'P' : structure ? 'V' : 'S';
+        const char kind = is_floating<Element> ? 'f' : std::is_signed_v<Element> ? 'i' : 'u';
+        to += std::sprintf(to, "%c%c%zu ", form, kind, sizeof(Element));
     }
     static void describe(char* to) {
         (describe_one<std::remove_cv_t<A>>(to), ...);

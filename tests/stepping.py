@@ -1,0 +1,56 @@
+"""Trainers whose steps replay or not, for comparison: what tests of replayed training share."""
+
+import numpy as np
+from builders import make_trainer, noise_images, random_unet
+
+import minddpm
+from minddpm import backend
+
+LABELLED = noise_images(20, labels=np.arange(20) % 3)
+CASES = {  # changes of the model, of the diffusion, options
+    "plain": ({}, {}, {}),
+    "dropout": ({"dropout": 0.2}, {}, {}),
+    "classes": ({"num_class_embeds": 4}, {}, {"class_conditional": True}),
+    "dropout and classes": (
+        {"dropout": 0.2, "num_class_embeds": 4}, {}, {"class_conditional": True},
+    ),
+    "v": ({}, {"prediction": "v"}, {}),
+    "x0": ({}, {"prediction": "x0"}, {}),
+    "weight decay": ({}, {}, {"weight_decay": 0.1}),
+    "a small norm": ({}, {}, {"clip_norm": 1e-3}),
+}  # fmt: skip
+IN_PART = {  # the host computes the loss, or its weights: the model's halves replay
+    "hybrid": ({"out_channels": 2}, {"variance": "learned_range"}, {"loss": "hybrid"}),
+    "importance": (
+        {"out_channels": 2}, {"variance": "learned_range"},
+        {"loss": "vlb", "importance_sampling": True},
+    ),
+}  # fmt: skip
+
+
+def trainer(config, path, case="plain", T=50, batch=4):
+    """Return a Trainer of a UNet with this config, changed as the case says."""
+    changes, process, options = (CASES | IN_PART)[case]
+    unet = random_unet(config, scale=0.1, **changes).train()
+    made = make_trainer(path, unet, LABELLED, T=T, batch_size=batch, lr=1e-3, **options)
+    made.diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(T), **process)
+    return made
+
+
+def eager(made):
+    """Let a trainer call Python between the kernels."""
+    made.replay = lambda function, step, *inputs: function(step, *inputs)
+    made.model = made.unet
+    return made
+
+
+def step(made):
+    """Take a step and return all that it changed."""
+    record = made.train_step()
+    arrays = record.losses, record.t, record.squared_norm, *made.changed
+    return [backend.to_numpy(a).tobytes() for a in arrays]
+
+
+def stages(made):
+    """Return what each shape's steps do now, such as "replay"."""
+    return [r._run.__name__.strip("_") for r in made.replay._records.of_key.values()]
