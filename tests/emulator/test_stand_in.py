@@ -148,89 +148,6 @@ def test_writing_is_a_launch_and_a_view_is_none(xp):
         assert (xp.stats.launches, xp.stats.raw_launches) == (launches, 0)
 
 
-# --- memory --------------------------------------------------------------------------------------
-
-
-def test_a_pool_counts_the_bytes_in_use_and_has_a_limit(xp):
-    pool = xp.get_default_memory_pool()
-    before = pool.used_bytes()
-    x = xp.zeros((10, 100), "float32")
-    y = x[2:]
-    assert pool.used_bytes() == before + 4096  # a multiple of 512
-    del x
-    assert pool.used_bytes() == before + 4096  # y is a view of it
-    pool.set_limit(size=before + 6000)
-    try:
-        assert pool.get_limit() == before + 6000
-        for work in (
-            lambda: y * 2, lambda: xp.empty((10, 100), "float32"), lambda: xp.asarray(np.ones(500)),
-        ):  # fmt: skip
-            with pytest.raises(xp.cuda.memory.OutOfMemoryError, match=r"allocating .* so far: "):
-                work()
-        y = None
-        assert pool.used_bytes() == before
-        assert xp.zeros(1000, "float32").sum().item() == 0
-    finally:
-        pool.set_limit(size=None)
-
-
-def test_using_another_pool(xp):
-    pool, others = xp.cuda.MemoryPool(), xp.get_default_memory_pool().used_bytes()
-    with xp.cuda.using_allocator(pool.malloc):
-        x = xp.zeros(100, "float32")
-    y = x + 1
-    assert (pool.used_bytes(), pool.total_bytes()) == (512, 512)
-    assert xp.get_default_memory_pool().used_bytes() == others + 512
-    del x
-    assert (pool.used_bytes(), y.sum().item()) == (0, 100)
-
-
-def pinned(xp, values):
-    """Return a copy of the values in pinned memory."""
-    buffer = xp.cuda.alloc_pinned_memory(values.nbytes)
-    copy = np.frombuffer(buffer, values.dtype, values.size).reshape(values.shape)
-    copy[...] = values
-    return copy
-
-
-def test_copies_from_pinned_memory_are_asynchronous(xp):
-    host = np.arange(6, dtype=np.float32).reshape(2, 3)
-    x = xp.empty((2, 3), "float32")
-    xp.stats.reset()
-    x.set(pinned(xp, host))
-    xp.asarray(pinned(xp, host)[:1])
-    xp.asarray(host)  # CuPy copies it into its own pinned memory
-    assert (xp.stats.to_device, xp.stats.pageable_to_device, xp.stats.synchronisations) == (3, 0, 0)
-    x.set(host)
-    assert (xp.stats.to_device, xp.stats.pageable_to_device) == (3, 1)
-    assert (x.get() == host).all()
-    with pytest.raises(ValueError, match="Shape mismatch"):
-        x.set(host[:1])
-
-
-def test_pinned_memory_may_be_overwritten_after_waiting_for_its_copy(xp):
-    host, x = pinned(xp, np.zeros(3, np.float32)), xp.empty(3, "float32")
-    for value in range(4):
-        host[:] = value
-        x.set(host)
-        event = xp.cuda.Stream.null.record()
-        event.synchronize()
-    assert x.tolist() == [3] * 3
-
-
-@pytest.mark.parametrize("found", ["by the next copy", "by an event", "by the end"])
-def test_pinned_memory_that_is_overwritten_too_early(xp, found):
-    host, x, event = pinned(xp, np.zeros(3, np.float32)), xp.empty(3, "float32"), xp.cuda.Event()
-    event.record()  # before the copy, so that synchronising with it does not finish the copy
-    x.set(host)
-    event.synchronize()
-    host[1] = 1
-    wait = {"by the next copy": lambda: x.set(host), "by an event": event.synchronize}
-    with pytest.raises(EmulatorError, match="overwritten while its copy"):
-        wait.get(found, x.get)()
-    x.get()  # reported only once
-
-
 # --- raw kernels ---------------------------------------------------------------------------------
 
 
@@ -283,34 +200,92 @@ def test_a_stream_records_launches_and_a_graph_repeats_them(xp, scale):
     assert (xp.stats.raw_launches, xp.stats.graph_launches) == (0, 2)
 
 
-def test_operations_that_a_recording_stream_forbids(xp):
-    x, stream = xp.ones(3), xp.cuda.Stream()
-    with pytest.raises(xp.cuda.runtime.CUDARuntimeError, match="null stream"):
-        xp.cuda.Stream.null.begin_capture()
-    with stream:
+def test_a_graph_repeats_array_code(xp):
+    """CuPy's own kernels, copies and memsets are recorded, too, and do not run meanwhile."""
+    x, stream, pool = xp.zeros(3, "float32"), xp.cuda.Stream(), xp.cuda.MemoryPool()
+    with stream, xp.cuda.using_allocator(pool.malloc):
         stream.begin_capture()
-        try:
-            for forbidden in (
-                x.item, x.get, lambda: bool(x), lambda: float(x), stream.synchronize,
-                xp.cuda.Event().synchronize, xp.cuda.Device().synchronize, lambda: x + 1,
-                lambda: xp.asarray(np.ones(3)), lambda: x.fill(0), lambda: xp.exp(x, out=x),
-                xp.cuda.Stream().begin_capture,
-            ):  # fmt: skip
-                with pytest.raises(xp.cuda.runtime.CUDARuntimeError, match="Capture"):
-                    forbidden()
-            assert x.reshape(1, 3).shape == (1, 3)  # a view launches nothing
-        finally:
-            stream.end_capture()
-    assert x.tolist() == [1] * 3
+        y = xp.concatenate([x + xp.ones(3, "float32"), xp.zeros(3, "float32")])
+        xp.add(y[:3], xp.asarray(2), out=x, casting="unsafe")
+        x[1:] *= y.sum()
+        x[0] = 5
+        del y  # its memory stays in the pool
+        graph = stream.end_capture()
+    assert x.tolist() == [0, 0, 0]
+    for expected in ([5, 9, 9], [5, 12 * 26, 12 * 26]):
+        graph.launch()
+        assert x.tolist() == expected
+    xp.stats.reset()
+    graph.launch()
+    assert xp.stats.launches == 1
+
+
+FORBIDDEN = {
+    "item": lambda xp, x: x[0].item(), "get": lambda xp, x: x.get(),
+    "bool": lambda xp, x: bool(x[0]), "float": lambda xp, x: float(x[0]),
+    "int": lambda xp, x: int(x[0]), "print": lambda xp, x: str(x),
+    "asnumpy": lambda xp, x: xp.asnumpy(x), "tolist": lambda xp, x: x.tolist(),
+    "mask": lambda xp, x: x[x > 0], "set": lambda xp, x: x.set(np.ones(3)),
+    "asarray": lambda xp, x: xp.asarray(np.ones(3)), "index": lambda xp, x: x[[0, 1]],
+    "the stream": lambda xp, x: xp.cuda.get_current_stream().synchronize(),
+    "an event": lambda xp, x: xp.cuda.Event().synchronize(),
+    "the device": lambda xp, x: xp.cuda.Device().synchronize(),
+    "another capture": lambda xp, x: xp.cuda.Stream().begin_capture(),
+}  # fmt: skip
 
 
 @needs_compiler
-def test_a_launch_outside_of_the_recording_stream(xp, scale):
-    x, stream = xp.ones(3, "float32"), xp.cuda.Stream()
-    stream.begin_capture()
-    with pytest.raises(xp.cuda.runtime.CUDARuntimeError, match="outside of the stream"):
-        scale((1,), (4,), (x, x, np.float32(1), np.int32(3)))
-    stream.end_capture()
+@pytest.mark.parametrize("operation", FORBIDDEN)
+def test_operations_that_a_recording_stream_forbids(xp, scale, operation):
+    """Each is an error and fails the capture, as in CUDA: its end raises as well."""
+    x, stream, arguments = xp.ones(3, "float64"), xp.cuda.Stream(), (np.float32(1), np.int32(3))
+    y = x.astype("float32")
+    xp.stats.reset()
+    with stream:
+        stream.begin_capture()
+        assert x.reshape(1, 3).shape == (1, 3)  # a view launches nothing
+        with pytest.raises(xp.cuda.runtime.CUDARuntimeError, match="CaptureUnsupported: "):
+            FORBIDDEN[operation](xp, x)
+        for further in (lambda: scale((1,), (4,), (y, y, *arguments)), stream.end_capture):
+            with pytest.raises(xp.cuda.runtime.CUDARuntimeError, match="CaptureInvalidated: "):
+                further()
+    assert counts(xp) == (0, 0, 0, 0)
+    assert x.tolist() == [1] * 3  # allowed again
+
+
+@needs_compiler
+@pytest.mark.parametrize("non_blocking", [True, False])
+def test_work_beside_a_recording_stream(xp, scale, non_blocking):
+    """In the null stream only if the recording one is non-blocking, in any other stream always."""
+    x, recording = xp.ones(3, "float32"), xp.cuda.Stream(non_blocking=non_blocking)
+    work = (
+        lambda: scale((1,), (4,), (x, x, np.float32(1), np.int32(3))), x.get, lambda: x + 1,
+        lambda: xp.cuda.get_current_stream().synchronize(),
+    )  # fmt: skip
+    for act in work:
+        recording.begin_capture()
+        with xp.cuda.Stream():
+            act()
+        if non_blocking:
+            act()
+            assert recording.end_capture()._launches == []
+            continue
+        with pytest.raises(RuntimeError, match=r"CaptureImplicit: .* in the null stream"):
+            act()
+        with pytest.raises(RuntimeError, match="CaptureInvalidated"):
+            recording.end_capture()
+    assert x.tolist() == [7 if non_blocking else 3] * 3  # x = 2 x + 1, twice or once
+
+
+def test_streams_that_cannot_begin_or_end_a_capture(xp):
+    for null in (xp.cuda.Stream.null, xp.cuda.Stream(null=True)):
+        with pytest.raises(
+            RuntimeError, match=r"cannot capture on the default \(legacy\) stream"
+        ) as no:
+            null.begin_capture()
+        assert no.type is RuntimeError  # CuPy's own, not CUDA's
+    with pytest.raises(xp.cuda.runtime.CUDARuntimeError, match="IllegalState"):
+        xp.cuda.Stream().end_capture()
 
 
 # --- selecting the stand-in ----------------------------------------------------------------------

@@ -13,7 +13,8 @@ environment, --backend cupy uses it.
 
     arrays.py   cupy.ndarray, which is never converted to a NumPy array implicitly
     cuda.py     cupy.cuda: streams, graphs, events; raw kernels
-    memory.py   memory pools and pinned memory
+    memory.py   allocation of arrays, pinned memory
+    pool.py     memory pools, which keep freed blocks
     state.py    counts of launches, copies and synchronisations; what CUDA forbids while recording
 """
 
@@ -29,7 +30,8 @@ import numpy as np
 from minddpm.kernels.emulator.cupy_on_cpu import cuda
 from minddpm.kernels.emulator.cupy_on_cpu.arrays import compute, ndarray, new, on_device
 from minddpm.kernels.emulator.cupy_on_cpu.cuda import RawKernel, RawModule
-from minddpm.kernels.emulator.cupy_on_cpu.memory import MemoryPool, default_pool, is_pinned
+from minddpm.kernels.emulator.cupy_on_cpu.memory import default_pool, is_pinned
+from minddpm.kernels.emulator.cupy_on_cpu.pool import MemoryPool
 from minddpm.kernels.emulator.cupy_on_cpu.state import copy_from_host, stats
 
 # NumPy's functions that need only their array arguments and results converted.

@@ -19,8 +19,8 @@ import numpy as np
 from minddpm.kernels.emulator import memory
 from minddpm.kernels.emulator.cupy_on_cpu import memory as cupy_memory
 from minddpm.kernels.emulator.cupy_on_cpu.state import (
-    capture,
     copy_from_host,
+    is_recorded,
     launch_array_code,
     stats,
     synchronise,
@@ -80,7 +80,7 @@ def new(again: Callable[[], Any], launches: int = 1) -> Any:
     launches: that are counted unless the result is a view. While a stream records, the values are
     those of memory that no kernel has written yet; only their shapes matter.
     """
-    with np.errstate(all="ignore") if capture.launches is not None else nullcontext():
+    with np.errstate(all="ignore") if is_recorded() else nullcontext():
         result = again()
     if isinstance(result, (list, tuple)):
         return type(result)(map(on_device, result))  # views, as of split

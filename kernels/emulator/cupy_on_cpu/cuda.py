@@ -6,6 +6,7 @@ synchronisations, and to raise for operations that CUDA forbids while a stream r
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,13 +16,17 @@ from typing import Any, TextIO
 import numpy as np
 
 from minddpm.kernels.emulator.cupy_on_cpu.arrays import ndarray
-from minddpm.kernels.emulator.cupy_on_cpu.memory import (
-    MemoryPool,
-    OutOfMemoryError,
-    alloc_pinned_memory,
-    using_allocator,
+from minddpm.kernels.emulator.cupy_on_cpu.memory import alloc_pinned_memory, using_allocator
+from minddpm.kernels.emulator.cupy_on_cpu.pool import MemoryPool, OutOfMemoryError
+from minddpm.kernels.emulator.cupy_on_cpu.state import (
+    CUDARuntimeError,
+    capture,
+    host_copies,
+    is_recorded,
+    stats,
+    streams,
 )
-from minddpm.kernels.emulator.cupy_on_cpu.state import CUDARuntimeError, capture, host_copies, stats
+from minddpm.kernels.emulator.cupy_on_cpu.state import current_stream as get_current_stream
 from minddpm.kernels.emulator.cupy_on_cpu.state import synchronise as _synchronise
 from minddpm.kernels.emulator.launch import Library, is_structure
 
@@ -130,17 +135,13 @@ class RawKernel:
                 emulation.profile += library.profile()
                 emulation.flops.update(library.flops())
 
-        if capture.launches is None:
-            stats.launches += 1
-            stats.raw_launches += 1
-            run()
-        elif get_current_stream()._recording:
-            capture.launches.append(run)
-        else:
-            raise CUDARuntimeError(
-                f"cudaErrorStreamCaptureImplicit: {self.name} launched outside of the stream that "
-                "records"
-            )
+        if is_recorded():
+            capture.record(run)
+            return
+        capture.forbids(f"a launch of {self.name}")
+        stats.launches += 1
+        stats.raw_launches += 1
+        run()
 
 
 def _as_argument(x: Any) -> Any:
@@ -167,21 +168,22 @@ class Stream:
     """A queue of work. Launches within `with stream:` go to it."""
 
     null: Stream
-    _entered: list[Stream] = []  # noqa: RUF012 - shared by all streams
+    _numbers = itertools.count(1)
 
     def __init__(self, null: bool = False, non_blocking: bool = False):
-        self._recording = False
+        self._ptr = 0 if null else next(self._numbers)
+        self.is_non_blocking = non_blocking
 
     def __enter__(self) -> Stream:
-        self._entered.append(self)
+        streams.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._entered.pop()
+        streams.pop()
 
     def synchronize(self) -> None:
         """Wait until all work of the stream is done."""
-        _synchronise("Stream.synchronize")
+        _synchronise("Stream.synchronize", stream=self)
 
     def record(self, event: Event | None = None) -> Event:
         """Record an event, by default a new one, and return it."""
@@ -194,26 +196,17 @@ class Stream:
 
     def begin_capture(self) -> None:
         """Begin to record raw kernels instead of running them."""
-        if self is Stream.null:
-            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the null stream")
-        capture.forbids("begin_capture")
-        capture.launches, self._recording = [], True
+        if self._ptr == 0:
+            raise RuntimeError("cannot capture on the default (legacy) stream")
+        capture.begin(self)
 
     def end_capture(self) -> Graph:
         """Stop recording, and return the recorded launches."""
-        if not self._recording:
-            raise CUDARuntimeError("cudaErrorIllegalState: the stream does not record")
-        graph = Graph(capture.launches, capture.kept)
-        capture.launches, capture.kept, self._recording = None, [], False
-        return graph
+        return Graph(*capture.end(self))
 
 
-Stream.null = Stream()
-
-
-def get_current_stream() -> Stream:
-    """Return the stream that launches go to."""
-    return Stream._entered[-1] if Stream._entered else Stream.null
+Stream.null = Stream(null=True)
+streams.append(Stream.null)
 
 
 class Graph:
@@ -224,7 +217,7 @@ class Graph:
 
     def launch(self, stream: Stream | None = None) -> None:
         """Run all launches, in the recorded order."""
-        capture.forbids("Graph.launch")
+        capture.forbids("Graph.launch", stream)
         stats.launches += 1
         stats.graph_launches += 1
         for run in self._launches:
@@ -244,7 +237,7 @@ class Event:
 
     def synchronize(self) -> None:
         """Wait until the device has reached the event."""
-        _synchronise("Event.synchronize", self._copies)
+        _synchronise("Event.synchronize", self._copies, capture.stream)
 
 
 def get_elapsed_time(start_event: Event, end_event: Event) -> float:
@@ -267,7 +260,7 @@ class Device:
 
     def synchronize(self) -> None:
         """Wait until all work is done."""
-        _synchronise("Device.synchronize")
+        _synchronise("Device.synchronize", stream=capture.stream)
 
 
 runtime = SimpleNamespace(
@@ -275,7 +268,7 @@ runtime = SimpleNamespace(
     getDeviceCount=lambda: 1,
     driverGetVersion=lambda: 12000,
     runtimeGetVersion=lambda: 12000,
-    deviceSynchronize=lambda: _synchronise("deviceSynchronize"),
+    deviceSynchronize=lambda: _synchronise("deviceSynchronize", stream=capture.stream),
     getDeviceProperties=lambda device: {
         "name": b"CPU (emulated)", "major": 8, "minor": 0, "multiProcessorCount": 1,
         "sharedMemPerBlock": SHARED_BYTES, "warpSize": 32,

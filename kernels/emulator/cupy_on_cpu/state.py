@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,22 +40,70 @@ class CUDARuntimeError(RuntimeError):
     """An error reported by CUDA; CuPy has a class of this name."""
 
 
-@dataclass
 class Capture:
-    """The launches that a stream has recorded; None while no stream records.
+    """The launches that a stream records, and what CUDA forbids meanwhile.
 
-    kept: arrays made meanwhile in a pool of their own. The pool keeps their memory when they are
-    freed, and the launches may have their addresses.
+    Stricter than CUDA, on purpose: one stream records at a time; copies from the host and launches
+    of graphs cannot be recorded; no event may be waited for, also none that was recorded before.
     """
 
-    launches: list[Callable[[], None]] | None = None
-    kept: list[np.ndarray] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.stream: Any = None  # the one that records
+        self._launches: list[Callable[[], None]] = []
+        self._kept: list[np.ndarray] = []
+        self._valid = True
 
-    def forbids(self, operation: str) -> None:
-        """Raise CUDARuntimeError if a stream is recording."""
-        if self.launches is not None:
+    def begin(self, stream: Any) -> None:
+        """Begin to record the launches in this stream."""
+        self.forbids("begin_capture", self.stream)
+        self.stream, self._valid = stream, True
+
+    def forbids(self, operation: str, stream: Any = None) -> None:
+        """Raise CUDARuntimeError if the operation is forbidden now; the capture has then failed.
+
+        stream: in which the operation happens, by default the current one.
+        """
+        stream = stream or current_stream()
+        if self.stream is None:
+            return
+        if stream is self.stream:
+            problem = f"Unsupported: {operation} during a capture"
+        elif stream._ptr == 0 and not self.stream.is_non_blocking:
+            problem = (
+                f"Implicit: {operation} in the null stream, which waits for the stream that "
+                "records unless that was made with non_blocking=True"
+            )
+        else:
+            return
+        self._valid = False
+        raise CUDARuntimeError(f"cudaErrorStreamCapture{problem}")
+
+    def record(self, launch: Callable[[], None]) -> None:
+        """Add a launch. Raises CUDARuntimeError if the capture has failed."""
+        self._check()
+        self._launches.append(launch)
+
+    def keep(self, values: np.ndarray) -> None:
+        """Keep an array as long as the graph: its pool does, and launches may have its address."""
+        self._kept.append(values)
+
+    def end(self, stream: Any) -> tuple[list[Callable[[], None]], list[np.ndarray]]:
+        """Stop recording; return the launches, and arrays to keep for them.
+
+        Raises CUDARuntimeError if the capture failed.
+        """
+        if stream is not self.stream:
+            raise CUDARuntimeError("cudaErrorIllegalState: the stream does not record")
+        recorded, self._launches, self._kept = (self._launches, self._kept), [], []
+        self.stream = None
+        self._check()
+        return recorded
+
+    def _check(self) -> None:
+        if not self._valid:
             raise CUDARuntimeError(
-                f"cudaErrorStreamCaptureUnsupported: {operation} during a capture"
+                "cudaErrorStreamCaptureInvalidated: operation failed due to a previous error "
+                "during capture"
             )
 
 
@@ -100,26 +148,39 @@ class HostCopies:
                 )
 
 
+streams: list[Any] = []  # whose `with` blocks run, the innermost last; the null stream is first
 stats = Stats()
 capture = Capture()
 host_copies = HostCopies()
 
 
-def synchronise(operation: str, copies: int | None = None) -> None:
-    """Count a synchronisation of host and device. Raises CUDARuntimeError during a capture.
+def current_stream() -> Any:
+    """Return the stream that launches go to."""
+    return streams[-1]
 
-    copies: number of the last host copy that is finished afterwards; None for all.
+
+def is_recorded() -> bool:
+    """Return whether the current stream records what is launched in it."""
+    return current_stream() is capture.stream
+
+
+def synchronise(operation: str, copies: int | None = None, stream: Any = None) -> None:
+    """Count a synchronisation with a stream, by default the current one.
+
+    copies: number of the last host copy that is finished afterwards; None for all. Raises
+    CUDARuntimeError as `Capture.forbids` does.
     """
-    capture.forbids(operation)
+    capture.forbids(operation, stream)
     stats.synchronisations += 1
     host_copies.end(host_copies.begun if copies is None else copies)
 
 
 def launch_array_code(work: Callable[[], Any], launches: int = 1) -> bool:
     """Count launches of CuPy's kernels, whose work NumPy does; False if a stream records it."""
-    if capture.launches is not None:
-        capture.launches.append(work)
+    if is_recorded():
+        capture.record(work)
         return False
+    capture.forbids("array code")
     stats.launches += launches
     return True
 
