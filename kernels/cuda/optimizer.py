@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from minddpm.kernels.arrays import Array
-from minddpm.kernels.cuda.launch import blocks, cupy, each, empty, is_array, launch
+from minddpm.kernels.cuda.launch import blocks, counters, cupy, each, empty, is_array, launch
 from minddpm.kernels.float32 import float32_only
 
 
@@ -33,8 +33,9 @@ def ema(average, param, decay: float):
 def squared_norm(x):
     grid = min(blocks(x.size, 256), 1024)
     parts, total = cupy().empty(grid, "float64"), cupy().empty((), "float64")
-    launch("pointwise.cu", "squared_norm", (grid,), (256,), x, parts, x.size)
-    launch("pointwise.cu", "sum_parts", (1,), (1,), parts, total, grid)
+    launch(
+        "pointwise.cu", "squared_norm", (grid,), (256,), x, parts, total, counters(1), x.size
+    )  # fmt: skip
     return total
 
 

@@ -3,7 +3,10 @@
 // A thread's elements are one grid apart, so the threads of a warp always read neighbouring ones,
 // and any grid works for any size. Formulas: kernels/reference/.
 
+#define THREADS 256  // of a block that adds up
+#include "block_sum.cuh"
 #include "each.cuh"
+#include "last_block.cuh"
 
 // y = x / (1 + e^-x). For very negative x the denominator is infinite and y = -0.
 extern "C" __global__ void silu(const float* x, float* y, int n) {
@@ -143,24 +146,17 @@ extern "C" __global__ void sampler_step(const float* x_t, const float* output, c
     }
 }
 
-// parts [gridDim.x]: each block's sum of x^2, in double precision. Block (256).
-extern "C" __global__ void __launch_bounds__(256)
-squared_norm(const float* x, double* parts, int n) {
-    __shared__ double warp_sums[8];
+// total = the sum of x^2 in double precision. parts [gridDim.x]: each block's sum, which the last
+// block adds up, always in the same order. counter: zero on entry and on exit.
+extern "C" __global__ void __launch_bounds__(THREADS)
+squared_norm(const float* x, double* parts, double* total, unsigned* counter, int n) {
     double sum = 0.0;
     for (EACH(i, n)) sum += (double)x[i] * x[i];
-    for (int lanes = 16; lanes; lanes /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
-    if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = sum;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        for (int w = 1; w < 8; w++) sum += warp_sums[w];
-        parts[blockIdx.x] = sum;
-    }
-}
-
-// total = the sum of a few parts, added by one thread, always in the same order.
-extern "C" __global__ void sum_parts(const double* parts, double* total, int n) {
-    double sum = 0.0;
-    for (int i = 0; i < n; i++) sum += parts[i];
-    *total = sum;
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) parts[blockIdx.x] = sum;
+    if (!last_block(counter, gridDim.x)) return;
+    sum = 0.0;
+    for (int i = threadIdx.x; i < gridDim.x; i += THREADS) sum += __ldcg(parts + i);
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) *total = sum;
 }

@@ -144,7 +144,7 @@ def test_sampler_step(n, clip, sigma):
     assert all(np.isnan(result[0]) and np.isfinite(result[1:]).all() for result in results)
 
 
-@pytest.mark.parametrize("n", [1, 300, 5000])
+@pytest.mark.parametrize("n", [1, 300, 70_000])
 def test_squared_norm(n):
     (x,) = draw(0, n)
     check_kernel("squared_norm", x, tolerance=1e-12)
