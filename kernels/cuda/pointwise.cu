@@ -3,7 +3,6 @@
 // A thread's elements are one grid apart, so the threads of a warp always read neighbouring ones,
 // and any grid works for any size. Formulas: kernels/reference/.
 
-#define THREADS 256  // of a block that adds up
 #include "block_sum.cuh"
 #include "each.cuh"
 #include "last_block.cuh"
@@ -147,8 +146,8 @@ extern "C" __global__ void sampler_step(const float* x_t, const float* output, c
 }
 
 // total = the sum of x^2 in double precision. parts [gridDim.x]: each block's sum, which the last
-// block adds up, always in the same order. counter: zero on entry and on exit.
-extern "C" __global__ void __launch_bounds__(THREADS)
+// block adds up, always in the same order. counter: zero on entry and on exit. block (256)
+extern "C" __global__ void __launch_bounds__(256)
 squared_norm(const float* x, double* parts, double* total, unsigned* counter, int n) {
     double sum = 0.0;
     for (EACH(i, n)) sum += (double)x[i] * x[i];
@@ -156,7 +155,7 @@ squared_norm(const float* x, double* parts, double* total, unsigned* counter, in
     if (threadIdx.x == 0) parts[blockIdx.x] = sum;
     if (!last_block(counter, gridDim.x)) return;
     sum = 0.0;
-    for (int i = threadIdx.x; i < gridDim.x; i += THREADS) sum += __ldcg(parts + i);
+    for (int i = threadIdx.x; i < gridDim.x; i += 256) sum += __ldcg(parts + i);
     sum = block_sum(sum);
     if (threadIdx.x == 0) *total = sum;
 }

@@ -64,8 +64,11 @@ def expand(source: str, path: str, includes: Path) -> str:
     Lines keep their numbers: #line gives the compiler the file and line of each part.
     """
 
+    defined, begins, _ = source.partition("#line 1\n")  # macros from the compiler's options
+    before = (defined + begins).count("\n") if begins else 0
+
     def with_line_number(found: re.Match[str]) -> str:
-        here = found.string.count("\n", 0, found.start()) + 1
+        here = found.string.count("\n", 0, found.start()) + 1 - before
         line = found[0]
         if found[1]:
             file = includes / found[1]

@@ -30,7 +30,7 @@ def line_of(file: str, text: str) -> int:
 def norm_backward(library: Library, order: int = 0) -> list[np.ndarray]:
     """Return gx, gweight, gbias of group_norm_backward for two small images."""
     rng = np.random.default_rng(0)
-    N, P, C, groups = 2, 20, 40, 4
+    N, P, C, groups = 2, 20, 40, 5
     gy, x = (device_array(rng.standard_normal((N, P, C), np.float32)) for _ in range(2))
     weight, bias = (device_array(rng.standard_normal(C, np.float32)) for _ in range(2))
     mean, rstd = (device_array(rng.random((N, groups), np.float32)) for _ in range(2))
@@ -40,7 +40,7 @@ def norm_backward(library: Library, order: int = 0) -> list[np.ndarray]:
     library.launch(
         "group_norm_backward", (groups * N,), (256,),
         (gy, x, none, C1, weight, bias, mean, rstd, none, none, results[0], none, *results[1:],
-         sums, counters, *map(np.int32, (P, C, C // groups, 1))),
+         sums, counters, *map(np.int32, (P, C, C // groups, 1, groups, 1))),
         order=order,
     )  # fmt: skip
     assert (counters == 0).all()

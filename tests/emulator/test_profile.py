@@ -8,7 +8,7 @@ import pytest
 from cuda_checks import ORDERS, draw, needs_compiler
 
 from minddpm.errors import InputError
-from minddpm.kernels.cuda import ladder
+from minddpm.kernels.cuda import ladder, norm
 from minddpm.kernels.emulator import Library, cupy_on_cpu, device_array, device_empty
 from minddpm.kernels.emulator.cupy_on_cpu.cuda import emulation
 from minddpm.kernels.emulator.profile import Line, global_bytes, table
@@ -72,6 +72,32 @@ def test_half_reads_half_the_bytes_of_the_images(forward):
     read = [global_bytes(forward(half, dtype))["conv2d"][0] for dtype in ("float32", "float16")]
     pixels = 2 * (3 * 14 - 2) ** 2  # of all windows, without those outside the image
     assert read[0] - read[1] == pixels * 32 * 2  # half of 4 bytes
+
+
+# --- group norm ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stored", ["float32", "float16"])
+@pytest.mark.parametrize(
+    ("H", "parts", "arrays"), [(28, (32,), 1), (14, (64,), 1), (7, (64, 64), 1), (28, (64, 32), 3)]
+)
+def test_group_norm_wastes_little(stand_in, monkeypatch, H, parts, arrays, stored):
+    """At the small UNet's shapes. arrays: how often x is read; once if a block keeps it."""
+    monkeypatch.setattr(emulation, "mode", "profile")
+    C, N = sum(parts), 2
+    gy, weight, bias, *xs = map(
+        cupy_on_cpu.asarray, draw(0, (N, H, H, C), C, C, *[(N, H, H, c) for c in parts])
+    )
+    monkeypatch.setattr(emulation, "profile", [])
+    _, *stats = norm.normalise(xs, weight, bias, 8, 1e-5, True, stored)
+    forward = emulation.profile
+    monkeypatch.setattr(emulation, "profile", [])
+    norm.normalise_backward(gy, xs, weight, bias, *stats, 8, True)
+    for lines, times in ((forward, 1), (emulation.profile, 2)):
+        assert excess(lines, "global", "load") <= 1.3
+        assert excess(lines, "global", "store") <= 1.3
+        (read, _) = next(iter(global_bytes(lines).values()))
+        assert read <= 1.3 * times * arrays * 4 * gy.size
 
 
 # --- counts --------------------------------------------------------------------------------------

@@ -22,18 +22,18 @@ def place(file: str, text: str) -> str:
 @pytest.mark.parametrize(
     ("right", "wrong", "write", "read"),
     [
-        ("= sum_n;\n        __syncthreads();", "= sum_n;\n", "sums_dz[threadIdx.x] = sum;",
-         "sum += sums_dz[other"),
-        ("__syncthreads();  // the next sum", ";  // the next sum", "[threadIdx.x / 32] = value;",
-         "total += warp_sums[w]"),
+        ("            __syncthreads();\n", "\n", "        shared[threadIdx.x] = sums;",
+         "other = shared["),
+        ("__syncthreads();  // the previous sums", ";//", "        shared[threadIdx.x] = sums;",
+         "other = shared["),
     ],
 )  # fmt: skip
 def test_a_missing_barrier(right, wrong, write, read, order):
     write, read = place("norm.cu", write), place("norm.cu", read)
     with pytest.raises(
         EmulatorError,
-        match=rf"race: ({read} reads 4 bytes at \d+ of (sums_dz|warp_sums), which {write} wrote|"
-        rf"{write} writes 4 bytes at \d+ of (sums_dz|warp_sums), which {read} read): "
+        match=rf"race: ({read} reads 16 bytes at \d+ of shared, which {write} wrote|"
+        rf"{write} writes 16 bytes at \d+ of shared, which {read} read): "
         "no barrier betw",
     ):
         norm_backward(planted("norm.cu", right, wrong, "race"), order)
@@ -41,14 +41,14 @@ def test_a_missing_barrier(right, wrong, write, read, order):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_blocks_that_write_the_same_element(order):
-    right = "sums[(long long)image * C + c] = sum;"
+    right = "(sums + (mine.image * C + c)) = sum;"
     line = place("norm.cu", right)
     with pytest.raises(
         EmulatorError,
-        match=rf"race: {line} writes 4 bytes at \d+ of argument \d+, which {line} wrote: "
+        match=rf"race: {line} writes 16 bytes at \d+ of argument \d+, which {line} wrote: "
         "blocks are not ordered",
     ):
-        norm_backward(planted("norm.cu", right, "sums[c] = sum;", "race"), order)
+        norm_backward(planted("norm.cu", right, "(sums + c) = sum;", "race"), order)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -59,8 +59,8 @@ def test_a_missing_fence(tmp_path, missing, order):
     first, second, rest = header.read_text().split(fence)
     parts = (first, second, fence, rest) if missing == 1 else (first, fence, second, rest)
     header.write_text("".join(parts))
-    write = place("norm.cu", "sums[(long long)image * C + c] = sum;")
-    read = place("norm.cu", "sum += __ldcg(")
+    write = place("norm.cu", "(sums + (mine.image * C + c)) = sum;")
+    read = place("norm.cu", "sum.of[j] += __ldcg(")
     with pytest.raises(
         EmulatorError,
         match=rf"race: {read} reads 4 bytes at .* of argument \d+, which {write} wrote: blocks are",
@@ -88,20 +88,20 @@ def test_outside_of_an_array(right, wrong, message):
 
 
 def test_outside_of_a_shared_array():
-    library = planted("norm.cu", "sums_dz_n[THREADS];", "sums_dz_n[224];", "race")
-    line = place("norm.cu", "sums_dz_n[threadIdx.x] =")
+    library = planted("norm.cu", "shared[MOST_THREADS];", "shared[224];", "race")
+    line = place("norm.cu", "shared[threadIdx.x] =")
     with pytest.raises(
         EmulatorError,
-        match=rf"out of bounds: {line} writes 4 bytes at 896 of sums_dz_n, which has 896 bytes",
+        match=rf"out of bounds: {line} writes 16 bytes at 3584 of shared, which has 3584 bytes",
     ):
         norm_backward(library)
 
 
 def test_uninitialised_shared_memory():
-    library = planted("norm.cu", "sums_dz[threadIdx.x] = sum;", "", "race")
-    line = place("norm.cu", "sum += sums_dz[other")
+    library = planted("norm.cu", "shared[threadIdx.x] = sums;", "", "race")
+    line = place("norm.cu", "other = shared[")
     with pytest.raises(
-        EmulatorError, match=f"uninitialised: {line} reads 4 bytes at 40 of sums_dz, which nobody"
+        EmulatorError, match=f"uninitialised: {line} reads 16 bytes at 2048 of shared, which nobody"
     ):
         norm_backward(library)
 
@@ -116,13 +116,14 @@ def test_an_uninitialised_array():
 
 
 def test_a_barrier_that_not_all_threads_reach():
-    wrong = "gbias[c] = sum;\n        __syncthreads();"
-    line = line_of("norm.cu", "gbias[c] = sum;") + 1
+    right = "(gbias + c) = sum;"
+    wrong = f"{right}\n        __syncthreads();"
+    line = line_of("norm.cu", right) + 1
     with pytest.raises(
         EmulatorError,
         match=rf"divergent barrier: {THREAD} waits at line {line}, thread .* has ended",
     ):
-        norm_backward(planted("norm.cu", "gbias[c] = sum;", wrong, "race"))
+        norm_backward(planted("norm.cu", right, wrong, "race"))
 
 
 def test_a_scalar_of_another_type():
