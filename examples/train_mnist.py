@@ -149,6 +149,7 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
     sample_steps = min(250, T) if args.sample_steps is None else args.sample_steps
     minddpm.samplers.timesteps(T, sample_steps)  # check steps before training
     trainer = prepare(args, run, options)
+    backend.compile_ahead(lambda: (trainer.trial(), seconds_per_run(trainer.unet, args.samples)))
     seconds = seconds_per_run(trainer.unet, args.samples) * sample_steps
     training_run.announce(trainer, options, f", then {args.samples} samples", seconds)
     run.write_info(options, trainer.dataset.identity())

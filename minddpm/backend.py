@@ -17,8 +17,10 @@ import importlib
 import os
 import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -128,6 +130,16 @@ def precisions() -> list[str]:
     """Return the PRECISIONS that the active GPU supports; without a GPU only float32."""
     on_gpu = BACKENDS[active().name][0] == "cupy"
     return available_precisions(active().xp.cuda) if on_gpu else ["float32"]
+
+
+def compile_ahead(run: Callable[[], Any]) -> None:
+    """Compile the kernels that run() launches on a GPU, several files at a time.
+
+    run: called without running a kernel, so its results are undefined. Elsewhere it is not called:
+    the emulator and the CPU compile each kernel when it is first used.
+    """
+    if active().kernels.__name__ == "minddpm.kernels.cuda" and not _emulates_cuda():
+        importlib.import_module("minddpm.kernels.cuda.ahead").compile_ahead(run)
 
 
 def active() -> Backend:

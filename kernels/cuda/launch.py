@@ -48,7 +48,29 @@ def _kernel(library: ModuleType, file: str, name: str, options: tuple[str, ...])
     return _module(library, file, options).get_function(name)
 
 
+Module = tuple[str, tuple[str, ...]]  # a .cu file, and options of the compiler
+_noted: list[dict[Module, None]] = []
 _observers: list[Callable[[str], AbstractContextManager[Any]]] = []
+
+
+@contextmanager
+def noted() -> Iterator[dict[Module, None]]:
+    """Within the block, launch nothing: yield the modules that launches need, in order."""
+    _noted.append({})
+    try:
+        yield _noted[-1]
+    finally:
+        _noted.pop()
+
+
+def is_noting() -> bool:
+    """Return whether launches are only noted, so that no result is computed."""
+    return bool(_noted)
+
+
+def compile_module(file: str, options: tuple[str, ...]) -> None:
+    """Compile a .cu file and load it, unless that has been done; from any thread."""
+    _module(cupy(), file, options).compile()
 
 
 @contextmanager
@@ -77,6 +99,9 @@ def launch(
     shared: bytes of dynamic shared memory. options: of the compiler. Raises ValueError for an array
     that is not C-contiguous or has more than MAX_ELEMENTS elements.
     """
+    if _noted:
+        _noted[-1][file, options] = None
+        return
     kernel = _kernel(cupy(), file, name, options)
     with _observers[-1](name) if _observers else nullcontext():
         kernel(grid, block, tuple(map(_argument, arguments)), shared_mem=shared)

@@ -230,6 +230,7 @@ def open_run(args: argparse.Namespace, loop: Loop) -> None:
 def begin(args: argparse.Namespace, loop: Loop, options: dict[str, Any]) -> None:
     """Open the run, print the expected cost, and write its options to run.json."""
     open_run(args, loop)
+    backend.compile_ahead(loop.trial)
     announce(loop, options)
     loop.run.write_info(options, loop.dataset.identity())
 

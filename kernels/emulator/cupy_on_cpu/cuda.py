@@ -258,6 +258,9 @@ class Device:
             raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
         self.id = device
 
+    def use(self) -> None:
+        """Make this device current: it is the only one."""
+
     def synchronize(self) -> None:
         """Wait until all work is done."""
         _synchronise("Device.synchronize", stream=capture.stream)

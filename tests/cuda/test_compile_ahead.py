@@ -1,0 +1,119 @@
+"""Compiling the kernels of a computation before it runs."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+import minddpm
+from minddpm import backend
+from minddpm.gpucheck import checks
+from minddpm.kernels.cuda import ahead, launch
+from minddpm.kernels.emulator.cupy_on_cpu import RawModule
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
+    # NumPy computes with what no kernel has written.
+    pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered"),
+]
+
+
+@pytest.fixture
+def compiled(emulated_cupy, monkeypatch):
+    """The files and options of all modules that are compiled during the test, each time."""
+    launch._module.cache_clear()
+    launch._kernel.cache_clear()
+    calls, right = [], RawModule._library
+
+    def library(module):
+        if not module._libraries:
+            defines = tuple(o for o in module.options if o.startswith("-D"))
+            calls.append((module._path().name, defines))
+        return right(module)
+
+    monkeypatch.setattr(RawModule, "_library", library)
+    return calls
+
+
+def small_trainer(precision="float32"):
+    return checks.small_trainer("cupy", precision, checks.TINY, 2)
+
+
+@pytest.mark.parametrize("precision", ["float32", "fp16"])
+def test_a_training_step_compiles_what_was_noted_and_nothing_else(compiled, precision):
+    trainer = small_trainer(precision)
+    compiled.clear()  # the initial weights are drawn by a kernel, too
+    launch._module.cache_clear()
+    launch._kernel.cache_clear()
+    before = backend.to_numpy(trainer.optimizer.flat.data)
+    backend.xp.stats.reset()
+    done = ahead.compile_ahead(trainer.trial)
+    assert backend.xp.stats.raw_launches == 0
+    np.testing.assert_array_equal(backend.to_numpy(trainer.optimizer.flat.data), before)
+    noted, names = set(compiled), {file for file, _ in compiled}
+    assert done == (len(compiled), [])
+    assert len(compiled) == len(noted) > 5
+    assert {"norm.cu", "random.cu", "attention.cu"} < names
+    trainer.train_step()
+    assert set(compiled) == noted
+    assert len(compiled) == len(noted)
+
+
+def test_a_file_that_does_not_compile_is_named_and_raises_when_it_is_used(compiled, monkeypatch):
+    right = RawModule._library
+
+    def library(module):
+        if module._path().name == "norm.cu":
+            raise RuntimeError('norm.cu(3): error: cannot open source file "each.cuh"\nand more')
+        return right(module)
+
+    monkeypatch.setattr(RawModule, "_library", library)
+    trainer = small_trainer()
+    done = ahead.compile_ahead(trainer.trial)
+    assert done.modules > 5
+    assert done.problems == ['norm.cu: norm.cu(3): error: cannot open source file "each.cuh"']
+    with pytest.raises(RuntimeError, match="cannot open source file"):
+        trainer.train_step()
+
+
+def test_a_replayed_model_is_first_called_after_it(emulated_cupy):
+    unet = checks.random_unet(checks.TINY)
+    model = minddpm.replayed(unet)
+    x, t = emulated_cupy.zeros((2, 8, 8, 1), "float32"), emulated_cupy.zeros(2, "int64")
+    ahead.compile_ahead(lambda: model(x, t))
+    emulated_cupy.stats.reset()
+    model(x, t)
+    assert emulated_cupy.stats.graph_launches == 0
+    assert emulated_cupy.stats.raw_launches > 5
+    with minddpm.no_grad():
+        expected = backend.to_numpy(unet(x, t).data)
+    for _ in range(2):  # recorded, then launched as a graph
+        np.testing.assert_array_equal(backend.to_numpy(model(x, t)), expected)
+
+
+def test_only_on_a_gpu(emulated_cupy, monkeypatch):
+    calls = []
+    monkeypatch.setattr(ahead, "compile_ahead", calls.append)
+    backend.compile_ahead("emulated")
+    for name in ("numpy", "cupy-reference"):
+        minddpm.set_backend(name)
+        backend.compile_ahead(name)
+    assert calls == []
+    minddpm.set_backend("cupy")
+    monkeypatch.delenv("MINDDPM_CUDA")
+    backend.compile_ahead("a GPU")
+    assert calls == ["a GPU"]
+
+
+def test_the_commands_compile_before_they_time(command, digits, monkeypatch):
+    """Before the trials, whose time is printed."""
+    calls = []
+    monkeypatch.setattr(backend, "compile_ahead", lambda run: calls.append(run()))
+    trial = minddpm.Trainer.trial
+    monkeypatch.setattr(minddpm.Trainer, "trial", lambda self: calls.append("trial") or trial(self))
+    code, _, stderr = command("train_mnist", "--data-dir", digits, "--steps", 1, "--samples", 1,
+                              "--sample-steps", 1, "--batch-size", 2)  # fmt: skip
+    assert code == 0, stderr
+    assert calls[0] == "trial"
+    assert calls[1] is not None
+    assert calls[2:] == ["trial"] * 3
