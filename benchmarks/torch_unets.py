@@ -10,40 +10,31 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import UNet2DModel
 
 import minddpm
-from torch_operations import images, nhwc
-from unet_problem import CLIP, DECAY, LR, Problem, T, weights
+from minddpm.gpucheck.pytorch import (
+    Plain,
+    Predict,
+    Tensor,
+    TrainingStep,
+    images,
+    sampling_step,
+    their_unet,
+)
+from torch_operations import nhwc
+from unet_problem import CLIP, DECAY, LR, Problem, T, our_unet
 
-Tensor = torch.Tensor
-Predict = Callable[[Tensor, Tensor], Tensor]
-
-
-def layout(mode: str) -> torch.memory_format:
-    return torch.contiguous_format if mode == "PyTorch NCHW" else torch.channels_last
-
-
-def their_unet(p: Problem, mode: str) -> UNet2DModel:
-    net = UNet2DModel(**p.config)
-    net.load_state_dict({name: torch.from_numpy(w) for name, w in weights(p).items()})
-    return net.to(memory_format=layout(mode))
+IN_LAYOUT = ("PyTorch NCHW", "PyTorch channels_last", "torch.compile")
 
 
-class Plain(torch.nn.Module):
-    """The UNet as a module that returns a tensor, for the exporters."""
-
-    def __init__(self, net: UNet2DModel):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.net(x, t, return_dict=False)[0]
+def layout(mode: str) -> str:
+    return "NCHW" if mode == "PyTorch NCHW" else "channels_last"
 
 
 @contextlib.contextmanager
@@ -60,7 +51,7 @@ def quiet() -> Iterator[None]:
 
 def predictor(mode: str, p: Problem, x: Tensor, t: Tensor) -> Predict:
     """Return eps(x, t) for inference, compiled for the shape of x."""
-    net = Plain(their_unet(p, mode)).eval().requires_grad_(False)
+    net = Plain(their_unet(our_unet(p), layout(mode))).eval().requires_grad_(False)
     if mode in ("PyTorch NCHW", "PyTorch channels_last"):
         return net
     if mode == "torch.compile":
@@ -118,8 +109,7 @@ def onnx_runtime(net: Plain, x: Tensor, t: Tensor) -> Predict:
 
 
 def their_inference(task: str, mode: str, p: Problem) -> Callable[..., np.ndarray]:
-    own = torch.channels_last if mode in ("PyTorch channels_last", "torch.compile") else None
-    convert = images(own or torch.contiguous_format)
+    convert = partial(images, layout=layout(mode if mode in IN_LAYOUT else IN_LAYOUT[0]))
     x, t = convert(p.x0), torch.from_numpy(p.t)
     with torch.no_grad():
         predict = predictor(mode, p, x, t)
@@ -131,45 +121,29 @@ def their_inference(task: str, mode: str, p: Problem) -> Callable[..., np.ndarra
         with no_gradient():
             return nhwc(predict(x, t)).numpy()
 
-    # x_{t-1} = k0 pred_x0 + kx x_t + sigma z for the first step from T - 1
-    d = minddpm.GaussianDiffusion(minddpm.schedules.linear(T))
-    px, po = float(d.pred_x0_coef1[-1]), float(d.pred_x0_coef2[-1])
-    k0, kx = float(d.posterior_mean_coef1[-1]), float(d.posterior_mean_coef2[-1])
-    sigma = float(d.posterior_variance[-1]) ** 0.5
-    last = torch.full((p.batch,), T - 1)
+    step = sampling_step(predict, minddpm.GaussianDiffusion(minddpm.schedules.linear(T)))
 
     def sample(z: np.ndarray | None = None) -> np.ndarray:
         with no_gradient():
             noise = torch.randn_like(x) if z is None else convert(z)
-            pred_x0 = (px * x + po * predict(x, last)).clamp_(-1, 1)
-            return nhwc(k0 * pred_x0 + kx * x + sigma * noise).numpy()
+            return nhwc(step(x, noise)).numpy()
 
     return sample if task == "sample" else forward
 
 
 def their_train(mode: str, p: Problem) -> Callable[[], tuple[float, float]]:
-    net = Plain(their_unet(p, mode)).train()
-    parameters = list(net.parameters())
+    net = their_unet(our_unet(p), layout(mode)).train()
+    predict = Plain(net)
     if mode == "torch.compile":
         torch._dynamo.reset()
-        net = torch.compile(net, dynamic=False)
-    convert = images(layout(mode))
+        predict = torch.compile(predict, dynamic=False)
+    convert = partial(images, layout=layout(mode))
     x0, noise, t = convert(p.x0), convert(p.noise), torch.from_numpy(p.t)
     d = minddpm.GaussianDiffusion(minddpm.schedules.linear(T))
-    tables = (d.sqrt_alphas_cumprod, d.sqrt_one_minus_alphas_cumprod)
-    a, b = (torch.from_numpy(table.astype(np.float32)) for table in tables)
-    optimizer = torch.optim.Adam(parameters, LR, fused=True)
-    average = [q.detach().clone() for q in parameters]
-    current = [q.detach() for q in parameters]
+    step = TrainingStep(net, predict, d, lr=LR, clip=CLIP, decay=DECAY)
 
     def train() -> tuple[float, float]:
-        x_t = a[t].view(-1, 1, 1, 1) * x0 + b[t].view(-1, 1, 1, 1) * noise
-        loss = torch.nn.functional.mse_loss(net(x_t, t), noise)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimizer.step()
-        optimizer.zero_grad()
-        torch._foreach_lerp_(average, current, 1 - DECAY)
+        loss, norm = step(x0, t, noise)
         return loss.item(), norm.item()
 
     return train

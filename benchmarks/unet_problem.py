@@ -54,11 +54,3 @@ def our_unet(p: Problem) -> minddpm.UNet2D:
         if parameter.ndim > 1 and not parameter.data.any():
             parameter.data = normal(rng, *parameter.shape, scale=0.05)
     return unet
-
-
-def weights(p: Problem) -> dict[str, np.ndarray]:
-    """Return our_unet's weights under diffusers' names and in PyTorch's layout."""
-    return {
-        name: np.ascontiguousarray(q.data.transpose(q.torch_axes) if q.torch_axes else q.data)
-        for name, q in our_unet(p).named_parameters()
-    }

@@ -43,14 +43,25 @@ def _header_options(code: str) -> tuple[str, ...]:
     return (f"-I{found.parent.parent}",) if found else ()
 
 
-@cache
+_kernels: dict[tuple[ModuleType, str, str, tuple[str, ...]], Any] = {}
+
+
 def _kernel(library: ModuleType, file: str, name: str, options: tuple[str, ...]) -> Any:
-    return _module(library, file, options).get_function(name)
+    key = library, file, name, options
+    if key not in _kernels:
+        _kernels[key] = _module(library, file, options).get_function(name)
+    return _kernels[key]
+
+
+def compiled_kernels() -> dict[tuple[str, str, tuple[str, ...]], Any]:
+    """Return all kernels that were launched, by file, name and options."""
+    return {key[1:]: kernel for key, kernel in _kernels.items() if key[0] is cupy()}
 
 
 Module = tuple[str, tuple[str, ...]]  # a .cu file, and options of the compiler
 _noted: list[dict[Module, None]] = []
-_observers: list[Callable[[str], AbstractContextManager[Any]]] = []
+Observer = Callable[[str, str, tuple[Any, ...]], AbstractContextManager[Any]]
+_observers: list[Observer] = []
 
 
 @contextmanager
@@ -74,8 +85,8 @@ def compile_module(file: str, options: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def observed_by(observe: Callable[[str], AbstractContextManager[Any]]) -> Iterator[None]:
-    """Within the block, launch each kernel within the context observe(its name)."""
+def observed_by(observe: Observer) -> Iterator[None]:
+    """Within the block, launch each kernel within the context observe(file, name, arguments)."""
     _observers.append(observe)
     try:
         yield
@@ -103,7 +114,7 @@ def launch(
         _noted[-1][file, options] = None
         return
     kernel = _kernel(cupy(), file, name, options)
-    with _observers[-1](name) if _observers else nullcontext():
+    with _observers[-1](file, name, arguments) if _observers else nullcontext():
         kernel(grid, block, tuple(map(_argument, arguments)), shared_mem=shared)
 
 

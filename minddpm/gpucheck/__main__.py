@@ -5,18 +5,19 @@
     python -m minddpm.gpucheck --quick        # smaller sizes
     python -m minddpm.gpucheck --report a.html  # also drawn as a page
 
-Every function and every rung of the convolution is compared with the reference in float64;
-sampling by a CUDA graph is compared with eager sampling, and a short training run with the same run
-on the NumPy backend. Then training steps, sampling steps and rungs are timed with device events,
-next to plain CuPy and, if it is installed, PyTorch; one step is taken apart, kernel by kernel, and
-the card's multipliers, tensor cores and memory are measured. If compute-sanitizer is on the PATH,
-it also checks the kernels.
+First the kernels are compiled, and every function and every rung of the convolution is compared
+with the reference in float64; sampling by a CUDA graph with eager sampling, and a short training
+run with the same run on the NumPy backend. Then training steps and sampling steps are timed with
+device events, next to plain CuPy and, if it is installed, PyTorch; one step is taken apart, kernel
+by kernel, beside what the card's multipliers, tensor cores and memory reach. A model is trained
+for at most 90 seconds, and its digits are drawn and judged. Then come the rungs, one by one. If
+compute-sanitizer is on the PATH, it also checks the kernels.
 
 Each result is printed as a line of JSON as soon as it is known, and kept in a file beside the JSON
 file; the tables follow at the end. A kernel that hangs or ends its process costs its own row.
 
 With MINDDPM_CUDA=emulate the checks run without a GPU, at small sizes, and nothing is timed.
-The exit code is 1 if a check failed, 2 for wrong use.
+The exit code is 1 if a check failed or a file was not written, 2 for wrong use.
 """
 
 import argparse
@@ -58,7 +59,8 @@ def main(worker: Sequence[str] = supervisor.WORKER) -> int:
     path = cli.new_file(args.json, DEFAULT)
     if args.report is not None:
         cli.new_file(args.report, args.report)  # refused now, or not at all
-    command = [*worker, *["--quick"] * args.quick]
+    picture = cli.free_name(path.with_suffix(".png"))
+    command = [*worker, "--picture", str(picture), *["--quick"] * args.quick]
     results = supervisor.results(args.seconds, worker=command)
     plan = next(results)  # raises before any file is made
     facts = [[name, text] for name, text in plan["machine"].items()]
@@ -71,12 +73,25 @@ def main(worker: Sequence[str] = supervisor.WORKER) -> int:
             lines.add(row)
     print("\n" + tables(plan, rows), flush=True)
     failed = failures(rows)
-    write_json(path, content(plan, rows, args.quick))
-    print(f"\n{failed} failed. Every number is in {path}.")
-    if args.report is not None:
-        args.report.write_text(page(plan, rows), encoding="utf-8")
-        print(f"wrote {args.report}")
-    return cli.FAILED if failed else 0
+    saved = _written(path, lambda: write_json(path, content(plan, rows, args.quick)))
+    print(f"\n{failed} failed." + f" Every number is in {path}." * saved)
+    if (report := args.report) is not None:
+        drawn = page(plan, rows)
+        if _written(report, lambda: report.write_text(drawn, encoding="utf-8")):
+            print(f"wrote {report}")
+        else:
+            saved = False
+    return cli.FAILED if failed or not saved else 0
+
+
+def _written(path: Path, write: Callable[[], Any]) -> bool:
+    """Return whether a file could be written. If not, all its rows have been printed already."""
+    try:
+        write()
+    except OSError as problem:
+        print(f"{path}: {problem.strerror}; it was not written.", file=sys.stderr)
+        return False
+    return True
 
 
 class Lines:
@@ -125,6 +140,9 @@ def content(plan: dict[str, Any], rows: list[dict[str, Any]], quick: bool) -> di
         "sanitizer": of_kind(rows, "sanitizer"),
         "timings": of_kind(rows, "timing"),
         "steps": of_kind(rows, "step"),
+        "compiled": of_kind(rows, "compile"),
+        "resources": of_kind(rows, "resources"),
+        "digits": of_kind(rows, "digits"),
         "states": of_kind(rows, "state"),
         "not run": [row["name"] for row in rows if row["kind"] == "not run"],
     }

@@ -1,10 +1,10 @@
-"""The checks: every function, every rung, sampling by a CUDA graph, a short training."""
+"""What a check is, and the checks of models: sampling by a CUDA graph, a short training."""
 
 import math
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,21 +14,7 @@ from minddpm.data import ImageDataset
 from minddpm.diffusion.sampling import Step
 from minddpm.generate import image_size
 from minddpm.gpucheck.arrays import largest_error, mapped
-from minddpm.gpucheck.cases import Case, every_case
-from minddpm.gpucheck.convolutions import (
-    WINOGRAD,
-    Convolution,
-    convolutions,
-    draw,
-    narrowed,
-    rounded,
-    sums_tolerance,
-)
-from minddpm.kernels import reference
-from minddpm.kernels.arrays import Array
-from minddpm.kernels.cuda import ladder, winograd
-from minddpm.kernels.cuda.ladder import FUSED_BACKWARD, RUNGS, Rung, Sizes, available_rungs
-from minddpm.kernels.shapes import Parts
+from minddpm.gpucheck.convolutions import draw
 from minddpm.training.ddpm import Trainer, TrainingOptions
 from minddpm.training.run_directory import RunDirectory
 
@@ -38,7 +24,6 @@ TINY = {
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "norm_num_groups": 4,
 }  # fmt: skip
 TRAINING_TOLERANCES = {"float32": 1e-4, "tf32": 1e-3, "fp16": 1e-3, "bf16": 2e-3}
-WINOGRAD_NAME = "conv2d, rung 5 Winograd"
 GRAPH_TOLERANCE = 1e-6  # graph and eager run the same kernels
 
 
@@ -82,111 +67,6 @@ def first_line(problem: Exception) -> str:
     return f"{type(problem).__name__}: {problem}".splitlines()[0]
 
 
-# --- every function, every rung ------------------------------------------------------------------
-
-
-def kernel_checks(quick: bool) -> list[Check]:
-    """Return the checks of every function and every rung of the convolution; quick: small sizes."""
-    cases: dict[str, list[Case]] = {}
-    for case in every_case(quick):
-        cases.setdefault(case.function, []).append(case)
-    sizes = convolutions(quick)
-    return [
-        *(Check(name, partial(_function, name, cases[name])) for name in sorted(cases)),
-        *(Check(f"conv2d, rung {name}", partial(_rung, name, sizes)) for name in available_rungs()),
-        Check(WINOGRAD_NAME, partial(_winograd, sizes)),
-    ]
-
-
-def _function(name: str, cases: list[Case]) -> Row:
-    return _worst([row(name, case.tolerance, partial(_error, case)) for case in cases])
-
-
-def _worst(rows: list[Row]) -> Row:
-    """Return the first row that failed, else the one closest to its tolerance."""
-    wrong = [one for one in rows if not one.ok]
-    return wrong[0] if wrong else max(rows, key=lambda one: one.error / (one.tolerance or 1.0))
-
-
-def _error(case: Case) -> float:
-    got = case.result(backend.kernels, backend.xp, mapped(backend.xp.asarray, case.arguments))
-    return largest_error(got, case.result(reference, np, mapped(_double, case.arguments)))
-
-
-def _double(x: np.ndarray) -> np.ndarray:
-    return x.astype(np.float64) if x.dtype == np.float32 else x
-
-
-def _rung(name: str, sizes: tuple[Convolution, ...]) -> Row:
-    rung = RUNGS[name]
-    rows = [
-        row(
-            f"conv2d, rung {name}",
-            sums_tolerance(rung, one.depth),
-            partial(_rung_error, rung, one, up, dtype),
-        )
-        for one in sizes
-        for up in (0, 1)
-        for dtype in dict.fromkeys(("float32", rung.stored))
-    ]
-    return _worst(rows)
-
-
-def _rung_error(rung: Rung, c: Convolution, up: int, dtype: str) -> float:
-    """Return the largest error of a rung's forward and backward, with all their options.
-
-    The options: x in two parts, upsampled (up), bias, shift and extra. dtype: the type of x.
-    """
-    x, w, b = (rounded(array, rung.stored) for array in c.arrays()[:3])
-    split = [(c.C + 1) // 2]
-    xs = tuple(np.ascontiguousarray(part) for part in np.split(x, split, axis=3) if part.size)
-    s = Sizes.of(xs, w.shape, c.stride, c.padding, up)
-    shift, extra, gy = draw(1, (s.N, s.C_out), *[(s.N, s.OH, s.OW, s.C_out)] * 2)
-    gy = rounded(gy, rung.stored)
-
-    xs = tuple(narrowed(part, dtype) for part in xs)
-    got = _rung_results(rung, s, up, *mapped(backend.xp.asarray, (xs, w, b, shift, extra, gy)))
-
-    x, w, b, shift, extra, gy = mapped(_double, (x, w, b, shift, extra, gy))
-    image = reference.upsample_nearest(x) if up else x
-    y = reference.conv2d(image, w, b, c.stride, c.padding) + shift[:, None, None] + extra
-    gx, gw, gb = reference.conv2d_backward(gy, image, w, c.stride, c.padding)
-    gx = reference.upsample_nearest_backward(gx) if up else gx
-    gxs = [part for part in np.split(gx, split, axis=3) if part.size]
-    wanted = y, (gxs, gw), (gxs, gw, gy.sum(axis=(1, 2)), gb)
-    return largest_error(got, wanted[: len(got)])
-
-
-def _rung_results(
-    rung: Rung, s: Sizes, up: int, xs: Parts, w: Array, b: Array, shift: Array, extra: Array,
-    gy: Array,
-) -> list[Any]:  # fmt: skip
-    """Return y, the gradients by separate kernels and, if the rung has it, by one launch."""
-    y = backend.xp.empty(gy.shape, "float32")
-    ladder.forward(s, xs, w, b, y, up=up, shift=shift, extra=extra, rung=rung)
-    results = [y, ladder.separate_gradients(s, gy, xs, w, rung, up)]
-    if rung.file in FUSED_BACKWARD:
-        results.append(ladder.backward(s, gy, xs, w, up=up, rung=rung))
-    return results
-
-
-def _winograd(sizes: tuple[Convolution, ...]) -> Row:
-    fitting = [c for c in sizes if (c.KH, c.KW, c.stride) == (3, 3, 1)]
-    return _worst([row(WINOGRAD_NAME, WINOGRAD, partial(_winograd_error, c)) for c in fitting])
-
-
-def _winograd_error(c: Convolution) -> float:
-    arrays = c.arrays()
-    x, w, b, gy, shift, extra = mapped(backend.xp.asarray, arrays)
-    s, y = Sizes.of((x,), w.shape, 1, c.padding), backend.xp.empty(gy.shape, "float32")
-    winograd.forward(s, (x,), w, b, y, shift=shift, extra=extra)
-    got = y, winograd.backward(s, gy, (x,), w)
-    x, w, b, gy, shift, extra = mapped(_double, tuple(arrays))
-    y = reference.conv2d(x, w, b, 1, c.padding) + shift[:, None, None] + extra
-    gx, gw, gb = reference.conv2d_backward(gy, x, w, 1, c.padding)
-    return largest_error(got, (y, ((gx,), gw, gy.sum(axis=(1, 2)), gb)))
-
-
 # --- a short training ----------------------------------------------------------------------------
 
 
@@ -206,23 +86,30 @@ def strokes(count: int, size: int, seed: int = 0) -> np.ndarray:
     return images
 
 
-def small_trainer(name: str, precision: str, config: dict, batch: int) -> Trainer:
-    """Activate backend `name`; return a trainer whose initial model is equal on all backends."""
+def small_trainer(
+    name: str, precision: str, config: dict, batch: int, replay: bool = True
+) -> Trainer:
+    """Activate backend `name`; return a trainer whose initial model is equal on all backends.
+
+    replay: False if Python is to launch every kernel of every step.
+    """
     minddpm.set_backend(name)
     backend.set_precision(precision)
     minddpm.manual_seed(0)
-    return Trainer(
+    trainer = Trainer(
         minddpm.UNet2D(**config),
         minddpm.GaussianDiffusion(minddpm.schedules.linear(1000)),
         ImageDataset(strokes(2 * batch, config["sample_size"]), None, "strokes"),
         RunDirectory("gpucheck"),  # only a name: nothing is saved
         TrainingOptions(batch_size=batch, warmup_steps=1),
     )
+    if not replay:
+        trainer.model, trainer.replay = trainer.unet, lambda function, *inputs: function(*inputs)
+    return trainer
 
 
-def losses(name: str, precision: str, config: dict, batch: int, steps: int) -> np.ndarray:
-    """Return the loss of each of the first training steps, float64 [steps]."""
-    trainer = small_trainer(name, precision, config, batch)
+def losses(trainer: Trainer, steps: int) -> np.ndarray:
+    """Return the loss of each of the next training steps, float64 [steps]."""
     records = [trainer.train_step() for _ in range(steps)]
     return np.array([float(backend.to_numpy(record.losses).mean()) for record in records])
 
@@ -270,17 +157,18 @@ def _graph_name(quick: bool) -> str:
     return f"{_graph_sizes(quick)[2]} sampling steps, graph against eager"
 
 
-def training_check(precision: str, quick: bool) -> Row:
-    """Compare the losses of a few training steps on cupy with those on numpy, for the same seed."""
+def training_check(name: str, precision: str, quick: bool) -> Row:
+    """Compare the losses of a few training steps with those on numpy, for the same seed."""
     config, batch, steps = _training_sizes(quick)
 
     def error() -> float:
-        wanted = reference_losses(config is TINY, batch, steps)
-        got = losses("cupy", precision, config, batch, steps)
+        wanted = reference_losses("numpy", config is TINY, batch, steps)
+        got = losses(small_trainer(name, precision, config, batch), steps)
         return float(np.max(np.abs(got - wanted) / wanted))
 
     try:
-        return row(_training_name(precision, quick), TRAINING_TOLERANCES[precision], error)
+        title = _training_name(name, precision, quick)
+        return row(title, TRAINING_TOLERANCES[precision], error)
     finally:
         minddpm.set_backend("cupy")
 
@@ -289,44 +177,53 @@ def _training_sizes(quick: bool) -> tuple[dict, int, int]:
     return (TINY, 2, 3) if quick else (minddpm.SMALL, 8, 5)
 
 
-def _training_name(precision: str, quick: bool) -> str:
-    return f"losses of {_training_sizes(quick)[2]} training steps, {precision}"
+def _training_name(name: str, precision: str, quick: bool) -> str:
+    return f"losses of {_training_sizes(quick)[2]} training steps, {name}, {precision}"
 
 
 @cache
-def reference_losses(tiny: bool, batch: int, steps: int) -> np.ndarray:
-    """Return `losses` of the NumPy backend, computed once for all that are compared with them."""
-    return losses("numpy", "float32", TINY if tiny else minddpm.SMALL, batch, steps)
+def reference_losses(name: str, tiny: bool, batch: int, steps: int) -> np.ndarray:
+    """Return the first losses on backend `name`, computed once for all that are compared."""
+    config = TINY if tiny else minddpm.SMALL
+    return losses(small_trainer(name, "float32", config, batch), steps)
 
 
-def repeat_check(quick: bool) -> Row:
-    """Train twice from the same seed: the weights must be equal bit for bit."""
+def repeat_check(replay: bool, quick: bool) -> Row:
+    """Train, and train again from the same seed: the weights must be equal bit for bit.
+
+    replay: whether the second training replays its steps. The first one does not.
+    """
     config, batch, steps = _training_sizes(quick)
 
-    def weights() -> np.ndarray:
-        trainer = small_trainer("cupy", "float32", config, batch)
+    def weights(replay: bool) -> np.ndarray:
+        trainer = small_trainer("cupy", "float32", config, batch, replay)
         for _ in range(steps):
             trainer.train_step()
         return backend.to_numpy(trainer.optimizer.flat.data)
 
     def error() -> float:
-        first, second = weights(), weights()
+        first, second = weights(False), weights(replay)
         return 0.0 if first.tobytes() == second.tobytes() else largest_error(first, second) or 1.0
 
-    return row(_repeat_name(quick), 0.0, error)
+    return row(_repeat_name(replay, quick), 0.0, error)
 
 
-def _repeat_name(quick: bool) -> str:
-    return f"weights after {_training_sizes(quick)[2]} training steps, twice"
+def _repeat_name(replay: bool, quick: bool) -> str:
+    how = "replayed and eager" if replay else "twice"
+    return f"weights after {_training_sizes(quick)[2]} training steps, {how}"
 
 
 def model_checks(quick: bool) -> list[Check]:
     """Return the checks of sampling, and of training in every precision that the GPU supports."""
+    training = [("cupy", name) for name in backend.precisions()] + [("cupy-reference", "float32")]
     return [
         Check(_graph_name(quick), partial(graph_check, quick)),
-        Check(_repeat_name(quick), partial(repeat_check, quick)),
         *(
-            Check(_training_name(name, quick), partial(training_check, name, quick))
-            for name in backend.precisions()
+            Check(_repeat_name(replay, quick), partial(repeat_check, replay, quick))
+            for replay in (False, True)
+        ),
+        *(
+            Check(_training_name(*names, quick), partial(training_check, *names, quick))
+            for names in training
         ),
     ]

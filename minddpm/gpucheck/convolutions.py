@@ -49,7 +49,7 @@ AWKWARD = (
     Convolution(1, 14, 14, 8, 66),
     Convolution(1, 1, 1, 20, 1),
     Convolution(2, 5, 6, 17, 8, 3, 2, 2, ((0, 1), (2, 0))),
-    Convolution(2, 9, 9, 8, 8, 1, 1, 3, NONE),
+    Convolution(2, 9, 9, 8, 8, 1, 1, 2, NONE),
 )
 REAL = (  # sizes of the small UNet, and two others
     Convolution(4, 28, 28, 32, 32),

@@ -1,5 +1,6 @@
 """The machine that the checks run on, and compute-sanitizer, which finds faults in kernels."""
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -17,8 +18,8 @@ SHORT_CHECK = """
 import minddpm
 cupy = minddpm.set_backend("cupy").xp
 cupy.cuda.set_allocator(None)
-from minddpm.gpucheck import checks
-for check in checks.kernel_checks(quick=True):
+from minddpm.gpucheck.kernel_checks import kernel_checks
+for check in kernel_checks(quick=True):
     check()
 """
 
@@ -53,15 +54,41 @@ def description() -> dict[str, str]:
         "CUDA runtime": _version(cuda.runtime.runtimeGetVersion()),
         "NVRTC": ".".join(map(str, cuda.nvrtc.getVersion())),
         "CuPy": backend.xp.__version__,
+        "PyTorch": _pytorch(),
         **facts,
     }
 
 
+def pytorch_problem(*modules: str) -> str:
+    """Return why PyTorch and these modules cannot be used on the GPU, or "" if they can."""
+    for name in ("torch", *modules):
+        if importlib.util.find_spec(name) is None:
+            return f"{name} is not installed"
+    import torch
+
+    return "" if torch.cuda.is_available() else f"PyTorch {torch.__version__} finds no GPU"
+
+
+def _pytorch() -> str:
+    if problem := pytorch_problem():
+        return problem
+    import torch
+
+    return f"{torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
+
+
 def state() -> dict[str, str]:
-    """Return what changes while the checks run: clocks, temperature, and the pool's memory."""
+    """Return what changes while the checks run: clocks, temperature, power, and memory.
+
+    The pool keeps what was ever needed, and so does the device's memory in use, by all processes.
+    """
     pool = backend.xp.get_default_memory_pool()
     memory = {"memory of the pool": f"{pool.total_bytes() / 2**20:.0f} MiB"}
-    return memory if is_emulated() else {"clocks": _clocks(), **memory}
+    if is_emulated():
+        return memory
+    free, total = backend.xp.cuda.Device().mem_info
+    used = {"memory of the device in use": f"{(total - free) / 2**20:.0f} MiB"}
+    return {"clocks": _clocks(), **memory, **used}
 
 
 def _clocks() -> str:
@@ -71,8 +98,9 @@ def _clocks() -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired) as problem:
-        return f"unknown: {problem}"
-    return (done.stdout.splitlines() or done.stderr.splitlines() or ["unknown"])[0]
+        return f"not available: {problem}"
+    lines = (done.stdout or done.stderr).splitlines() or ["without a message"]
+    return f"not available: {lines[0]}" if done.returncode else lines[0]
 
 
 def _version(number: int) -> str:

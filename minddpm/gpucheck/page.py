@@ -1,10 +1,12 @@
 """Draw all results as one HTML page: bars for times and rates, what failed first."""
 
+import base64
 import html
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from pathlib import Path
 
-from minddpm.gpucheck.tables import Record, failures, of_kind
+from minddpm.gpucheck.tables import Record, ceilings, digits, failures, number, of_kind, share
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
@@ -12,11 +14,22 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 h1, h2, h3 { line-height: 1.2; } h3 { margin: 1.2rem 0 .3rem; font-size: 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { border-bottom: 1px solid #ddd; padding: .2rem .6rem; text-align: left; }
-td:first-child { width: 15rem; }
+th { font-weight: 600; vertical-align: bottom; }
+td:first-child { width: 15rem; overflow-wrap: anywhere; }
 td.number { text-align: right; white-space: nowrap; }
-td.bar { width: 45%; } td.bar div { background: #4878a8; height: .9rem; min-width: 1px; }
+td.bar { width: 30%; } td.bar div { background: #4878a8; height: .9rem; min-width: 1px; }
 .failed { color: #b00020; font-weight: 600; }
+img { width: 100%; max-width: 32rem; image-rendering: pixelated; }
+@media (max-width: 40rem) {
+  td:first-child { width: auto; }
+  table, tbody { display: block; }
+  tr { display: flex; flex-wrap: wrap; border-bottom: 1px solid #ddd; }
+  th, td { border: 0; padding: .1rem .6rem .1rem 0; } tr:has(th) { display: none; }
+  td:first-child, td.bar { width: 100%; }
+  td[data-name]::before { content: attr(data-name) " "; color: #666; }
+}
 """
+TIMES = ("ms", "ms, queued", "ms of the host", "images/s", "MiB", "GFLOP/s", "% of FFMA's", "GB/s")
 
 
 def page(plan: Record, rows: Sequence[Record]) -> str:
@@ -27,11 +40,14 @@ def page(plan: Record, rows: Sequence[Record]) -> str:
     parts.append(_table(f"<td>{name}</td><td>{html.escape(facts[name])}</td>" for name in facts))
     if plan["emulated"]:
         parts.append("<p>Nothing was timed: the emulator is not a GPU.</p>")
-    timings = of_kind(rows, "timing")
-    for what, group in groupby(timings, key=lambda row: row.get("what", "lost")):
-        parts.append(f"<h2>{html.escape(what)}</h2>{_timings(list(group), _ceiling(timings))}")
-    parts += [_step(row) for row in of_kind(rows, "step") if row.get("kernels")]
+    parts += map(_digits, of_kind(rows, "digits"))
+    measured = ceilings(rows)
+    for what, group in groupby(of_kind(rows, "timing"), key=lambda row: row.get("what", "lost")):
+        parts.append(f"<h2>{html.escape(what)}</h2>{_timings(list(group), measured.get('FFMA'))}")
+    parts += [_step(row, measured) for row in of_kind(rows, "step") if row.get("kernels")]
+    parts += map(_resources, of_kind(rows, "resources"))
     parts += ["<h2>Compared with the reference</h2>", _checks(of_kind(rows, "check"))]
+    parts += [_states(of_kind(rows, "state"))]
     missing = [row["name"] for row in rows if row["kind"] == "not run"]
     if missing:
         parts.append(f"<h2>No time was left for</h2><p>{html.escape('; '.join(missing))}</p>")
@@ -51,48 +67,83 @@ def page(plan: Record, rows: Sequence[Record]) -> str:
 """
 
 
-def _ceiling(timings: Sequence[Record]) -> float | None:
-    """Return the measured GFLOP/s of the loop of FFMA, if it ran."""
-    found = (row.get("gflops") for row in timings if row.get("who") == "FFMA")
-    return next((gflops for gflops in found if gflops), None)
+def _digits(row: Record) -> str:
+    """Return the result of the training, with its samples in the page itself."""
+    picture = Path(row.get("picture") or "none")
+    image = ""
+    if picture.is_file():
+        data = base64.b64encode(picture.read_bytes()).decode()
+        image = f'<p><img alt="samples" src="data:image/png;base64,{data}"></p>'
+    return f"<h2>A training</h2><p>{html.escape(digits(row))}</p>{image}"
 
 
 def _timings(rows: list[Record], ceiling: float | None) -> str:
-    """Return a bar of each contestant's time on the device."""
+    """Return a bar of each contestant's time on the device, and its numbers."""
     longest = max((row.get("milliseconds") or 0 for row in rows), default=0)
+    numbers = [_numbers(row, ceiling) for row in rows]
+    used = [i for i in range(len(TIMES)) if any(each[i] for each in numbers if each)]
     lines = []
-    for row in rows:
-        who, time = html.escape(row.get("who", row.get("name", ""))), row.get("milliseconds")
-        if time is None:
-            lines.append(
-                f'<td>{who}</td><td colspan="3" class="failed">{html.escape(row["problem"])}'
-            )
-            continue
-        rates = []
-        if row["gflops"]:
-            share = f", {100 * row['gflops'] / ceiling:.0f}% of FFMA's" if ceiling else ""
-            rates.append(f"{row['gflops']:.0f} GFLOP/s{share}")
-        if row["gigabytes"]:
-            rates.append(f"{row['gigabytes']:.0f} GB/s")
-        if row["host"]:
-            rates.append(f"host {row['host']:.3f} ms")
-        lines.append(_cells(who, _bar(time, longest), f"{time:.4f} ms", ", ".join(rates)))
-    return _table(lines)
+    for row, found in zip(rows, numbers, strict=True):
+        who = html.escape(row.get("who", row["name"]))
+        if found:
+            named = [(TIMES[i], found[i]) for i in used]
+            lines.append(_line(who, _bar(row["milliseconds"], longest), named))
+        else:
+            why = html.escape(row.get("missing") or row["problem"])
+            failed = ' class="failed"' * (not row.get("missing"))
+            lines.append(f'<td>{who}</td><td colspan="{1 + len(used)}"{failed}>{why}</td>')
+    return _table(lines, ["", "", *(TIMES[i] for i in used)])
 
 
-def _step(row: Record) -> str:
-    longest = max(kernel["microseconds"] for kernel in row["kernels"])
-    whole = 1e3 * row["milliseconds"]
-    lines = [
-        _cells(
-            html.escape(each["name"]), _bar(each["microseconds"], longest),
-            f"{each['microseconds']:.1f} us", f"{100 * each['microseconds'] / whole:.1f}%",
-            f"{each['launches']} launches",
-        )
-        for each in row["kernels"]
+def _numbers(row: Record, ceiling: float | None) -> list[str]:
+    """Return the texts of TIMES, or nothing without a time."""
+    time = row.get("milliseconds")
+    if time is None:
+        return []
+    of_peak = 100 * row["gflops"] / ceiling if row["gflops"] and ceiling else None
+    return [
+        f"{time:.4f}", number(row["queued"], 4), number(row["host"], 4),
+        number(row["images_per_second"]), number((row["memory"] or 0) / 2**20),
+        number(row["gflops"]), number(of_peak), number(row["gigabytes"]),
     ]  # fmt: skip
-    title = f"A training step of {row['images']} images, kernel by kernel"
-    return f"<h2>{title}: {row['milliseconds']:.3f} ms</h2>{_table(lines)}"
+
+
+def _step(row: Record, measured: dict[str, float]) -> str:
+    longest = max(kernel["microseconds"] for kernel in row["kernels"])
+    whole, lines = 1e3 * row["milliseconds"], []
+    names = "us", "% of the step", "launches", "% of a measured ceiling", "which"
+    for each in row["kernels"]:
+        time, (part, ceiling) = each["microseconds"], share(each, measured) or (None, "")
+        numbers = [
+            f"{time:.1f}", f"{100 * time / whole:.1f}", f"{each['launches']}", number(part), ceiling
+        ]  # fmt: skip
+        name, named = html.escape(each["name"]), zip(names, numbers, strict=True)
+        lines.append(_line(name, _bar(time, longest), named))
+    title = f"A training step of {row['images']} images in {row['precision']}, kernel by kernel"
+    launches = f"{row['launches']} launches, {1e3 * row['host'] / row['launches']:.1f} us of the "
+    text = f"<p>{row['milliseconds']:.3f} ms; {launches}host for each.</p>"
+    return f"<h2>{title}</h2>{text}{_table(lines, ['', '', *names])}"
+
+
+def _resources(row: Record) -> str:
+    names = "registers", "stack, bytes", "shared, bytes", "registers, stack by the table"
+    lines = []
+    for each in row.get("kernels", ()):
+        keys = ("registers", "stack", "shared")
+        numbers = ["not available" if each[key] is None else f"{each[key]}" for key in keys]
+        numbers.append(", ".join(map(str, each["expected"] or ())))
+        name = html.escape(f"{each['name']} {each['options']}".strip())
+        lines.append(_line(name, None, zip(names, numbers, strict=True)))
+    return f"<h2>Compiled kernels on this GPU</h2>{_table(lines, ['', *names])}"
+
+
+def _states(rows: list[Record]) -> str:
+    names = [name for name in (rows[-1] if rows else {}) if name not in ("kind", "when")]
+    lines = [
+        _line(html.escape(row["when"]), None, [(n, html.escape(row.get(n, ""))) for n in names])
+        for row in rows
+    ]
+    return f"<h2>The card meanwhile</h2>{_table(lines, ['', *names])}"
 
 
 def _checks(rows: list[Record]) -> str:
@@ -106,23 +157,30 @@ def _checks(rows: list[Record]) -> str:
             verdict = f'<span class="failed">FAILED {html.escape(why)}</span>'
         numbers = ["", ""]
         if "error" in row:
-            numbers = [f"{float(row['error']):.1e}", f"at most {row['tolerance']:.0e}"]
-        lines.append(_cells(html.escape(row["name"]), *numbers, verdict))
-    return _table(lines)
+            numbers = [f"{float(row['error']):.1e}", f"{row['tolerance']:.0e}"]
+        named = zip(("largest error", "allowed", ""), (*numbers, verdict), strict=True)
+        lines.append(_line(html.escape(row["name"]), None, named))
+    return _table(lines, ["", "largest error", "allowed", ""])
 
 
 def _bar(value: float, longest: float) -> str:
     return f'<div style="width: {100 * value / longest if longest else 0:.1f}%"></div>'
 
 
-def _cells(*cells: str) -> str:
-    """Return a line of a table. The cells are HTML already."""
-    tags = ("bar" if c.startswith("<div") else "number" if c[:1].isdigit() else "" for c in cells)
-    return "".join(
-        f'<td class="{tag}">{c}</td>' if tag else f"<td>{c}</td>"
-        for tag, c in zip(tags, cells, strict=True)
-    )
+def _line(name: str, bar: str | None, named: Iterable[tuple[str, str]]) -> str:
+    """Return the cells of a line: its name, a bar, and values with the names of their columns.
+
+    All texts are HTML already. On a narrow screen each value shows the name of its column.
+    """
+    cells = [f"<td>{name}</td>"] + [f'<td class="bar">{bar}</td>'] * (bar is not None)
+    for column, text in named:
+        kind = ' class="number"' * text[:1].isdigit()
+        label = f' data-name="{column}"' * bool(text)
+        cells.append(f"<td{kind}{label}>{text}</td>")
+    return "".join(cells)
 
 
-def _table(lines: Iterable[str]) -> str:
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+def _table(lines: Iterable[str], head: Sequence[str] = ()) -> str:
+    titles = "".join(f"<th>{title}</th>" for title in head)
+    rows = [titles] * bool(titles) + list(lines)
+    return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"

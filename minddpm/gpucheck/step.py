@@ -11,17 +11,26 @@ import minddpm
 from minddpm import backend
 from minddpm.gpucheck import timings
 from minddpm.gpucheck.checks import first_line, small_trainer
-from minddpm.kernels.cuda.launch import observed_by
+from minddpm.kernels.cuda.ladder import RUNGS, Sizes
+from minddpm.kernels.cuda.launch import is_array, observed_by
 
 WARM_UP = 3
+LADDER = {rung.file for rung in RUNGS.values()}
+PRODUCTS = ("conv2d", "conv2d_gradient_x", "conv2d_gradient_w", "conv2d_gradients")
 
 
 class Kernel(NamedTuple):
-    """All launches of one kernel in a step."""
+    """All launches of one kernel in a step.
+
+    flops: of its convolutions, 0 for other kernels. bytes: of all arrays that it gets, each counted
+    once; 0 if it finds arrays by a table.
+    """
 
     name: str
     launches: int
     microseconds: float
+    flops: int
+    bytes: int
 
 
 class Breakdown(NamedTuple):
@@ -31,6 +40,7 @@ class Breakdown(NamedTuple):
     """
 
     images: int
+    precision: str
     kernels: list[Kernel]
     milliseconds: float | None
     host: float | None
@@ -41,26 +51,29 @@ class Breakdown(NamedTuple):
         return sum(kernel.launches for kernel in self.kernels)
 
 
-def breakdown(quick: bool) -> Breakdown:
-    """Take one step of the small UNet apart, in float32."""
+def breakdown(precision: str, quick: bool) -> Breakdown:
+    """Take one step of the small UNet apart. It is not replayed: a graph has no events within."""
     batch = timings.QUICK_BATCH if quick else timings.BATCH
+    nothing = Breakdown(batch, precision, [], None, None)
     try:
-        return _measured(small_trainer("cupy", "float32", minddpm.SMALL, batch).train_step, batch)
+        trainer = small_trainer("cupy", precision, minddpm.SMALL, batch, replay=False)
+        return _measured(trainer.train_step, nothing)
     except Exception as problem:  # any error of the device
-        return Breakdown(batch, [], None, None, first_line(problem))
+        return nothing._replace(problem=first_line(problem))
 
 
-def _measured(run: Any, batch: int) -> Breakdown:
+def _measured(run: Any, nothing: Breakdown) -> Breakdown:
     cuda, spans = backend.xp.cuda, []
     _, host = timings.milliseconds(run, rounds=WARM_UP, calls=1)
 
     @contextmanager
-    def between_events(name: str) -> Iterator[None]:
+    def between_events(file: str, name: str, arguments: tuple[Any, ...]) -> Iterator[None]:
         start, end = cuda.Event(), cuda.Event()
         start.record()
         yield
         end.record()
-        spans.append((name, start, end))
+        title = f"{file.removesuffix('.cu')}: {name}"
+        spans.append((title, start, end, *work(file, name, arguments)))
 
     first, last = cuda.Event(), cuda.Event()
     cuda.Device().synchronize()
@@ -71,9 +84,26 @@ def _measured(run: Any, batch: int) -> Breakdown:
         run()
     last.record()
     last.synchronize()
-    times: dict[str, list[float]] = {}
-    for name, start, end in spans:
-        times.setdefault(name, []).append(1e3 * cuda.get_elapsed_time(start, end))
-    kernels = [Kernel(name, len(each), sum(each)) for name, each in times.items()]
-    kernels.sort(key=lambda kernel: -kernel.microseconds)
-    return Breakdown(batch, kernels, cuda.get_elapsed_time(first, last), host)
+    kernels: dict[str, Kernel] = {}
+    for name, start, end, flops, moved in spans:
+        before = kernels.get(name, Kernel(name, 0, 0.0, 0, 0))
+        time = 1e3 * cuda.get_elapsed_time(start, end)
+        added = before.launches + 1, before.microseconds + time, before.flops + flops
+        kernels[name] = Kernel(name, *added, before.bytes + moved)
+    longest_first = sorted(kernels.values(), key=lambda kernel: -kernel.microseconds)
+    whole = cuda.get_elapsed_time(first, last)
+    return nothing._replace(kernels=longest_first, milliseconds=whole, host=host)
+
+
+def work(file: str, name: str, arguments: tuple[Any, ...]) -> tuple[int, int]:
+    """Return the flops and the bytes of a launch, as Kernel counts them."""
+    if file == "linears.cu":
+        return 0, 0
+    arrays = {id(x): x.nbytes for x in arguments if is_array(x)}
+    flops = 0
+    if file in LADDER and name in PRODUCTS:
+        s = Sizes(*arguments[-13:-1])  # before `vector`, as ladder.py passes them
+        # tiles_x and tiles_w are before the sizes; one of them may be 0
+        products = sum(n > 0 for n in arguments[-16:-14]) if name == "conv2d_gradients" else 1
+        flops = 2 * s.pixels * s.window * s.C_out * products
+    return flops, sum(arrays.values())

@@ -84,14 +84,15 @@ def results(
     """Yield the plan, and then a record for each row, in order, with states between them.
 
     A row whose process died or was ended has kind "lost" and a "problem"; a row for which no time
-    was left has kind "not run". worker: the command, to which --first is added. Raises InputError
-    if the first worker refuses, as without a GPU.
+    was left has kind "not run". worker: the command, to which --first and --seconds are added.
+    Raises InputError if the first worker refuses, as without a GPU.
     """
     deadline, plan, done = time.monotonic() + seconds, None, 0
     while plan is None or done < len(plan["rows"]):
         if time.monotonic() >= deadline and plan is not None:
             break
-        process = Worker([*worker, "--first", str(done)])
+        left = max(0.0, deadline - time.monotonic())
+        process = Worker([*worker, "--first", str(done), "--seconds", f"{left:.0f}"])
         problem, begun = None, False
         try:
             for record in process.records(deadline, row_seconds):

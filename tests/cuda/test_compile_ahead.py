@@ -22,7 +22,7 @@ pytestmark = [
 def compiled(emulated_cupy, monkeypatch):
     """The files and options of all modules that are compiled during the test, each time."""
     launch._module.cache_clear()
-    launch._kernel.cache_clear()
+    launch._kernels.clear()
     calls, right = [], RawModule._library
 
     def library(module):
@@ -44,7 +44,7 @@ def test_a_training_step_compiles_what_was_noted_and_nothing_else(compiled, prec
     trainer = small_trainer(precision)
     compiled.clear()  # the initial weights are drawn by a kernel, too
     launch._module.cache_clear()
-    launch._kernel.cache_clear()
+    launch._kernels.clear()
     before = backend.to_numpy(trainer.optimizer.flat.data)
     backend.xp.stats.reset()
     done = ahead.compile_ahead(trainer.trial)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,11 +16,24 @@ import pytest
 
 import minddpm
 from minddpm import backend
-from minddpm.gpucheck import ceilings, checks, machine, step, tables, timings, worker
+from minddpm.gpucheck import (
+    ceilings,
+    checks,
+    kernel_checks,
+    machine,
+    resources,
+    rung_timings,
+    step,
+    step_timings,
+    tables,
+    timings,
+    worker,
+)
 from minddpm.gpucheck.arrays import largest_error
 from minddpm.gpucheck.cases import every_case
 from minddpm.kernels import cuda, reference
 from minddpm.kernels.cuda import ladder, launch, replay, winograd
+from minddpm.replay import ReplayedStep
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 FUNCTIONS = set(reference.__all__) - {"constant_weights", "is_recording", "replayed_step"}
@@ -45,8 +59,12 @@ def test_the_command(tmp_path):
     content = json.loads((tmp_path / "gpucheck.json").read_text())
     names = {row["name"] for row in content["checks"]}
     rungs = {f"conv2d, rung {name}" for name in (*ladder.RUNGS, "5 Winograd")}
-    models = {f"losses of 3 training steps, {name}" for name in backend.PRECISIONS}
-    models |= {"4 sampling steps, graph against eager", "weights after 3 training steps, twice"}
+    models = {f"losses of 3 training steps, cupy, {name}" for name in backend.PRECISIONS}
+    models |= {
+        "losses of 3 training steps, cupy-reference, float32",
+        "4 sampling steps, graph against eager", "weights after 3 training steps, twice",
+        "weights after 3 training steps, replayed and eager",
+    }  # fmt: skip
     assert names == FUNCTIONS | rungs | models
     assert all(row["ok"] for row in content["checks"])
     assert all(f"| {name} |" in done.stdout for name in names)
@@ -117,7 +135,12 @@ def test_a_wrong_result_fails_its_row(emulated_cupy, monkeypatch, wrong, error, 
     (case,) = [
         c for c in every_case(quick=True) if c.function == "silu" and c.arguments[0].size > 1
     ]
-    row = checks._function("silu", [case])
+    comparison = kernel_checks.Comparison(
+        case.tolerance,
+        partial(kernel_checks._result, case),
+        partial(kernel_checks._expected, case),
+    )
+    row = kernel_checks._check("silu", [comparison])
     assert not row.ok
     assert row.note == note
     np.testing.assert_allclose(row.error, error, rtol=1e-2)
@@ -126,23 +149,28 @@ def test_a_wrong_result_fails_its_row(emulated_cupy, monkeypatch, wrong, error, 
 def test_a_function_is_reported_by_its_worst_case():
     rows = [checks.Row("", error, 1e-5) for error in (1e-6, np.nan, 9e-6)]
     for some in itertools.permutations(rows):
-        assert np.isnan(checks._worst(some).error)
-    assert checks._worst([rows[0], rows[2]]) is rows[2]
+        assert np.isnan(kernel_checks._worst(some).error)
+    assert kernel_checks._worst([rows[0], rows[2]]) is rows[2]
     exact, loose = checks.Row("", 1e-9, 0.0), checks.Row("", 1e-3, 1.0)
-    assert checks._worst([loose, exact]) is exact
+    assert kernel_checks._worst([loose, exact]) is exact
+
+
+def check(name):
+    """Return the check of this name, at small sizes."""
+    return next(c for c in kernel_checks.kernel_checks(quick=True) if c.name == name)
 
 
 @needs_compiler
 def test_wrong_gradients_of_winograd_fail(emulated_cupy, monkeypatch):
-    right, sizes = winograd.backward, checks.convolutions(quick=True)
-    assert checks._winograd(sizes).ok
+    right = winograd.backward
+    assert check(kernel_checks.WINOGRAD_NAME)().ok
 
     def wrong(*arguments):
         gradients = right(*arguments)
         return gradients._replace(shift=gradients.shift * np.float32(1.001))
 
     monkeypatch.setattr(winograd, "backward", wrong)
-    assert not checks._winograd(sizes).ok
+    assert not check(kernel_checks.WINOGRAD_NAME)().ok
 
 
 @needs_compiler
@@ -153,31 +181,55 @@ def test_wrong_gradients_of_a_rung_fail(emulated_cupy, monkeypatch):
         gxs, gw = right(*arguments)
         return gxs, gw * np.float32(1.001)
 
-    sizes = checks.convolutions(quick=True)[:1]
-    assert checks._rung("3 shared tile", sizes).ok
+    assert check("conv2d, rung 3 shared tile")().ok
     monkeypatch.setattr(ladder, "separate_gradients", wrong)
-    assert not checks._rung("3 shared tile", sizes).ok
+    assert not check("conv2d, rung 3 shared tile")().ok
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered")  # nothing is computed
+def test_all_that_the_checks_launch_is_noted(emulated_cupy):
+    """So that it is compiled before them."""
+    with launch.noted() as modules:
+        kernel_checks.run_all(quick=True)
+    files = {file for file, _ in modules}
+    peaks = {"peak.cu", "peak_tensor.cu"}
+    assert files == {file.name for file in cuda.files()} - peaks
+    options = {options for file, options in modules if file == "conv4_registers.cu"}
+    assert {(), ("-DCOLUMNS=32", "-DUP=1"), ("-DTILE=64", "-DSTRIDE=2")} < options
 
 
 @needs_compiler
 def test_a_wrong_optimiser_fails_the_training_check(emulated_cupy, monkeypatch):
     right = cuda.adam
-    assert checks.training_check("float32", quick=True).ok
+    assert checks.training_check("cupy", "float32", quick=True).ok
     assert backend.active().name == "cupy"
 
     def wrong(param, grad, m, v, average, step, lr, *numbers):
         right(param, grad, m, v, average, step, 1.02 * lr, *numbers)
 
     monkeypatch.setattr(cuda, "adam", wrong)
-    assert not checks.training_check("float32", quick=True).ok
+    assert not checks.training_check("cupy", "float32", quick=True).ok
 
 
 @needs_compiler
 def test_a_training_that_differs_from_run_to_run_fails(emulated_cupy, monkeypatch):
-    assert checks.repeat_check(quick=True).ok
+    assert checks.repeat_check(False, quick=True).ok
     right, scales = cuda.silu, itertools.count(1)
     monkeypatch.setattr(cuda, "silu", lambda x: right(x) * np.float32(1 + 1e-6 * next(scales)))
-    assert not checks.repeat_check(quick=True).ok
+    assert not checks.repeat_check(False, quick=True).ok
+
+
+@needs_compiler
+def test_a_replayed_step_that_differs_from_an_eager_one_fails(emulated_cupy, monkeypatch):
+    assert checks.repeat_check(True, quick=True).ok
+    right = ReplayedStep.__call__
+
+    def wrong(self, function, step, *inputs):
+        return right(self, function, 0, *inputs)  # the noise of the first step
+
+    monkeypatch.setattr(ReplayedStep, "__call__", wrong)
+    assert not checks.repeat_check(True, quick=True).ok
 
 
 @needs_compiler
@@ -232,23 +284,54 @@ def test_calls_are_timed_between_two_events(monkeypatch):
     elapsed = iter([7.0])
     assert timings.milliseconds(lambda: log.append("run"), rounds=1, calls=1)[0] == 7.0
     assert "wait" not in log
+    # A slow task has fewer rounds, at least three.
+    elapsed = itertools.repeat(1.0)
+    log.clear()
+    timings.milliseconds(lambda: log.append("run"), rounds=100, calls=1)
+    assert log.count("synchronize") == 3 + timings.SECONDS / 0.5 - 1
+    monkeypatch.setattr(timings, "SECONDS", 0.0)
+    log.clear()
+    timings.milliseconds(lambda: log.append("run"), rounds=100, calls=1)
+    assert log.count("synchronize") == 3
+
+
+@pytest.fixture
+def small_sizes(monkeypatch):
+    monkeypatch.setattr(minddpm, "SMALL", checks.TINY)
+    monkeypatch.setattr(timings, "QUICK_BATCH", 2)
+    monkeypatch.setattr(timings, "wait", lambda cycles: None)  # the stand-in has no clock
+    for expected in (
+        checks.reference_losses,
+        step_timings._trusted,
+        step_timings._expected_samples,
+    ):
+        expected.cache_clear()
 
 
 @needs_compiler
-def test_all_results_are_verified_before_they_are_timed(emulated_cupy, monkeypatch):
+def test_all_results_are_verified_before_they_are_timed(emulated_cupy, monkeypatch, small_sizes):
     """The clock is replaced: the contestants compute the right results on the stand-in."""
     runs = []
-    # PyTorch has no stand-in.
-    monkeypatch.setattr(timings, "_torch_on_cuda", lambda: False)
     monkeypatch.setattr(timings, "milliseconds", lambda run, *_: runs.append(run()) or (2.0, 1.0))
-    monkeypatch.setattr(timings, "CONVOLUTIONS", {"7x7 12->8": (7, 12, 8)})
-    monkeypatch.setattr(minddpm, "SMALL", checks.TINY)
-    monkeypatch.setattr(timings, "QUICK_BATCH", 2)
-    times = [task() for task in timings.tasks(quick=True)]
+    monkeypatch.setattr(rung_timings, "CONVOLUTIONS", {"7x7 12->8": (7, 12, 8)})
+
+    def make(tasks):
+        return [task() for task in tasks]
+
+    steps = [*step_timings.training(quick=True), *step_timings.sampling_steps(quick=True)]
+    rungs = rung_timings.tasks(quick=True)
+    times = make([*steps, *rungs])
     assert [t.problem for t in times if t.problem] == []
-    assert len(times) == len(runs) == 2 * (len(ladder.RUNGS) + 3) + 16
+    missing = [t for t in times if t.missing]  # PyTorch has no stand-in
+    assert {t.who for t in missing} == {"PyTorch, channels_last"}
+    assert len(steps) == 6 + 3
+    assert len(rungs) == 2 * (len(ladder.RUNGS) + 4)
+    assert len(runs) == len(rungs) - len(missing) + 2 * len(steps)
+    training = times[0]
+    assert (training.milliseconds, training.queued, training.images_per_second) == (2, 2, 1000)
+    assert training.memory > 0
     flops = 2 * 2 * 49 * 9 * 12 * 8
-    assert times[-1].gflops == 2 * flops / 2e-3 / 1e9
+    assert times[-2].gflops == 2 * flops / 2e-3 / 1e9
     assert {t.flops for t in times} == {flops, 2 * flops, None}
 
     monkeypatch.setattr(cuda, "sampler_step_normal", lambda x, *_: (x, x))
@@ -257,22 +340,41 @@ def test_all_results_are_verified_before_they_are_timed(emulated_cupy, monkeypat
         ladder, "forward", lambda s, xs, w, *rest, **more: right(s, xs, 2 * w, *rest, **more)
     )
     runs.clear()
-    wrong = [(t.what, t.who) for t in (task() for task in timings.tasks(quick=True)) if t.problem]
-    forward = "conv 7x7 12->8, 2 images"
-    sampling, training = "sampling step, 2 images", "training step, 2 images"
-    assert wrong[12:] == [(forward, f"rung {name}") for name in ladder.RUNGS] + [
-        (forward, "chosen (cupy)")
+    wrong = [(t.what, t.who) for t in make([*steps, *rungs]) if t.problem]
+    assert wrong == [
+        *(
+            ("training step, 2 images", f"cupy, {how}")
+            for how in ("replayed", "eager", "fp16, replayed", "bf16, replayed", "tf32, replayed")
+        ),
+        *(("sampling step, 2 images", f"cupy, {how}") for how in ("graph", "eager")),
+        *(("conv 7x7 12->8, 2 images", f"rung {name}") for name in ladder.RUNGS),
+        ("conv 7x7 12->8, 2 images", "chosen (cupy)"),
     ]
-    assert wrong[:12] == [
-        (what, who + queued)
-        for what, contestants in (
-            (training, ("cupy", "cupy, fp16", "cupy, bf16", "cupy, tf32")),
-            (sampling, ("cupy, graph", "cupy")),
-        )
-        for who in contestants
-        for queued in ("", ", queued")
-    ]
-    assert len(runs) == len(times) - len(wrong)
+
+
+@needs_compiler
+def test_numpy_is_trusted_if_plain_cupy_is_wrong(emulated_cupy, monkeypatch, small_sizes):
+    assert step_timings._trusted(True) == "cupy-reference"
+    step_timings._trusted.cache_clear()
+    right = checks.small_trainer
+
+    def wrong(name, *how):
+        trainer = right(name, *how)
+        if name == "cupy-reference":
+            trainer.optimizer.flat.data[...] *= 1.01
+        return trainer
+
+    monkeypatch.setattr(checks, "small_trainer", wrong)
+    assert step_timings._trusted(True) == "numpy"
+
+
+def test_without_pytorch_its_rows_say_so(monkeypatch, emulated_cupy, small_sizes):
+    missing = "torch is not installed"
+    monkeypatch.setattr(step_timings, "pytorch_problem", lambda *_: missing)
+    (task,) = step_timings.pytorch("sampling", ("eager", "graph"), quick=True)
+    timing = task()
+    assert (timing.who, timing.missing, timing.problem) == ("PyTorch", missing, "")
+    assert worker._timing(task)["ok"] is None
 
 
 # --- compute-sanitizer ---------------------------------------------------------------------------
@@ -310,41 +412,89 @@ def test_compute_sanitizer_runs_every_kernel_without_the_pool(emulated_cupy, mon
 # --- a step by kernel, and the card's ceilings ---------------------------------------------------
 
 
-@pytest.fixture
-def small_sizes(monkeypatch):
-    monkeypatch.setattr(minddpm, "SMALL", checks.TINY)
-    monkeypatch.setattr(timings, "QUICK_BATCH", 2)
-    monkeypatch.setattr(timings, "wait", lambda cycles: None)  # the stand-in has no clock
-
-
 @needs_compiler
-def test_a_step_is_taken_apart(emulated_cupy, monkeypatch, small_sizes):
-    """Its launches are those of a step, each between two events; the longest comes first."""
-    found = step.breakdown(quick=True)
+@pytest.mark.parametrize("precision", ["float32", "fp16"])
+def test_a_step_is_taken_apart(emulated_cupy, monkeypatch, small_sizes, precision):
+    """Its launches are those of an eager step, each between two events; the longest comes first."""
+    found = step.breakdown(precision, quick=True)
     assert found.problem == ""
-    trainer = checks.small_trainer("cupy", "float32", checks.TINY, 2)
+    trainer = checks.small_trainer("cupy", precision, checks.TINY, 2, replay=False)
     trainer.train_step()
     launched = Counter()
-    with launch.observed_by(lambda name: launched.update([name]) or nullcontext()):
+
+    def observe(file, name, arguments):
+        launched.update([f"{file[:-3]}: {name}"])
+        return nullcontext()
+
+    with launch.observed_by(observe):
         trainer.train_step()
     assert {kernel.name: kernel.launches for kernel in found.kernels} == launched
     assert found.launches == launched.total() > 20
     times = [kernel.microseconds for kernel in found.kernels]
     assert times == sorted(times, reverse=True)
-    row = {"kind": "step", **worker._step(lambda quick: found, True)}
-    text = tables._step(row)
-    assert all(f"| {kernel.name} | {kernel.launches} |" in text for kernel in found.kernels)
-    assert f"{found.launches} launches" in text
+    adam = next(kernel for kernel in found.kernels if kernel.name == "pointwise: adam")
+    # param, grad, m, v and average; and the scale
+    assert adam.bytes == 5 * trainer.optimizer.flat.data.nbytes + 4
 
-    def fails(*_):
+    def fails(*_, **__):
         raise RuntimeError("out of memory\nand more")
 
     monkeypatch.setattr(step, "small_trainer", fails)
-    failed = step.breakdown(quick=True)
+    failed = step.breakdown(precision, quick=True)
     assert failed.problem == "RuntimeError: out of memory"
-    assert "FAILED RuntimeError: out of memory" in tables._step(
-        {"kind": "step", **failed._asdict()}
+    row = {"kind": "step", "name": "by kernel", **failed._asdict()}
+    assert tables._step(row, {}) == "by kernel: FAILED RuntimeError: out of memory"
+
+
+@needs_compiler
+def test_the_work_of_a_convolution(emulated_cupy):
+    x, w = (
+        emulated_cupy.zeros((2, 7, 5, 8), "float32"),
+        emulated_cupy.zeros((3, 3, 8, 4), "float32"),
     )
+    b = emulated_cupy.zeros(4, "float32")
+    counted = {}
+
+    def observe(file, name, arguments):
+        counted[name] = step.work(file, name, arguments)
+        return nullcontext()
+
+    with launch.observed_by(observe):
+        y = cuda.conv2d(x, w, b, 1, ((1, 1), (1, 1)))
+        flops = 2 * 2 * 7 * 5 * 9 * 8 * 4
+        assert counted.pop("conv2d") == (flops, x.nbytes + w.nbytes + b.nbytes + y.nbytes)
+        cuda.conv2d_backward(y, x, w, 1, ((1, 1), (1, 1)))
+        assert counted["conv2d_gradients"][0] == 2 * flops
+        cuda.conv2d_backward(y, x, w, 1, ((1, 1), (1, 1)), False)
+        assert counted["conv2d_gradients"][0] == flops
+        cuda.add(x, x)
+        assert counted["add"] == (0, 2 * x.nbytes)  # x once
+
+
+@needs_compiler
+def test_resources_of_the_kernels(emulated_cupy, monkeypatch):
+    launch._kernels.clear()
+    x = emulated_cupy.zeros(8, "float32")
+    cuda.silu(x)
+    (row,) = resources.resources()
+    expected = resources.table()["pointwise: silu", 80]
+    assert row == ("pointwise: silu", "", None, None, None, expected)  # an emulator has none
+    (kernel,) = launch._kernels.values()
+    for name, value in (("num_regs", 28), ("local_size_bytes", 0), ("shared_size_bytes", 64)):
+        monkeypatch.setattr(type(kernel), name, value, raising=False)
+    assert resources.resources()[0][2:5] == (28, 0, 64)
+
+
+def test_the_table_of_resources(monkeypatch, tmp_path):
+    """Every kernel that its README lists; none where only the package is installed."""
+    table = resources.table()
+    names = {name for name, _ in table}
+    assert {name.partition(":")[0] for name in names} == {file.stem for file in cuda.files()}
+    registers, stack = table["conv4_registers: conv2d", 75]
+    assert 100 < registers < 256
+    assert stack == 0
+    monkeypatch.setattr(resources, "FOLDER", tmp_path)
+    assert resources.table.__wrapped__() == {}
 
 
 @needs_compiler

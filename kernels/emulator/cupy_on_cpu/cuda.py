@@ -16,7 +16,11 @@ from typing import Any, TextIO
 import numpy as np
 
 from minddpm.kernels.emulator.cupy_on_cpu.arrays import ndarray
-from minddpm.kernels.emulator.cupy_on_cpu.memory import alloc_pinned_memory, using_allocator
+from minddpm.kernels.emulator.cupy_on_cpu.memory import (
+    alloc_pinned_memory,
+    default_pool,
+    using_allocator,
+)
 from minddpm.kernels.emulator.cupy_on_cpu.pool import MemoryPool, OutOfMemoryError
 from minddpm.kernels.emulator.cupy_on_cpu.state import (
     CUDARuntimeError,
@@ -39,6 +43,7 @@ __all__ = [
 # their lines and the operations of each kernel are added to profile and flops.
 emulation = SimpleNamespace(order=0, mode="plain", profile=[], flops=Counter())
 ARCHITECTURE = "80"  # compute capability of the device, the only one that its compiler supports
+MEMORY = 16 << 30  # bytes of the device
 SHARED_BYTES = 48 << 10  # dynamic shared memory of a block, unless a kernel raises its limit
 
 
@@ -257,6 +262,11 @@ class Device:
         if device != 0:
             raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
         self.id = device
+
+    @property
+    def mem_info(self) -> tuple[int, int]:
+        """Free and total bytes: of 16 GiB, from which only the default pool takes any."""
+        return MEMORY - default_pool.total_bytes(), MEMORY
 
     def use(self) -> None:
         """Make this device current: it is the only one."""

@@ -1,0 +1,117 @@
+"""A training for some seconds, and how good the digits are that its model then draws."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import minddpm
+from minddpm import backend, random
+from minddpm.data import ImageDataset, load_mnist, to_uint8
+from minddpm.drawing import grid, save_png
+from minddpm.errors import InputError
+from minddpm.evaluation.metrics import FeatureStatistics, frechet_distance
+from minddpm.evaluation.metrics.judge import Judge, load_judge
+from minddpm.generate import generate
+from minddpm.gpucheck import timings
+from minddpm.gpucheck.checks import first_line
+from minddpm.training.ddpm import Trainer, TrainingOptions
+from minddpm.training.run_directory import RunDirectory
+
+SECONDS = 90  # at most
+TRAINING = 0.75  # of the time; the rest is for sampling and the judge
+SAMPLES, SHOWN, SAMPLING_STEPS = 1024, 64, 20
+REAL = 4000  # digits whose features the samples' are compared with
+SURE = np.log(0.95)
+SYNCHRONISED = 10  # steps that are launched without waiting for the device
+
+
+class Digits(NamedTuple):
+    """A training: its steps, how long it took, the loss of the last step; and its samples.
+
+    fid: by the features of our own MNIST classifier, the judge. sure: the share of samples whose
+    class the judge knows with a probability of 95%. Those of as many real digits are beside them.
+    picture: the file with the first samples. note: why it was not written. missing: why there was
+    no training. problem: why it failed.
+    """
+
+    steps: int = 0
+    training_seconds: float = 0.0
+    loss: float | None = None
+    fid: float | None = None
+    fid_of_real: float | None = None
+    sure: float | None = None
+    sure_of_real: float | None = None
+    data: str = ""
+    picture: str = ""
+    note: str = ""
+    missing: str = ""
+    problem: str = ""
+
+
+def digits(seconds: float, picture: Path, quick: bool) -> Digits:
+    """Train the small UNet for a part of the seconds, at most SECONDS, and judge its samples."""
+    seconds = TRAINING * min(seconds, SECONDS)
+    minddpm.set_backend("cupy")
+    try:
+        data = load_mnist()
+        trainer = _trainer(data, timings.QUICK_BATCH if quick else timings.BATCH)
+        found = _train(trainer, seconds)._replace(data=data.source)
+        with trainer.ema.applied():
+            samples = _samples(trainer, timings.QUICK_BATCH if quick else SAMPLES)
+        found = found._replace(**_judged(samples, data))
+    except InputError as why:  # no digits anywhere
+        return Digits(missing=str(why))
+    except Exception as problem:  # any error of the device
+        return Digits(problem=first_line(problem))
+    try:
+        save_png(grid(samples[:SHOWN]), picture)
+    except OSError as problem:  # the numbers count, too
+        return found._replace(note=first_line(problem))
+    return found._replace(picture=str(picture))
+
+
+def _trainer(data: ImageDataset, batch: int) -> Trainer:
+    minddpm.manual_seed(0)
+    unet = minddpm.UNet2D(**{**minddpm.SMALL, "sample_size": data.images.shape[1]})
+    diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(1000))
+    run = RunDirectory("gpucheck")  # only a name: nothing is saved
+    return Trainer(unet, diffusion, data, run, TrainingOptions(batch_size=batch))
+
+
+def _train(trainer: Trainer, seconds: float) -> Digits:
+    begun, loss = time.monotonic(), np.nan
+    while time.monotonic() < begun + seconds or not trainer.step:
+        for _ in range(SYNCHRONISED):
+            record = trainer.train_step()
+        loss = float(backend.to_numpy(record.losses).mean())
+        if not np.isfinite(loss):
+            raise ArithmeticError(f"the loss of step {record.step} is {loss}")
+    return Digits(trainer.step, time.monotonic() - begun, loss)
+
+
+def _samples(trainer: Trainer, count: int) -> np.ndarray:
+    model, batch = (trainer.unet, trainer.diffusion), trainer.options.batch_size
+    return generate(model, count, "dpm_solver_sde", SAMPLING_STEPS, batch_size=batch)
+
+
+def _judged(samples: np.ndarray, data: ImageDataset) -> dict[str, float | None]:
+    """Return the scores of float images [n, H, W, C]; no FID of fewer images than features."""
+    judge, n = load_judge(), len(samples)
+    order = random.permutation(len(data), 0, random.METRIC)
+    real = data.images[order[: n + REAL]]
+    fid, sure = _scores(judge, real[n:], to_uint8(samples), real[:n])
+    return {"fid": fid[0], "fid_of_real": fid[1], "sure": sure[0], "sure_of_real": sure[1]}
+
+
+def _scores(judge: Judge, reference: np.ndarray, *sets: np.ndarray) -> tuple[list, list]:
+    fids, sure = [], []
+    statistics = FeatureStatistics(judge.run(reference).features)
+    for images in sets:
+        output = judge.run(images)
+        enough = len(images) > judge.width
+        own = FeatureStatistics(output.features) if enough else None
+        fids.append(frechet_distance(statistics, own) if own is not None else None)
+        sure.append(float((output.log_p.max(axis=1) > SURE).mean()))
+    return fids, sure
