@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cache, partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from minddpm.diffusion.sampling import Step
 from minddpm.generate import image_size
 from minddpm.gpucheck.arrays import largest_error, mapped
 from minddpm.gpucheck.convolutions import draw
+from minddpm.kernels.cuda.launch import observed_by
 from minddpm.training.ddpm import Trainer, TrainingOptions
 from minddpm.training.run_directory import RunDirectory
 
@@ -191,14 +193,20 @@ def reference_losses(name: str, tiny: bool, batch: int, steps: int) -> np.ndarra
 def repeat_check(replay: bool, quick: bool) -> Row:
     """Train, and train again from the same seed: the weights must be equal bit for bit.
 
-    replay: whether the second training replays its steps. The first one does not.
+    replay: whether the second training replays its steps, the last without a launch from Python.
+    The first one does not.
     """
     config, batch, steps = _training_sizes(quick)
 
     def weights(replay: bool) -> np.ndarray:
         trainer = small_trainer("cupy", "float32", config, batch, replay)
-        for _ in range(steps):
+        for _ in range(steps - 1):
             trainer.train_step()
+        launched = []
+        with observed_by(lambda file, name, *_: nullcontext(launched.append(name))):
+            trainer.train_step()
+        if replay and launched:
+            raise RuntimeError(f"Python launched {launched[0]}: the step was not replayed")
         return backend.to_numpy(trainer.optimizer.flat.data)
 
     def error() -> float:

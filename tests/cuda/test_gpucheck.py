@@ -100,13 +100,13 @@ def test_a_graph_that_cannot_be_recorded_shows_why(emulated_cupy):
     recorded = replay.replayed(function)
     recorded(x)
 
-    end = recorded._stream.end_capture
+    end = recorded._device.stream.end_capture
 
     def end_capture():
         end()
         raise RuntimeError("the second error")
 
-    recorded._stream.end_capture = end_capture
+    recorded._device.stream.end_capture = end_capture
     with pytest.raises(RuntimeError, match="the first error"):
         recorded(x)
 
@@ -230,13 +230,15 @@ def test_a_replayed_step_that_differs_from_an_eager_one_fails(emulated_cupy, mon
 
     monkeypatch.setattr(ReplayedStep, "__call__", wrong)
     assert not checks.repeat_check(True, quick=True).ok
+    monkeypatch.setattr(ReplayedStep, "__call__", lambda self, f, *inputs: f(*inputs))
+    assert "the step was not replayed" in checks.repeat_check(True, quick=True).note
 
 
 @needs_compiler
 def test_a_graph_that_keeps_its_first_inputs_fails(emulated_cupy, monkeypatch):
     """x and t are not copied at each call."""
     assert checks.graph_check(quick=True).error == 0
-    monkeypatch.setattr(replay.replayed, "_copy_in", lambda self, inputs: None)
+    monkeypatch.setattr(replay._Call, "copy_in", lambda self, inputs: None)
     row = checks.graph_check(quick=True)
     assert 0.01 < row.error < np.inf
 
