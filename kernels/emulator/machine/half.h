@@ -22,7 +22,10 @@ inline unsigned short half_of(float x) {
 inline float float_of(unsigned short half) {
     unsigned sign = (half & 0x8000u) << 16, size = (half & 0x7fffu) << 13;
     if (size >= 0x7c00u << 13) return __uint_as_float(sign | 0x7f800000 | size);
-    return __uint_as_float(sign | __float_as_uint(__uint_as_float(size) * 0x1p112f));
+    if (size < 0x400u << 13) {  // a multiple of 2^-24
+        return __uint_as_float(sign | __float_as_uint((half & 0x3ffu) * 0x1p-24f));
+    }
+    return __uint_as_float(sign | (size + (112u << 23)));  // 112: as above
 }
 
 }  // namespace emulator

@@ -8,6 +8,7 @@
 // Checked here: limits of a launch, barriers that not all threads reach, warp operations whose
 // lanes disagree, writes beyond a shared array, accesses to unmapped memory.
 
+#include "denormals.h"
 #include "machine.h"
 
 #include <algorithm>
@@ -295,6 +296,7 @@ int launch(void (*kernel_)(void*), void* arguments, dim3 grid, dim3 block, size_
     grid_size = grid, block_size = block;
     check_launch(grid, block, max_threads, dynamic);
     if (failure.empty()) {
+        Denormals mode(/*are_zero=*/true);
         threads = size_t(block.x) * block.y * block.z;
         random_numbers.seed(order_number);
         poison(arena, ARENA);

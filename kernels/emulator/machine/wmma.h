@@ -20,6 +20,7 @@
 #include <cmath>
 
 #include "bfloat16.h"
+#include "denormals.h"
 #include "half.h"
 
 namespace emulator {
@@ -239,6 +240,7 @@ UNINSTRUMENTED void mma_sync(fragment<accumulator, m, n, k, float>& d,
     const char* all = emulator::exchange(~0u, &pointer, sizeof pointer, line);
     if (emulator::current->lane == 0) {
         // Lane 0 reads the fragments of all lanes on their stacks, and computes for all of them.
+        emulator::Denormals mode(/*are_zero=*/false);
         for (int lane = 0; lane < 32; lane++) {
             std::memcpy(&lanes[lane], all + 16 * lane, sizeof pointer);
         }
