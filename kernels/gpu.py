@@ -55,7 +55,10 @@ OUT_OF_MEMORY = (
     "Out of memory allocating", "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )  # fmt: skip
-AS_RUNTIME_ERROR = "CuPy failed to load", "Failed to find CUDA headers"
+AS_RUNTIME_ERROR = (
+    "CuPy failed to load", "Failed to find CUDA headers",
+    "Failed to auto-detect CUDA root directory",  # CuPy 13: without headers
+)  # fmt: skip
 NOT_FITTING = (
     *AS_RUNTIME_ERROR, "Failure finding", "NVRTC_ERROR", "--gpu-architecture",
     "cannot open source file", "CUDA_ERROR_NO_BINARY_FOR_GPU", "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",

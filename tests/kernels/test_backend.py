@@ -69,6 +69,7 @@ def test_for_an_unusable_gpu_the_message_says_what_to_install(emulated_cupy, mon
         (NO_COMPILER, ["libnvrtc", "cuda12", "nvidia-smi"]),
         (RuntimeError("CuPy failed to load libcublas.so.12: OSError: "), ["libcublas", "cuda12"]),
         (RuntimeError("Failed to find CUDA headers. Please install"), ["headers", "cuda12"]),
+        (RuntimeError("Failed to auto-detect CUDA root directory. Please"), ["root", "cuda12"]),
         (
             cupy_error("cupy.cuda.compiler", "CompileException", "nvrtc: error: invalid value for "
                  "--gpu-architecture (-arch)\n"),
