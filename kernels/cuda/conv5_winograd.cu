@@ -190,7 +190,7 @@ weights_from_points(const float* du, float* gw, int C, int K) {
 }
 
 struct Plain {  // matrix product of rows x depth and depth x columns
-    typedef float4 A;
+    typedef float A;
     typedef int Row;
     typedef Number DepthA, DepthB;
     const float *left, *right;

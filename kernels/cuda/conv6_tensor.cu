@@ -1,155 +1,203 @@
 // Rung 6: tensor cores, which multiply small matrices in one instruction of a warp.
 //
-// In rung 4 each multiplication belongs to a thread. Here a warp passes a 16 x 16 tile of a and one
-// of b (fragments) to the cores and gets the sums of all 4096 products. NVIDIA does not document
-// which lane has which numbers, so results go to their places through shared memory. Each of the
-// block's four warps has 32 x 32 of the 64 x 64 results: four fragments of sums, for which it reads
-// two fragments of a and two of b. Meanwhile the next tile is fetched, as in rung 4.
+// In rung 4 each multiplication belongs to a thread. Here a warp passes 16 rows of a and 8 columns
+// of b, 32 bytes deep, to the cores and gets the sums of all 2048 products (with TF32 1024). Each
+// lane holds certain numbers of these matrices in registers (ptx.cuh); `ldmatrix` fetches them from
+// shared memory, four registers at a time. Each of the block's four warps has 32 x 32 of the 64 x 64
+// results, for which it reads four times as many numbers from shared memory as it multiplies.
 //
 // The cores read fewer bits than a float32 has. By default half: 11 significant bits, no numbers
 // above 65504 or below 6e-8; sm_75 or later. With -DBF16 bfloat16: 8 bits and the range of float32;
-// sm_80 or later. With -DTF32: 11 bits and the range of float32, 16 x 8 times 8 x 16; sm_80 or
-// later. Sums are float32, but bits are cut off instead of rounded (emulator/machine/wmma.h), so
-// that the error of a sum grows with its depth.
+// sm_80 or later. With -DTF32: 11 bits and the range of float32; sm_80 or later. Sums are float32,
+// but bits are cut off instead of rounded (emulator/machine/tensor_sums.h), so that the error of a
+// sum grows with its depth.
 //
-// Arrays are float32. With -DSTORED x has the type that the cores read: norm.cu, which computed it
+// Arrays are float32, and rounded between the loads into registers and the stores to shared memory,
+// once for each tile. With -DSTORED x has the type that the cores read: norm.cu, which computed it
 // for this convolution alone, has rounded it already, so that no bit of a result changes. A
 // 3 x 3 window reads every number of x nine times, and the backward reads it again: each read has
-// half as many bytes, and x takes half the memory until the backward.
+// half as many bytes, and x takes half the memory until the backward. And since sm_80 it is copied
+// to shared memory without registers, while two tiles are multiplied instead of one.
 //
 // Nothing is scaled here. Small gradients lose bits in half below 6e-5 and are zero below 3e-8:
 // training/loss_scale.py multiplies the loss by a power of two and divides the gradients by it.
-#include <mma.h>
-
-#define TILE 64
-#define COLUMNS 64
-#define DEPTH 16
+#ifndef COLUMNS
+#define COLUMNS 64  // or 32, for few columns
+#endif
+#define TILE (4096 / COLUMNS)
 #define THREADS 128
-// Blocks on a multiprocessor; more would spill registers.
-#ifdef TF32
+// Tiles in shared memory; and blocks on a multiprocessor: more would spill registers.
+#if __CUDA_ARCH__ >= 800
+#define STAGES 3
 #define BOUNDS THREADS, 3
 #else
-#define BOUNDS THREADS, 4
+#define STAGES 2
+#define BOUNDS THREADS, (COLUMNS == 32 ? 2 : 3)
 #endif
-
-using namespace nvcuda::wmma;
 
 #ifdef TF32
 #if __CUDA_ARCH__ < 800
 #error "TF32 needs a GPU of compute capability 8.0 (sm_80) or above: compile without -DTF32"
 #endif
-#define STEP 8  // depth of one instruction
+#include "ptx.cuh"
 typedef float Input;
-typedef precision::tf32 Precision;
-__device__ inline float as_input(float x) { return __float_to_tf32(x); }
+__device__ inline float as_input(float x) { return to_tf32(x); }
 #else
-#define STEP 16
 #include "narrow.cuh"
 typedef Narrow Input;
-typedef Narrow Precision;
 __device__ inline Narrow as_input(float x) { return narrow(x); }
+__device__ inline Narrow as_input(Narrow x) { return x; }
 #endif
+#define PIECE int(16 / sizeof(Input))  // numbers of 16 bytes
+#define STEP (2 * PIECE)               // depth of one instruction
+#define DEPTH (4 * PIECE)              // of a tile
 
-struct __align__(4 * sizeof(Input)) Four {
-    Input numbers[4];
-};
 #ifdef STORED
 typedef Input Stored;
-typedef Four Stored4;
 #endif
 #include "convolution.cuh"
 #include "fetch.cuh"
 
-typedef fragment<accumulator, 16, 16, STEP, float> Sums;
+#define SIDE_A (TILE * DEPTH)
+#define SIDE_B (COLUMNS * DEPTH)
+#define MEMORY (STAGES * (SIDE_A + SIDE_B) * sizeof(Input) / sizeof(float))
+#define PATCH_LINE (32 + 8)
 
-// The layout of 64 rows of a, or columns of b, in shared memory: in lines along the axis that is
-// contiguous in global memory. A fragment can be read along or across lines. Lines are padded so
-// that 8 pieces of 16 bytes from consecutive lines are in different banks.
-template <bool along_depth> struct Lines {
-    static constexpr int length = DEPTH + 16 / sizeof(Input);
-    typedef row_major OrderA;
-    typedef col_major OrderB;
-    __device__ static int place(int i, int d) { return i * length + d; }
+// A tile in shared memory: in lines along the axis that is contiguous in global memory, and these in
+// pieces of 16 bytes. Eight lanes access the same piece of eight consecutive lines, whose places
+// would be in the same banks. So each line has its pieces in another order.
+template <class Side> struct Layout {
+    static constexpr int line = Side::along_depth ? DEPTH : Side::length;  // numbers
+#ifdef TF32
+    static constexpr bool by_matrix = Side::along_depth;  // only 16-bit matrices can be transposed
+#else
+    static constexpr bool by_matrix = true;
+#endif
+    __device__ static int turn(int i) {
+        if (!by_matrix) return i % 4 * 2;  // eight lanes read 32 bytes of four lines each
+        return line == 4 * PIECE ? i / 2 % 4 : i % 8;
+    }
+    // Return where row or column i is at depth d.
+    __device__ static int place(int i, int d) {
+        int number = Side::along_depth ? i : d, at = Side::along_depth ? d : i;
+        return number * line + (at / PIECE ^ turn(number)) * PIECE + at % PIECE;
+    }
+    // Load rows or columns i to i + 15 at depths d to d + STEP - 1, as the cores take rows of a.
+    __device__ static void load(unsigned (&to)[4], const Input* tile, int i, int d) {
+        int lane = threadIdx.x % 32;
+        if (!by_matrix) {
+#pragma unroll
+            for (int m = 0; m < 4; m++) {
+                int at = place(i + lane / 4 + m % 2 * 8, d + lane % 4 + m / 2 * 4);
+                to[m] = *(const unsigned*)&tile[at];
+            }
+        } else if (Side::along_depth) {
+            ldmatrix_x4(to, tile + place(i + lane % 16, d + lane / 16 * PIECE));
+        } else {
+            ldmatrix_x4_trans(to, tile + place(i + lane / 8 % 2 * 8, d + lane / 16 * 8 + lane % 8));
+        }
+    }
 };
-template <> struct Lines<false> {
-    static constexpr int length = TILE + 8;
-    typedef col_major OrderA;
-    typedef row_major OrderB;
-    __device__ static int place(int i, int d) { return d * length + i; }
-};
-#define SIDE_A (TILE * Lines<true>::length)  // numbers of a tile; Lines<false> takes fewer
-#define SIDE_B SIDE_A
-#define MEMORY (2 * (SIDE_A + SIDE_B) * sizeof(Input) / sizeof(float))  // two tiles of each
-#define PATCH_LINE (16 + 4)
 
-__device__ inline void put(Input* to, float4 v) {
-    *(Four*)to = {as_input(v.x), as_input(v.y), as_input(v.z), as_input(v.w)};
+// Whether numbers of this type are copied to shared memory as they are.
+template <class T> constexpr bool COPIED = false;
+#if !defined(TF32) && __CUDA_ARCH__ >= 800
+template <> constexpr bool COPIED<Narrow> = true;
+#endif
+
+template <class P, class V> __device__ void from_global(V& side, const P& p, int end, Input* tile) {
+    if constexpr (V::TOGETHER_ && COPIED<typename V::Number>) {
+        side.each(p, [&](int i) {
+            auto entry = side.at(p, i, 0, end);
+            int place = Layout<typename V::Side>::place(side.line_in_tile(i), side.depth_in_tile(i));
+            cp_async16(tile + place, entry.from, entry.inside);
+        });
+    } else {
+        side.load(p, end);
+    }
 }
-__device__ inline void put(Input* to, Four v) { *(Four*)to = v; }
-
+template <class V> __device__ void to_shared(const V& side, Input* tile) {
+    if constexpr (V::TOGETHER_ && COPIED<typename V::Number>) return;
+    side.store([=](int line, int d, auto v) {
+        Vector<Input, v.length> rounded;
+#pragma unroll
+        for (int j = 0; j < v.length; j++) rounded.at[j] = as_input(v.at[j]);
+        *(Vector<Input, v.length>*)&tile[Layout<typename V::Side>::place(line, d)] = rounded;
+    });
+}
 template <class P, bool TOGETHER>
-__device__ void to_shared(const Fetch<P, TOGETHER>& fetched, Input* a, Input* b) {
-    fetched.a.store([=](int line, int d, typename P::A v) {
-        put(a + Lines<P::a_along_depth>::place(line, d), v);
-    });
-    fetched.b.store([=](int line, int d, float4 v) {
-        put(b + Lines<!P::b_along_columns>::place(line, d), v);
-    });
+__device__ void from_global(Fetch<P, TOGETHER>& next, const P& p, int end, Input* a, Input* b) {
+    from_global(next.a, p, end, a);
+    from_global(next.b, p, end, b);
+}
+template <class P, bool TOGETHER>
+__device__ void to_shared(const Fetch<P, TOGETHER>& next, Input* a, Input* b) {
+    to_shared(next.a, a);
+    to_shared(next.b, b);
+}
+__device__ inline void await_tile() {
+#if __CUDA_ARCH__ >= 800
+    cp_async_commit();
+    cp_async_wait<STAGES - 2>();
+#endif
+}
+
+__device__ inline void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#if defined(TF32)
+    mma_m16n8k8_tf32(c, a, b);
+#elif defined(BF16)
+    mma_m16n8k16_bf16(c, a, b);
+#else
+    mma_m16n8k16_f16(c, a, b);
+#endif
 }
 
 struct Tile {
-    static constexpr int numbers = 4 * Sums::num_elements;
-    Sums sums[2][2];
-    __device__ static int down() { return threadIdx.x / 64 * 32; }  // row of its 32 x 32
-    __device__ static int right() { return threadIdx.x / 32 % 2 * 32; }
-    // The layout of a fragment is unknown, but it is the same in all fragments of a kind.
-    __device__ float& number(int i) {
-        const int each = Sums::num_elements;
-        return sums[i / each / 2][i / each % 2].x[i % each];
-    }
+    static constexpr int numbers = 32;  // sums of each thread
+    float sums[2][4][4];                // of 16 rows and 8 columns; four in this lane
+    __device__ static int down() { return threadIdx.x / 32 / (COLUMNS / 32) * 32; }
+    __device__ static int right() { return threadIdx.x / 32 % (COLUMNS / 32) * 32; }
+    __device__ float& number(int i) { return sums[i / 16][i / 4 % 4][i % 4]; }
     __device__ void clear() {
 #pragma unroll
-        for (int i = 0; i < 4; i++) fill_fragment(sums[i / 2][i % 2], 0.0f);
+        for (int i = 0; i < numbers; i++) number(i) = 0.0f;
     }
     // Add the products of two tiles in shared memory.
     template <class P> __device__ void multiply(const Input* a, const Input* b) {
-        typedef Lines<P::a_along_depth> LinesA;
-        typedef Lines<!P::b_along_columns> LinesB;
 #pragma unroll
         for (int d = 0; d < DEPTH; d += STEP) {
-            fragment<matrix_a, 16, 16, STEP, Precision, typename LinesA::OrderA> rows[2];
-            fragment<matrix_b, 16, 16, STEP, Precision, typename LinesB::OrderB> columns[2];
+            unsigned rows[2][4], columns[2][4];
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                const Input* from_a = a + LinesA::place(down() + 16 * i, d);
-                const Input* from_b = b + LinesB::place(right() + 16 * i, d);
-                load_matrix_sync(rows[i], from_a, LinesA::length);
-                load_matrix_sync(columns[i], from_b, LinesB::length);
+                Layout<SideA<P>>::load(rows[i], a, down() + 16 * i, d);
+                Layout<SideB<P>>::load(columns[i], b, right() + 16 * i, d);
             }
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                Sums& sum = sums[i / 2][i % 2];
-                mma_sync(sum, rows[i / 2], columns[i % 2], sum);
+            for (int i = 0; i < 8; i++) {
+                const unsigned(&column)[4] = columns[i % 4 / 2];
+                ::multiply(sums[i / 4][i % 4], rows[i / 4], {column[i % 2], column[i % 2 + 2]});
             }
         }
     }
-    // Store each fragment through the warp's own patch of shared memory, which add_up() no
-    // longer needs.
+    // Store 16 rows at a time through the warp's own patch of shared memory, which add_up() no
+    // longer needs, so that lanes that are neighbours store neighbouring numbers.
     template <class P>
     __device__ void store(const P& p, float* memory, int row0, int column0) const {
-        int lane = threadIdx.x % 32;
+        int lane = threadIdx.x % 32, column = column0 + right() + lane;
         float* patch = memory + threadIdx.x / 32 * 16 * PATCH_LINE;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            store_matrix_sync(patch, sums[i / 2][i % 2], PATCH_LINE, mem_row_major);
-            __syncwarp();  // the patch is complete
+        for (int i = 0; i < 2; i++) {
 #pragma unroll
             for (int j = 0; j < 8; j++) {
-                int down = j * 2 + lane / 16, right = lane % 16;
-                int row = row0 + Tile::down() + i / 2 * 16 + down;
-                int column = column0 + Tile::right() + i % 2 * 16 + right;
+                const float* two = &sums[i][j / 2][j % 2 * 2];
+                float* to = patch + (lane / 4 + j % 2 * 8) * PATCH_LINE + j / 2 * 8 + lane % 4 * 2;
+                *(float2*)to = make_float2(two[0], two[1]);
+            }
+            __syncwarp();  // the patch is complete
+#pragma unroll
+            for (int j = 0; j < 16; j++) {
+                int row = row0 + down() + 16 * i + j;
                 if (row < p.rows() && column < p.columns()) {
-                    p.store(row, column, patch[down * PATCH_LINE + right]);
+                    p.store(row, column, patch[j * PATCH_LINE + lane]);
                 }
             }
             __syncwarp();  // all lanes have read it

@@ -16,9 +16,9 @@
 // width (UP = 1: every pixel counts as four). A bias, a shift for each image, and an extra image
 // are added to y. UP and STRIDE are known to the compiler.
 //
-// Four numbers can be fetched together if `vector` is 1: all sizes and addresses are multiples of
-// four numbers. a is contiguous along the depth or along the rows; b along the columns or along
-// the depth.
+// 16 bytes can be fetched together if all sizes and addresses are multiples of as many numbers;
+// `vector` is 1 if they are multiples of four. a is contiguous along the depth or along the rows; b
+// along the columns or along the depth.
 //
 // Where a number is in memory follows from its row and depth by divisions. A loop over the depth
 // divides only once, before it begins: a_row, a_depth and b_depth return the digits of a number
@@ -28,11 +28,10 @@
 // Indices are int: no array has more elements (launch.py), and a product of two int with a 64-bit
 // result takes the compiler six instructions.
 //
-// A number of x has type Stored, four of them Stored4: float32, unless the including file defines
-// STORED and both types. A is the type of four numbers of a.
+// A number of x has type Stored: float32, unless the including file defines STORED and the type. A
+// is the type of a number of a.
 #ifndef STORED
 typedef float Stored;
-typedef float4 Stored4;
 #endif
 
 #ifndef STRIDE
@@ -56,6 +55,10 @@ struct Image {
     const Stored *x1, *x2;
     int C1;
 
+    __device__ bool vector(const Sizes& s) const {
+        const int numbers = 16 / sizeof(Stored);
+        return s.vector && s.C % numbers == 0 && C1 % numbers == 0;
+    }
     __device__ const Stored* place(const Sizes& s, int pixel, int c) const {
         bool first = c < C1;
         int channels = first ? C1 : s.C - C1, channel = first ? c : c - C1;
@@ -71,7 +74,7 @@ struct Corner {
 #define BEYOND (1 << 29)  // h of a row beyond the last one: outside every image
 
 struct Forward {
-    typedef Stored4 A;
+    typedef Stored A;
     typedef Corner Row;     // the window of a pixel of y
     typedef Digits DepthA;  // kh, kw, c
     typedef Number DepthB;
@@ -81,7 +84,7 @@ struct Forward {
     Sizes s;
     static constexpr bool a_along_depth = true, b_along_columns = true;
 
-    __device__ bool vector() const { return s.vector; }
+    __device__ bool vector() const { return x.vector(s); }
     __device__ int rows() const { return s.N * s.OH * s.OW; }
     __device__ int depth() const { return s.KH * s.KW * s.C; }
     __device__ int columns() const { return s.K; }
@@ -122,7 +125,7 @@ struct Forward {
 // it unless null; with a bias it is the result of a transposed convolution. With UP, a pixel of x
 // represents four pixels, each with its own window.
 struct GradientX {
-    typedef float4 A;
+    typedef float A;
     typedef Corner Row;     // a pixel of x
     typedef Digits DepthA;  // kh; kw and which of four pixels; k
     typedef Digits DepthB;
@@ -173,7 +176,7 @@ struct GradientX {
 };
 
 struct GradientW {
-    typedef Stored4 A;
+    typedef Stored A;
     typedef Digits Row;     // kh, kw, c
     typedef Digits DepthA;  // n, oh, ow
     typedef Number DepthB;
@@ -183,7 +186,7 @@ struct GradientW {
     Sizes s;
     static constexpr bool a_along_depth = false, b_along_columns = true;
 
-    __device__ bool vector() const { return s.vector; }
+    __device__ bool vector() const { return x.vector(s); }
     __device__ int rows() const { return s.KH * s.KW * s.C; }
     __device__ int depth() const { return s.N * s.OH * s.OW; }
     __device__ int columns() const { return s.K; }

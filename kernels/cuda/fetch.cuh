@@ -5,7 +5,7 @@
 
 // What a side of the product asks the problem for; a "line" is a row of a or a column of b.
 template <class P> struct SideA {
-    typedef typename P::A Vector;
+    typedef typename P::A Number;
     typedef typename P::Row Line;
     typedef typename P::DepthA Depth;
     static constexpr bool along_depth = P::a_along_depth;
@@ -19,7 +19,7 @@ template <class P> struct SideA {
 };
 
 template <class P> struct SideB {
-    typedef float4 Vector;
+    typedef float Number;
     typedef int Line;
     typedef typename P::DepthB Depth;
     static constexpr bool along_depth = !P::b_along_columns;
@@ -30,27 +30,34 @@ template <class P> struct SideB {
     __device__ static auto at(const P& p, int column, const Depth& d) { return p.b_at(d, column); }
 };
 
-// A thread's vectors of four numbers of one tile. They have one depth and different lines, or the
+template <class T, int numbers> struct __align__(numbers * sizeof(T)) Vector {
+    static constexpr int length = numbers;
+    T at[numbers];
+};
+
+// A thread's vectors of one tile. They have one depth and different lines, or the
 // same lines and different depths, depending on the axis that is contiguous in memory. TOGETHER:
-// the four numbers are fetched as one vector; else one by one.
-template <class P, class Side, bool TOGETHER> struct Vectors {
-    static constexpr bool DEEP = Side::along_depth;
-    static constexpr int COUNT = Side::length * DEPTH / 4 / THREADS;
-    static constexpr int EACH = TOGETHER ? 1 : 4;
-    static constexpr int PASS = THREADS / ((DEEP ? DEPTH : Side::length) / 4);
-    typename Side::Vector four[COUNT];
+// each is fetched as 16 bytes; else it has four numbers, fetched one by one.
+template <class P, class ItsSide, bool TOGETHER> struct Vectors {
+    typedef ItsSide Side;
+    typedef typename Side::Number Number;
+    static constexpr bool DEEP = Side::along_depth, TOGETHER_ = TOGETHER;
+    static constexpr int LENGTH = TOGETHER ? 16 / sizeof(Number) : 4;
+    static constexpr int IN_LINE = (DEEP ? DEPTH : Side::length) / LENGTH;  // vectors
+    static constexpr int COUNT = Side::length * DEPTH / LENGTH / THREADS;
+    static constexpr int EACH = TOGETHER ? 1 : LENGTH, PASS = THREADS / IN_LINE;
+    typedef Vector<Number, LENGTH> Held;
+    Held held[COUNT];
     typename Side::Line lines[DEEP ? COUNT : EACH];
     typename Side::Depth depths[DEEP ? EACH : 1], step;
     int depth;  // of the first number
 
     // Line and depth of the i-th vector in the tile.
     __device__ static int line_in_tile(int i) {
-        if (DEEP) return threadIdx.x / (DEPTH / 4) + i * PASS;
-        return threadIdx.x % (Side::length / 4) * 4;
+        return DEEP ? threadIdx.x / IN_LINE + i * PASS : threadIdx.x % IN_LINE * LENGTH;
     }
     __device__ static int depth_in_tile(int i) {
-        if (DEEP) return threadIdx.x % (DEPTH / 4) * 4;
-        return threadIdx.x / (Side::length / 4) + i * PASS;
+        return DEEP ? threadIdx.x % IN_LINE * LENGTH : threadIdx.x / IN_LINE + i * PASS;
     }
     __device__ Vectors(const P& p, int line0, int start)
         : depth(start + depth_in_tile(0)) {
@@ -62,7 +69,7 @@ template <class P, class Side, bool TOGETHER> struct Vectors {
         for (int i = 0; i < (DEEP ? EACH : 1); i++) depths[i] = Side::depth(p, depth + i);
         step = Side::depth(p, DEEP ? DEPTH : PASS);
     }
-    // Return where the j-th number of the next vector, the i-th, is.
+    // Return where the j-th number of the next vector, the i-th, is; none is at `end` or beyond.
     __device__ auto at(const P& p, int i, int j, int end) const {
         auto entry = Side::at(p, lines[DEEP ? i : j], depths[DEEP ? j : 0]);
         entry.inside = entry.inside && depth + (DEEP ? j : 0) < end;
@@ -73,31 +80,35 @@ template <class P, class Side, bool TOGETHER> struct Vectors {
 #pragma unroll
         for (int i = 0; i < (DEEP ? EACH : 1); i++) depths[i].add(step, Side::radix(p));
     }
-    // Fetch the numbers at the present depth, without those at `end` or beyond, and go on.
-    __device__ void load(const P& p, int end) {
+    // Call take(i) for each vector, with at() at the present depth, and go on.
+    template <class Take> __device__ void each(const P& p, Take take) {
 #pragma unroll
         for (int i = 0; i < COUNT; i++) {
-            if (TOGETHER) {
-                auto entry = at(p, i, 0, end);
-                four[i] = {};
-                if (entry.inside) four[i] = *(const typename Side::Vector*)entry.from;
-            } else {
-                float numbers[4];
-#pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    auto entry = at(p, i, j % EACH, end);
-                    numbers[j] = entry.inside ? float(*entry.from) : 0.0f;
-                }
-                four[i] = {numbers[0], numbers[1], numbers[2], numbers[3]};
-            }
+            take(i);
             if (!DEEP) go_on(p);  // all COUNT steps together are DEPTH
         }
         if (DEEP) go_on(p);
     }
+    // Fetch the numbers at the present depth, without those at `end` or beyond, and go on.
+    __device__ void load(const P& p, int end) {
+        each(p, [&](int i) {
+            if (TOGETHER) {
+                auto entry = at(p, i, 0, end);
+                held[i] = {};
+                if (entry.inside) held[i] = *(const Held*)entry.from;
+            } else {
+#pragma unroll
+                for (int j = 0; j < LENGTH; j++) {
+                    auto entry = at(p, i, j % EACH, end);
+                    held[i].at[j] = entry.inside ? *entry.from : Number{};
+                }
+            }
+        });
+    }
     // Pass each vector to put(line, depth, vector), which puts it into shared memory.
     template <class Put> __device__ void store(Put put) const {
 #pragma unroll
-        for (int i = 0; i < COUNT; i++) put(line_in_tile(i), depth_in_tile(i), four[i]);
+        for (int i = 0; i < COUNT; i++) put(line_in_tile(i), depth_in_tile(i), held[i]);
     }
 };
 
@@ -107,5 +118,4 @@ template <class P, bool TOGETHER> struct Fetch {
 
     __device__ Fetch(const P& p, int row0, int column0, int start)
         : a(p, row0, start), b(p, column0, start) {}
-    __device__ void load(const P& p, int end) { a.load(p, end), b.load(p, end); }
 };

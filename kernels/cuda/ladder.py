@@ -43,9 +43,19 @@ RUNGS = {
         "conv4_registers.cu", (32,), 64, 32, ("-DTILE=64", "-DCOLUMNS=32")
     ),
     "6 tensor cores, half": Rung("conv6_tensor.cu", (128,), 64, 64, (), "float16"),
+    "6 tensor cores, half, 32 columns": Rung(
+        "conv6_tensor.cu", (128,), 128, 32, ("-DCOLUMNS=32",), "float16"
+    ),
     "6 tensor cores, bfloat16": Rung("conv6_tensor.cu", (128,), 64, 64, ("-DBF16",), BFLOAT16),
+    "6 tensor cores, bfloat16, 32 columns": Rung(
+        "conv6_tensor.cu", (128,), 128, 32, ("-DBF16", "-DCOLUMNS=32"), BFLOAT16
+    ),
     "6 tensor cores, TF32": Rung("conv6_tensor.cu", (128,), 64, 64, ("-DTF32",)),
+    "6 tensor cores, TF32, 32 columns": Rung(
+        "conv6_tensor.cu", (128,), 128, 32, ("-DTF32", "-DCOLUMNS=32")
+    ),
 }  # fmt: skip
+NARROW = ", 32 columns"  # ends the name of the rung for few columns
 TENSOR_CORES = {
     "fp16": "6 tensor cores, half", "bf16": "6 tensor cores, bfloat16",
     "tf32": "6 tensor cores, TF32",
@@ -110,13 +120,13 @@ class Sizes(NamedTuple):
 def available_rungs() -> dict[str, Rung]:
     """Return those of RUNGS that the GPU in use can run."""
     available = available_precisions(cupy().cuda)
-    lacking = [rung for name, rung in TENSOR_CORES.items() if name not in available]
-    return {name: rung for name, rung in RUNGS.items() if name not in lacking}
+    lacking = tuple(rung for name, rung in TENSOR_CORES.items() if name not in available)
+    return {name: rung for name, rung in RUNGS.items() if not name.startswith(lacking)}
 
 
 def register_tile(rows: int, columns: int) -> Rung:
     """Return rung 4 with the largest tile that a result of this size fills, as does the GPU."""
-    narrow = ", 32 columns" if columns <= 32 else ""
+    narrow = NARROW if columns <= 32 else ""
     large = RUNGS[f"4 register tile{narrow}"]
     fills = blocks(rows, large.rows) * blocks(columns, large.columns) >= MIN_BLOCKS
     return large if fills else RUNGS[f"4 register tile, 64 rows{narrow}"]
@@ -128,11 +138,11 @@ def choose_rung(s: Sizes, rows: int, columns: int, dtype: str = "float32") -> Ru
     dtype: the type of x. Only one rung reads x of a 16-bit type, even if precision() has changed
     since x was stored.
     """
+    tensor_cores = TENSOR_CORES.get(precision()) if min(s.C, s.C_out) >= MIN_CHANNELS else None
     if dtype != "float32":
-        return next(rung for rung in RUNGS.values() if rung.stored == dtype)
-    tensor_cores = TENSOR_CORES.get(precision())
-    if tensor_cores and min(s.C, s.C_out) >= MIN_CHANNELS:
-        return RUNGS[tensor_cores]
+        tensor_cores = next(name for name, rung in RUNGS.items() if rung.stored == dtype)
+    if tensor_cores:
+        return RUNGS[tensor_cores + NARROW * (columns <= 32)]
     return register_tile(rows, columns)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from minddpm.kernels.arrays import Array
-from minddpm.kernels.cuda.analysis.compile import in_wheels
 
 FOLDER = Path(__file__).parent
 BLOCK = 256  # threads of a block in an elementwise kernel
@@ -33,14 +32,7 @@ def is_array(x: Any) -> bool:
 def _module(library: ModuleType, file: str, options: tuple[str, ...]) -> Any:
     # Pass the text, because RawModule's path= expects a compiled file.
     code = (FOLDER / file).read_text()
-    options = (f"-I{FOLDER}", *_header_options(code), "--std=c++17", *options)
-    return library.RawModule(code=code, options=options)
-
-
-def _header_options(code: str) -> tuple[str, ...]:
-    """Return the folder of crt/mma.h in a wheel: CuPy finds mma.h, but not always its includes."""
-    found = in_wheels("crt/mma.h") if "#include <mma.h>" in code else None
-    return (f"-I{found.parent.parent}",) if found else ()
+    return library.RawModule(code=code, options=(f"-I{FOLDER}", "--std=c++17", *options))
 
 
 _kernels: dict[tuple[ModuleType, str, str, tuple[str, ...]], Any] = {}

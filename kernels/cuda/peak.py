@@ -3,7 +3,7 @@
 from minddpm.kernels.arrays import Array
 from minddpm.kernels.cuda.launch import cupy, launch
 
-CHAINS, TENSOR_SUMS = 16, 4  # independent sums of a thread, of a warp
+CHAINS, TENSOR_SUMS = 16, 8  # independent sums of a thread, of a warp
 THREADS, TENSOR_THREADS = 256, 128  # of a block
 
 
@@ -15,8 +15,8 @@ def multiply_add(blocks: int, rounds: int, factor: float, term: float) -> Array:
 
 
 def multiply_add_tensor(blocks: int, rounds: int, factor: float) -> Array:
-    """Return each warp's 16 x 16 sums of `rounds` products of a matrix `factor` and one of ones."""
-    y = cupy().empty((blocks * TENSOR_THREADS // 32, 16, 16), "float32")
+    """Return each warp's 16 x 8 sums of `rounds` products of a matrix `factor` and one of ones."""
+    y = cupy().empty((blocks * TENSOR_THREADS // 32, 16, 8), "float32")
     numbers = factor, 0.0, rounds
     launch("peak_tensor.cu", "multiply_add_tensor", (blocks,), (TENSOR_THREADS,), y, *numbers)
     return y
@@ -29,4 +29,4 @@ def flops(blocks: int, rounds: int) -> int:
 
 def tensor_flops(blocks: int, rounds: int) -> int:
     """Return the multiplications and additions of multiply_add_tensor."""
-    return 2 * 16**3 * TENSOR_SUMS * rounds * blocks * TENSOR_THREADS // 32
+    return 2 * 16 * 16 * 8 * TENSOR_SUMS * rounds * blocks * TENSOR_THREADS // 32

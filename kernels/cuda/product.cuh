@@ -8,6 +8,7 @@
 #define COLUMNS 64  // or 32, for few columns
 #endif
 #define DEPTH 8
+#define STAGES 2
 #define THREADS (TILE / 8 * (COLUMNS / 8))
 #define BOUNDS THREADS, (256 / THREADS)  // threads on a multiprocessor; more would spill registers
 // Shared memory: two tiles of a, two of b. The + 4 gives transposed stores fewer bank conflicts.
@@ -15,28 +16,33 @@
 #define LINE_B (COLUMNS + 4)
 #define SIDE_A (DEPTH * LINE_A)
 #define SIDE_B (DEPTH * LINE_B)
-#define MEMORY (2 * (SIDE_A + SIDE_B))
+#define MEMORY (STAGES * (SIDE_A + SIDE_B))
 #include "fetch.cuh"
 
 typedef float Input;
 
 // Store v into a tile whose rows are depths; a vector along the depth is transposed (turned).
-__device__ inline void put(float* tile, int width, bool turned, int line, int d, float4 v) {
+__device__ inline void put(float* tile, int width, bool turned, int line, int d,
+                           const Vector<float, 4>& v) {
     if (turned) {
-        float numbers[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-        for (int j = 0; j < 4; j++) tile[(d + j) * width + line] = numbers[j];
+        for (int j = 0; j < 4; j++) tile[(d + j) * width + line] = v.at[j];
     } else {
-        *(float4*)&tile[d * width + line] = v;
+        *(Vector<float, 4>*)&tile[d * width + line] = v;
     }
 }
 
 template <class P, bool TOGETHER>
+__device__ void from_global(Fetch<P, TOGETHER>& next, const P& p, int end, float*, float*) {
+    next.a.load(p, end), next.b.load(p, end);
+}
+template <class P, bool TOGETHER>
 __device__ void to_shared(const Fetch<P, TOGETHER>& fetched, float* a, float* b) {
     const bool turned_a = P::a_along_depth, turned_b = !P::b_along_columns;
-    fetched.a.store([=](int line, int d, float4 v) { put(a, LINE_A, turned_a, line, d, v); });
-    fetched.b.store([=](int line, int d, float4 v) { put(b, LINE_B, turned_b, line, d, v); });
+    fetched.a.store([=](int line, int d, auto v) { put(a, LINE_A, turned_a, line, d, v); });
+    fetched.b.store([=](int line, int d, auto v) { put(b, LINE_B, turned_b, line, d, v); });
 }
+__device__ inline void await_tile() {}  // loads into registers need no wait
 
 struct Tile {
     static constexpr int numbers = 64;  // sums of each thread

@@ -1,20 +1,28 @@
-// Add to sums the products over depths `start` to `end`, for the tile at (row0, column0). While one
-// tile is multiplied the next is fetched, and then stored in the other half of shared memory.
+// Add to sums the products over depths `start` to `end`, for the tile at (row0, column0). Shared
+// memory has STAGES tiles of each side in turn: one is multiplied while the others are fetched. The
+// including file has from_global(), which begins to fetch a tile, to_shared(), which stores what it
+// has put into registers, and await_tile(), after which the tile begun STAGES - 1 before is there.
 template <bool TOGETHER, class P>
 __device__ void add_up(Tile& sums, const P& p, float* memory, int row0, int column0, int start,
                        int end) {
-    Input *a = (Input*)memory, *b = a + 2 * SIDE_A;
+    Input *a = (Input*)memory, *b = a + STAGES * SIDE_A;
     Fetch<P, TOGETHER> next(p, row0, column0, start);
-    next.load(p, end);
-    to_shared(next, a, b);
+#pragma unroll
+    for (int i = 0; i < STAGES - 1; i++) {
+        from_global(next, p, end, a + i * SIDE_A, b + i * SIDE_B);
+        to_shared(next, a + i * SIDE_A, b + i * SIDE_B);
+        await_tile();
+    }
     __syncthreads();
-    for (int half = 0; start < end; start += DEPTH, half ^= 1) {
-        bool more = start + DEPTH < end;
-        if (more) next.load(p, end);
-        sums.template multiply<P>(a + half * SIDE_A, b + half * SIDE_B);
-        int other = half ^ 1;
-        if (more) to_shared(next, a + other * SIDE_A, b + other * SIDE_B);
+    int stage = 0, last = STAGES - 1;  // that of the last tile fetched
+    for (; start < end; start += DEPTH) {
+        bool more = start + (STAGES - 1) * DEPTH < end;
+        if (more) from_global(next, p, end, a + last * SIDE_A, b + last * SIDE_B);
+        sums.template multiply<P>(a + stage * SIDE_A, b + stage * SIDE_B);
+        if (more) to_shared(next, a + last * SIDE_A, b + last * SIDE_B);
+        await_tile();
         __syncthreads();
+        last = stage, stage = stage == STAGES - 1 ? 0 : stage + 1;
     }
 }
 

@@ -8,9 +8,9 @@
 The files, in the order of their use:
 
     build.py        compiles a .cu file with g++ and links it with machine/
-    machine/        C++: CUDA's declarations (shim.h; half.h, bfloat16.h and wmma.h replace
-                    cuda_fp16.h, cuda_bf16.h and mma.h), the scheduler, which runs each CUDA thread
-                    as a fiber (runtime.cc), race detection (race.cc), counting (profile.cc)
+    machine/        C++: CUDA's declarations (shim.h) and PTX instructions (ptx.h), the scheduler,
+                    which runs each CUDA thread as a fiber (runtime.cc), race detection (race.cc),
+                    counting (profile.cc)
     memory.py       device arrays between guard pages
     launch.py       Library: checks the arguments of a launch and runs it
     profile.py      the cost of each line, for mode="profile"

@@ -20,7 +20,7 @@ from minddpm.storage.cache_folder import cache_directory
 
 MACHINE_FOLDER = Path(__file__).parent / "machine"
 # The parts of the machine that every mode links, and those that each mode adds.
-MACHINE = ("runtime.cc", "fibers.cc", "shared.cc")
+MACHINE = ("runtime.cc", "fibers.cc", "shared.cc", "ptx.cc")
 MODES = {
     "plain": (),
     "race": ("access.cc", "order.cc", "race.cc"),
@@ -42,13 +42,7 @@ _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 # #line is repeated after these directives: #include, and #else, #elif and #endif, because the
 # compiler ignores #line inside a skipped branch.
 _DIRECTIVE = re.compile(r'^[ \t]*#(?:include "([^"]+)"|else|elif|endif)[^\n]*$', re.M)
-# Replacements for CUDA's headers. As with NVRTC, a kernel must include them to use their names.
-_HEADERS = {
-    "cuda_fp16.h": MACHINE_FOLDER / "half.h",
-    "cuda_bf16.h": MACHINE_FOLDER / "bfloat16.h",
-    "mma.h": MACHINE_FOLDER / "wmma.h",
-}  # fmt: skip
-_CUDA_HEADER = re.compile(rf"^[ \t]*#include <({'|'.join(_HEADERS)})>", re.M)
+_REPLACED = {"ptx.cuh": MACHINE_FOLDER / "ptx.h"}  # assembly that g++ does not know
 _ALIGN = r"(?:__align__\((\d+)\)\s+)?"
 _DYNAMIC = re.compile(rf"extern\s+__shared__\s+{_ALIGN}((?:[\w:]+\s+)+)(\w+)\s*\[\s*\]\s*;")
 _STATIC = re.compile(rf"__shared__\s+{_ALIGN}((?:[\w:]+\s+)+)(\w+[^;=]*);")
@@ -61,23 +55,24 @@ _PLACE = re.compile(r"@([0-9a-f]+)@")
 def expand(source: str, path: str, includes: Path) -> str:
     """Return the source with its .cuh files inserted and comments removed.
 
-    Lines keep their numbers: #line gives the compiler the file and line of each part.
+    Lines keep their numbers: #line gives the compiler the file and line of each part. Macros may
+    stand before a line "#line 1".
     """
-
-    defined, begins, _ = source.partition("#line 1\n")  # macros from the compiler's options
-    before = (defined + begins).count("\n") if begins else 0
+    macros, mark, _ = source.partition("#line 1\n")
+    begin = len(macros + mark) if mark else 0
 
     def with_line_number(found: re.Match[str]) -> str:
-        here = found.string.count("\n", 0, found.start()) + 1 - before
+        here = found.string.count("\n", begin, found.start()) + 1
         line = found[0]
-        if found[1]:
+        if found[1] in _REPLACED:
+            line = f'#include "{_REPLACED[found[1]]}"'
+        elif found[1]:
             file = includes / found[1]
             line = expand(file.read_text(), str(file), includes)
         return f'{line}\n#line {here + 1} "{path}"'
 
     text = _COMMENT.sub(lambda found: "\n" * found[0].count("\n"), source)
-    text = f'#line 1 "{path}"\n{_DIRECTIVE.sub(with_line_number, text)}'
-    return _CUDA_HEADER.sub(lambda found: f'#include "{_HEADERS[found[1]]}"', text)
+    return f'#line 1 "{path}"\n{_DIRECTIVE.sub(with_line_number, text)}'
 
 
 def kernels(source: str, path: str, includes: Path) -> dict[str, str]:

@@ -43,7 +43,7 @@ def empty(shape: int | tuple[int, ...], dtype: str | np.dtype = "float32") -> np
     """Return a device array filled with poison."""
     dtype = np.dtype(dtype)
     nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    padded = max(32, -(-nbytes // 32) * 32)  # wmma requires matrices at multiples of 32 bytes
+    padded = max(32, -(-nbytes // 32) * 32)  # arrays begin at sectors, as a GPU's do
     pages = -(-(padded + RED_ZONE) // PAGE) * PAGE
     memory = mmap.mmap(-1, GUARD + pages + GUARD, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     poison = {"float64": POISON_64, "uint16": POISON_16}.get(dtype.name, POISON)

@@ -10,9 +10,11 @@ from minddpm.kernels.shapes import SAME, Padding
 # Tolerances: float32 sums in another order; Winograd's transforms, in which numbers nearly cancel.
 SUMS, WINOGRAD = 1e-5, 3e-5
 # Tensor cores add at least GROUP products in one step, and each step cuts off up to ULP of the sum
-# (kernels/emulator/machine/wmma.h): the error grows with the number of steps.
+# (kernels/emulator/machine/tensor_sums.h): the error grows with the number of steps.
 GROUP, ULP = 4, 2.0**-23
-TENSOR_RUNGS = [RUNGS[name] for name in TENSOR_CORES.values()]
+TENSOR_RUNGS = [
+    rung for name, rung in RUNGS.items() if name.startswith(tuple(TENSOR_CORES.values()))
+]
 NONE = ((0, 0), (0, 0))
 
 

@@ -269,6 +269,6 @@ def test_the_loops_that_measure_a_ceiling():
     (y,) = in_every_order(lambda: (peak.multiply_add(2, rounds, 3.0, -1.0),))
     np.testing.assert_array_equal(y, np.full(2 * 256, 16 * last, np.float32))
     (y,) = in_every_order(lambda: (peak.multiply_add_tensor(2, rounds, 2.0),))
-    np.testing.assert_array_equal(y, np.full((8, 16, 16), rounds * 16 * 2, np.float32))
+    np.testing.assert_array_equal(y, np.full((8, 16, 8), rounds * 16 * 2, np.float32))
     assert peak.flops(2, rounds) == 2 * 256 * 16 * 2 * rounds
-    assert peak.tensor_flops(2, rounds) == 2 * 4 * 4 * (2 * 16**3) * rounds
+    assert peak.tensor_flops(2, rounds) == 2 * 4 * 8 * (2 * 16 * 16 * 8) * rounds

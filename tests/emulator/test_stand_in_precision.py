@@ -1,8 +1,5 @@
 """Tensor cores and 16-bit storage on the stand-in for CuPy."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from cuda_checks import needs_compiler
@@ -42,17 +39,6 @@ def test_convolutions_use_the_tensor_cores(xp, monkeypatch, precision, launches)
         assert ("conv6_tensor.cu", options) in used
     minddpm.set_backend("cupy")
     assert backend.precision() == "float32"
-
-
-def test_the_headers_of_tensor_cores_may_be_in_a_wheel(xp, monkeypatch):
-    passed, launch = [], sys.modules["minddpm.kernels.cuda.launch"]
-    monkeypatch.setattr(xp, "RawModule", lambda code, options: passed.append(options))
-    for found in (Path("wheel/include/crt/mma.h"), None):
-        monkeypatch.setattr(launch, "in_wheels", lambda _, found=found: found)
-        for file in ("conv6_tensor.cu", "norm.cu"):
-            launch._module.__wrapped__(xp, file, ("-DX",))
-    assert ["-Iwheel/include" in options for options in passed] == [True, False, False, False]
-    assert all(options[-2:] == ("--std=c++17", "-DX") for options in passed)
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,8 @@ def _nvrtc() -> ctypes.CDLL:
 def compile(file: Path, architecture: int, defines: tuple[str, ...] = ()) -> Program:
     """Compile a .cu file for sm_<architecture>.
 
-    defines: macros, "NAME" or "NAME=value". CUDA's own headers are found if their wheels are
-    installed (nvidia-cuda-runtime, and nvidia-cuda-crt for what mma.h includes). Raises
-    RuntimeError with the compiler's log if it fails, InputError if NVRTC is not installed.
+    defines: macros, "NAME" or "NAME=value". CUDA's own headers are not found: no kernel needs one.
+    Raises RuntimeError with the compiler's log if it fails, InputError if NVRTC is not installed.
     """
     nvrtc, program = _nvrtc(), ctypes.c_void_p()
     source = file.read_bytes()
@@ -82,8 +81,6 @@ def compile(file: Path, architecture: int, defines: tuple[str, ...] = ()) -> Pro
     # What CuPy adds: denormals are zero, and functions without a mark are for the device.
     options += ["--ftz=true", "--device-as-default-execution-space", "--std=c++17"]
     options += [f"-D{define}" for define in defines]
-    if header := in_wheels("cuda_fp16.h"):
-        options.append(f"-I{header.parent}")
     pointers = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
     failed = nvrtc.nvrtcCompileProgram(program, len(options), pointers)
     log, ptx, cubin = (_result(program, what) for what in ("ProgramLog", "PTX", "CUBIN"))

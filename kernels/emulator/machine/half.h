@@ -1,7 +1,4 @@
-// Replaces CUDA's cuda_fp16.h, as far as kernels need it: half (IEEE binary16) and half2.
-//
-// Arithmetic converts to float32 and rounds the result to half: to nearest, ties to even. For a
-// single +, -, * or / this equals rounding once, because float32 has enough significant bits.
+// The bits of half (IEEE binary16) and bfloat16, the upper half of a float32, and of TF32: rounding.
 #pragma once
 
 #include "shim.h"
@@ -28,33 +25,16 @@ inline float float_of(unsigned short half) {
     return __uint_as_float(sign | (size + (112u << 23)));  // 112: as above
 }
 
-}  // namespace emulator
-
-struct __half {
-    unsigned short bits;
-    __half() = default;
-    __half(float x) : bits(emulator::half_of(x)) {}
-    operator float() const { return emulator::float_of(bits); }
-};
-using half = __half;
-struct __align__(4) __half2 { half x, y; };
-using half2 = __half2;
-
-namespace emulator {
-template <> constexpr bool is_floating<half> = true;
+// Rounded to nearest, ties to even; every NaN becomes the same one.
+inline unsigned short bfloat16_of(float x) {
+    unsigned all = __float_as_uint(x);
+    return x != x ? 0x7fff : (all + 0x7fff + (all >> 16 & 1)) >> 16;
 }
 
-static inline half __float2half(float x) { return x; }
-static inline half __float2half_rn(float x) { return x; }
-static inline float __half2float(half x) { return x; }
-static inline half2 __halves2half2(half x, half y) { return {x, y}; }
-static inline half2 __floats2half2_rn(float x, float y) { return {x, y}; }
-static inline float2 __half22float2(half2 v) { return {v.x, v.y}; }
+// Rounded to 10 mantissa bits, to nearest, ties away from zero.
+inline float tf32_of(float x) {
+    if (x != x) return __uint_as_float(0x7fffffff);
+    return __uint_as_float((__float_as_uint(x) + 0x1000) & ~0x1fffu);
+}
 
-static inline half operator+(half a, half b) { return float(a) + float(b); }
-static inline half operator-(half a, half b) { return float(a) - float(b); }
-static inline half operator*(half a, half b) { return float(a) * float(b); }
-static inline half operator/(half a, half b) { return float(a) / float(b); }
-static inline half2 operator+(half2 a, half2 b) { return {a.x + b.x, a.y + b.y}; }
-static inline half2 operator-(half2 a, half2 b) { return {a.x - b.x, a.y - b.y}; }
-static inline half2 operator*(half2 a, half2 b) { return {a.x * b.x, a.y * b.y}; }
+}  // namespace emulator

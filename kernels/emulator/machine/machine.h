@@ -5,6 +5,7 @@
 
 #include "shim.h"
 
+#include <deque>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,15 @@ constexpr size_t MAX_THREADS = 1024;  // of a block
 constexpr size_t STACK = 1 << 16;     // bytes
 enum State { READY, AT_BARRIER, IN_WARP, DONE };
 
+constexpr size_t COPIED = 16;  // bytes of a copy
+struct Copy {    // begun by a thread and not yet waited for (ptx.cc)
+    char* to;
+    uint4 data;
+    unsigned group;
+    uint32_t place;
+    int thread;
+};
+
 struct Fiber : Thread {
     State state;
     int line;  // of the barrier or warp operation at which it waits
@@ -28,6 +38,8 @@ struct Fiber : Thread {
     char* stack = nullptr;
     void* at = nullptr;  // its stack pointer, or its context, while others run
     int atomics;  // atomic operations since it was last resumed
+    std::deque<Copy> copies;  // in the order of their groups
+    unsigned groups;          // that have ended
     alignas(16) char values[32 * 16];  // values that the lanes gave to its last warp operation
 };
 
@@ -50,6 +62,12 @@ __attribute__((format(printf, 1, 2))) void fail(const char* format, ...);
 uint32_t place_of(const void* instruction);  // the instruction's offset into the library
 std::string position(uint3 thread, uint3 block);
 inline std::string position(const Thread& t) { return position(t.index, block_index); }
+
+// --- ptx.cc -----------------------------------------------------------------------------------
+
+// The copy, of any thread, that has begun but not arrived at these bytes of shared memory, or null.
+const Copy* unfinished_copy(const char* at, size_t bytes);
+void forget_copies(Fiber& f);
 
 // --- shared.cc --------------------------------------------------------------------------------
 
@@ -80,6 +98,7 @@ struct Watcher {
     virtual void barrier_passed() = 0;
     virtual void fence() = 0;
     virtual void warp_synchronised(int warp, unsigned mask) = 0;
+    virtual void copy_arrives(const void* at, uint32_t place) = 0;
     // aligned: the address must be a multiple of the bytes.
     virtual void access(Kind kind, const void* at, size_t bytes, bool aligned,
                         uint32_t place) = 0;

@@ -115,6 +115,7 @@ struct Profile : AccessWatcher {
     void barrier_passed() override { form_requests(); }
     void fence() override {}
     void warp_synchronised(int, unsigned) override {}
+    void copy_arrives(const void*, uint32_t) override {}
     void accessed(const Access& access) override {
         std::vector<uint32_t>& executions = times[access.place];
         executions.resize(threads);

@@ -69,6 +69,16 @@ void report_unwritten(std::string& read) {
     read.clear();
 }
 
+// Fails if a copy to these bytes has begun and its thread has not waited for it.
+void report_unfinished(const Access& access) {
+    const Copy* copy = unfinished_copy(access.at, access.bytes);
+    if (!copy) return;
+    std::string who = position(index_of(copy->thread, block_size), block_index);
+    fail("unfinished: %s, to which @%x@: %s copies: no cp_async_wait between them",
+         describe(access).c_str(), copy->place, who.c_str());
+    for (;;) suspend(me());
+}
+
 // Stores the visit as one of the two readers, preferring readers of different blocks, then of
 // different warps.
 void remember(const Visit& visit, Visit* readers, bool shared) {
@@ -107,6 +117,9 @@ struct RaceDetector : AccessWatcher {
     }
     void warp_synchronised(int warp, unsigned mask) override { order_warp(warp, mask); }
     void fence() override { order_fence(); }
+    void copy_arrives(const void* at, uint32_t place) override {
+        access(WRITE, at, COPIED, true, place);
+    }
 
     Cell* cells_of(const Access& access) {
         if (access.shared) return &shared_cells[access.at - arena];
@@ -134,6 +147,7 @@ struct RaceDetector : AccessWatcher {
         bool shared = access.shared, atomic = access.kind == ATOMIC;
         Visit visit = visit_now(access.place, atomic);
         bool reads = access.kind != WRITE;
+        if (shared) report_unfinished(access);
         if (reads && !shared && unwritten_device.empty() && poisoned(access)) {
             unwritten_device = describe(access);
         }

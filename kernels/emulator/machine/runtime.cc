@@ -79,7 +79,7 @@ void on_fault(int, siginfo_t* info, void* registers) {
 struct Pending {
     unsigned mask, arrived;
     int warp, line;
-    char values[32 * 16];
+    alignas(16) char values[32 * 16];
 };
 std::vector<Pending> pending;
 
@@ -166,6 +166,7 @@ bool run_all() {
 void run_block(size_t dynamic) {
     begin_shared(dynamic);
     for (size_t i = 0; i < threads; i++) fibers[i].state = READY;
+    for (Fiber& f : fibers) forget_copies(f);
     pending.clear();
     barriers = barrier_votes[0] = barrier_votes[1] = 0;
     auto ended = [](int i) { return fibers[i].state == DONE; };
@@ -216,7 +217,8 @@ int barrier_count(int predicate, int line) {
     return barrier_votes[slot];
 }
 
-const char* exchange(unsigned mask, const void* value, size_t bytes, int line) {
+const char* exchange(unsigned mask, const void* value, size_t bytes, int line,
+                     void (*together)(const char*)) {
     Fiber& f = me();
     size_t lanes = std::min<size_t>(32, threads - 32 * f.warp);
     unsigned there = lanes == 32 ? ~0u : (1u << lanes) - 1;
@@ -248,6 +250,7 @@ const char* exchange(unsigned mask, const void* value, size_t bytes, int line) {
         suspend(f);
         return f.values;
     }
+    if (together) together(mine->values);
     for (size_t lane = 0; lane < lanes; lane++) {
         Fiber& other = fibers[32 * f.warp + lane];
         if (!(mask >> lane & 1)) continue;

@@ -57,8 +57,10 @@ extern dim3 block_size, grid_size;
 void barrier(int line);
 int barrier_count(int predicate, int line);
 // Exchanges values in a warp: every lane of `mask` gives `bytes` (at most 16); the result holds the
-// values of all lanes, 16 bytes for each.
-const char* exchange(unsigned mask, const void* value, size_t bytes, int line);
+// values of all lanes, 16 bytes for each. The last lane to come passes it to `together`, if given,
+// before any lane goes on.
+const char* exchange(unsigned mask, const void* value, size_t bytes, int line,
+                     void (*together)(const char*) = nullptr);
 void absent_lane(int from, unsigned mask, int line);  // does not return
 void refuse(const char* what, int line);  // fails with "<thread> <what>"; does not return
 void* shared_array(const void* key, size_t bytes, size_t align, const char* name);
