@@ -15,8 +15,8 @@ ROOMS = (
     "baselines", "commands", "evaluation", "gpucheck", "examples", "benchmarks",
 )  # fmt: skip
 KERNEL_ROOMS = (
-    "arrays", "shapes", "gpu", "jit", "precision", "reference", "float32", "pixels", "cpu", "cuda",
-    "emulator",
+    "arrays", "shapes", "gpu", "jit", "precision", "reference", "float32", "pixels", "comparison",
+    "cpu", "cuda", "emulator",
 )  # fmt: skip
 
 

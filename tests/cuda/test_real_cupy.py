@@ -17,7 +17,7 @@ import pytest
 import minddpm
 from minddpm.kernels import cuda
 from minddpm.kernels.emulator import cupy_on_cpu
-from minddpm.kernels.emulator.cupy_on_cpu import arrays as cupy_array
+from minddpm.kernels.emulator.cupy_on_cpu import options as cupy_options
 
 cupy = pytest.importorskip("cupy", reason='pip install -e ".[names]"', exc_type=ImportError)
 if cupy is cupy_on_cpu:
@@ -81,13 +81,13 @@ def ours(function):
         return parameters(function)
     if isinstance(wrapped, np.ufunc):
         names = ["x1", "x2"][: wrapped.nin] if wrapped.nin > 1 else ["x"]
-        return [*names, *cupy_array.UFUNC_OPTIONS], cupy_array.UFUNC_OPTIONS
+        return [*names, *cupy_options.UFUNC_OPTIONS], cupy_options.UFUNC_OPTIONS
     found = inspect.signature(wrapped).parameters.values()
     by_name = {p.name for p in found if p.kind is inspect.Parameter.KEYWORD_ONLY}
     names = []
     for p in found:
         nameless = p.kind is inspect.Parameter.POSITIONAL_ONLY
-        refused = cupy_array.refuses(wrapped, p.name)
+        refused = cupy_options.refuses(wrapped, p.name)
         if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD or nameless:
             names.append(ANY if nameless or refused else p.name)
         elif p.name in by_name and not refused:

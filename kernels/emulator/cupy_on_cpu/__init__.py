@@ -12,6 +12,7 @@ slower than NumPy, and its speed says nothing about a GPU. With MINDDPM_CUDA=emu
 environment, --backend cupy uses it.
 
     arrays.py   cupy.ndarray, which is never converted to a NumPy array implicitly
+    options.py  the options of NumPy's functions that CuPy's lack
     cuda.py     cupy.cuda: streams, graphs, events; raw kernels
     memory.py   allocation of arrays, pinned memory
     pool.py     memory pools, which keep freed blocks

@@ -18,6 +18,7 @@ import numpy as np
 
 from minddpm.kernels.emulator import memory
 from minddpm.kernels.emulator.cupy_on_cpu import memory as cupy_memory
+from minddpm.kernels.emulator.cupy_on_cpu.options import refuses
 from minddpm.kernels.emulator.cupy_on_cpu.state import (
     copy_from_host,
     is_recorded,
@@ -26,28 +27,11 @@ from minddpm.kernels.emulator.cupy_on_cpu.state import (
     synchronise,
 )
 
-# The options that CuPy's ufuncs take, and those that its other functions lack or name otherwise.
-UFUNC_OPTIONS = {"out", "dtype", "casting"}
-NOT_IN_CUPY = {"where", "initial", "mean", "correction", "subok", "device", "like"}
-NOT_IN_THIS = {
-    np.clip: {"min", "max"}, np.stack: {"arrays"},
-    np.reshape: {"shape", "copy"}, np.ndarray.reshape: {"copy"},
-    np.take: {"mode"}, np.ndarray.take: {"mode"}, np.lib.stride_tricks.as_strided: {"writeable"},
-}  # fmt: skip
-
-
 # Launches of CuPy 14.2 for functions that do not take one. zeros is a memset.
 LAUNCHES = {
     np.zeros: 0, np.zeros_like: 0, np.concatenate: 2, np.stack: 2, np.array_equal: 2, np.var: 3,
     np.ndarray.var: 3,
 }  # fmt: skip
-
-
-def refuses(function: Callable[..., Any], option: str) -> bool:
-    """Return whether CuPy's function of this name lacks an option that NumPy's takes."""
-    if isinstance(function, np.ufunc):
-        return option not in UFUNC_OPTIONS
-    return option in NOT_IN_CUPY or option in NOT_IN_THIS.get(function, ())
 
 
 def compute(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
