@@ -1,9 +1,12 @@
-"""The documents: links lead to files, quotations stand in the code, the README stays short."""
+"""The documents: links lead to files, quotations and numbers are current, the README is short."""
 
 import re
 from pathlib import Path
 
 import pytest
+
+import tour
+from quotations import QuotationError, code_lines, quotation
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -13,7 +16,7 @@ DOCUMENTS = sorted(
     and "site-packages" not in str(path)
 )
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
-QUOTED = re.compile(r"<!-- quoted: (\S+) -->\n```python\n(.*?)```", re.S)
+COMPLETE = ()  # files of minddpm/diffusion that the tour quotes to the last line
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -23,11 +26,95 @@ def test_every_link_leads_to_a_file(document):
             assert (document.parent / target).exists(), f"{document.name} links {target}"
 
 
-def test_what_the_readme_quotes_is_the_code():
-    quoted = QUOTED.findall((ROOT / "README.md").read_text())
-    assert quoted
-    for file, code in quoted:
-        assert code in (ROOT / file).read_text()
+@pytest.mark.parametrize("document", tour.documents(), ids=lambda path: path.name)
+def test_quotations_and_numbers_are_current(document):
+    """If this fails: python docs/tour.py --write."""
+    assert tour.refreshed(document.read_text(), document.parent)[1] == []
+
+
+def test_what_is_not_current_is_reported_and_refreshed():
+    text = """
+<!-- setup
+n = 1
+-->
+<!-- quote: minddpm/diffusion/losses.py LOSSES -->
+[`minddpm/diffusion/losses.py`](../minddpm/diffusion/losses.py), `LOSSES`:
+```python
+LOSSES = ("simple", "vlb")
+```
+<!-- /quote -->
+There are <!-- number: n + 1 -->3<!-- /number --> and <!-- number: n -->1<!-- /number -->.
+"""
+    new, stale = tour.refreshed(text, ROOT / "docs")
+    assert stale == ["11: n + 1", "5: minddpm/diffusion/losses.py LOSSES"]
+    assert new == text.replace('"vlb")', '"vlb", "hybrid")').replace(">3<", ">2<")
+    assert tour.refreshed(new, ROOT / "docs") == (new, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- quote: minddpm/nothing.py -->\n<!-- /quote -->", "give PATH NAME"),
+        ("<!-- quote: README.md a-b -->\n<!-- /quote -->", "give PATH NAME"),
+        ("<!-- quote: minddpm/random.py nothing -->\n<!-- /quote -->", "defined 0 times"),
+        ('<!-- quote: minddpm/random.py from "n =" to "n" -->\n<!-- /quote -->', "2 lines begin"),
+        ('<!-- quote: minddpm/random.py uniform from "n =" to "x" -->\n<!-- /quote -->', "no line"),
+        ("<!-- quote: minddpm/random.py -->\n<!-- quote: a.py -->\n<!-- /quote -->", "not closed"),
+        ("one <!-- number: 1 -->\n", "not closed"),
+        ("one <!-- number: 1 / 0 -->1<!-- /number -->", "division by zero"),
+        ("one\n<!-- number: 1 -->1<!-- /number -->", "begins a line"),
+    ],
+)
+def test_a_wrong_marker_is_refused(text, message):
+    with pytest.raises(QuotationError, match=message):
+        tour.refreshed(text, ROOT)
+
+
+def test_a_method_is_quoted_with_or_without_its_docstring():
+    whole = quotation("minddpm/diffusion/forward.py ForwardProcess.q_sample").code()
+    bare = quotation(
+        "minddpm/diffusion/forward.py ForwardProcess.q_sample without docstring"
+    ).code()
+    head, *body = bare.split("\n")
+    assert head == "def q_sample(self, x0: Array, t: Any, noise: Array) -> Array:"
+    assert whole.startswith(head + '\n    """Jump to t')
+    assert whole.endswith("\n".join(body))
+    assert len(body) == 2
+
+
+def test_a_decorator_and_the_comment_above_a_definition_are_quoted():
+    assert quotation("minddpm/diffusion/decoder.py _coefficients").code().startswith("@cache\ndef")
+    spacings = quotation("minddpm/diffusion/sampling/steps.py SPACINGS").code()
+    assert spacings.startswith("# Each returns S of the T timesteps")
+    assert spacings.endswith("\n}")
+
+
+def test_a_cuda_kernel_is_quoted_from_its_comment_to_its_brace():
+    what = "kernels/cuda/pointwise.cu silu_backward"
+    code = quotation(what).code()
+    assert code.startswith("//")
+    assert code.endswith("\n}")
+    assert code.count("\n}") == 1
+    assert code.endswith(quotation(f"{what} without docstring").code())
+    assert not quotation(f"{what} without docstring").code().startswith("//")
+
+
+def test_comments_docstrings_and_imports_are_no_code():
+    path = "minddpm/diffusion/losses.py"
+    lines = (ROOT / path).read_text().split("\n")
+    code = [lines[i - 1].strip() for i in sorted(code_lines(path))]
+    assert code[:2] == ['LOSSES = ("simple", "vlb", "hybrid")', lines[14]]
+    assert not [line for line in code if line.startswith(("#", "import", "from", '"""'))]
+    assert code[-1] == "return self._mix(noise, t, x0, a, b)"
+
+
+def test_the_spine_is_quoted():
+    coverage = tour.coverage()
+    for name in COMPLETE:
+        code, quoted, _ = coverage[f"minddpm/diffusion/{name}"]
+        assert code - quoted == set(), (
+            f"{name}: quote these lines in docs/tour, or mend its markers"
+        )
 
 
 def test_the_readme_is_short():
