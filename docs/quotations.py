@@ -48,9 +48,12 @@ class Quotation(NamedTuple):
 
     def code(self) -> str:
         """Return the quoted lines, each definition without its indentation."""
-        lines = read(self.path)
-        blocks = ("\n".join(lines[i - 1] for i in piece) for piece in self.pieces)
-        return "\n\n".join(textwrap.dedent(block).strip("\n") for block in blocks)
+        lines, code = read(self.path), ""
+        for before, piece in zip([[0], *self.pieces], self.pieces, strict=False):
+            block = textwrap.dedent("\n".join(lines[i - 1] for i in piece)).strip("\n")
+            adjacent = before[-1] + 1 == piece[0]
+            code += ("\n" if adjacent else "\n\n") + block
+        return code.strip("\n")
 
 
 def quotation(specification: str) -> Quotation:
