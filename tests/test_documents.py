@@ -1,9 +1,12 @@
 """The documents: links lead to files, quotations and numbers are current, the README is short."""
 
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import tour
 from quotations import QuotationError, code_lines, quotation
@@ -16,7 +19,8 @@ DOCUMENTS = sorted(
     and "site-packages" not in str(path)
 )
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
-COMPLETE = ()  # files of minddpm/diffusion that the tour quotes to the last line
+# Files of minddpm/diffusion that the tour quotes to the last line.
+COMPLETE = ("algorithms", "bound", "decoder", "forward", "losses", "reverse", "schedules")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -71,15 +75,12 @@ def test_a_wrong_marker_is_refused(text, message):
 
 
 def test_a_method_is_quoted_with_or_without_its_docstring():
-    whole = quotation("minddpm/diffusion/forward.py ForwardProcess.q_sample").code()
-    bare = quotation(
-        "minddpm/diffusion/forward.py ForwardProcess.q_sample without docstring"
-    ).code()
-    head, *body = bare.split("\n")
-    assert head == "def q_sample(self, x0: Array, t: Any, noise: Array) -> Array:"
-    assert whole.startswith(head + '\n    """Jump to t')
-    assert whole.endswith("\n".join(body))
-    assert len(body) == 2
+    what = "minddpm/diffusion/forward.py ForwardProcess.q_sample"
+    whole = quotation(what).code().split("\n")
+    bare = quotation(f"{what} without docstring").code().split("\n")
+    assert bare[0] == whole[0] == "def q_sample(self, x0: Array, t: Any, noise: Array) -> Array:"
+    assert whole[1].startswith('    """')
+    assert bare[1:] == whole[-2:]
 
 
 def test_a_decorator_and_the_comment_above_a_definition_are_quoted():
@@ -111,10 +112,40 @@ def test_comments_docstrings_and_imports_are_no_code():
 def test_the_spine_is_quoted():
     coverage = tour.coverage()
     for name in COMPLETE:
-        code, quoted, _ = coverage[f"minddpm/diffusion/{name}"]
+        code, quoted, _ = coverage[f"minddpm/diffusion/{name}.py"]
         assert code - quoted == set(), (
             f"{name}: quote these lines in docs/tour, or mend its markers"
         )
+
+
+@pytest.mark.parametrize("document", tour.documents(), ids=lambda path: path.name)
+def test_markdown_leaves_the_formulas_as_they_are(document):
+    """GitHub may read a backslash, an underscore or an asterisk before it reads a formula."""
+    prose = re.sub(r"```.*?```|`[^`]*`|<!-- .*? -->", "", document.read_text(), flags=re.S)
+    formula = re.compile(r"\$\$.*?\$\$|\$[^$]+\$", re.S)
+    for found in formula.findall(prose):
+        assert not re.search(r"\\[^A-Za-z]|[^A-Za-z0-9]_|[*<>`]", found), found
+    # It reads a formula only between spaces and punctuation.
+    around = re.findall(r"\S+\0|\0\S+", formula.sub("\0", prose))
+    assert [text for text in around if not re.fullmatch(r"\(?\0[.,;:)?]*", text)] == []
+
+
+def test_the_figures_are_those_that_their_script_draws(digits, tmp_path, monkeypatch):
+    arguments = ["figures.py", "--out", str(tmp_path), "--data-dir", str(digits)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    folder = ROOT / "docs" / "tour"
+    runpy.run_path(str(folder / "figures.py"), run_name="__main__")
+    kept = image_sizes(folder)
+    del kept["steps.png"]  # by examples/experiments.py
+    assert image_sizes(tmp_path) == kept
+
+
+def image_sizes(folder):
+    sizes = {}
+    for path in folder.glob("*.png"):
+        with Image.open(path) as image:
+            sizes[path.name] = image.size
+    return sizes
 
 
 def test_the_readme_is_short():
