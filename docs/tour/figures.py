@@ -10,12 +10,40 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from minddpm import GaussianDiffusion, random, schedules
 from minddpm.data import load_mnist, to_float
-from minddpm.drawing import curve, save_png, strip
+from minddpm.drawing import curve, grid, save_png, strip
 
+CHAIN_SHOWN = (0, 100, 250, 500, 1000)  # t of the formulas: steps of noise
 SNR_SHOWN = (1000, 100, 30, 10, 3, 1, 0.3, 0.1, 0.03, 0.01)
+
+
+def draw_chain(digit: np.ndarray, out: Path) -> None:
+    """Draw a digit after several steps, and the two directions of the chain between them."""
+    d, side, gap, top = GaussianDiffusion(schedules.linear(1000)), 28 * 3 + 4, 62, 20
+    noise = random.normal(digit.shape, 0, random.NOISE)
+    count = len(CHAIN_SHOWN)
+    canvas = Image.new("RGB", (count * side + (count - 1) * gap, side + 2 * top), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
+    for i, t in enumerate(CHAIN_SHOWN):
+        image = d.q_sample(digit, np.array([t - 1]), noise) if t else digit
+        left, middle = i * (side + gap), top + side // 2
+        canvas.paste(grid(image, scale=3).convert("RGB"), (left, top))
+        draw.text((left + side / 2, top / 2), f"t = {t}", fill="black", font=font, anchor="mm")
+        if t:
+            arrow(draw, left - gap + 8, left - 8, middle - 8)
+            arrow(draw, left - 8, left - gap + 8, middle + 8)
+            draw.text((left - gap / 2, middle - 20), "q", fill="black", font=font, anchor="mm")
+            draw.text((left - gap / 2, middle + 20), "p", fill="black", font=font, anchor="mm")
+    save_png(canvas, out / "chain.png")
+
+
+def arrow(draw: ImageDraw.ImageDraw, x: int, tip: int, y: int) -> None:
+    back = tip + (7 if x > tip else -7)
+    draw.line([(x, y), (back, y)], fill="black", width=2)
+    draw.polygon([(tip, y), (back, y - 4), (back, y + 4)], fill="black")
 
 
 def draw_noising(digits: np.ndarray, out: Path) -> None:
@@ -89,7 +117,7 @@ def draw_variances(out: Path) -> None:
 def draw_weights(out: Path) -> None:
     """Draw the factor of |eps - eps_theta|^2 in L_t over t (equation 12), t >= 1."""
     d = GaussianDiffusion(schedules.linear(1000))
-    t, series = np.arange(1, 1000), {}
+    t, series = np.arange(2, 1001), {}
     for name in ("fixed_small", "fixed_large"):
         d.variance = name
         variance, _ = d.model_variance()
@@ -97,7 +125,7 @@ def draw_weights(out: Path) -> None:
         series[name] = t, beta**2 / (2 * variance[1:] * alpha * (1 - ac))
     series["L_simple"] = t, np.ones(999)
     title = "Weight of |eps - eps_theta|^2: linear schedule, T = 1000"
-    curve(series, out / "weights.png", title, "t", "weight", log_y=True, log_x=True)
+    curve(series, out / "weights.png", title, "t + 1", "weight", log_y=True, log_x=True)
 
 
 def main() -> None:
@@ -107,7 +135,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder")
     parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
     args = parser.parse_args()
-    draw_noising(to_float(load_mnist(args.data_dir).images[:2]), args.out)
+    digits = to_float(load_mnist(args.data_dir).images[:2])
+    draw_chain(digits[:1], args.out)
+    draw_noising(digits, args.out)
     for draw in (draw_snr, draw_reverse_density, draw_posterior, draw_variances, draw_weights):
         draw(args.out)
 
