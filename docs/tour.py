@@ -125,10 +125,15 @@ def lines(specifications: list[str] | dict[str, str], path: str) -> set[int]:
     return {i for quoted in found for piece in quoted.pieces for i in piece}
 
 
-def ranges(numbers: set[int]) -> str:
-    """Return numbers as text: {1, 2, 3, 7} -> "1-3, 7"."""
-    starts = sorted(i for i in numbers if i - 1 not in numbers)
-    stops = sorted(i for i in numbers if i + 1 not in numbers)
+def ranges(numbers: set[int], among: set[int]) -> str:
+    """Return lines as text, "1-4, 8"; a range may hold lines that are not among the others."""
+    order = sorted(among)
+    starts = [
+        b for a, b in zip([0, *order], order, strict=False) if a not in numbers and b in numbers
+    ]
+    stops = [
+        a for a, b in zip(order, [*order[1:], 0], strict=True) if a in numbers and b not in numbers
+    ]
     return ", ".join(f"{a}-{b}" if a < b else str(a) for a, b in zip(starts, stops, strict=True))
 
 
@@ -139,8 +144,8 @@ def print_coverage() -> None:
         code, quoted, left = parts
         totals = [total + len(part) for total, part in zip(totals, parts, strict=True)]
         print(f"{row([len(part) for part in parts])}  {path}")
-        if quoted and (rest := code - quoted - left):
-            print(f"{'':26}not quoted: {ranges(rest)}")
+        if rest := code - quoted - left:
+            print(f"{'':26}not quoted: {ranges(rest, code)}")
     print(f"{row(totals)}  in all")
 
 

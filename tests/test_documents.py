@@ -130,6 +130,27 @@ def test_markdown_leaves_the_formulas_as_they_are(document):
     assert [text for text in around if not re.fullmatch(r"\(?\0[.,;:)?]*", text)] == []
 
 
+def test_everything_that_is_left_out_exists():
+    for what in tour.LEFT_OUT:
+        assert quotation(what).pieces
+
+
+def test_the_command_reports_refreshes_and_prints_the_coverage(tmp_path, monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tour.py", *arguments])
+        return tour.main(), capsys.readouterr().out
+
+    assert tour.ranges({1, 2, 4, 8}, {1, 2, 4, 7, 8, 9}) == "1-4, 8"
+    code, table = run("--coverage")
+    assert code == 0
+    assert re.search(r"\d+ +100% +0%  minddpm/diffusion/losses.py\n +\d+ +\d+%", table)
+    (tmp_path / "README.md").write_text("One <!-- number: 1 + 1 -->3<!-- /number -->.\n")
+    monkeypatch.setattr(tour, "ROOT", tmp_path)
+    assert run() == (1, "README.md:1: 1 + 1\n")
+    assert run("--write") == (0, "README.md:1: 1 + 1 (refreshed)\n")
+    assert run() == (0, "")
+
+
 def test_the_figures_are_those_that_their_script_draws(digits, tmp_path, monkeypatch):
     arguments = ["figures.py", "--out", str(tmp_path), "--data-dir", str(digits)]
     monkeypatch.setattr(sys, "argv", arguments)
