@@ -199,11 +199,16 @@ class ndarray:  # noqa: N801 - CuPy's name
     # --- parts -----------------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> ndarray:
-        masked = _is_mask(key)
-        if masked:
+        if masked := _is_mask(key):
             synchronise("indexing with a mask, whose values determine the shape of the result,")
         index = _index(key)
-        return new(lambda: self._values[index], launches=1 + masked)
+        return new(lambda: self._part(index), launches=1 + masked)
+
+    def _part(self, index: Any) -> np.ndarray:
+        """Return a part of the values. A single element is an 0-d array, too: a view."""
+        if isinstance(part := self._values[index], np.generic):
+            return self._values[(*index, ...) if isinstance(index, tuple) else (index, ...)]
+        return part
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(value, np.ndarray) and value.ndim == 0:
@@ -213,20 +218,18 @@ class ndarray:  # noqa: N801 - CuPy's name
         def work() -> None:
             self._values[index] = values
 
-        if launch_array_code(work, 0 if self._is_copied(index, values) else 1):
+        if launch_array_code(work, 0 if self._needs_no_kernel(index, values) else 1):
             work()
 
-    def _is_copied(self, index: Any, values: Any) -> bool:
-        """Return whether CuPy copies bytes, without a kernel, to this part of the array."""
-        if not isinstance(values, np.ndarray):
+    def _needs_no_kernel(self, index: Any, values: Any) -> bool:
+        """Return whether CuPy only copies bytes to this part of the array, or sets them to zero."""
+        part = self._part(index)
+        if not memory.holds(part) or not part.flags.c_contiguous:
             return False
-        part = self._values[index]
-        return (
-            memory.holds(part)
-            and (part.shape, part.dtype) == (values.shape, values.dtype)
-            and part.flags.c_contiguous
-            and values.flags.c_contiguous
-        )
+        if not isinstance(values, np.ndarray):
+            return bool(values == 0)
+        same = (part.shape, part.dtype) == (values.shape, values.dtype)
+        return same and values.flags.c_contiguous
 
     @property
     def data(self) -> SimpleNamespace:
