@@ -110,6 +110,18 @@ def test_the_limit_is_for_new_blocks_only(xp, pool):
     assert xp.empty(4096, "uint8").size == 4096
 
 
+def test_free_bytes_count_for_the_limit(xp, pool):
+    """Parts of an allocation are of no use to a larger one, and cannot be returned."""
+    x = xp.empty(4096, "uint8")
+    del x
+    x = xp.empty(512, "uint8")
+    pool.set_limit(size=6144)
+    with pytest.raises(xp.cuda.memory.OutOfMemoryError, match="so far: 4,096 bytes"):
+        xp.empty(4096, "uint8")
+    assert xp.empty(2048, "uint8").size == 2048
+    assert sizes(pool) == (x.nbytes, 3584, 4096)
+
+
 def test_an_allocation_beyond_the_limit_returns_free_blocks_first(xp, pool):
     pool.set_limit(size=8192)
     x = [xp.empty(4096, "uint8"), xp.empty(4096, "uint8")]
