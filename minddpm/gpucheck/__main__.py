@@ -29,9 +29,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from minddpm.commands import cli
+from minddpm.errors import InputError
 from minddpm.gpucheck import supervisor
 from minddpm.gpucheck.page import page
 from minddpm.gpucheck.tables import failures, of_kind, tables
+from minddpm.storage.atomic import atomic_write
 from minddpm.storage.json_files import write_json
 
 DEFAULT = Path("gpucheck.json")
@@ -73,23 +75,29 @@ def main(worker: Sequence[str] = supervisor.WORKER) -> int:
             lines.add(row)
     print("\n" + tables(plan, rows), flush=True)
     failed = failures(rows)
-    saved = _written(path, lambda: write_json(path, content(plan, rows, args.quick)))
+    saved = _written(lambda: write_json(path, content(plan, rows, args.quick)))
     print(f"\n{failed} failed." + f" Every number is in {path}." * saved)
     if (report := args.report) is not None:
         drawn = page(plan, rows)
-        if _written(report, lambda: report.write_text(drawn, encoding="utf-8")):
+        if _written(lambda: write_page(report, drawn)):
             print(f"wrote {report}")
         else:
             saved = False
     return cli.FAILED if failed or not saved else 0
 
 
-def _written(path: Path, write: Callable[[], Any]) -> bool:
-    """Return whether a file could be written. If not, all its rows have been printed already."""
+def write_page(path: Path, drawn: str) -> None:
+    """Write the page. Raises InputError if that fails."""
+    with atomic_write(path) as file:
+        file.write(drawn.encode())
+
+
+def _written(write: Callable[[], Any]) -> bool:
+    """Return whether a file could be written; if not, say why: the rows have been printed."""
     try:
         write()
-    except OSError as problem:
-        print(f"{path}: {problem.strerror}; it was not written.", file=sys.stderr)
+    except InputError as problem:
+        print(f"error: {problem}", file=sys.stderr)
         return False
     return True
 

@@ -56,19 +56,20 @@ def digits(seconds: float, picture: Path, quick: bool) -> Digits:
     minddpm.set_backend("cupy")
     try:
         data = load_mnist()
+    except InputError as why:  # no digits anywhere
+        return Digits(missing=str(why))
+    try:
         trainer = _trainer(data, timings.QUICK_BATCH if quick else timings.BATCH)
         found = _train(trainer, seconds)._replace(data=data.source)
         with trainer.ema.applied():
             samples = _samples(trainer, timings.QUICK_BATCH if quick else SAMPLES)
         found = found._replace(**_judged(samples, data))
-    except InputError as why:  # no digits anywhere
-        return Digits(missing=str(why))
     except Exception as problem:  # any error of the device
         return Digits(problem=first_line(problem))
     try:
         save_png(grid(samples[:SHOWN]), picture)
-    except OSError as problem:  # the numbers count, too
-        return found._replace(note=first_line(problem))
+    except InputError as why:  # the numbers count without it, too
+        return found._replace(note=str(why))
     return found._replace(picture=str(picture))
 
 
@@ -97,21 +98,21 @@ def _samples(trainer: Trainer, count: int) -> np.ndarray:
 
 
 def _judged(samples: np.ndarray, data: ImageDataset) -> dict[str, float | None]:
-    """Return the scores of float images [n, H, W, C]; no FID of fewer images than features."""
+    """Return the scores of float images [n, H, W, C], and those of n real ones."""
     judge, n = load_judge(), len(samples)
     order = random.permutation(len(data), 0, random.METRIC)
     real = data.images[order[: n + REAL]]
-    fid, sure = _scores(judge, real[n:], to_uint8(samples), real[:n])
-    return {"fid": fid[0], "fid_of_real": fid[1], "sure": sure[0], "sure_of_real": sure[1]}
-
-
-def _scores(judge: Judge, reference: np.ndarray, *sets: np.ndarray) -> tuple[list, list]:
-    fids, sure = [], []
-    statistics = FeatureStatistics(judge.run(reference).features)
-    for images in sets:
+    statistics = _statistics(judge, judge.run(real[n:]).features)
+    scores: dict[str, float | None] = {}
+    for images, of in ((to_uint8(samples), ""), (real[:n], "_of_real")):
         output = judge.run(images)
-        enough = len(images) > judge.width
-        own = FeatureStatistics(output.features) if enough else None
-        fids.append(frechet_distance(statistics, own) if own is not None else None)
-        sure.append(float((output.log_p.max(axis=1) > SURE).mean()))
-    return fids, sure
+        own = _statistics(judge, output.features)
+        if own is not None and statistics is not None:
+            scores[f"fid{of}"] = frechet_distance(statistics, own)
+        scores[f"sure{of}"] = float((output.log_p.max(axis=1) > SURE).mean())
+    return scores
+
+
+def _statistics(judge: Judge, features: np.ndarray) -> FeatureStatistics | None:
+    """Return mean and covariance, which needs more images than features."""
+    return FeatureStatistics(features) if len(features) > judge.width else None

@@ -14,7 +14,7 @@ from minddpm.gpucheck.checks import first_line, small_trainer
 from minddpm.kernels.cuda.ladder import RUNGS, Sizes
 from minddpm.kernels.cuda.launch import is_array, observed_by
 
-WARM_UP = 3
+ROUNDS = 5
 LADDER = {rung.file for rung in RUNGS.values()}
 PRODUCTS = ("conv2d", "conv2d_gradient_x", "conv2d_gradient_w", "conv2d_gradients")
 
@@ -64,7 +64,7 @@ def breakdown(precision: str, quick: bool) -> Breakdown:
 
 def _measured(run: Any, nothing: Breakdown) -> Breakdown:
     cuda, spans = backend.xp.cuda, []
-    _, host = timings.milliseconds(run, rounds=WARM_UP, calls=1)
+    host = timings.launching_time(run, ROUNDS)
 
     @contextmanager
     def between_events(file: str, name: str, arguments: tuple[Any, ...]) -> Iterator[None]:

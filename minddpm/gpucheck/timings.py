@@ -95,8 +95,9 @@ class Task(NamedTuple):
         try:
             before = device_memory()
             run = self.prepare()
-            single, host = milliseconds(run, self.rounds, self.calls)
-            queued = milliseconds(run, self.rounds, self.queued)[0] if self.queued else None
+            host = launching_time(run, self.rounds)
+            single = device_time(run, self.rounds, self.calls, host)
+            queued = device_time(run, self.rounds, self.queued, host) if self.queued else None
             memory = max(0, memory_in_use() - before)
         except NotAvailableError as why:
             return timing._replace(missing=str(why))
@@ -126,33 +127,36 @@ def wait(cycles: float) -> None:
     kernel((1,), (1,), (np.int64(max(CYCLES, cycles)),))
 
 
-def milliseconds(run: Run, rounds: int, calls: int = CALLS) -> tuple[float, float]:
-    """Return the device's and the host's time of one call: medians over rounds, after a warm-up.
-
-    The device's by its events. calls: number of calls between two events. The time of a single call
-    includes its launches by the host; several calls are all queued on the device before the first
-    one starts, so that they take the device's time alone. The host's is that until run() returns.
-    """
-    cuda = backend.xp.cuda
+def launching_time(run: Run, rounds: int) -> float:
+    """Return the milliseconds until run() returns on an idle device: a median, after a warm-up."""
     for _ in range(3):
         run()
-    launching = []
+    times = []
     for _ in range(min(rounds, 5)):
-        cuda.Device().synchronize()
+        backend.xp.cuda.Device().synchronize()
         begun = time.perf_counter()
         run()
-        launching.append(time.perf_counter() - begun)
-    host = statistics.median(launching)
-    times, end_of_rounds = [], time.perf_counter() + SECONDS
-    while len(times) < rounds and (len(times) < 3 or time.perf_counter() < end_of_rounds):
+        times.append(1e3 * (time.perf_counter() - begun))
+    return statistics.median(times)
+
+
+def device_time(run: Run, rounds: int, calls: int, host: float) -> float:
+    """Return the milliseconds of one call by the device's events: a median over rounds.
+
+    calls: number of calls between two events. The time of a single call includes its launches by
+    the host; several calls are all queued on the device before the first one starts, so that they
+    take the device's time alone. host: the launching_time.
+    """
+    cuda, times, last = backend.xp.cuda, [], time.perf_counter() + SECONDS
+    while len(times) < rounds and (len(times) < 3 or time.perf_counter() < last):
         start, end = cuda.Event(), cuda.Event()
         cuda.Device().synchronize()
         if calls > 1:
-            wait(1.5 * CLOCK * host * calls)
+            wait(1.5 * CLOCK * host / 1e3 * calls)
         start.record()
         for _ in range(calls):
             run()
         end.record()
         end.synchronize()
         times.append(cuda.get_elapsed_time(start, end) / calls)
-    return statistics.median(times), 1e3 * host
+    return statistics.median(times)

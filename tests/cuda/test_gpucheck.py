@@ -256,7 +256,7 @@ def test_largest_error():
 
 
 def test_calls_are_timed_between_two_events(monkeypatch):
-    """Three calls first; then in every round a wait, and all calls between the events."""
+    """Three calls first, then some on an idle device; in every round a wait before all calls."""
     log, waits, elapsed = [], [], iter([50.0, 10.0, 20.0])
 
     class Event:
@@ -276,25 +276,30 @@ def test_calls_are_timed_between_two_events(monkeypatch):
     monkeypatch.setattr(timings, "backend", SimpleNamespace(xp=fake))
     clock = itertools.count(step=0.5)
     monkeypatch.setattr(timings.time, "perf_counter", lambda: next(clock))
-    device_ms, host_ms = timings.milliseconds(lambda: log.append("run"), rounds=3, calls=2)
-    assert (device_ms, host_ms) == (10.0, 500.0)
-    one_round = ["idle", "wait", "record", "run", "run", "record", "synchronize"]
-    assert log == ["run"] * 3 + ["idle", "run"] * 3 + one_round * 3
+
+    def run():
+        log.append("run")
+
+    assert timings.launching_time(run, rounds=3) == 500.0
+    assert log == ["run"] * 3 + ["idle", "run"] * 3
+    log.clear()
+    assert timings.device_time(run, 3, 2, 500.0) == 10.0
+    assert log == ["idle", "wait", "record", "run", "run", "record", "synchronize"] * 3
     # The device waits for longer than the host takes to launch both calls.
     assert waits == [((1,), (1,), (1.5 * timings.CLOCK * 0.5 * 2,))] * 3
     log.clear()
     elapsed = iter([7.0])
-    assert timings.milliseconds(lambda: log.append("run"), rounds=1, calls=1)[0] == 7.0
+    assert timings.device_time(run, 1, 1, 500.0) == 7.0
     assert "wait" not in log
     # A slow task has fewer rounds, at least three.
     elapsed = itertools.repeat(1.0)
     log.clear()
-    timings.milliseconds(lambda: log.append("run"), rounds=100, calls=1)
-    assert log.count("synchronize") == 3 + timings.SECONDS / 0.5 - 1
+    timings.device_time(run, 100, 1, 500.0)
+    assert log.count("run") == 3 + timings.SECONDS / 0.5 - 1
     monkeypatch.setattr(timings, "SECONDS", 0.0)
     log.clear()
-    timings.milliseconds(lambda: log.append("run"), rounds=100, calls=1)
-    assert log.count("synchronize") == 3
+    timings.device_time(run, 100, 1, 500.0)
+    assert log.count("run") == 3
 
 
 @pytest.fixture
@@ -314,8 +319,11 @@ def small_sizes(monkeypatch):
 def test_all_results_are_verified_before_they_are_timed(emulated_cupy, monkeypatch, small_sizes):
     """The clock is replaced: the contestants compute the right results on the stand-in."""
     runs = []
-    monkeypatch.setattr(timings, "milliseconds", lambda run, *_: runs.append(run()) or (2.0, 1.0))
+    monkeypatch.setattr(timings, "launching_time", lambda *_: 1.0)
+    monkeypatch.setattr(timings, "device_time", lambda run, *_: runs.append(run()) or 2.0)
     monkeypatch.setattr(rung_timings, "CONVOLUTIONS", {"7x7 12->8": (7, 12, 8)})
+    # PyTorch has no stand-in.
+    monkeypatch.setattr(rung_timings, "pytorch_problem", lambda: "torch is not installed")
 
     def make(tasks):
         return [task() for task in tasks]
@@ -324,7 +332,7 @@ def test_all_results_are_verified_before_they_are_timed(emulated_cupy, monkeypat
     rungs = rung_timings.tasks(quick=True)
     times = make([*steps, *rungs])
     assert [t.problem for t in times if t.problem] == []
-    missing = [t for t in times if t.missing]  # PyTorch has no stand-in
+    missing = [t for t in times if t.missing]
     assert {t.who for t in missing} == {"PyTorch, channels_last"}
     assert len(steps) == 6 + 3
     assert len(rungs) == 2 * (len(ladder.RUNGS) + 4)
@@ -501,7 +509,8 @@ def test_the_table_of_resources(monkeypatch, tmp_path):
 
 @needs_compiler
 def test_ceilings_are_verified_and_counted(emulated_cupy, monkeypatch):
-    monkeypatch.setattr(timings, "milliseconds", lambda run, *_: run() is None or (2.0, 1.0))
+    monkeypatch.setattr(timings, "launching_time", lambda *_: 1.0)
+    monkeypatch.setattr(timings, "device_time", lambda run, *_: run() is None or 2.0)
     monkeypatch.setattr(ceilings, "BLOCKS", 1)
     properties = {"multiProcessorCount": 1}
     monkeypatch.setattr(

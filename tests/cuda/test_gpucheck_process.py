@@ -1,16 +1,20 @@
 """minddpm.gpucheck when a row, or the whole process that runs the rows, goes wrong."""
 
+import errno
 import json
 import shutil
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from minddpm.commands import cli
 from minddpm.gpucheck import __main__ as command
 from minddpm.gpucheck import supervisor
+from minddpm.storage import atomic
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 # A worker with few rows and a planted fault.
@@ -20,23 +24,25 @@ import numpy as np
 from minddpm.gpucheck import worker
 from minddpm.kernels import cuda
 every = worker.items
-worker.items = lambda quick, emulated: [
-    item for item in every(quick, emulated) if item.name in ("add", "silu", "upsample_nearest")
-]
+worker.items = lambda *how: [item for item in every(*how) if item.name in {names}]
 {fault}
 sys.exit(worker.main())
 """
+NAMES = "add", "silu", "upsample_nearest"
 
 
 @pytest.fixture
 def gpucheck(monkeypatch, capsys, tmp_path):
-    """gpucheck("--quick", ..., fault="...") -> (exit code, stdout, stderr), run in tmp_path."""
+    """gpucheck("--quick", ..., fault="...", names=...) -> (exit code, stdout, stderr).
+
+    It runs in tmp_path, and only the rows of these names.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINDDPM_CUDA", "emulate")
 
-    def run(*arguments, fault=""):
+    def run(*arguments, fault="", names=NAMES):
         monkeypatch.setattr(sys, "argv", ["gpucheck", *map(str, arguments)])
-        worker = sys.executable, "-c", PLANTED.format(fault=fault)
+        worker = sys.executable, "-c", PLANTED.format(fault=fault, names=names)
         return cli.run(partial(command.main, worker)), *capsys.readouterr()
 
     return run
@@ -134,3 +140,132 @@ def test_a_full_disk_costs_no_row(capsys):
     stdout, stderr = capsys.readouterr()
     assert stdout.count("\n") == 2
     assert stderr == "/dev/full: No space left on device; the rows are printed only.\n"
+
+
+@needs_compiler
+def test_a_disk_that_becomes_full_costs_the_files_but_no_row(gpucheck, monkeypatch):
+    """The error of os.fsync is that of a full disk, once a row has run."""
+
+    def fsync(file):
+        if Path("full").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "fsync", fsync)
+    fault = "right = cuda.silu\ncuda.silu = lambda x: open('full', 'w').close() or right(x)"
+    code, stdout, stderr = gpucheck("--report", "page.html", fault=fault)
+    assert code == 1
+    assert all(f"| {name} |" in stdout for name in NAMES)
+    assert "\n0 failed.\n" in stdout
+    assert stderr.count("could not be written (No space left on device)") == 2
+    assert not Path("gpucheck.json").exists()
+    assert not Path("page.html").exists()
+    assert [path.name for path in Path().glob("*.json*")] == ["gpucheck.jsonl"]
+
+
+# A copy of the kernels in which a header is missing, as CUDA's own may be.
+NO_HEADER = """
+import shutil
+from pathlib import Path
+from minddpm.kernels.cuda import launch
+shutil.copytree(launch.FOLDER, "kernels")
+Path("kernels/narrow.cuh").unlink()
+launch.FOLDER = Path("kernels").resolve()
+"""
+
+
+@needs_compiler
+def test_a_missing_header_costs_the_rows_that_need_it(gpucheck):
+    code, stdout, _ = gpucheck(fault=NO_HEADER, names=("add", "group_norm", "silu"))
+    assert code == 1
+    lines = [line for line in stdout.splitlines() if line.startswith("| ")][-3:]
+    assert [line.split(" | ")[-1][:6] for line in lines] == ["ok |", "FAILED", "ok |"]
+    assert "narrow.cuh" in lines[1]
+
+
+# --- every kind of row, on the stand-in as if it were a GPU --------------------------------------
+
+AS_A_GPU = """
+import minddpm
+from minddpm.data import ImageDataset
+from minddpm.gpucheck import checks, digits, machine, step, step_timings, timings
+machine.is_emulated = lambda: False
+minddpm.SMALL, timings.QUICK_BATCH, timings.SECONDS = checks.TINY, 2, 0
+timings.wait = lambda cycles: None
+digits.load_mnist = lambda: ImageDataset(checks.strokes(90, 8), None, "strokes")
+digits.SAMPLING_STEPS = digits.SYNCHRONISED = 2
+digits.SECONDS, step_timings.QUEUED = 2, 1
+"""
+EVERY_KIND = (
+    "add",
+    "training step, 2 images, cupy, replayed",
+    "sampling step, 2 images, cupy, graph",
+    "training step by kernel, float32",
+    "ceiling, copy in memory",
+    "registers and memory of the kernels",
+    "a training",
+)
+
+
+@needs_compiler
+def test_every_kind_of_row_as_on_a_gpu(gpucheck, tmp_path):
+    code, stdout, stderr = gpucheck(
+        "--quick", "--report", "page.html", fault=AS_A_GPU, names=EVERY_KIND
+    )
+    assert code == 0, stdout + stderr
+    content = json.loads((tmp_path / "gpucheck.json").read_text())
+    training, sampling, copied = content["timings"]
+    for row in (training, sampling):
+        assert row["milliseconds"] > 0
+        assert row["queued"] > 0
+        assert row["images_per_second"] == pytest.approx(2e3 / row["milliseconds"])
+    assert copied["gigabytes"] > 0
+    (step,) = content["steps"]
+    assert "% of a measured ceiling" in stdout
+    assert " of copy in memory |" in stdout
+    (needs,) = content["resources"]
+    launched = {kernel["name"] for kernel in step["kernels"]}
+    assert launched <= {kernel["name"] for kernel in needs["kernels"]}
+    (digits,) = content["digits"]
+    assert digits["steps"] > 0
+    assert 0 <= digits["sure"] <= 1
+    assert Path(digits["picture"]).name == "gpucheck.png"
+    with Image.open("gpucheck.png") as picture:
+        assert picture.width > 8
+    assert "data:image/png;base64," in (tmp_path / "page.html").read_text()
+    assert "clocks: before row 0 not available" in stdout
+    assert all(row["seconds"] >= 0 for rows in ("checks", "timings") for row in content[rows])
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("fault", "verdict"),
+    [
+        ("step.breakdown = lambda *_: os.kill(os.getpid(), 9)", "exit code -9"),
+        ("step.breakdown = lambda *_: time.sleep(1000)", "no result within 20 s"),
+    ],
+)
+def test_a_fault_between_timings(gpucheck, monkeypatch, fault, verdict):
+    """All rows before it and after it have their numbers."""
+    monkeypatch.setattr(command.supervisor.results, "__defaults__", (20, supervisor.WORKER))
+    names = EVERY_KIND[0], EVERY_KIND[3], EVERY_KIND[4]
+    code, stdout, _ = gpucheck("--quick", fault=AS_A_GPU + fault, names=names)
+    assert code == 1
+    assert "training step by kernel, float32: FAILED" in stdout
+    assert verdict in stdout
+    content = json.loads(Path("gpucheck.json").read_text())
+    assert [row["ok"] for row in content["checks"]] == [True]
+    assert all(row["milliseconds"] for row in content["timings"])
+    assert len(content["timings"]) == 1
+
+
+@needs_compiler
+def test_the_seconds_end_a_training(gpucheck):
+    """It takes a part of the seconds that are left, and the row after it its turn."""
+    begun = time.monotonic()
+    names, fault = (EVERY_KIND[0], EVERY_KIND[-1]), AS_A_GPU + "digits.SECONDS = 90"
+    code, stdout, _ = gpucheck("--quick", "--seconds", 40, fault=fault, names=names)
+    assert code == 0, stdout
+    assert time.monotonic() - begun < 40
+    (row,) = json.loads(Path("gpucheck.json").read_text())["digits"]
+    assert row["steps"] > 2
+    assert 3 < row["training_seconds"] < 12
