@@ -3,10 +3,18 @@
 import base64
 import html
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from pathlib import Path
 
-from minddpm.gpucheck.tables import Record, ceilings, digits, failures, number, of_kind, share
+from minddpm.gpucheck.tables import (
+    Record,
+    by_task,
+    ceilings,
+    digits,
+    failures,
+    number,
+    of_kind,
+    share,
+)
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
@@ -14,10 +22,11 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 h1, h2, h3 { line-height: 1.2; } h3 { margin: 1.2rem 0 .3rem; font-size: 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { border-bottom: 1px solid #ddd; padding: .2rem .6rem; text-align: left; }
-th { font-weight: 600; vertical-align: bottom; }
+th { font-weight: 600; vertical-align: bottom; text-align: right; }
 td:first-child { width: 15rem; overflow-wrap: anywhere; }
 td.number { text-align: right; white-space: nowrap; }
 td.bar { width: 30%; } td.bar div { background: #4878a8; height: .9rem; min-width: 1px; }
+td.bar div.theirs { background: #b0b8c0; }
 .failed { color: #b00020; font-weight: 600; }
 img { width: 100%; max-width: 32rem; image-rendering: pixelated; }
 @media (max-width: 40rem) {
@@ -29,6 +38,7 @@ img { width: 100%; max-width: 32rem; image-rendering: pixelated; }
   td[data-name]::before { content: attr(data-name) " "; color: #666; }
 }
 """
+THEIRS = "PyTorch", "cupy-reference"  # with a paler bar
 TIMES = ("ms", "ms, queued", "ms of the host", "images/s", "MiB", "GFLOP/s", "% of FFMA's", "GB/s")
 
 
@@ -42,8 +52,8 @@ def page(plan: Record, rows: Sequence[Record]) -> str:
         parts.append("<p>Nothing was timed: the emulator is not a GPU.</p>")
     parts += map(_digits, of_kind(rows, "digits"))
     measured = ceilings(rows)
-    for what, group in groupby(of_kind(rows, "timing"), key=lambda row: row.get("what", "lost")):
-        parts.append(f"<h2>{html.escape(what)}</h2>{_timings(list(group), measured.get('FFMA'))}")
+    for what, some in by_task(of_kind(rows, "timing")).items():
+        parts.append(f"<h2>{html.escape(what)}</h2>{_timings(some, measured.get('FFMA'))}")
     parts += [_step(row, measured) for row in of_kind(rows, "step") if row.get("kernels")]
     parts += map(_resources, of_kind(rows, "resources"))
     parts += ["<h2>Compared with the reference</h2>", _checks(of_kind(rows, "check"))]
@@ -87,7 +97,8 @@ def _timings(rows: list[Record], ceiling: float | None) -> str:
         who = html.escape(row.get("who", row["name"]))
         if found:
             named = [(TIMES[i], found[i]) for i in used]
-            lines.append(_line(who, _bar(row["milliseconds"], longest), named))
+            bar = _bar(row["milliseconds"], longest, who.startswith(THEIRS))
+            lines.append(_line(who, bar, named))
         else:
             why = html.escape(row.get("missing") or row["problem"])
             failed = ' class="failed"' * (not row.get("missing"))
@@ -163,8 +174,9 @@ def _checks(rows: list[Record]) -> str:
     return _table(lines, ["", "largest error", "allowed", ""])
 
 
-def _bar(value: float, longest: float) -> str:
-    return f'<div style="width: {100 * value / longest if longest else 0:.1f}%"></div>'
+def _bar(value: float, longest: float, theirs: bool = False) -> str:
+    kind = ' class="theirs"' * theirs
+    return f'<div{kind} style="width: {100 * value / longest if longest else 0:.1f}%"></div>'
 
 
 def _line(name: str, bar: str | None, named: Iterable[tuple[str, str]]) -> str:

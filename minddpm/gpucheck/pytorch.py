@@ -5,7 +5,7 @@ choose: fused Adam, no autograd for sampling, autocast for bfloat16.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from minddpm import GaussianDiffusion, backend, random
 from minddpm.data import batch_indices, to_float
 from minddpm.gpucheck.arrays import verify
 from minddpm.gpucheck.checks import random_unet, strokes
+from minddpm.gpucheck.modes import LAYOUTS, PRECISIONS, Mode
 from minddpm.gpucheck.timings import Run
 from minddpm.nn import Module
 from minddpm.nn.torch_layout import torch_tensors
@@ -23,30 +24,8 @@ from minddpm.training.options import TrainingOptions
 
 Tensor = torch.Tensor
 Predict = Callable[[Tensor, Tensor], Tensor]
-LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
-# Tolerances of a loss: bfloat16 has 8 significant bits, and autocast rounds more than minddpm.
-PRECISIONS = {"FP32": 1e-4, "TF32": 1e-3, "bf16": 2e-2}
+FORMATS = dict(zip(LAYOUTS, (torch.contiguous_format, torch.channels_last), strict=True))
 WARM_UP = 3  # runs before a graph is recorded
-
-
-class Mode(NamedTuple):
-    """A way to run the model. how: "eager", "graph" (a CUDA graph) or "compiled"."""
-
-    layout: str
-    precision: str
-    how: str
-
-    @property
-    def name(self) -> str:
-        return f"PyTorch {self.layout}, {self.precision}, {self.how}"
-
-
-MODES = [
-    Mode(layout, precision, how)
-    for how in ("eager", "graph", "compiled")
-    for precision in PRECISIONS
-    for layout in LAYOUTS
-]
 
 
 class Plain(torch.nn.Module):
@@ -65,12 +44,12 @@ def their_unet(unet: Module, layout: str, device: str = "cpu") -> UNet2DModel:
     net = UNet2DModel(**unet.config)
     weights = torch_tensors(unet)
     net.load_state_dict({name: torch.from_numpy(w.copy()) for name, w in weights.items()})
-    return net.to(device, memory_format=LAYOUTS[layout])
+    return net.to(device, memory_format=FORMATS[layout])
 
 
 def images(x: np.ndarray, layout: str) -> Tensor:
     """Return a copy of [N, H, W, C] as [N, C, H, W] in this memory layout."""
-    return torch.from_numpy(x).permute(0, 3, 1, 2).clone(memory_format=LAYOUTS[layout])
+    return torch.from_numpy(x).permute(0, 3, 1, 2).clone(memory_format=FORMATS[layout])
 
 
 # --- the two steps -------------------------------------------------------------------------------

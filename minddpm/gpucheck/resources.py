@@ -11,14 +11,15 @@ from minddpm import backend
 from minddpm.kernels.cuda.launch import FOLDER, compiled_kernels
 from minddpm.kernels.gpu import architecture
 
+ATTRIBUTES = "num_regs", "local_size_bytes", "shared_size_bytes"
 ARCHITECTURES = (75, 80, 89, 90)  # of the table's registers, in this order
 
 
 class Resources(NamedTuple):
-    """What one kernel needs: registers of a thread, bytes of its stack (spills are in it) and of
-    shared memory of a block. Each is None if the device does not say.
+    """What one kernel needs; None if the device does not say.
 
-    expected: registers, and stack at most, of the table; None if it does not have the kernel.
+    registers: of a thread. stack: bytes of its local memory, of which spills are a part. shared:
+    bytes of a block. expected: registers and stack of the table; None if it lacks the kernel.
     """
 
     name: str
@@ -33,12 +34,9 @@ def resources() -> list[Resources]:
     """Return those of all kernels that this process has launched, in order of their names."""
     has = architecture(backend.xp.cuda)
     found = []
-    for (file, name, options), kernel in compiled_kernels().items():
-        title = f"{file.removesuffix('.cu')}: {name}"
-        numbers = [
-            getattr(kernel, attribute, None)
-            for attribute in ("num_regs", "local_size_bytes", "shared_size_bytes")
-        ]
+    for (file, kernel_name, options), kernel in compiled_kernels().items():
+        title = f"{file.removesuffix('.cu')}: {kernel_name}"
+        numbers = [getattr(kernel, name, None) for name in ATTRIBUTES]  # the stand-in has none
         expected = None if options else table().get((title, has))
         found.append(Resources(title, " ".join(options), *numbers, expected))
     return sorted(found, key=lambda each: each[:2])

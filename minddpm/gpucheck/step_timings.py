@@ -22,6 +22,7 @@ from minddpm.gpucheck.checks import (
     training_check,
 )
 from minddpm.gpucheck.machine import pytorch_problem
+from minddpm.gpucheck.modes import MODES, Mode
 from minddpm.gpucheck.timings import TOLERANCE, NotAvailableError, Run, Task
 from minddpm.kernels.cuda.ladder import TENSOR_CORES
 
@@ -108,16 +109,15 @@ def _steps(name: str, config: dict, batch: int, replay: bool) -> Iterator[Step]:
 
 
 def pytorch(what: str, how: tuple[str, ...], quick: bool) -> list[Task]:
-    """Return PyTorch's timings of a "training" or "sampling" step.
+    """Return PyTorch's timings of a "training" or "sampling" step, in the GPU's own precisions.
 
     how: "eager", "graph", "compiled". Without PyTorch there is one timing, which says so.
     """
     if pytorch_problem("diffusers"):
         return [_task(what, "PyTorch", _missing, quick)]
-    from minddpm.gpucheck.pytorch import MODES
-
     run = {"training": _torch_training, "sampling": _torch_sampling}[what]
-    modes = [mode for mode in MODES if mode.how in how]
+    known = ("FP32", *(name.upper() for name in backend.precisions()))
+    modes = [mode for mode in MODES if mode.how in how and mode.precision.upper() in known]
     return [_task(what, mode.name, partial(run, mode), quick) for mode in modes]
 
 
@@ -125,7 +125,7 @@ def _missing(*_: Any) -> Run:
     raise NotAvailableError(pytorch_problem("diffusers"))
 
 
-def _torch_training(mode: Any, config: dict, batch: int) -> Run:
+def _torch_training(mode: Mode, config: dict, batch: int) -> Run:
     from minddpm.gpucheck import pytorch
 
     wanted = _expected_losses(config is TINY, batch)
@@ -133,7 +133,7 @@ def _torch_training(mode: Any, config: dict, batch: int) -> Run:
     return pytorch.training(mode, config, batch, wanted)
 
 
-def _torch_sampling(mode: Any, config: dict, batch: int) -> Run:
+def _torch_sampling(mode: Mode, config: dict, batch: int) -> Run:
     from minddpm.gpucheck import pytorch
 
     wanted = _expected_samples(config is TINY, batch)[0]

@@ -49,6 +49,16 @@ def failures(rows: Sequence[Record]) -> int:
     )
 
 
+def by_task(timings: Sequence[Record]) -> dict[str, list[Record]]:
+    """Return the timings of each task, in order of their first ones."""
+    found: dict[str, list[Record]] = {}
+    for row in timings:
+        # A lost one has only its name, "task, contestant": the task may have commas itself.
+        own = [what for what in found if row["name"].startswith(f"{what}, ")]
+        found.setdefault(row.get("what") or "".join(own[:1]) or "lost", []).append(row)
+    return found
+
+
 def verdict(ok: bool) -> str:
     return "ok" if ok else "FAILED"
 
@@ -105,7 +115,7 @@ def _checks(rows: list[Record]) -> str:
 
 def _timings(rows: list[Record]) -> str:
     lines = []
-    for row in rows:
+    for row in (row for some in by_task(rows).values() for row in some):
         if row["kind"] == "lost":
             lines.append([row["name"], "", f"FAILED {row['problem']}", *[""] * 6])
             continue

@@ -93,14 +93,17 @@ def items(settings: Settings, emulated: bool) -> list[Item]:
 def _compiled(quick: bool) -> dict[str, Any]:
     """Compile everything that the checks and the timings of steps launch."""
     from minddpm.gpucheck import kernel_checks, step_timings
+    from minddpm.gpucheck.checks import first_line
     from minddpm.kernels.cuda.ahead import compile_ahead
 
     def run() -> None:
         kernel_checks.run_all(quick)
         step_timings.run_all(quick)
 
-    # Each problem is that of a check, too, which fails.
-    return compile_ahead(run)._asdict()
+    try:
+        return compile_ahead(run)._asdict()  # a problem is also that of a row, which fails
+    except Exception as problem:  # any error of the device: all else is still to be tried
+        return {"modules": 0, "problems": [first_line(problem)]}
 
 
 def _timed(task: Any) -> Item:

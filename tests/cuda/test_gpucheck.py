@@ -387,6 +387,18 @@ def test_without_pytorch_its_rows_say_so(monkeypatch, emulated_cupy, small_sizes
     assert worker._timing(task)["ok"] is None
 
 
+def test_pytorch_is_timed_in_the_precisions_of_the_gpu(monkeypatch, emulated_cupy):
+    monkeypatch.setattr(step_timings, "pytorch_problem", lambda *_: "")
+
+    def found():
+        tasks = step_timings.pytorch("training", ("eager", "graph"), quick=True)
+        return len(tasks), {task.who.split(", ")[1] for task in tasks}
+
+    assert found() == (12, {"FP32", "TF32", "bf16"})
+    monkeypatch.setattr(step_timings.backend, "precisions", lambda: ["float32", "fp16"])
+    assert found() == (4, {"FP32"})
+
+
 # --- compute-sanitizer ---------------------------------------------------------------------------
 
 

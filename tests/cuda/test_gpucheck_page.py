@@ -63,6 +63,7 @@ ROWS = [
     timing("conv 28x28", "rung 1", problem="off by 3"),
     {"kind": "lost", "of": "timing", "name": "conv 28x28, rung 2", "problem": "it hung",
      "ok": False},
+    timing("training step, 128 images", "PyTorch NCHW, FP32, compiled", 20.0),
     {"kind": "state", "when": "after row 3", "clocks": "1590 MHz, 5000 MHz, 61, 68 W"},
     {"kind": "not run", "of": "timing", "name": "conv 14x14, rung 4"},
 ]  # fmt: skip
@@ -86,8 +87,11 @@ def test_every_row_is_on_the_page():
         "1590 MHz", "Trained for 1200 steps", "OSError: full",
     ):  # fmt: skip
         assert part in text(made), part
+    assert made.count("<h2>training step, 128 images</h2>") == 1
+    conv = made.partition("<h2>conv 28x28</h2>")[2].partition("<h2>")[0]
+    assert "it hung" in conv
     widths = [float(w) for w in re.findall(r"width: ([0-9.]+)%\"", made)]
-    assert widths[:2] == [25.0, 100.0]
+    assert widths[:3] == [25.0, 100.0, 50.0]
 
 
 def test_every_row_is_in_the_tables():

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import minddpm
+from minddpm.gpucheck import resources
 from minddpm.kernels import cuda
 from minddpm.kernels.emulator import cupy_on_cpu
 from minddpm.kernels.emulator.cupy_on_cpu import options as cupy_options
@@ -259,6 +260,11 @@ def test_arrays_have_the_methods_that_minddpm_calls():
     used = {name for name in looked_up if name in dir(np.ndarray)}
     assert {"reshape", "astype", "sum", "flags"} < used
     assert [name for name in sorted(used) if not hasattr(cupy.ndarray, name)] == []
+
+
+def test_a_kernel_says_what_it_needs():
+    """The attributes that gpucheck/resources.py reads, if there are any."""
+    assert all(hasattr(cupy.RawKernel, name) for name in resources.ATTRIBUTES)
 
 
 def test_wrong_uses_are_found():

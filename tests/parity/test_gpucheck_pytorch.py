@@ -13,9 +13,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from minddpm.gpucheck import checks, machine, pytorch, step_timings  # noqa: E402
+from minddpm.gpucheck import checks, machine, modes, pytorch, step_timings  # noqa: E402
 from minddpm.gpucheck.arrays import WrongResultError  # noqa: E402
-from minddpm.gpucheck.pytorch import Mode  # noqa: E402
+from minddpm.gpucheck.modes import Mode  # noqa: E402
 
 BATCH = 2
 
@@ -34,13 +34,13 @@ def sampling():
 
 
 def test_the_modes():
-    names = {mode.name for mode in pytorch.MODES}
-    assert len(names) == len(pytorch.MODES) == 2 * 3 * 3
+    names = {mode.name for mode in modes.MODES}
+    assert len(names) == len(modes.MODES) == 2 * 3 * 3
     assert "PyTorch channels_last, bf16, graph" in names
 
 
-@pytest.mark.parametrize("precision", pytorch.PRECISIONS)
-@pytest.mark.parametrize("layout", pytorch.LAYOUTS)
+@pytest.mark.parametrize("precision", modes.PRECISIONS)
+@pytest.mark.parametrize("layout", modes.LAYOUTS)
 @pytest.mark.parametrize("what", ["training", "sampling"])
 def test_a_step_has_our_results(request, what, layout, precision):
     run = request.getfixturevalue(what)(Mode(layout, precision, "eager"))
@@ -56,7 +56,7 @@ def test_a_step_has_our_results(request, what, layout, precision):
 def test_bfloat16_rounds(training):
     """Else it would be timed as bfloat16 without being it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(pytorch.PRECISIONS, "bf16", 1e-6)
+        patch.setitem(modes.PRECISIONS, "bf16", 1e-6)
         with pytest.raises(WrongResultError):
             training(Mode("NCHW", "bf16", "eager"))
 
