@@ -18,7 +18,7 @@ ROW_SECONDS = 180  # of one row, before its process is ended
 
 
 class Worker:
-    """A process whose lines of JSON are read with a time limit."""
+    """A process whose lines of JSON are read with a time limit; its stderr is shown."""
 
     def __init__(self, command: Sequence[str]):
         self._process = subprocess.Popen(
@@ -47,8 +47,9 @@ class Worker:
                     self._selector.unregister(key.fileobj)
                 elif key.fileobj is self._process.stdout:
                     self._lines += data
-                else:
+                else:  # such as the progress of a compilation
                     self._errors = (self._errors + data)[-4000:]
+                    print(data.decode(errors="replace"), end="", file=sys.stderr, flush=True)
         line, _, self._lines = self._lines.partition(b"\n")
         return json.loads(line)
 

@@ -91,7 +91,12 @@ cuda.upsample_nearest = lambda x: right(x) * np.float32(np.nan)
     assert set(lines[1:]) <= set(stdout.splitlines())
 
 
-HANGS = "cuda.silu = lambda x: time.sleep(1000)"
+HANGS = """
+ENDLESS = 'extern "C" __global__ void endless() { volatile int on = 1; while (on) {} }'
+def silu(x):
+    sys.modules["cupy"].RawModule(code=ENDLESS).get_function("endless")((1,), (1,), ())
+cuda.silu = silu
+"""
 CRASHES = "cuda.silu = lambda x: os.kill(os.getpid(), 11)"
 # After an access outside an array every call fails, until the process ends.
 LOST = """
@@ -186,8 +191,13 @@ def test_a_missing_header_costs_the_rows_that_need_it(gpucheck):
 
 AS_A_GPU = """
 import minddpm
+from minddpm import backend
 from minddpm.data import ImageDataset
-from minddpm.gpucheck import checks, digits, machine, step, step_timings, timings
+from minddpm.gpucheck import checks, digits, kernel_checks, machine, step, step_timings, timings
+from minddpm.kernels.cuda import ahead
+backend.precisions = lambda: ["float32"]
+kernel_checks.run_all = lambda quick: None
+ahead.DELAY = 0
 machine.is_emulated = lambda: False
 minddpm.SMALL, timings.QUICK_BATCH, timings.SECONDS = checks.TINY, 2, 0
 timings.wait = lambda cycles: None
@@ -196,6 +206,7 @@ digits.SAMPLING_STEPS = digits.SYNCHRONISED = 2
 digits.SECONDS, step_timings.QUEUED = 2, 1
 """
 EVERY_KIND = (
+    "all kernels",
     "add",
     "training step, 2 images, cupy, replayed",
     "sampling step, 2 images, cupy, graph",
@@ -213,6 +224,11 @@ def test_every_kind_of_row_as_on_a_gpu(gpucheck, tmp_path):
     )
     assert code == 0, stdout + stderr
     content = json.loads((tmp_path / "gpucheck.json").read_text())
+    (compiled,) = content["compiled"]
+    assert compiled["modules"] > 5
+    assert compiled["problems"] == []
+    assert f"{compiled['modules']} modules of kernels compiled in" in stdout
+    assert "compiling CUDA kernels" in stderr
     training, sampling, copied = content["timings"]
     for row in (training, sampling):
         assert row["milliseconds"] > 0
@@ -247,7 +263,7 @@ def test_every_kind_of_row_as_on_a_gpu(gpucheck, tmp_path):
 def test_a_fault_between_timings(gpucheck, monkeypatch, fault, verdict):
     """All rows before it and after it have their numbers."""
     monkeypatch.setattr(command.supervisor.results, "__defaults__", (20, supervisor.WORKER))
-    names = EVERY_KIND[0], EVERY_KIND[3], EVERY_KIND[4]
+    names = EVERY_KIND[1], EVERY_KIND[4], EVERY_KIND[5]
     code, stdout, _ = gpucheck("--quick", fault=AS_A_GPU + fault, names=names)
     assert code == 1
     assert "training step by kernel, float32: FAILED" in stdout
@@ -262,7 +278,7 @@ def test_a_fault_between_timings(gpucheck, monkeypatch, fault, verdict):
 def test_the_seconds_end_a_training(gpucheck):
     """It takes a part of the seconds that are left, and the row after it its turn."""
     begun = time.monotonic()
-    names, fault = (EVERY_KIND[0], EVERY_KIND[-1]), AS_A_GPU + "digits.SECONDS = 90"
+    names, fault = (EVERY_KIND[1], EVERY_KIND[-1]), AS_A_GPU + "digits.SECONDS = 90"
     code, stdout, _ = gpucheck("--quick", "--seconds", 40, fault=fault, names=names)
     assert code == 0, stdout
     assert time.monotonic() - begun < 40
