@@ -17,7 +17,8 @@ from minddpm.kernels.emulator import Library, device_array, device_empty
 pytestmark = needs_compiler
 NULL = np.uint64(0)
 
-ROUNDING = {"half": to_half, "BF16": to_bfloat16, "TF32": to_tf32}
+ROUNDING = {"half": to_half, "half T4": to_half, "BF16": to_bfloat16, "TF32": to_tf32}
+MACROS = {"half": "HALF", "T4": "__CUDA_ARCH__ 750", "NARROW": "COLUMNS 32"}
 
 
 @cache
@@ -29,10 +30,11 @@ def conv6(*defines):
 
 def launch(precision, name, sizes, rows, columns, *arguments, order=0):
     """Launch a kernel with the sizes of a convolution (Sizes) as the last arguments."""
-    grid = (-(-rows // 64), -(-columns // 64))
+    tile = (128, 32) if "NARROW" in precision else (64, 64)
+    grid = (-(-rows // tile[0]), -(-columns // tile[1]))
     vector = int(sizes.C % 4 == sizes.C_out % 4 == 0)
     arguments = (*arguments, *map(np.int32, (*sizes, vector)))
-    defines = [define for define in precision.split() if define != "half"]
+    defines = [MACROS.get(word, word) for word in precision.split()]
     defines += [f"STRIDE {sizes.stride}"] if sizes.stride != 1 else []
     conv6(*defines).launch(name, grid, (128,), arguments, order=order)
 
@@ -82,9 +84,13 @@ def test_inputs_are_rounded_to_the_range_of_the_format(precision):
 
 
 @pytest.mark.parametrize(
-    ("precision", "narrow"), [("half", NARROW["half"]), ("BF16", NARROW["bf16"])]
-)
-@pytest.mark.parametrize("C", [20, 17])  # read as vectors of four, and one by one
+    ("precision", "narrow"),
+    [
+        ("half", NARROW["half"]), ("half NARROW", NARROW["half"]), ("half T4", NARROW["half"]),
+        ("BF16", NARROW["bf16"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("C", [20, 24, 17])  # read as vectors if float32, always, one by one
 @pytest.mark.parametrize("parts", [1, 2])
 def test_x_may_be_stored_as_the_cores_read_it(precision, narrow, C, parts):
     """No bit of the results changes."""

@@ -54,6 +54,28 @@ def test_the_default_convolution_wastes_little(forward, rung):
     assert ways <= 2
 
 
+# bfloat16 has the code of half.
+@pytest.mark.parametrize(
+    "name", [name for name in ladder.RUNGS if name[0] == "6" and "bf" not in name]
+)
+@pytest.mark.parametrize("stored", [False, True])
+def test_tensor_cores_waste_little(stand_in, monkeypatch, name, stored):
+    """Forward and backward: no bank conflict, and nearly whole sectors."""
+    rung = ladder.RUNGS[name]
+    if stored and rung.stored == "float32":
+        return
+    monkeypatch.setattr(emulation, "mode", "profile")
+    monkeypatch.setattr(emulation, "profile", [])
+    images = (1, 6, 5, 48)
+    x, w, y, gy = map(cupy_on_cpu.asarray, draw(0, images, (3, 3, 48, 48), images, images))
+    sizes = ladder.Sizes.of((x,), w.shape, 1, ((1, 1), (1, 1)))
+    xs = (x.astype(rung.stored) if stored else x,)
+    ladder.forward(sizes, xs, w, None, y, rung=rung)
+    ladder.backward(sizes, gy, xs, w, rung=rung)
+    assert max(line.worst for line in emulation.profile if line.space == "shared") == 1
+    assert excess(emulation.profile, "global", "load") <= 1.1
+
+
 def test_the_naive_convolution_wastes_much(forward):
     assert excess(forward(ladder.RUNGS["1 naive"]), "global", "load") > 5
     assert excess(forward(ladder.RUNGS["2 coalesced"]), "global", "load") < 1.1

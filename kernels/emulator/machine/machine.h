@@ -99,6 +99,7 @@ struct Watcher {
     virtual void fence() = 0;
     virtual void warp_synchronised(int warp, unsigned mask) = 0;
     virtual void copy_arrives(const void* at, uint32_t place) = 0;
+    virtual void access_skipped(uint32_t place) = 0;  // the instruction runs, without an access
     // aligned: the address must be a multiple of the bytes.
     virtual void access(Kind kind, const void* at, size_t bytes, bool aligned,
                         uint32_t place) = 0;

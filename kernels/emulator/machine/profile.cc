@@ -101,6 +101,13 @@ void form_requests() {
     times.clear();
 }
 
+// How often the running thread has executed the instruction since the last barrier, until now.
+uint32_t count_execution(uint32_t place) {
+    std::vector<uint32_t>& executions = times[place];
+    executions.resize(threads);
+    return executions[me().number]++;
+}
+
 struct Profile : AccessWatcher {
     void launch_begins() override {
         costs.clear();
@@ -116,13 +123,11 @@ struct Profile : AccessWatcher {
     void fence() override {}
     void warp_synchronised(int, unsigned) override {}
     void copy_arrives(const void*, uint32_t) override {}
+    void access_skipped(uint32_t place) override { count_execution(place); }
     void accessed(const Access& access) override {
-        std::vector<uint32_t>& executions = times[access.place];
-        executions.resize(threads);
-        uint16_t thread = me().number;
         // Addresses in the arena equal those of real shared memory, up to an offset.
-        entries.push_back({access.place, uint32_t(access.bytes), executions[thread]++, thread,
-                           uint8_t(access.kind), access.shared,
+        entries.push_back({access.place, uint32_t(access.bytes), count_execution(access.place),
+                           uint16_t(me().number), uint8_t(access.kind), access.shared,
                            reinterpret_cast<uintptr_t>(access.at)});
     }
 };

@@ -58,11 +58,14 @@ void load_matrices(unsigned* to, const void* row, bool transposed, int line) {
     exchange(~0u, &mine, sizeof mine, line, transposed ? load_all<true> : load_all<false>);
 }
 
-void check_copy(const void* to, const void* from, int line) {
+void check_copy(const void* to, const void* from, bool inside, int line) {
     if (!aligned(to)) refuse("copies to an address that is not a multiple of 16 bytes", line);
     if (!aligned(from)) refuse("copies from an address that is not a multiple of 16 bytes", line);
     if (!is_shared(to)) refuse("copies to an address that is not in shared memory", line);
     if (is_shared(from)) refuse("copies from shared memory instead of global memory", line);
+    uint32_t place = place_of(__builtin_return_address(0)) - 1;
+    if (watcher && inside) watcher->access(READ, from, COPIED, true, place);
+    if (watcher && !inside) watcher->access_skipped(place);
 }
 
 void begin_copy(void* to, uint4 data) {

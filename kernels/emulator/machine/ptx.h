@@ -110,8 +110,10 @@ static inline void mma_m16n8k8_f16(float (&c)[4], const unsigned (&a)[2], const 
 namespace emulator {
 
 void load_matrices(unsigned* to, const void* row, bool transposed, int line);
-void check_copy(const void* to, const void* from, int line);
+void check_copy(const void* to, const void* from, bool inside, int line);
 void begin_copy(void* to, uint4 data);
+// Inlined, so that a fault has the kernel's line; check_copy() has passed the read to the watcher.
+UNINSTRUMENTED inline uint4 source(const void* from) { return *static_cast<const uint4*>(from); }
 void end_group();
 void wait_for_copies(unsigned groups);
 
@@ -125,10 +127,8 @@ __forceinline__ void ldmatrix_x4_trans(unsigned (&to)[4], const void* row, HERE)
 }
 #if __CUDA_ARCH__ >= 800
 __forceinline__ void cp_async16(void* to, const void* from, bool inside, HERE) {
-    emulator::check_copy(to, from, line);
-    uint4 data = {};
-    if (inside) data = *static_cast<const uint4*>(from);  // read here: this is the kernel's line
-    emulator::begin_copy(to, data);
+    emulator::check_copy(to, from, inside, line);
+    emulator::begin_copy(to, inside ? emulator::source(from) : uint4{});
 }
 static inline void cp_async_commit() { emulator::end_group(); }
 template <int n> void cp_async_wait() { emulator::wait_for_copies(n); }

@@ -117,6 +117,7 @@ struct RaceDetector : AccessWatcher {
     }
     void warp_synchronised(int warp, unsigned mask) override { order_warp(warp, mask); }
     void fence() override { order_fence(); }
+    void access_skipped(uint32_t) override {}
     void copy_arrives(const void* at, uint32_t place) override {
         access(WRITE, at, COPIED, true, place);
     }
