@@ -9,6 +9,11 @@ def architecture(cuda: ModuleType) -> int:
     return int(cuda.Device().compute_capability)
 
 
+def multiprocessors(cuda: ModuleType) -> int:
+    """Return the number of the GPU's multiprocessors; cuda: cupy.cuda."""
+    return int(cuda.Device().attributes["MultiProcessorCount"])
+
+
 INSTALL = (
     'pip install "minddpm[cuda12]" or "minddpm[cuda13]" (the CUDA version that nvidia-smi prints), '
     "or choose --backend numpy."

@@ -10,5 +10,7 @@
 #include "convolution.cuh"
 #include "product.cuh"
 
+#include "sliced.cuh"
+
 #include "conv2d.cuh"
 #include "conv2d_gradients.cuh"

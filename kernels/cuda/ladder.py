@@ -5,8 +5,11 @@ A linear layer is a convolution here, too: its rows are the pixels of an image o
 
 import math
 from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
 from typing import NamedTuple
 
+from minddpm.kernels import gpu
 from minddpm.kernels.arrays import Array
 from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, launch
 from minddpm.kernels.precision import available_precisions, precision
@@ -62,8 +65,9 @@ TENSOR_CORES = {
 }  # fmt: skip
 MIN_CHANNELS = 16  # for tensor cores: below, most of a fragment would be zeros
 FUSED_BACKWARD = "conv4_registers.cu", "conv6_tensor.cu"  # all gradients in one launch
-MIN_BLOCKS = 256  # of a launch: two for each multiprocessor of a large GPU
-MIN_PIXELS = 64  # at least this many pixels per slice of gw
+SLICED_FORWARD = "conv4_registers.cu"  # whose forward may have slices
+MIN_PIXELS = 256  # at least this many pixels per slice of gw
+MAX_SLICES = 16  # of the forward's depth
 
 
 class Sizes(NamedTuple):
@@ -124,16 +128,44 @@ def available_rungs() -> dict[str, Rung]:
     return {name: rung for name, rung in RUNGS.items() if not name.startswith(lacking)}
 
 
-def register_tile(rows: int, columns: int) -> Rung:
-    """Return rung 4 with the largest tile that a result of this size fills, as does the GPU."""
-    narrow = NARROW if columns <= 32 else ""
-    large = RUNGS[f"4 register tile{narrow}"]
-    fills = blocks(rows, large.rows) * blocks(columns, large.columns) >= MIN_BLOCKS
-    return large if fills else RUNGS[f"4 register tile, 64 rows{narrow}"]
+@cache
+def multiprocessors(library: ModuleType) -> int:
+    """Return the number of the GPU's multiprocessors."""
+    return gpu.multiprocessors(library.cuda)
 
 
-def choose_rung(s: Sizes, rows: int, columns: int, dtype: str = "float32") -> Rung:
-    """Return the rung for a convolution of these sizes; rows, columns: of its largest result.
+def register_tile(rows: int, *columns: int) -> Rung:
+    """Return rung 4 with the largest tile that wastes little and of which there are enough.
+
+    rows: of the largest result. columns: of all results, whose products take equally long.
+    """
+    wide, narrow = (sum(blocks(n, width) * width / n for n in columns) for width in (64, 32))
+    width = NARROW if wide > 1.1 * narrow else ""
+    large = RUNGS[f"4 register tile{width}"]
+    tiles = blocks(rows, large.rows) * blocks(max(columns), large.columns)
+    enough = tiles >= 2 * multiprocessors(cupy())
+    return large if enough else RUNGS[f"4 register tile, 64 rows{width}"]
+
+
+@cache
+def depth_slices(tiles: int, warps: int, depth: int, count: int) -> int:
+    """Return into how many slices to cut a product's depth, so that few tiles fill the GPU.
+
+    warps: of a block. count: of multiprocessors. The time is estimated in iterations of the main
+    loop. The warps of a quarter of a multiprocessor take turns; one alone uses half of the time.
+    A block begins and ends in four iterations, writes its sums in two, and reads those of each
+    slice in one.
+    """
+
+    def time(slices: int) -> int:
+        turns = max(2, blocks(blocks(tiles * slices, count) * warps, 4))
+        return turns * (blocks(depth, 8 * slices) + 4 + (2 + slices if slices > 1 else 0))
+
+    return min(range(1, MAX_SLICES + 1), key=time)
+
+
+def choose_rung(s: Sizes, rows: int, *columns: int, dtype: str = "float32") -> Rung:
+    """Return the rung for a convolution of these sizes; rows, columns: as for register_tile.
 
     dtype: the type of x. Only one rung reads x of a 16-bit type, even if precision() has changed
     since x was stored.
@@ -142,8 +174,8 @@ def choose_rung(s: Sizes, rows: int, columns: int, dtype: str = "float32") -> Ru
     if dtype != "float32":
         tensor_cores = next(name for name, rung in RUNGS.items() if rung.stored == dtype)
     if tensor_cores:
-        return RUNGS[tensor_cores + NARROW * (columns <= 32)]
-    return register_tile(rows, columns)
+        return RUNGS[tensor_cores + NARROW * (max(columns) <= 32)]
+    return register_tile(rows, *columns)
 
 
 def stored_as(s: Sizes) -> str:
@@ -163,12 +195,16 @@ def forward(
     shift: Array | None = None, extra: Array | None = None, rung: Rung | None = None,
 ) -> None:  # fmt: skip
     """Compute y = conv(x) + bias [C_out] + shift [N, C_out] + extra (of y's shape), into y."""
-    rung = rung or choose_rung(s, s.pixels, s.C_out, xs[0].dtype)
+    rung = rung or choose_rung(s, s.pixels, s.C_out, dtype=xs[0].dtype)
     parts = two_parts(xs)
-    grid = blocks(s.pixels, rung.rows), blocks(s.C_out, rung.columns)
+    grid, sums = (blocks(s.pixels, rung.rows), blocks(s.C_out, rung.columns)), ()
+    if rung.file == SLICED_FORWARD:
+        tiles = math.prod(grid)
+        slices = depth_slices(tiles, rung.block[0] // 32, s.window, multiprocessors(cupy()))
+        grid, sums = (*grid, slices), (_sums(rung, slices, tiles), counters(tiles))
     launch(
         rung.file, "conv2d", grid, rung.block, *parts, xs[0].shape[-1], w, bias, shift, extra, y,
-        *s, _vector(s, xs, *parts, w), options=_options(rung, s, xs, up),
+        *s, _vector(s, xs, *parts, w), *sums, options=_options(rung, s, xs, up),
     )  # fmt: skip
 
 
@@ -202,7 +238,7 @@ def backward(
     """Return all gradients, from one launch of rung 4 or 6; partial is added to gxs."""
     xp = cupy()
     pixels = s.N * (s.H >> up) * (s.W >> up)
-    rung = rung or choose_rung(s, pixels, max(s.C, s.C_out), xs[0].dtype)
+    rung = rung or choose_rung(s, pixels, s.C, s.C_out, dtype=xs[0].dtype)
     gxs = tuple(xp.empty(x.shape, "float32") for x in xs) if need_gx else None
     gw, gshift, gbias = (xp.empty(n, "float32") for n in (w.shape, (s.N, s.C_out), s.C_out))
     tiles_x = blocks(pixels, rung.rows) * blocks(s.C, rung.columns) if need_gx else 0
@@ -210,9 +246,9 @@ def backward(
     slices, parts = weight_slices(s, rung, tiles_w)
     groups = blocks(s.C_out, 32)
     launch(
-        rung.file, "conv2d_gradients", (tiles_x + tiles_w * slices + s.N * groups,), rung.block,
+        rung.file, "conv2d_gradients", (tiles_w * slices + s.N * groups + tiles_x,), rung.block,
         gy, *two_parts(xs), xs[0].shape[-1], w, *two_parts(partial), *two_parts(gxs or ()), gw,
-        gshift, gbias, parts, counters(tiles_w + groups), tiles_x, tiles_w, slices, *s,
+        gshift, gbias, parts, counters(tiles_w + groups), tiles_w, slices, *s,
         _vector(s, xs, gy, *xs, w), options=_options(rung, s, xs, up),
     )  # fmt: skip
     return Gradients(gxs, gw, gshift, gbias)
@@ -230,16 +266,25 @@ def sum_pixels(gy: Array) -> tuple[Array, Array]:
     none = (None,) * 2
     launch(
         rung.file, "conv2d_gradients", (N * groups,), rung.block, gy, *none, 0, None, *none,
-        *none, None, gshift, gbias, None, counters(groups), 0, 0, 1, *s, aligned(gy),
+        *none, None, gshift, gbias, None, counters(groups), 0, 1, *s, aligned(gy),
         options=rung.options,
     )  # fmt: skip
     return gshift, gbias
 
 
 def weight_slices(s: Sizes, rung: Rung, tiles: int) -> tuple[int, Array]:
-    """Return how many slices of pixels each tile of gw is cut into, and memory for their sums."""
-    slices = min(blocks(MIN_BLOCKS, tiles), blocks(s.pixels, MIN_PIXELS))
-    return slices, cupy().empty(slices * tiles * rung.rows * rung.columns, "float32")
+    """Return how many slices of pixels each tile of gw is cut into, and memory for their sums.
+
+    Three blocks for each multiprocessor begin together, before those of other results.
+    """
+    slices = min(blocks(3 * multiprocessors(cupy()), tiles), blocks(s.pixels, MIN_PIXELS))
+    return slices, _sums(rung, slices, tiles)
+
+
+def _sums(rung: Rung, slices: int, tiles: int) -> Array | None:
+    """Return memory for the sums of all slices of all tiles; none if there is only one slice."""
+    numbers = slices * tiles * rung.rows * rung.columns
+    return cupy().empty(numbers, "float32") if slices > 1 else None
 
 
 def separate_gradients(

@@ -69,7 +69,7 @@ def linears(x, ws, bs):
     if len(ws) > LAYERS:
         return *linears(x, ws[:LAYERS], bs[:LAYERS]), *linears(x, ws[LAYERS:], bs[LAYERS:])
     s, widths = Sizes.linear((x,), ws[0].shape), [w.shape[1] for w in ws]
-    rung = register_tile(s.pixels, max(widths))
+    rung = register_tile(s.pixels, *widths)
     starts = np.cumsum([0, *widths[:-1]])
     lines = zip(ws, bs, widths, starts, strict=True)
     table = _table(LAYER, ((w.data.ptr, b.data.ptr, K, start) for w, b, K, start in lines))
@@ -90,7 +90,7 @@ def linears_backward(gys, x, ws, partial=None):
         return gx, *(a + b for a, b in zip(first, rest, strict=True))
     xp = cupy()
     s, widths = Sizes.linear((x,), ws[0].shape), [w.shape[1] for w in ws]
-    rung = register_tile(s.pixels, max(s.C, *widths))
+    rung = register_tile(s.pixels, s.C, *widths)
     gx = xp.empty(x.shape, "float32")
     gws = _split(xp.empty(sum(w.size for w in ws), "float32"), [w.shape for w in ws])
     gbs = _split(xp.empty(sum(widths), "float32"), [(width,) for width in widths])

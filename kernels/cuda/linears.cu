@@ -77,7 +77,7 @@ linears_backward(const float* x, LayersBackward table, const float* partial, flo
         if (block >= 0 && block < mine * slices) {
             GradientW p = {table.layer[i].gy, {x, nullptr, C}, table.layer[i].gw, LINEAR(K)};
             long long before = (long long)all * slices * Tile::numbers * THREADS;
-            weight_tile(p, memory, parts + before, counters + all, block % mine, mine,
+            sliced_tile(p, memory, parts + before, counters + all, block % mine, mine,
                         block / mine, slices);
             return;
         }

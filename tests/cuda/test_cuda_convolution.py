@@ -85,6 +85,46 @@ def test_a_rung(rung, data):
         check(result, wanted, tolerance)
 
 
+@pytest.mark.parametrize("slices", [2, 7])
+@pytest.mark.parametrize("rung", [name for name in ladder.RUNGS if name.startswith("4")])
+@pytest.mark.parametrize(("C", "K"), [(1, 5), (8, 66)])  # of seven slices some are empty
+def test_the_depth_in_slices(rung, C, K, slices):
+    x, w, b, shift, extra = draw(0, (3, 9, 9, C), (3, 3, C, K), K, (3, K), (3, 9, 9, K))
+    s = ladder.Sizes.of((x,), w.shape, 1, ((1, 1), (1, 1)))
+    exact = reference.conv2d(x.astype(float), w, b, 1, ((1, 1), (1, 1)))
+    exact += shift[:, None, None] + extra
+
+    def run(x, *more):
+        y = cupy_on_cpu.empty(extra.shape, "float32")
+        w, b, shift, extra_y = more
+        ladder.forward(s, (x,), w, b, y, shift=shift, extra=extra_y, rung=ladder.RUNGS[rung])
+        return y
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ladder, "depth_slices", lambda *a: slices)
+        (y,) = in_every_order(run, x, w, b, shift, extra)
+    check(y, exact, 5e-6)
+
+
+@pytest.mark.parametrize("count", [40, 108, 128, 132])  # of a T4, A100, RTX 4090, H100
+@pytest.mark.parametrize(("H", "C", "K"), [(28, 32, 32), (14, 64, 64), (7, 64, 64), (7, 128, 64)])
+def test_every_multiprocessor_has_a_block(monkeypatch, count, H, C, K):
+    """At the small UNet's shapes and batch 128; slices only where there are few tiles."""
+    monkeypatch.setattr(ladder, "multiprocessors", lambda library: count)
+    rung = ladder.register_tile(128 * H * H, K)
+    tiles = -(-128 * H * H // rung.rows) * -(-K // rung.columns)
+    slices = ladder.depth_slices(tiles, rung.block[0] // 32, 9 * C, count)
+    assert tiles * slices >= 1.9 * count
+    assert (slices > 1) == (tiles < 3 * count)
+
+
+def test_narrow_results_get_narrow_tiles():
+    columns = {n: ladder.register_tile(1 << 20, *n).columns for n in [(32,), (64,), (96,), (128,)]}
+    assert columns == {(32,): 32, (64,): 64, (96,): 32, (128,): 64}
+    assert ladder.register_tile(1 << 20, 64, 32).columns == 32  # both gradients of 64 -> 32
+    assert ladder.register_tile(1 << 20, 128, 64).columns == 64
+
+
 @few_examples
 @given(data=st.data())
 def test_conv2d(data):

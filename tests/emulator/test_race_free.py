@@ -78,6 +78,7 @@ BODIES = [
     *((test_conv.test_a_rung, dict(rung=rung, data=Drawn(4, 1, True))) for rung in ladder.RUNGS),
     # one that cannot use vectors:
     (test_conv.test_a_rung, dict(rung="4 register tile", data=Drawn(3, 0, True))),
+    (test_conv.test_the_depth_in_slices, dict(rung="4 register tile", C=8, K=66, slices=2)),
     (test_conv.test_conv2d, dict(data=Drawn(True, True))),
     (test_conv.test_conv_transpose2d,
      dict(N=2, H=3, W=5, C_in=8, C_out=8, window=(4, 4, 2, 1), need_gx=True, with_partial=True)),

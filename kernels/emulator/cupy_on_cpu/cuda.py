@@ -44,6 +44,7 @@ __all__ = [
 emulation = SimpleNamespace(order=0, mode="plain", profile=[], flops=Counter())
 ARCHITECTURE = "80"  # compute capability of the device, the only one that its compiler supports
 MEMORY = 16 << 30  # bytes of the device
+MULTIPROCESSORS = 1  # blocks run one after another
 SHARED_BYTES = 48 << 10  # dynamic shared memory of a block, unless a kernel raises its limit
 
 
@@ -261,7 +262,7 @@ class Device:
     def __init__(self, device: int = 0):
         if device != 0:
             raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
-        self.id = device
+        self.id, self.attributes = device, {"MultiProcessorCount": MULTIPROCESSORS}
 
     @property
     def mem_info(self) -> tuple[int, int]:
@@ -283,7 +284,7 @@ runtime = SimpleNamespace(
     runtimeGetVersion=lambda: 12000,
     deviceSynchronize=lambda: _synchronise("deviceSynchronize", stream=capture.stream),
     getDeviceProperties=lambda device: {
-        "name": b"CPU (emulated)", "major": 8, "minor": 0, "multiProcessorCount": 1,
+        "name": b"CPU (emulated)", "major": 8, "minor": 0, "multiProcessorCount": MULTIPROCESSORS,
         "sharedMemPerBlock": SHARED_BYTES, "warpSize": 32,
     },
 )  # fmt: skip
