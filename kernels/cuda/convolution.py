@@ -1,8 +1,8 @@
-"""Convolutions, plain and transposed: each by the rung of ladder.py or winograd.py that fits it."""
+"""Convolutions, plain and transposed: each by the rung that fits it (ladder, winograd or fused)."""
 
 import sys
 
-from minddpm.kernels.cuda import ladder, winograd
+from minddpm.kernels.cuda import fused, ladder, winograd
 from minddpm.kernels.cuda.ladder import Sizes
 from minddpm.kernels.cuda.launch import cupy, empty
 from minddpm.kernels.cuda.linear import linear
@@ -13,20 +13,23 @@ from minddpm.kernels.shapes import Padding, transposed_shape
 CUDA = sys.modules[__package__]  # this kernel set, fully imported when a function runs
 
 
+def _rung(s: Sizes, xs, up):
+    """Return the module with the forward and backward to use."""
+    return next((rung for rung in (winograd, fused) if rung.pays(s, xs, up)), ladder)
+
+
 def convolved(xs, w, b, stride, padding, up=0, shift=None, extra=None):
     """Return y = conv(x) + b + shift + extra (ladder.forward)."""
     s = Sizes.of(xs, w.shape, stride, padding, up)
     (y,) = empty((s.N, s.OH, s.OW, s.C_out))
-    forward = winograd.forward if winograd.pays(s, xs, up) else ladder.forward
-    forward(s, xs, w, b, y, up=up, shift=shift, extra=extra)
+    _rung(s, xs, up).forward(s, xs, w, b, y, up=up, shift=shift, extra=extra)
     return y
 
 
 def gradients(gy, xs, w, stride, padding, up=0, need_gx=True, partial=()):
     """Return the ladder.Gradients of convolved()."""
     s = Sizes.of(xs, w.shape, stride, padding, up)
-    backward = winograd.backward if winograd.pays(s, xs, up) else ladder.backward
-    return backward(s, gy, xs, w, up=up, need_gx=need_gx, partial=partial)
+    return _rung(s, xs, up).backward(s, gy, xs, w, up=up, need_gx=need_gx, partial=partial)
 
 
 @float32_only

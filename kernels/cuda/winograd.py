@@ -16,16 +16,20 @@ PRODUCT = RUNGS["4 register tile"]  # whose tile computes the products
 MIN_CHANNELS = 256
 
 
-def pays(s: Sizes, xs: Parts, up: int = 0) -> bool:
-    """Return whether to use this rung: 3 x 3, stride 1, many channels, in float32."""
+def fits(s: Sizes, xs: Parts, up: int) -> bool:
+    """Return whether Winograd's kernels compute this convolution: 3 x 3, stride 1, in float32."""
     return (
         precision() == "float32" == xs[0].dtype
         and s.KH == s.KW == 3
         and s.stride == 1
-        and min(s.C, s.C_out) >= MIN_CHANNELS
         and len(xs) == 1
         and not up
     )
+
+
+def pays(s: Sizes, xs: Parts, up: int = 0) -> bool:
+    """Return whether to use this rung: for many channels."""
+    return fits(s, xs, up) and min(s.C, s.C_out) >= MIN_CHANNELS
 
 
 def _tiles(N: int, OH: int, OW: int) -> tuple[int, int, int]:
