@@ -1,0 +1,95 @@
+"""Check the exercises: one by its number, or all of them.
+
+python examples/exercises/check.py 3    # passed, or what went wrong
+python examples/exercises/check.py      # a table of all, and which one is next
+"""
+
+import argparse
+import faulthandler
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import minddpm
+from checker import cuda, diffusion, gradients
+from checker.run import NOT_STARTED, PASSED, Result, run, run_kernel
+from minddpm.commands import cli
+from minddpm.errors import InputError
+
+HERE = Path(__file__).resolve().parent
+FILES = {int(file.name[:2]): file for file in sorted(HERE.glob("*/[0-9][0-9]_*"))}
+CHECKS: dict[str, ModuleType] = {"diffusion": diffusion, "gradients": gradients, "cuda": cuda}
+SECONDS = 120  # after which a check is stopped: the longest takes about 20
+
+
+def check(number: int, file: Path | None = None) -> Result:
+    """Run the check of an exercise on its file, or on another one.
+
+    Raises InputError for a number that no exercise has, and where a kernel needs a compiler.
+    """
+    if number not in FILES:
+        raise InputError(f"there is no exercise {number}: choose 1 .. {max(FILES)}.")
+    minddpm.set_backend("numpy")
+    exercise = FILES[number]
+    of_this: Callable = getattr(CHECKS[exercise.parent.name], exercise.stem[3:])
+    # A loop without an end, in Python or in a kernel: shows its line and ends the process.
+    faulthandler.dump_traceback_later(SECONDS, exit=True, file=sys.__stderr__)
+    try:
+        return (run_kernel if exercise.suffix == ".cu" else run)(of_this, file or exercise)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def show(number: int) -> int:
+    """Print the result of one exercise; return the exit code."""
+    result = check(number)
+    print(f"{FILES[number].stem}: {result.state}")
+    if result.state == PASSED:
+        if number + 1 in FILES:
+            print(f"next: {path(number + 1)}")
+        return 0
+    if result.state == NOT_STARTED:
+        print(f"replace the TODO in {path(number)}; hints are at the end of the file")
+    if result.message:
+        print(result.message)
+    return 1
+
+
+def show_all() -> int:
+    """Print the state of every exercise; return the exit code."""
+    first, track = None, None
+    for number, file in FILES.items():
+        if file.parent.name != track:
+            track = file.parent.name
+            print(track)
+        try:
+            state = check(number).state
+        except InputError as error:
+            state = f"not checked: {error}"
+        print(f"  {file.stem:<24} {state}", flush=True)
+        first = number if first is None and state != PASSED else first
+    if first is None:
+        print("all passed")
+        return 0
+    print(f"next: {path(first)}")
+    return 1
+
+
+def path(number: int) -> str:
+    """Return the file of an exercise as a reader would type it."""
+    file = FILES[number]
+    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("number", type=int, nargs="?", help="of the exercise (default: all)")
+    number = parser.parse_args().number
+    return show_all() if number is None else show(number)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

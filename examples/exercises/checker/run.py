@@ -1,0 +1,76 @@
+"""Run a check on what the student wrote, and say where it failed."""
+
+import importlib.util
+import re
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from checker.compare import NotPassed
+from checker.launch import Kernel
+from minddpm.errors import InputError
+
+PASSED, NOT_STARTED, NOT_PASSED = "passed", "not started", "not passed"
+
+
+class Result(NamedTuple):
+    """The state of an exercise, and what went wrong."""
+
+    state: str
+    message: str = ""
+
+
+def run(check: Callable[[ModuleType], None], file: Path) -> Result:
+    """Run the check of an exercise in Python."""
+    try:
+        check(load(file))
+    except NotImplementedError:
+        return Result(NOT_STARTED)
+    except NotPassed as problem:
+        return Result(NOT_PASSED, str(problem))
+    except Exception as error:
+        if not (where := _line_in(file, error)):
+            raise
+        return Result(NOT_PASSED, f"{type(error).__name__}: {error}\n{where}")
+    return Result(PASSED)
+
+
+def load(file: Path) -> ModuleType:
+    """Import the student's file."""
+    spec = importlib.util.spec_from_file_location("exercise", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _line_in(file: Path, error: Exception) -> str:
+    """Return the line of the file that the error came from; "" if it came from elsewhere."""
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        return f"{file.name}:{error.lineno}:  {(error.text or '').strip()}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    return f"{file.name}:{frames[-1].lineno}:  {frames[-1].line}" if frames else ""
+
+
+def run_kernel(check: Callable[[Kernel], None], file: Path) -> Result:
+    """Run the check of an exercise in CUDA."""
+    kernel = Kernel(file)
+    if kernel.is_empty():
+        return Result(NOT_STARTED)
+    try:
+        check(kernel)
+    except InputError:  # no compiler
+        raise
+    except NotPassed as problem:
+        return Result(NOT_PASSED, _with_lines(file, str(problem)))
+    return Result(PASSED)
+
+
+def _with_lines(file: Path, text: str) -> str:
+    """Return the text, and below it each line of the file that it names."""
+    lines = file.read_text().splitlines()
+    named = re.findall(rf"{re.escape(file.name)}:(\d+)|\bline (\d+)", text)
+    for number in dict.fromkeys(int(a or b) for a, b in named):
+        text += f"\n{file.name}:{number}:  {lines[number - 1].strip()}"
+    return text

@@ -1,0 +1,146 @@
+"""The exercises: untouched ones fail, solutions pass, and typical mistakes are recognised."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import refused
+
+import check
+import planted
+from checker.run import NOT_PASSED, NOT_STARTED, PASSED
+from minddpm.commands import cli
+
+HERE = check.HERE
+L_SIMPLE = str(Path("diffusion", "03_l_simple.py"))
+SOLUTIONS = Path(__file__).parent / "solutions"
+PLANTED = planted.DIFFUSION
+NUMBERS = sorted(check.FILES)
+
+
+def solution(number: int) -> Path:
+    return SOLUTIONS / check.FILES[number].name
+
+
+def mark(number: int, *values):
+    """Return a parameter that is skipped if the exercise is a kernel and there is no compiler."""
+    kernel = number in check.FILES and check.FILES[number].suffix == ".cu"
+    skipped = pytest.mark.skipif(kernel and shutil.which("g++") is None, reason="needs g++")
+    return pytest.param(number, *values, marks=skipped)
+
+
+def test_the_exercises_are_numbered_and_each_has_a_solution():
+    assert list(range(1, len(NUMBERS) + 1)) == NUMBERS
+    assert {file.name for file in SOLUTIONS.iterdir() if file.is_file()} == {
+        file.name for file in check.FILES.values()
+    }
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_an_untouched_exercise_is_not_started(number):
+    assert check.check(number) == (NOT_STARTED, "")
+    text = check.FILES[number].read_text()
+    assert f"check.py {number}\n" in text  # the command in its own text
+    assert "Hints" in text
+
+
+@pytest.mark.parametrize("number", [mark(number) for number in NUMBERS])
+def test_the_solution_passes(number):
+    assert check.check(number, solution(number)) == (PASSED, "")
+
+
+@pytest.mark.parametrize(("number", "right", "wrong", "words"), [mark(*row) for row in PLANTED])
+def test_a_mistake_is_recognised(tmp_path, number, right, wrong, words):
+    source = solution(number).read_text()
+    assert right in source, "the solution has changed: plant the mistake elsewhere"
+    file = tmp_path / check.FILES[number].name
+    file.write_text(source.replace(right, wrong))
+    result = check.check(number, file)
+    assert result.state == NOT_PASSED
+    assert words in result.message
+
+
+def test_every_exercise_has_a_planted_mistake():
+    assert {row[0] for row in PLANTED} == set(NUMBERS)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Run check.py on a copy of the exercises in Python, of which 1 and 2 are solved."""
+    files = {n: file for n, file in check.FILES.items() if file.suffix == ".py"}
+    for n, file in files.items():
+        copy = tmp_path / file.parent.name / file.name
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text((solution(n) if n < 3 else file).read_text())
+        files[n] = copy
+    monkeypatch.setattr(check, "FILES", files)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str):
+        monkeypatch.setattr(sys, "argv", ["check.py", *arguments])
+        try:
+            code = cli.run(check.main)
+        except SystemExit as stop:  # argparse
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_passed(command):
+    assert command("2") == (0, f"02_posterior: passed\nnext: {L_SIMPLE}\n", "")
+
+
+def test_not_started(command):
+    code, stdout, _ = command("03")
+    assert (code, stdout.splitlines()[0]) == (1, "03_l_simple: not started")
+    assert f"the TODO in {L_SIMPLE}" in stdout
+
+
+def test_not_passed(command, tmp_path):
+    file = tmp_path / L_SIMPLE
+    file.write_text(file.read_text().replace("raise NotImplementedError", "return x0.mean()"))
+    code, stdout, _ = command("3")
+    assert (code, stdout.splitlines()[0]) == (1, "03_l_simple: not passed")
+    assert "The model was called 0 times" in stdout
+
+
+def test_the_table(command):
+    code, stdout, _ = command()
+    assert code == 1
+    lines = stdout.splitlines()
+    assert lines[0] == "diffusion"
+    assert [line.split() for line in lines[1:4]] == [
+        ["01_q_sample", "passed"],
+        ["02_posterior", "passed"],
+        ["03_l_simple", "not", "started"],
+    ]
+    assert lines[-1] == f"next: {L_SIMPLE}"
+
+
+def test_the_table_when_all_is_done(command, monkeypatch):
+    monkeypatch.setattr(check, "FILES", {n: check.FILES[n] for n in (1, 2)})
+    code, stdout, _ = command()
+    assert (code, stdout.splitlines()[-1]) == (0, "all passed")
+
+
+def test_a_wrong_number(command):
+    refused(command("99"), "there is no exercise 99", "choose 1 .. ")
+    refused(command("two"), "'two'")
+
+
+def test_an_endless_loop_ends(tmp_path):
+    """Its line is shown, and the exit code is 1."""
+    shutil.copytree(HERE, tmp_path / "exercises")
+    (file,) = tmp_path.rglob("01_q_sample.py")
+    file.write_text("def q_sample(*_):\n    while True:\n        pass\n")
+    main = tmp_path / "exercises" / "check.py"
+    main.write_text(main.read_text().replace("SECONDS = 120", "SECONDS = 1"))
+    done = subprocess.run([sys.executable, main, "1"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert '01_q_sample.py", line ' in done.stderr
