@@ -5,18 +5,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import refused
 
 import check
 import planted
-from checker.run import NOT_PASSED, NOT_STARTED, PASSED
+from checker import gradients
+from checker.run import NOT_PASSED, NOT_STARTED, PASSED, load
 from minddpm.commands import cli
+from minddpm.kernels import reference
 
 HERE = check.HERE
 L_SIMPLE = str(Path("diffusion", "03_l_simple.py"))
 SOLUTIONS = Path(__file__).parent / "solutions"
-PLANTED = planted.DIFFUSION
+PLANTED = planted.DIFFUSION + planted.GRADIENTS
 NUMBERS = sorted(check.FILES)
 
 
@@ -64,6 +67,28 @@ def test_a_mistake_is_recognised(tmp_path, number, right, wrong, words):
 
 def test_every_exercise_has_a_planted_mistake():
     assert {row[0] for row in PLANTED} == set(NUMBERS)
+
+
+def conv2d(x, w, b):
+    return reference.conv2d(x, w, b, 1, ((1, 1), (1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("number", "forward", "specification", "shapes"),
+    [
+        (11, "silu", reference.silu, [(3, 4)]),
+        (13, "group_norm", lambda *a: reference.group_norm(*a, 2, 0.1)[0],
+         [(2, 3, 2, 4), (4,), (4,)]),
+        (14, "conv2d", conv2d, [(2, 3, 4, 2), (3, 3, 2, 5), (5,)]),
+        (15, "attention", lambda *a: reference.attention(*a, heads=1), [(2, 5, 3)] * 3),
+    ],
+)  # fmt: skip
+def test_a_forward_that_an_exercise_gives(number, forward, specification, shapes):
+    """It is that of the reference, whose finite differences the check computes."""
+    inputs = gradients.draw(*shapes)
+    options = (2, 0.1) if forward == "group_norm" else ()
+    got = getattr(load(check.FILES[number]), forward)(*inputs, *options)
+    np.testing.assert_allclose(got, specification(*inputs), rtol=1e-9)
 
 
 # --- the command ----------------------------------------------------------------------------------
