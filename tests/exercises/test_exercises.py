@@ -19,7 +19,7 @@ from minddpm.kernels import reference
 HERE = check.HERE
 L_SIMPLE = str(Path("diffusion", "03_l_simple.py"))
 SOLUTIONS = Path(__file__).parent / "solutions"
-PLANTED = planted.DIFFUSION + planted.GRADIENTS
+PLANTED = planted.DIFFUSION + planted.GRADIENTS + planted.CUDA
 NUMBERS = sorted(check.FILES)
 
 

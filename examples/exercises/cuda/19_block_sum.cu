@@ -1,0 +1,63 @@
+// Exercise 19: the sum of a row, by all threads of a block together.
+//
+//     y[r] = sum over i of x[r, i]      for r = 0 .. rows-1; x [rows, n]
+//
+// First each thread sums every 128th number of the row, by turns as in exercise 18. That leaves 128
+// partial sums, one in each thread; threads of a block exchange numbers through shared memory. In
+// each round half of the threads add the other half's sums to theirs:
+//
+//     sums   s0    s1    s2    s3    s4    s5    s6    s7
+//             |     |     |     |  <--'  <--'  <--'  <--'
+//            s0+s4 s1+s5 s2+s6 s3+s7                         round 1: sums[t] += sums[t + 4]
+//             |     |   <--'  <--'
+//             +     +                                        round 2: sums[t] += sums[t + 2]
+//             |  <--'
+//            y[r]                                            round 3
+//
+// Before a thread reads what another one wrote, both have to pass a barrier, __syncthreads(). All
+// threads of the block have to reach it, those with nothing to add, too.
+//
+// Launch: grid (rows), block (128). n: at least 1; it may be smaller than 128. Reach: at most 40
+// requests to read shared memory per row (one thread that adds 128 sums makes 128), and as few to
+// read x as in exercise 18.
+//
+// Check your solution: python examples/exercises/check.py 19
+
+extern "C" __global__ void block_sum(const float* x, float* y, int n) {
+    // TODO
+}
+
+// Hints. Scroll down, and read one at a time.
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+//
+// 1. __shared__ float sums[128]; is one array for the block. blockIdx.x is the row.
+// 2. Every thread writes its partial sum, 0 if it had no number; then a barrier.
+// 3. for (int half = 64; half > 0; half /= 2): threads below half add; then all pass a barrier.
+// 4. The barrier stands in the loop, but outside the if.
+// 5. At the end one thread writes y[blockIdx.x].
