@@ -143,6 +143,7 @@ CUDA = [
      "sums[t] += sums[t + half];"),
     (19, "for (int i = t; i < n; i += 128) sum += x[blockIdx.x * n + i];",
      "if (t < n) sum = x[blockIdx.x * n + t];", "sum of the first 128 numbers"),
+    (19, "sums[t] = sum;", "", "Memory is not zero at first"),
     (19, "x[blockIdx.x * n + i]", "x[i]", "begins at x + blockIdx.x * n"),
     (19, "float sum = 0.0f;", "if (t >= n) return;\n    float sum = 0.0f;", "divergent barrier"),
     (19, "for (int i = t; i < n; i += 128)", "if (t == 0) for (int i = 0; i < n; i++)",
@@ -175,7 +176,7 @@ CUDA = [
      "none may return before it"),
     (22, "sum += tile_a[ty][d] * tile_b[d][tx]",
      "if (row < M && column < K && start + d < C) sum += a[row * C + start + d] * "
-     "b[(start + d) * K + column]", "fetch each number of a tile once"),
+     "b[(start + d) * K + column]", "of a tile once, together"),
     (23, "    __syncthreads();  // the next sum may overwrite it\n", "", "float total = sums[0];"),
     (23, "- mean;\n        squares += centred * centred;",
      ";\n        squares += centred * centred;", "mean is not subtracted"),

@@ -15,6 +15,7 @@ from checker import gradients
 from checker.run import NOT_PASSED, NOT_STARTED, PASSED, load
 from minddpm.commands import cli
 from minddpm.kernels import reference
+from minddpm.kernels.emulator import build
 
 HERE = check.HERE
 L_SIMPLE = str(Path("diffusion", "03_l_simple.py"))
@@ -157,6 +158,19 @@ def test_the_table_when_all_is_done(command, monkeypatch):
 def test_a_wrong_number(command):
     refused(command("99"), "there is no exercise 99", "choose 1 .. ")
     refused(command("two"), "'two'")
+
+
+def test_a_kernel_without_a_compiler(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "cuda" / solution(17).name
+    file.parent.mkdir()
+    shutil.copy(solution(17), file)
+    monkeypatch.setattr(check, "FILES", {17: file})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    build._compiler.cache_clear()
+    monkeypatch.setattr(sys, "argv", ["check.py", "17"])
+    code = cli.run(check.main)
+    build._compiler.cache_clear()
+    refused((code, *capsys.readouterr()), "needs g++, which is not installed")
 
 
 def test_an_endless_loop_ends(tmp_path):

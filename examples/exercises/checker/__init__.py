@@ -1,4 +1,4 @@
-"""The checks of the exercises. They contain the solutions: solve an exercise before you read its check.
+"""The checks of the exercises. They contain solutions: read them after you have solved yours.
 
 compare.py      compares a result with the expected one, and recognises typical mistakes
 run.py          loads what the student wrote, runs a check, and says where it failed
@@ -6,4 +6,4 @@ diffusion.py    exercises 1 to 8; a function for each, named as the exercise's f
 gradients.py    exercises 9 to 16
 cuda.py         exercises 17 to 24
 launch.py       runs the student's kernel on the emulator
-"""  # noqa: E501
+"""

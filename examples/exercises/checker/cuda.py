@@ -31,9 +31,9 @@ def map(kernel: Kernel) -> None:
 
 
 def copy(kernel: Kernel) -> None:
-    for n in (1000, 100, 1):
+    for n, grid, block in ((1000, 2, 64), (100, 2, 64), (1, 2, 64), (500, 3, 32)):
         (x,) = draw((n,))
-        kernel.check((2,), (64,), (x,), x, (n,), sizes=f"n = {n}")
+        kernel.check((grid,), (block,), (x,), x, (n,), sizes=f"n = {n}, grid {grid}, block {block}")
     kernel.check_sectors(kernel.profile((2,), (64,), draw((1024,)), (1024,), (1024,)))
 
 
@@ -143,7 +143,7 @@ def product(kernel: Kernel) -> None:
     if reads > 8 * tiles:
         raise NotPassed(
             f"The result is right, but for M = C = K = 32 the warps make {reads} requests to read "
-            f"a and b, and {8 * tiles} suffice: fetch each number of a tile once into shared memory."
+            f"a and b, and {8 * tiles} suffice: fetch each number of a tile once, together."
         )
     kernel.check_banks(lines)
 

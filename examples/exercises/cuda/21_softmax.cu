@@ -1,10 +1,10 @@
 // Exercise 21: softmax with shuffles.
 //
-//     y[r, i] = exp(x[r, i] - max) / (sum over j of exp(x[r, j] - max))      max: of row r; x [R, n]
+//     y[r, i] = exp(x[r, i] - max) / (sum over j of exp(x[r, j] - max))      x, y [R, n]
 //
-// The largest exponent is then 0, and nothing overflows. One warp handles one row, and its lanes
-// exchange numbers without shared memory and without barriers, by a shuffle: each lane gets the
-// number of another lane from its register.
+// max is the largest number of row r: the largest exponent is then 0, and nothing overflows. One
+// warp handles one row, and its lanes exchange numbers without shared memory and without barriers,
+// by a shuffle: each lane gets the number of another lane from its register.
 //
 //     __shfl_xor_sync(0xffffffffu, value, bits)      the value of lane (own number XOR bits)
 //

@@ -19,9 +19,9 @@
 // Why the second barrier? Without it a fast thread fetches the next tile while a slow one still
 // reads this one.
 //
-// Launch: grid (ceil(K / 16), ceil(M / 16)), block (16, 16). M, C, K: any; beyond the edges a tile
-// has zeros. Reach: one request of a warp to global memory for each half row pair of a tile, which
-// is 8 for each tile of a or b (256 threads are 8 warps), and no bank conflict.
+// Launch: grid (ceil(K / 16), ceil(M / 16)), block (16, 16). M, C, K: any; beyond the edges of a
+// and b a tile has zeros. Reach: 8 requests to global memory for each tile (the 256 threads are 8
+// warps, and each reads once), and no bank conflict.
 //
 // Check your solution: python examples/exercises/check.py 22
 

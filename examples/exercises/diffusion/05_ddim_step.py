@@ -8,12 +8,14 @@ again to another, lower level, t_prev. With ac short for alphas_cumprod, and p f
     x_p     = sqrt(ac[p]) pred_x0 + sqrt(1 - ac[p] - sigma^2) eps + sigma z
                                               (Song et al. 2021, equations 12 and 16)
 
-    noise level   ac[t] ............................ ac[p] ........ 1
-                   x_t                                x_p        pred_x0
-                    |                                  ^             ^ |
-                    +------ remove all of eps ---------|-------------+ |
-                                                       +---------------+
-                                 add less of eps again, and sigma z
+    pure noise                                                   image
+    ac = 0 ------ ac[t] ----------------- ac[p] ---------------- ac = 1
+                   x_t                     x_p                  pred_x0
+                    |                       ^                     |  ^
+                    +--- 1. remove all of eps --------------------|--+
+                                            |                     |
+                                            +---------------------+
+                                             2. noise it again: with eps, and sigma z
 
 eta = 0 adds no fresh noise: the same x_T always gives the same image. eta = 1 and t_prev = t - 1
 is exercise 4. The last step goes to t_prev = -1, the image itself, where ac is 1.

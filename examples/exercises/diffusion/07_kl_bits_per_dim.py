@@ -1,16 +1,16 @@
-"""Exercise 7: the KL divergence of the variational bound, in bits/dim.
+r"""Exercise 7: the KL divergence of the variational bound, in bits/dim.
 
 Each term L_{t-1} of the bound compares two normal distributions of every pixel: the posterior q
 (exercise 2) and the model's p. For N(m1, v1) and N(m2, v2), with v1 = exp(log_variance1):
 
     KL( N(m1, v1) || N(m2, v2) ) = ( v1/v2 - 1 - log(v1/v2) + (m1 - m2)^2 / v2 ) / 2   in nats
 
-                q          p
-               ___
-              /   \\     _____
-             /     \\   /     \\         0 if both are equal, else positive;
-        ____/       \\_/       \\____    not symmetric: q stands first
-               m1         m2
+             q                  p
+            / \
+           /   \            ___---___          0 if both are equal, else positive;
+          /     \      __---         ---__     not symmetric: q comes first
+    -----'-------'-----------------------------
+            m1                  m2
 
 A term is reported in bits/dim: the mean over the H W C pixels and channels of an image, divided by
 log(2), because log(2) nats are one bit.            (Ho et al. 2020, equation 5)

@@ -1,12 +1,13 @@
-"""Exercise 11: the gradient of SiLU, the UNet's activation.
+r"""Exercise 11: the gradient of SiLU, the UNet's activation.
 
     y = x s(x),   s(x) = 1 / (1 + exp(-x))        (Hendrycks and Gimpel 2016; Elfwing et al. 2017)
 
-       y |           /          Far to the right y = x, far to the left y = 0,
-         |         /            and in between it dips a little below 0: so the slope is
-         |       /              1 at the right, 0 at the left, and 0.5 at x = 0.
-    _____|_____/______ x
-      ---___--|
+                   y |        /
+                     |      /
+                     |    /         slope 1 far to the right, 0 far to the left,
+                     |  /           and 0.5 at x = 0
+    -----------.-----+------------ x
+                `---'
 
 y is applied to each number alone, so gx is gy times the slope dy/dx, number by number. By the
 product rule the slope has two terms; s' = s (1 - s).

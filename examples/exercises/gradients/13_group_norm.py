@@ -6,11 +6,14 @@ and variance 1 over all its pixels and channels; then each channel has its own w
     n = (x - mean) rstd        rstd = 1 / sqrt(variance + eps)
     y = n weight + bias                                                   (Wu and He 2018)
 
-    one image, C = 4 channels, G = 2 groups             channels     0   1 | 2   3
-    each column of a group holds H x W pixels                      +---+---+---+---+
-    mean and rstd: one for each group, so [N, G]                   |   |   |   |   |
-    weight and bias: one for each channel, so [C]                  +---+---+---+---+
-                                                          mean[n, 0]  |  mean[n, 1]
+    one image, C = 4 channels, G = 2 groups:
+
+    channel            0     1   |   2     3
+    pixel 0            .     .   |   .     .
+    pixel 1            .     .   |   .     .          as many pixels as H x W
+    ...                .     .   |   .     .
+    mean and rstd     mean[n, 0] |  mean[n, 1]        one for each group of each image: [N, G]
+    weight, bias      w0    w1   |  w2    w3          one for each channel: [C]
 
 The gradients of weight and bias sum over images and pixels. That of x has three terms, because mean
 and rstd depend on every x of the group. With gn = gy weight, and avg the mean over a group:
