@@ -4,6 +4,8 @@ The last entry is part of the message that the check must give.
 """
 
 DIFFUSION = [
+    (1, "def q_sample", "def sample", "no function q_sample"),
+    (1, "x0, t, noise, alphas", "x0, t, alphas", "keep its parameters"),
     (1, "alphas_cumprod[t]", "alphas_cumprod[t - 1]", "t is 0-based"),
     (1, "alphas_cumprod[t]", "np.append(1, alphas_cumprod)[t]", "t is 0-based"),
     (1, "np.sqrt(1 - ac)", "(1 - ac)", "without the second square root"),
@@ -131,9 +133,11 @@ CUDA = [
     (17, "void map", "void maps", "no kernel map"),
     (18, "int i = blockIdx.x * blockDim.x + threadIdx.x;\n    for (; i < n; i += gridDim.x * "
      "blockDim.x) y[i] = x[i];",
-     "int each = (n + 127) / 128, first = (blockIdx.x * blockDim.x + threadIdx.x) * each;\n"
+     "int all = gridDim.x * blockDim.x, each = (n + all - 1) / all;\n"
+     "    int first = (blockIdx.x * blockDim.x + threadIdx.x) * each;\n"
      "    for (int i = first; i < first + each && i < n; i++) y[i] = x[i];",
      "takes 32 sectors of 32 bytes per request of a warp, where 4 hold"),
+    (18, "i += gridDim.x * blockDim.x", "i += 128", "grid 3, block 32: y["),
     (18, "i += gridDim.x * blockDim.x", "i += n", "was never written"),
     (18, "i < n", "i < n + 1", "out of bounds"),
     (19, "sums[t] = sum;\n    __syncthreads();", "sums[t] = sum;", "has to be a __syncthreads()"),
@@ -195,4 +199,27 @@ CUDA = [
      "if (j + p < W) sums[p][q] += (j + p + kw - 1 >= 0 && j + p + kw - 1 < W ? "
      "x[((n * H + r) * W + j + p + kw - 1) * C + c] : 0.0f) * w[((kh * 3 + kw) * C + c) * K + k "
      "+ q]", "0.5 suffice"),
+]  # fmt: skip
+
+# Other right solutions, in the same form without a message.
+RIGHT = [
+    (1, ".reshape(-1, 1, 1, 1)", "[:, None, None, None]"),
+    (8, "model(x_t, t, labels), model(x_t, t, np.full_like(labels, none))",
+     "np.split(model(*(np.concatenate([a, a]) for a in (x_t, t)), "
+     "np.concatenate([labels, np.full_like(labels, none)])), 2)"),
+    (11, "(1 + np.tanh(x / 2)) / 2", "1 / (1 + np.exp(-x))"),
+    (14, "+= gy @ w[kh, kw].T", "+= np.einsum('nijk,ck->nijc', gy, w[kh, kw])"),
+    (19, "for (int half = 64; half > 0; half /= 2) {\n        if (t < half)",
+     "for (int half = 1; half < 128; half *= 2) {\n        if (t % (2 * half) == 0)"),
+    (19, "for (int half = 64; half > 0; half /= 2) {\n        if (t < half) sums[t] += sums[t + "
+     "half];\n        __syncthreads();\n    }\n    if (t == 0) y[blockIdx.x] = sums[0];",
+     "if (t >= 32) return;\n    sum = sums[t] + sums[t + 32] + sums[t + 64] + sums[t + 96];\n"
+     "    for (int bits = 16; bits; bits /= 2) sum += __shfl_down_sync(~0u, sum, bits);\n"
+     "    if (t == 0) y[blockIdx.x] = sum;"),
+    (20, "tile[32][33]", "tile[32][65]"),
+    (21, "sum += __shfl_xor_sync(0xffffffffu, sum, bits);",
+     "sum += __shfl_down_sync(0xffffffffu, sum, bits);\n"
+     "    sum = __shfl_sync(0xffffffffu, sum, 0);"),
+    (24, "float xs[4], ws[4];", "float xs[4];\n                float4 w4 = *(const float4*)(w + "
+     "((kh * 3 + kw) * C + c) * K + k);\n                float ws[4] = {w4.x, w4.y, w4.z, w4.w};"),
 ]  # fmt: skip

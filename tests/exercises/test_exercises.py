@@ -55,15 +55,25 @@ def test_the_solution_passes(number):
     assert check.check(number, solution(number)) == (PASSED, "")
 
 
+def changed(folder: Path, number: int, right: str, wrong: str) -> Path:
+    """Write the solution with one change, and return its file."""
+    source = solution(number).read_text()
+    assert right in source, "the solution has changed: change it elsewhere"
+    file = folder / check.FILES[number].name
+    file.write_text(source.replace(right, wrong))
+    return file
+
+
 @pytest.mark.parametrize(("number", "right", "wrong", "words"), [mark(*row) for row in PLANTED])
 def test_a_mistake_is_recognised(tmp_path, number, right, wrong, words):
-    source = solution(number).read_text()
-    assert right in source, "the solution has changed: plant the mistake elsewhere"
-    file = tmp_path / check.FILES[number].name
-    file.write_text(source.replace(right, wrong))
-    result = check.check(number, file)
+    result = check.check(number, changed(tmp_path, number, right, wrong))
     assert result.state == NOT_PASSED
     assert words in result.message
+
+
+@pytest.mark.parametrize(("number", "right", "other"), [mark(*row) for row in planted.RIGHT])
+def test_another_right_solution_passes(tmp_path, number, right, other):
+    assert check.check(number, changed(tmp_path, number, right, other)) == (PASSED, "")
 
 
 def test_every_exercise_has_a_planted_mistake():

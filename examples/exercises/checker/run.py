@@ -22,13 +22,17 @@ class Result(NamedTuple):
 
 def run(check: Callable[[ModuleType], None], file: Path) -> Result:
     """Run the check of an exercise in Python."""
+    student = None
     try:
-        check(load(file))
+        student = load(file)
+        check(student)
     except NotImplementedError:
         return Result(NOT_STARTED)
     except NotPassed as problem:
         return Result(NOT_PASSED, str(problem))
     except Exception as error:
+        if isinstance(error, AttributeError) and error.obj is student:
+            return Result(NOT_PASSED, f"There is no function {error.name}: keep its name.")
         if not (where := _line_in(file, error)):
             raise
         return Result(NOT_PASSED, f"{type(error).__name__}: {error}\n{where}")

@@ -17,7 +17,7 @@
 // Before a thread reads what another one wrote, both have to pass a barrier, __syncthreads(). All
 // threads of the block have to reach it, those with nothing to add, too.
 //
-// Launch: grid (rows), block (128). n: at least 1; it may be smaller than 128. Reach: at most 40
+// Launch: grid (rows), block (128). n: at least 1; it may be smaller than 128. Reach: at most 60
 // requests to read shared memory per row (one thread that adds 128 sums makes 128), and as few to
 // read x as in exercise 18.
 //
