@@ -6,20 +6,21 @@
 // partial sums, one in each thread; threads of a block exchange numbers through shared memory. In
 // each round half of the threads add the other half's sums to theirs:
 //
-//     sums   s0    s1    s2    s3    s4    s5    s6    s7
-//             |     |     |     |  <--'  <--'  <--'  <--'
-//            s0+s4 s1+s5 s2+s6 s3+s7                         round 1: sums[t] += sums[t + 4]
-//             |     |   <--'  <--'
-//             +     +                                        round 2: sums[t] += sums[t + 2]
-//             |  <--'
-//            y[r]                                            round 3
+//     with 8 threads:
+//
+//     thread t      0         1         2         3         4     5     6     7
+//     sums          s0        s1        s2        s3        s4    s5    s6    s7
+//     round 1     + s4      + s5      + s6      + s7        nothing to add         sums[t + 4]
+//     round 2     + sums[2] + sums[3]   nothing to add                             sums[t + 2]
+//     round 3     + sums[1]   nothing to add                                       sums[t + 1]
+//     y[r]          sums[0]
 //
 // Before a thread reads what another one wrote, both have to pass a barrier, __syncthreads(). All
 // threads of the block have to reach it, those with nothing to add, too.
 //
 // Launch: grid (rows), block (128). n: at least 1; it may be smaller than 128. Reach: at most 60
-// requests to read shared memory per row (one thread that adds 128 sums makes 128), and as few to
-// read x as in exercise 18.
+// requests to read shared memory per row (one thread that adds 128 sums makes 128), and one request
+// for every 32 numbers of x.
 //
 // Check your solution: python examples/exercises/check.py 19
 

@@ -2,7 +2,7 @@
 //
 //     y[c, r] = x[r, c]      x [H, W], y [W, H]
 //
-// Whoever reads along rows of x writes along columns of y, and a warp's 32 numbers lie in 32
+// A warp that reads along a row of x writes along a column of y, and there its 32 numbers lie in 32
 // sectors. So a block reads a square of 32 x 32 numbers along rows, keeps it in shared memory, and
 // writes it along rows of y: both accesses are coalesced, and the turn happens in between.
 //

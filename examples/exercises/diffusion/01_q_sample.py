@@ -1,7 +1,8 @@
 """Exercise 1: q_sample. Noise an image in one jump.
 
 The forward process adds a little noise in each of T steps. Because a sum of normal numbers is
-normal, all steps up to t are one step. With ac short for alphas_cumprod:
+normal, all steps up to t are one step. With ac short for alphas_cumprod, which falls from nearly 1
+at t = 0 to nearly 0 at t = T-1:
 
     x_t = sqrt(ac[t]) x0 + sqrt(1 - ac[t]) noise            (Ho et al. 2020, equation 4)
 

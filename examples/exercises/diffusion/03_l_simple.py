@@ -1,6 +1,7 @@
 """Exercise 3: L_simple. The loss that trains the model.
 
-The model sees a noised image and its timestep, and predicts the noise in it:
+The model sees a noised image and its timestep, and predicts the noise in it. With ac short for
+alphas_cumprod:
 
     x_t = sqrt(ac[t]) x0 + sqrt(1 - ac[t]) noise
     L_simple = || noise - model(x_t, t) ||^2                (Ho et al. 2020, equation 14)

@@ -5,9 +5,8 @@ square. It steps along m, in units of the typical size sqrt(v):
 
     m = beta1 m + (1 - beta1) grad
     v = beta2 v + (1 - beta2) grad^2
-    param = param - lr m_hat / (sqrt(v_hat) + eps)
-    m_hat = m / (1 - beta1^step)      v_hat = v / (1 - beta2^step)      (Kingma and Ba 2015,
-                                                                         algorithm 1)
+    m_hat = m / (1 - beta1^step)      v_hat = v / (1 - beta2^step)
+    param = param - lr m_hat / (sqrt(v_hat) + eps)      (Kingma and Ba 2015, algorithm 1)
 
     share of its value that m has reached, for a constant gradient and beta1 = 0.9
 
