@@ -5,7 +5,6 @@ python examples/exercises/check.py      # a table of all, and which one is next
 """
 
 import argparse
-import faulthandler
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +12,13 @@ from types import ModuleType
 
 import minddpm
 from checker import cuda, diffusion, gradients
-from checker.run import NOT_STARTED, PASSED, Result, run, run_kernel
+from checker.run import NOT_STARTED, PASSED, Result, run, run_kernel, time_limit
 from minddpm.commands import cli
 from minddpm.errors import InputError
 
 HERE = Path(__file__).resolve().parent
-FILES = {int(file.name[:2]): file for file in sorted(HERE.glob("*/[0-9][0-9]_*"))}
+_FILES = sorted(HERE.glob("*/[0-9][0-9]_*"), key=lambda file: file.name)
+FILES = {int(file.name[:2]): file for file in _FILES}
 CHECKS: dict[str, ModuleType] = {"diffusion": diffusion, "gradients": gradients, "cuda": cuda}
 SECONDS = 120  # after which a check is stopped: the longest takes about 20
 
@@ -33,12 +33,9 @@ def check(number: int, file: Path | None = None) -> Result:
     minddpm.set_backend("numpy")
     exercise = FILES[number]
     of_this: Callable = getattr(CHECKS[exercise.parent.name], exercise.stem[3:])
-    # A loop without an end, in Python or in a kernel: shows its line and ends the process.
-    faulthandler.dump_traceback_later(SECONDS, exit=True, file=sys.__stderr__)
-    try:
-        return (run_kernel if exercise.suffix == ".cu" else run)(of_this, file or exercise)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+    file = file or exercise
+    with time_limit(file, SECONDS):
+        return (run_kernel if exercise.suffix == ".cu" else run)(of_this, file)
 
 
 def show(number: int) -> int:

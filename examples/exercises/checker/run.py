@@ -1,8 +1,12 @@
 """Run a check on what the student wrote, and say where it failed."""
 
 import importlib.util
+import os
+import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -33,7 +37,7 @@ def run(check: Callable[[ModuleType], None], file: Path) -> Result:
     except Exception as error:
         if isinstance(error, AttributeError) and error.obj is student:
             return Result(NOT_PASSED, f"There is no function {error.name}: keep its name.")
-        if not (where := _line_in(file, error)):
+        if not (where := _line_of(file, error)):
             raise
         return Result(NOT_PASSED, f"{type(error).__name__}: {error}\n{where}")
     return Result(PASSED)
@@ -47,12 +51,37 @@ def load(file: Path) -> ModuleType:
     return module
 
 
-def _line_in(file: Path, error: Exception) -> str:
+def _line_of(file: Path, error: Exception) -> str:
     """Return the line of the file that the error came from; "" if it came from elsewhere."""
     if isinstance(error, SyntaxError) and error.filename == str(file):
         return f"{file.name}:{error.lineno}:  {(error.text or '').strip()}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
-    return f"{file.name}:{frames[-1].lineno}:  {frames[-1].line}" if frames else ""
+    return _last_line(file, traceback.extract_tb(error.__traceback__))
+
+
+def _last_line(file: Path, stack: traceback.StackSummary) -> str:
+    lines = [frame for frame in stack if frame.filename == str(file)]
+    return f"{file.name}:{lines[-1].lineno}:  {lines[-1].line}" if lines else ""
+
+
+@contextmanager
+def time_limit(file: Path, seconds: float) -> Iterator[None]:
+    """End the process if the block takes longer, and print which line of the file runs."""
+    thread = threading.get_ident()
+
+    def stop() -> None:
+        stack = traceback.extract_stack(sys._current_frames()[thread])
+        print(f"{file.stem}: {NOT_PASSED}")
+        print(f"It ran for more than {seconds} seconds: does a loop never end?")
+        print(_last_line(file, stack) or "It is in the kernel.", flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def run_kernel(check: Callable[[Kernel], None], file: Path) -> Result:

@@ -19,8 +19,8 @@
 // Reach 0.5, where the reads of x that are outside the image do not count.
 //
 // Launch: block (64), grid (ceil(threads / 64)), with one thread for each element of an array
-// [N, H, ceil(W / 4), K / 4]: image, row, group of 4 pixels, group of 4 output channels; thread i is
-// element i. N, H, W, C: any. K: a multiple of 4.
+// [N, H, ceil(W / 4), K / 4]: image, row, group of 4 pixels, group of 4 output channels. Thread i
+// is element i. N, H, W, C: any. K: a multiple of 4.
 // (What follows on a GPU is in kernels/cuda/conv4_registers.cu.)
 //
 // Check your solution: python examples/exercises/check.py 24
