@@ -46,10 +46,11 @@ class Kernel:
         """Return the kernel compiled for this mode of the emulator."""
         if mode not in self.libraries:
             try:
-                self.libraries[mode] = Library(self.source, self.file, mode)
+                # By its name alone, so that a copy elsewhere is not compiled again.
+                self.libraries[mode] = Library(self.source, self.file.name, mode)
             except RuntimeError as error:
-                lines = str(error).replace(f"{self.file.parent}/", "").splitlines()
-                raise NotPassed("\n".join(lines[:12])) from None  # g++ shows the lines
+                message = str(error).splitlines()[:12]  # g++ shows the lines
+                raise NotPassed("\n".join(message)) from None
             if self.name not in self.libraries[mode].kernels:
                 raise NotPassed(f'There is no kernel {self.name}: keep extern "C" __global__ void.')
         return self.libraries[mode]
