@@ -19,7 +19,7 @@
 //
 // Launch: grid (N G), block (128); block n G + g handles group g of image n. weight, bias [C].
 // P, C, G: any for which G divides C. eps: above 0. Reach: no race, and the right result for x
-// around 500, too.
+// around 1000, too.
 //
 // Check your solution: python examples/exercises/check.py 23
 
