@@ -39,6 +39,11 @@ def small_trainer(precision="float32"):
     return checks.small_trainer("cupy", precision, checks.TINY, 2)
 
 
+def arrays(trainer):
+    """Return all arrays of a checkpoint, on the host."""
+    return [backend.to_numpy(x) for group in trainer.state().values() for x in group.values()]
+
+
 @pytest.mark.parametrize("precision", ["float32", "fp16"])
 def test_a_training_step_compiles_what_was_noted_and_nothing_else(compiled, precision):
     trainer = small_trainer(precision)
@@ -57,6 +62,11 @@ def test_a_training_step_compiles_what_was_noted_and_nothing_else(compiled, prec
     trainer.train_step()
     assert set(compiled) == noted
     assert len(compiled) == len(noted)
+    # It leaves no trace: the step is that of a new trainer.
+    other = small_trainer(precision)
+    other.train_step()
+    for array, expected in zip(arrays(trainer), arrays(other), strict=True):
+        np.testing.assert_array_equal(array, expected)
 
 
 def test_a_file_that_does_not_compile_is_named_and_raises_when_it_is_used(compiled, monkeypatch):
