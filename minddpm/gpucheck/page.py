@@ -130,10 +130,10 @@ def _step(row: Record, measured: dict[str, float]) -> str:
         ]  # fmt: skip
         name, named = html.escape(each["name"]), zip(names, numbers, strict=True)
         lines.append(_line(name, _bar(time, longest), named))
-    title = f"A training step of {row['images']} images in {row['precision']}, kernel by kernel"
+    what = f"{row['what']} step of {row['images']} images in {row['precision']}"
     launches = f"{row['launches']} launches, {1e3 * row['host'] / row['launches']:.1f} us of the "
     text = f"<p>{row['milliseconds']:.3f} ms; {launches}host for each.</p>"
-    return f"<h2>{title}</h2>{text}{_table(lines, ['', '', *names])}"
+    return f"<h2>A {what}, kernel by kernel</h2>{text}{_table(lines, ['', '', *names])}"
 
 
 def _resources(row: Record) -> str:

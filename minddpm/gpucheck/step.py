@@ -1,4 +1,4 @@
-"""One training step taken apart: how often each kernel is launched, and the device's time in it.
+"""One step taken apart: how often each kernel is launched, and the device's time in it.
 
 The step is queued behind a wait, with events around each launch, so that host time does not count.
 """
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import minddpm
 from minddpm import backend
 from minddpm.gpucheck import timings
-from minddpm.gpucheck.checks import first_line, small_trainer
+from minddpm.gpucheck.checks import first_line, sampling, small_trainer
 from minddpm.kernels.cuda.ladder import RUNGS, Sizes
 from minddpm.kernels.cuda.launch import is_array, observed_by
 
@@ -34,11 +34,13 @@ class Kernel(NamedTuple):
 
 
 class Breakdown(NamedTuple):
-    """A step of `images` images. milliseconds: of the device, with all that CuPy adds itself.
+    """A "training" or "sampling" step of `images` images, in a precision.
 
-    host: milliseconds until Python has launched it. problem: why there is none.
+    milliseconds: of the device, with all that CuPy adds itself. host: milliseconds until Python has
+    launched it. problem: why there is none.
     """
 
+    what: str
     images: int
     precision: str
     kernels: list[Kernel]
@@ -51,13 +53,16 @@ class Breakdown(NamedTuple):
         return sum(kernel.launches for kernel in self.kernels)
 
 
-def breakdown(precision: str, quick: bool) -> Breakdown:
+def breakdown(what: str, precision: str, quick: bool) -> Breakdown:
     """Take one step of the small UNet apart. It is not replayed: a graph has no events within."""
     batch = timings.QUICK_BATCH if quick else timings.BATCH
-    nothing = Breakdown(batch, precision, [], None, None)
+    nothing = Breakdown(what, batch, precision, [], None, None)
     try:
         trainer = small_trainer("cupy", precision, minddpm.SMALL, batch, replay=False)
-        return _measured(trainer.train_step, nothing)
+        if what == "training":
+            return _measured(trainer.train_step, nothing)
+        steps = sampling(trainer.unet.eval(), batch, 1000, replay=False)
+        return _measured(lambda: next(steps), nothing)
     except Exception as problem:  # any error of the device
         return nothing._replace(problem=first_line(problem))
 

@@ -146,7 +146,7 @@ def _step(row: Record, measured: dict[str, float]) -> str:
         for each in (*row["kernels"], rest)
     ]  # fmt: skip
     launches, host = row["launches"], row["host"]
-    title = f"training step, {row['images']} images, {row['precision']}, by kernel"
+    title = f"{row['what']} step, {row['images']} images, {row['precision']}, by kernel"
     head = [title, "launches", "us", "% of the step", "% of a measured ceiling"]
     return cli.markdown(head, lines) + (
         f"\n\n{launches} launches of raw kernels; Python takes {1e3 * host / launches:.1f} us for "

@@ -75,7 +75,8 @@ def items(settings: Settings, emulated: bool) -> list[Item]:
         *map(_timed, step_timings.training(quick)),
         *map(_timed, step_timings.sampling_steps(quick)),
         *(
-            Item("step", f"training step by kernel, {name}", partial(_step, name, quick))
+            Item("step", f"{what} step by kernel, {name}", partial(_step, what, name, quick))
+            for what in ("training", "sampling")
             for name in ("float32", "fp16") if name in backend.precisions()
         ),
         *map(_timed, ceilings.tasks(quick)),
@@ -122,10 +123,10 @@ def _timing(task: Any) -> dict[str, Any]:
     return {**timing._asdict(), **rates, "ok": None if timing.missing else not timing.problem}
 
 
-def _step(precision: str, quick: bool) -> dict[str, Any]:
+def _step(what: str, precision: str, quick: bool) -> dict[str, Any]:
     from minddpm.gpucheck import step
 
-    found = step.breakdown(precision, quick)
+    found = step.breakdown(what, precision, quick)
     kernels = [kernel._asdict() for kernel in found.kernels]
     more = {"kernels": kernels, "launches": found.launches, "ok": not found.problem}
     return {**found._asdict(), **more}

@@ -438,7 +438,7 @@ def test_compute_sanitizer_runs_every_kernel_without_the_pool(emulated_cupy, mon
 @pytest.mark.parametrize("precision", ["float32", "fp16"])
 def test_a_step_is_taken_apart(emulated_cupy, monkeypatch, small_sizes, precision):
     """Its launches are those of an eager step, each between two events; the longest comes first."""
-    found = step.breakdown(precision, quick=True)
+    found = step.breakdown("training", precision, quick=True)
     assert found.problem == ""
     trainer = checks.small_trainer("cupy", precision, checks.TINY, 2, replay=False)
     trainer.train_step()
@@ -462,10 +462,19 @@ def test_a_step_is_taken_apart(emulated_cupy, monkeypatch, small_sizes, precisio
         raise RuntimeError("out of memory\nand more")
 
     monkeypatch.setattr(step, "small_trainer", fails)
-    failed = step.breakdown(precision, quick=True)
+    failed = step.breakdown("training", precision, quick=True)
     assert failed.problem == "RuntimeError: out of memory"
     row = {"kind": "step", "name": "by kernel", **failed._asdict()}
     assert tables._step(row, {}) == "by kernel: FAILED RuntimeError: out of memory"
+
+
+@needs_compiler
+def test_a_sampling_step_is_taken_apart(emulated_cupy, small_sizes):
+    found = step.breakdown("sampling", "float32", quick=True)
+    launches = {kernel.name: kernel.launches for kernel in found.kernels}
+    assert found.problem == ""
+    assert launches["random: sampler_step_normal"] == 1
+    assert not [name for name in launches if "gradient" in name]
 
 
 @needs_compiler

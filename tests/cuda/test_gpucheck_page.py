@@ -52,7 +52,7 @@ ROWS = [
            images_per_second=12800.0),
     timing("training step, 128 images", "cupy-reference", 40.0),
     timing("training step, 128 images", "PyTorch", missing="torch is not installed"),
-    {"kind": "step", "name": "by kernel", "images": 128, "precision": "float32",
+    {"kind": "step", "name": "by kernel", "what": "training", "images": 128, "precision": "float32",
      "kernels": KERNELS, "launches": 31, "milliseconds": 1.0, "host": 2.0, "problem": "",
      "ok": True},
     timing("ceiling", "FFMA", 1.0, gflops=8000.0),
