@@ -1,6 +1,6 @@
 """Timings of what users run, training steps and sampling steps, beside PyTorch's."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -55,7 +55,7 @@ def run_all(quick: bool) -> None:
     batch = timings.QUICK_BATCH if quick else timings.BATCH
     for precision in ("float32", *(name for name in TENSOR_CORES if name in backend.precisions())):
         small_trainer("cupy", precision, minddpm.SMALL, batch, replay=False).train_step()
-    next(_steps("cupy", minddpm.SMALL, batch, replay=False))
+    _steps("cupy", minddpm.SMALL, batch, replay=False)()
 
 
 def _task(what: str, who: str, prepare: Any, quick: bool) -> Task:
@@ -74,10 +74,10 @@ def _training(name: str, precision: str, replay: bool, config: dict, batch: int)
 
 def _sampling(name: str, replay: bool, config: dict, batch: int) -> Run:
     wanted = _expected_samples(config is TINY, batch)[1]
-    steps = _steps(name, config, batch, replay)
-    next(steps)
-    verify(next(steps).x, wanted, 10 * TOLERANCE)  # the first step that launches a graph
-    return lambda: next(steps)
+    run = _steps(name, config, batch, replay)
+    run()
+    verify(run().x, wanted, 10 * TOLERANCE)  # the first step that launches a graph
+    return run
 
 
 @cache
@@ -96,13 +96,20 @@ def _expected_losses(tiny: bool, batch: int) -> np.ndarray:
 @cache
 def _expected_samples(tiny: bool, batch: int) -> tuple[np.ndarray, np.ndarray]:
     """Return x after the first and the second step, for all that are compared with it."""
-    steps = _steps(_trusted(tiny), TINY if tiny else minddpm.SMALL, batch, False)
-    return backend.to_numpy(next(steps).x), backend.to_numpy(next(steps).x)
+    run = _steps(_trusted(tiny), TINY if tiny else minddpm.SMALL, batch, False)
+    return backend.to_numpy(run().x), backend.to_numpy(run().x)
 
 
-def _steps(name: str, config: dict, batch: int, replay: bool) -> Iterator[Step]:
+def _steps(name: str, config: dict, batch: int, replay: bool) -> Callable[[], Step]:
+    """Return a function that does the next sampling step, with constant weights as in generate."""
     minddpm.set_backend(name)
-    return sampling(random_unet(config), batch, 1000, replay)
+    steps, derived = sampling(random_unet(config), batch, 1000, replay), {}
+
+    def run() -> Step:
+        with backend.kernels.constant_weights(derived):
+            return next(steps)
+
+    return run
 
 
 # --- PyTorch -------------------------------------------------------------------------------------
