@@ -49,6 +49,7 @@ class Convolution(NamedTuple):
 AWKWARD = (
     Convolution(2, 7, 5, 3, 5),
     Convolution(1, 14, 14, 8, 66),
+    Convolution(1, 5, 7, 8, 12),  # whole vectors
     Convolution(1, 1, 1, 20, 1),
     Convolution(2, 5, 6, 17, 8, 3, 2, 2, ((0, 1), (2, 0))),
     Convolution(2, 9, 9, 8, 8, 1, 1, 2, NONE),

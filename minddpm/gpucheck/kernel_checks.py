@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache, partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,10 +21,10 @@ from minddpm.gpucheck.convolutions import (
     sums_tolerance,
 )
 from minddpm.kernels import reference
-from minddpm.kernels.cuda import ladder, winograd
+from minddpm.kernels.cuda import fused, ladder, winograd
 from minddpm.kernels.cuda.ladder import FUSED_BACKWARD, Rung, Sizes, available_rungs
 
-WINOGRAD_NAME = "conv2d, rung 5 Winograd"
+WINOGRADS = {"conv2d, rung 5 Winograd": winograd, "conv2d, rung 5 Winograd, fused": fused}
 
 
 class Comparison(NamedTuple):
@@ -72,11 +73,15 @@ def comparisons(quick: bool) -> dict[str, list[Comparison]]:
             for up in ((0, 1) if one.stride == 1 else (0,))  # no layer does both: less to compile
             for dtype in dict.fromkeys(("float32", rung.stored))
         ]
-    found[WINOGRAD_NAME] = [
-        Comparison(WINOGRAD, partial(_winograd_results, c), partial(_winograd_expected, c))
-        for c in sizes
-        if (c.KH, c.KW, c.stride) == (3, 3, 1)
-    ]
+    for name, module in WINOGRADS.items():
+        found[name] = [
+            Comparison(
+                WINOGRAD, partial(_winograd_results, module, c), partial(_winograd_expected, c)
+            )
+            for c in sizes
+            if (c.KH, c.KW, c.stride) == (3, 3, 1)
+            and (module is winograd or c.C % 4 == c.C_out % 4 == 0)
+        ]
     return found
 
 
@@ -149,13 +154,14 @@ def _rung_expected(stored: str, c: Convolution, up: int, fused: bool) -> tuple[A
     return y, (gxs, gw), *[(gxs, gw, gy.sum(axis=(1, 2)), gb)] * fused
 
 
-def _winograd_results(c: Convolution) -> tuple[Any, ...]:
+def _winograd_results(module: ModuleType, c: Convolution) -> tuple[Any, ...]:
     x, w, b, gy, shift, extra = mapped(backend.xp.asarray, c.arrays())
     s, y = Sizes.of((x,), w.shape, 1, c.padding), backend.xp.empty(gy.shape, "float32")
-    winograd.forward(s, (x,), w, b, y, shift=shift, extra=extra)
-    return y, winograd.backward(s, gy, (x,), w)
+    module.forward(s, (x,), w, b, y, shift=shift, extra=extra)
+    return y, module.backward(s, gy, (x,), w)
 
 
+@cache
 def _winograd_expected(c: Convolution) -> tuple[Any, ...]:
     x, w, b, gy, shift, extra = mapped(_double, tuple(c.arrays()))
     y = reference.conv2d(x, w, b, 1, c.padding) + shift[:, None, None] + extra

@@ -107,8 +107,11 @@ def work(file: str, name: str, arguments: tuple[Any, ...]) -> tuple[int, int]:
     arrays = {id(x): x.nbytes for x in arguments if is_array(x)}
     flops = 0
     if file in LADDER and name in PRODUCTS:
-        s = Sizes(*arguments[-13:-1])  # before `vector`, as ladder.py passes them
-        # tiles_x and tiles_w are before the sizes; one of them may be 0
-        products = sum(n > 0 for n in arguments[-16:-14]) if name == "conv2d_gradients" else 1
+        numbers = [x for x in arguments if isinstance(x, int)]
+        s = Sizes(*numbers[-13:-1])  # before `vector`, as ladder.py passes them
+        products = 1
+        if name == "conv2d_gradients":
+            gx, gw = arguments[7], arguments[9]
+            products = (gx is not None) + (gw is not None)
         flops = 2 * s.pixels * s.window * s.C_out * products
     return flops, sum(arrays.values())

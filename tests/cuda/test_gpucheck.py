@@ -32,7 +32,7 @@ from minddpm.gpucheck import (
 from minddpm.gpucheck.arrays import largest_error
 from minddpm.gpucheck.cases import every_case
 from minddpm.kernels import cuda, reference
-from minddpm.kernels.cuda import ladder, launch, replay, winograd
+from minddpm.kernels.cuda import ladder, launch, replay
 from minddpm.replay import ReplayedStep
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -161,16 +161,18 @@ def check(name):
 
 
 @needs_compiler
-def test_wrong_gradients_of_winograd_fail(emulated_cupy, monkeypatch):
-    right = winograd.backward
-    assert check(kernel_checks.WINOGRAD_NAME)().ok
+@pytest.mark.parametrize("name", kernel_checks.WINOGRADS)
+def test_wrong_gradients_of_winograd_fail(emulated_cupy, monkeypatch, name):
+    module = kernel_checks.WINOGRADS[name]
+    right = module.backward
+    assert check(name)().ok
 
     def wrong(*arguments):
         gradients = right(*arguments)
         return gradients._replace(shift=gradients.shift * np.float32(1.001))
 
-    monkeypatch.setattr(winograd, "backward", wrong)
-    assert not check(kernel_checks.WINOGRAD_NAME)().ok
+    monkeypatch.setattr(module, "backward", wrong)
+    assert not check(name)().ok
 
 
 @needs_compiler
