@@ -482,7 +482,7 @@ def test_a_sampling_step_is_taken_apart(emulated_cupy, small_sizes):
 @needs_compiler
 def test_the_work_of_a_convolution(emulated_cupy):
     x, w = (
-        emulated_cupy.zeros((2, 7, 5, 8), "float32"),
+        emulated_cupy.zeros((2, 20, 20, 8), "float32"),  # enough tiles: their depth is not cut
         emulated_cupy.zeros((3, 3, 8, 4), "float32"),
     )
     b = emulated_cupy.zeros(4, "float32")
@@ -494,8 +494,9 @@ def test_the_work_of_a_convolution(emulated_cupy):
 
     with launch.observed_by(observe):
         y = cuda.conv2d(x, w, b, 1, ((1, 1), (1, 1)))
-        flops = 2 * 2 * 7 * 5 * 9 * 8 * 4
-        assert counted.pop("conv2d") == (flops, x.nbytes + w.nbytes + b.nbytes + y.nbytes)
+        flops = 2 * 2 * 20 * 20 * 9 * 8 * 4
+        arrays = x, w, b, y, launch.counters(1)
+        assert counted.pop("conv2d") == (flops, sum(array.nbytes for array in arrays))
         cuda.conv2d_backward(y, x, w, 1, ((1, 1), (1, 1)))
         assert counted["conv2d_gradients"][0] == 2 * flops
         cuda.conv2d_backward(y, x, w, 1, ((1, 1), (1, 1)), False)
