@@ -46,6 +46,7 @@ TILES = {  # name: file, macros, kernels
     "64 x 64": ("conv4_registers.cu", ("TILE=64",), CONVOLUTION),
     "64 x 32": ("conv4_registers.cu", ("TILE=64", "COLUMNS=32"), CONVOLUTION),
     "linears": ("linears.cu", (), ("linears", "linears_backward")),
+    "Winograd, fused": ("conv5_fused.cu", (), ("conv2d_fused",)),
     "Winograd": ("conv5_winograd.cu", (), ("at_points", "weights_at_points")),
 }
 MAX_CHANNELS = 4096  # the largest number that crossings() tries

@@ -1,8 +1,8 @@
-"""Convolutions, plain and transposed: each by the rung that fits it (ladder, winograd or fused)."""
+"""Convolutions, plain and transposed: each by the rung that fits it (ladder, winograd, ...)."""
 
 import sys
 
-from minddpm.kernels.cuda import fused, ladder, winograd
+from minddpm.kernels.cuda import column, fused, ladder, winograd
 from minddpm.kernels.cuda.ladder import Sizes
 from minddpm.kernels.cuda.launch import cupy, empty
 from minddpm.kernels.cuda.linear import linear
@@ -15,7 +15,7 @@ CUDA = sys.modules[__package__]  # this kernel set, fully imported when a functi
 
 def _rung(s: Sizes, xs, up):
     """Return the module with the forward and backward to use."""
-    return next((rung for rung in (winograd, fused) if rung.pays(s, xs, up)), ladder)
+    return next((rung for rung in (winograd, fused, column) if rung.pays(s, xs, up)), ladder)
 
 
 def convolved(xs, w, b, stride, padding, up=0, shift=None, extra=None):

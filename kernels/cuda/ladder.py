@@ -233,16 +233,19 @@ class Gradients(NamedTuple):
 
 def backward(
     s: Sizes, gy: Array, xs: Parts, w: Array, *, up: int = 0, need_gx: bool = True,
-    partial: Sequence[Array | None] = (), rung: Rung | None = None,
+    partial: Sequence[Array | None] = (), rung: Rung | None = None, need_gw: bool = True,
 ) -> Gradients:  # fmt: skip
-    """Return all gradients, from one launch of rung 4 or 6; partial is added to gxs."""
+    """Return all gradients, from one launch of rung 4 or 6; partial is added to gxs.
+
+    A gradient that is not needed is None, or undefined if it is gw.
+    """
     xp = cupy()
     pixels = s.N * (s.H >> up) * (s.W >> up)
     rung = rung or choose_rung(s, pixels, s.C, s.C_out, dtype=xs[0].dtype)
     gxs = tuple(xp.empty(x.shape, "float32") for x in xs) if need_gx else None
     gw, gshift, gbias = (xp.empty(n, "float32") for n in (w.shape, (s.N, s.C_out), s.C_out))
     tiles_x = blocks(pixels, rung.rows) * blocks(s.C, rung.columns) if need_gx else 0
-    tiles_w = blocks(s.window, rung.rows) * blocks(s.C_out, rung.columns)
+    tiles_w = blocks(s.window, rung.rows) * blocks(s.C_out, rung.columns) if need_gw else 0
     slices, parts = weight_slices(s, rung, tiles_w)
     groups = blocks(s.C_out, 32)
     launch(
@@ -277,7 +280,7 @@ def weight_slices(s: Sizes, rung: Rung, tiles: int) -> tuple[int, Array]:
 
     Three blocks for each multiprocessor begin together, before those of other results.
     """
-    slices = min(blocks(3 * multiprocessors(cupy()), tiles), blocks(s.pixels, MIN_PIXELS))
+    slices = min(blocks(3 * multiprocessors(cupy()), max(1, tiles)), blocks(s.pixels, MIN_PIXELS))
     return slices, _sums(rung, slices, tiles)
 
 

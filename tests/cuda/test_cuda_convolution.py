@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from minddpm.gpucheck.convolutions import TENSOR_RUNGS, rounded, sums_tolerance
 from minddpm.kernels import cuda, reference
-from minddpm.kernels.cuda import fused, ladder, winograd
+from minddpm.kernels.cuda import column, fused, ladder, winograd
 from minddpm.kernels.emulator import cupy_on_cpu
 
 pytestmark = [needs_compiler, pytest.mark.usefixtures("emulated_kernels")]
@@ -241,6 +241,15 @@ def test_fused_winograd(N, H, W, C, K, pad, full):
     check_winograd(fused, N, H, W, C, K, pad, full)
 
 
+@settings(max_examples=8, deadline=None)
+@given(
+    N=st.integers(1, 3), H=SIZES, W=SIZES, C=st.sampled_from([4, 32, 36]),
+    pad=st.tuples(*[st.integers(0, 2)] * 4), full=st.booleans(),
+)  # fmt: skip
+def test_a_single_column(N, H, W, C, pad, full):
+    check_winograd(column, N, H, W, C, 1, pad, full)
+
+
 def check_winograd(rung, N, H, W, C, K, pad, full):
     padding = (pad[:2], pad[2:])
     if H + sum(padding[0]) < 3 or W + sum(padding[1]) < 3:
@@ -281,6 +290,14 @@ def test_which_convolutions_winograd_takes():
     assert not takes(w=(3, 3, 256, 64))
     assert not takes(w=(1, 1, 256, 256))
     assert not takes((x[..., :128], x[..., 128:]))
+
+
+def test_one_channel_is_not_computed_as_32():
+    x = cupy_on_cpu.zeros((2, 4, 4, 32), "float32")
+    sizes = [ladder.Sizes.of((x,), (3, 3, 32, K), 1, ((1, 1), (1, 1))) for K in (1, 2)]
+    assert [column.pays(s, (x,)) for s in sizes] == [True, False]
+    assert not column.pays(sizes[0], (x,), up=1)
+    assert not column.pays(sizes[0], (cupy_on_cpu.zeros(1025, "float32")[1:].reshape(x.shape),))
 
 
 def test_which_convolutions_the_fused_rung_takes(monkeypatch):
