@@ -10,6 +10,7 @@ rest is arithmetic on data-sheet numbers. Nothing here was measured on a card.
 
 import argparse
 import sys
+import unittest.mock as mock
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,18 +20,22 @@ from minddpm import drawing
 from minddpm.commands import cli
 from minddpm.errors import InputError
 from minddpm.kernels import cuda
+from minddpm.kernels.cuda import ladder
+from minddpm.kernels.cuda.analysis import schedule
 from minddpm.kernels.cuda.analysis.compile import ARCHITECTURES, Program, compile
 from minddpm.kernels.cuda.analysis.disassembly import Code, Instructions, count, disassemble
 from minddpm.kernels.cuda.analysis.mainloop import Loop, main_loops
-from minddpm.kernels.cuda.analysis.occupancy import occupancy
+from minddpm.kernels.cuda.analysis.occupancy import occupancy, resident_blocks
 from minddpm.kernels.cuda.analysis.roofline import (
     CARDS,
+    Card,
     Layer,
     crossing,
     direct,
     winograd,
     winograd_seconds,
 )
+from minddpm.kernels.cuda.analysis.schedule import Block
 from tables import ROOT, markdown, write
 
 FILE = ROOT / "kernels" / "cuda" / "README.md"
@@ -49,6 +54,8 @@ TILES = {  # name: file, macros, kernels
     "Winograd, fused": ("conv5_fused.cu", (), ("conv2d_fused",)),
     "Winograd": ("conv5_winograd.cu", (), ("at_points", "weights_at_points")),
 }
+TILE_REGISTERS, TILE_SHARED = 168, 12832  # of rung 4, about as on all cards
+BEGIN_AND_END = 4  # of a block, in iterations
 MAX_CHANNELS = 4096  # the largest number that crossings() tries
 Table = tuple[list[str], list[list[str]]]
 
@@ -172,7 +179,61 @@ def crossings() -> Table:
     return head + [f"{H}x{H}" for H in SIZES], rows
 
 
-TABLES = {f.__name__: f for f in (compiled, ceilings, cards, floors, crossings)}
+def schedules() -> Table:
+    """Return how busy rung 4 keeps each card's multiprocessors, by simulation (schedule.py)."""
+    rows = []
+    for card in CARDS:
+        # ladder.py asks for a GPU's number of multiprocessors, and for memory
+        gpu = {"multiprocessors": lambda _, n=card.multiprocessors: n, "cupy": mock.MagicMock()}
+        for name, (H, C, K) in CONVOLUTIONS.items():
+            sizes = ladder.Sizes(TABLE_BATCH, H, H, C, H, H, K, 3, 3, 1, 1, 1)
+            with mock.patch.multiple(ladder, **gpu):
+                cells = *_forward(card, sizes), *_backward(card, sizes)
+            rows.append([f"{card.name}: {name}", *cells])
+    head = ["multiprocessors busy, %", "forward: tiles", "busy", "slices", "busy"]
+    return [*head, "backward: blocks", "gx first", "gw first"], rows
+
+
+def _busy(card: Card, products: int, rung: ladder.Rung, kinds: list[tuple[int, int]]) -> str:
+    """Return the percentage; kinds: the number of blocks of each kind, and their iterations."""
+    threads = rung.block[0]
+    resident = resident_blocks(card.architecture, threads, TILE_REGISTERS, TILE_SHARED)
+    blocks = [Block(threads // 32, its + BEGIN_AND_END) for n, its in kinds for _ in range(n)]
+    time = schedule.time(blocks, card.multiprocessors, resident)
+    of_warp = 32 * 8 * 8 * 8  # products of an iteration
+    return f"{100 * products / of_warp / (time * 4 * card.multiprocessors):.0f}"
+
+
+def _forward(card: Card, s: ladder.Sizes) -> tuple[str, ...]:
+    rung = ladder.register_tile(s.pixels, s.C_out)
+    tiles = -(-s.pixels // rung.rows) * -(-s.C_out // rung.columns)
+    slices = ladder.depth_slices(tiles, rung.block[0] // 32, s.window, card.multiprocessors)
+    busy = (
+        _busy(card, s.pixels * s.window * s.C_out, rung, [(tiles * n, _iterations(s.window, n))])
+        for n in (1, slices)
+    )
+    one, several = busy
+    return f"{tiles}", one, f"{slices}", several
+
+
+def _backward(card: Card, s: ladder.Sizes) -> tuple[str, ...]:
+    rung = ladder.register_tile(s.pixels, s.C, s.C_out)
+    tiles_x = -(-s.pixels // rung.rows) * -(-s.C // rung.columns)
+    tiles_w = -(-s.window // rung.rows) * -(-s.C_out // rung.columns)
+    slices, _ = ladder.weight_slices(s, rung, tiles_w)
+    gx = tiles_x, _iterations(9 * s.C_out, 1)
+    gw = tiles_w * slices, _iterations(s.pixels, slices)
+    products = 2 * s.pixels * s.window * s.C_out
+    orders = ([gx, gw], [gw, gx])
+    return f"{gx[0]} + {gw[0]}", *(_busy(card, products, rung, kinds) for kinds in orders)
+
+
+def _iterations(depth: int, slices: int) -> int:
+    """Return the iterations for a slice, with those that its sums count as (depth_slices)."""
+    return -(-depth // (8 * slices)) + (2 + min(slices, 16) if slices > 1 else 0)
+
+
+TABLES = {f.__name__: f for f in (compiled, ceilings, cards, floors, crossings, schedules)}
 
 
 def draw_roofline(path: Path) -> None:

@@ -154,12 +154,15 @@ def depth_slices(tiles: int, warps: int, depth: int, count: int) -> int:
     warps: of a block. count: of multiprocessors. The time is estimated in iterations of the main
     loop. The warps of a quarter of a multiprocessor take turns; one alone uses half of the time.
     A block begins and ends in four iterations, writes its sums in two, and reads those of each
-    slice in one.
+    slice in one. All slices run together: a multiprocessor's registers hold 12 warps.
     """
 
-    def time(slices: int) -> int:
-        turns = max(2, blocks(blocks(tiles * slices, count) * warps, 4))
-        return turns * (blocks(depth, 8 * slices) + 4 + (2 + slices if slices > 1 else 0))
+    def time(slices: int) -> float:
+        resident = blocks(tiles * slices, count) * warps
+        iterations = blocks(depth, 8 * slices) + 4 + (2 + slices if slices > 1 else 0)
+        return (
+            max(2, blocks(resident, 4)) * iterations if slices == 1 or resident <= 12 else math.inf
+        )
 
     return min(range(1, MAX_SLICES + 1), key=time)
 

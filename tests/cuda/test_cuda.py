@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from minddpm.gpucheck.cases import four_calls
 from minddpm.kernels import cuda, reference
-from minddpm.kernels.cuda import peak
+from minddpm.kernels.cuda import column, fused, ladder, peak, winograd
 from minddpm.kernels.emulator import cupy_on_cpu
 
 pytestmark = [needs_compiler, pytest.mark.usefixtures("emulated_kernels")]
@@ -228,7 +228,7 @@ def test_group_norm(N, P, groups, size, with_silu, seed):
 def test_a_batch_of_more_images_than_a_grid_has_rows(monkeypatch):
     """A grid's y and z end at 65,535. All kernels with such a batch took two minutes here."""
     grids, N = [], 2**16 + 1
-    for name in ("attention", "ladder", "linear", "norm"):
+    for name in ("attention", "column", "fused", "ladder", "linear", "norm", "winograd"):
         module = sys.modules[f"minddpm.kernels.cuda.{name}"]
         monkeypatch.setattr(
             module, "launch", lambda file, kernel, grid, *a, **b: grids.append(grid)
@@ -240,7 +240,13 @@ def test_a_batch_of_more_images_than_a_grid_has_rows(monkeypatch):
     cuda.attention_backward(x, x, x, x, 1)
     cuda.linears_backward([x], x, [w])
     cuda.conv2d(four, w[None, None], b, 1, ((0, 0), (0, 0)))
-    assert len(grids) == 7
+    image = cupy_on_cpu.zeros((N, 1, 1, 4), "float32")
+    for rung, K in ((column, 1), (fused, 4), (winograd, 4)):
+        y, w = (cupy_on_cpu.zeros(shape, "float32") for shape in ((N, 1, 1, K), (3, 3, 4, K)))
+        s = ladder.Sizes.of((image,), w.shape, 1, ((1, 1), (1, 1)))
+        rung.forward(s, (image,), w, None, y)
+        rung.backward(s, y, (image,), w)
+    assert len(grids) == 28
     assert all(max(grid[1:], default=1) < 2**16 for grid in grids)
 
 

@@ -22,9 +22,25 @@ from minddpm.kernels.cuda.analysis.roofline import (
     winograd,
     winograd_seconds,
 )
+from minddpm.kernels.cuda.analysis.schedule import Block, time
 from tables import cells, markdown, replace
 
 T4 = CARDS[0]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "multiprocessors", "resident", "expected"),
+    [
+        ([Block(1, 6)] * 4, 1, 4, 10),  # each alone in its partition, at 60 %
+        ([Block(1, 6)] * 8, 1, 8, 12),  # two take turns
+        ([Block(1, 6)] * 8, 1, 4, 20),  # one after the other
+        ([Block(4, 6)] * 3, 3, 1, 10),
+        ([Block(1, 1), Block(1, 1), Block(1, 6)], 2, 1, 7 / 0.6),
+        ([Block(1, 6), Block(1, 1), Block(1, 1)], 2, 1, 6 / 0.6),  # the longest first
+    ],
+)
+def test_a_schedule_by_hand(blocks, multiprocessors, resident, expected):
+    assert time(blocks, multiprocessors, resident) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +151,7 @@ def test_no_crossing():
     assert crossing(T4._replace(fp32=1e6), 128, 28, most=512) is None
 
 
-@pytest.mark.parametrize("name", ["cards", "floors", "crossings"])
+@pytest.mark.parametrize("name", ["cards", "floors", "crossings", "schedules"])
 def test_the_readme_has_the_tables_of_these_data_sheets(name):
     table = markdown(*cuda_tables.TABLES[name]())
     text = cuda_tables.FILE.read_text()
