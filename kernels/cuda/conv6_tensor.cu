@@ -26,14 +26,13 @@
 #endif
 #define TILE (4096 / COLUMNS)
 #define THREADS 128
-// Tiles in shared memory; and blocks on a multiprocessor: more would spill registers.
-#if __CUDA_ARCH__ >= 800
-#define STAGES 3
-#define BOUNDS THREADS, 3
+#if defined(STORED) && __CUDA_ARCH__ >= 800
+#define STAGES 3  // tiles in shared memory
 #else
 #define STAGES 2
-#define BOUNDS THREADS, (COLUMNS == 32 ? 2 : 3)
 #endif
+// Blocks on a multiprocessor; more would spill registers.
+#define BOUNDS THREADS, (COLUMNS == 32 && __CUDA_ARCH__ < 800 ? 2 : 3)
 
 #ifdef TF32
 #if __CUDA_ARCH__ < 800
@@ -58,55 +57,55 @@ typedef Input Stored;
 #include "convolution.cuh"
 #include "fetch.cuh"
 
-#define SIDE_A (TILE * DEPTH)
-#define SIDE_B (COLUMNS * DEPTH)
+#ifdef TF32
+#define PADDING 8  // of a line that is read number by number
+#else
+#define PADDING 0
+#endif
+#define SIDE_A ((TILE + PADDING) * DEPTH)
+#define SIDE_B ((COLUMNS + PADDING) * DEPTH)
 #define MEMORY (STAGES * (SIDE_A + SIDE_B) * sizeof(Input) / sizeof(float))
 #define PATCH_LINE (32 + 8)
 
 // A tile in shared memory: in lines along the axis that is contiguous in global memory, and these in
-// pieces of 16 bytes. Eight lanes access the same piece of eight consecutive lines, whose places
-// would be in the same banks. So each line has its pieces in another order.
+// pieces of 16 bytes. ldmatrix reads the same piece of eight consecutive lines, which would be in
+// the same banks. So each line has its pieces in another order. Where it is not used, because only
+// 16-bit matrices can be transposed, lines are padded: 32 lanes read eight numbers of four lines.
 template <class Side> struct Layout {
-    static constexpr int line = Side::along_depth ? DEPTH : Side::length;  // numbers
-#ifdef TF32
-    static constexpr bool by_matrix = Side::along_depth;  // only 16-bit matrices can be transposed
-#else
-    static constexpr bool by_matrix = true;
-#endif
-    __device__ static int turn(int i) {
-        if (!by_matrix) return i % 4 * 2;  // eight lanes read 32 bytes of four lines each
-        return line == 4 * PIECE ? i / 2 % 4 : i % 8;
-    }
+    static constexpr bool by_matrix = Side::along_depth || PADDING == 0;
+    static constexpr int line = Side::along_depth ? DEPTH : Side::length + PADDING;  // numbers
     // Return where row or column i is at depth d.
     __device__ static int place(int i, int d) {
         int number = Side::along_depth ? i : d, at = Side::along_depth ? d : i;
-        return number * line + (at / PIECE ^ turn(number)) * PIECE + at % PIECE;
+        int turn = !by_matrix ? 0 : line == 4 * PIECE ? number / 2 % 4 : number % 8;
+        return number * line + (at / PIECE ^ turn) * PIECE + at % PIECE;
     }
-    // Load rows or columns i to i + 15 at depths d to d + STEP - 1, as the cores take rows of a.
-    __device__ static void load(unsigned (&to)[4], const Input* tile, int i, int d) {
-        int lane = threadIdx.x % 32;
+    // Load rows or columns i to i + 15 at depths d to d + STEP - 1, as four matrices of 8 rows or
+    // columns and 16 bytes: those that a takes together are neighbours in the order 0, 2, 1, 3.
+    __device__ static void load(unsigned (&to)[4], const Input* tile, int i, int d, bool is_b) {
+        int lane = threadIdx.x % 32, row = lane % 8;
+        auto down = [=](int m) { return (is_b ? m / 2 : m % 2) * 8; };
+        auto deep = [=](int m) { return d + (is_b ? m % 2 : m / 2) * PIECE; };
         if (!by_matrix) {
 #pragma unroll
             for (int m = 0; m < 4; m++) {
-                int at = place(i + lane / 4 + m % 2 * 8, d + lane % 4 + m / 2 * 4);
+                int at = place(i + down(m) + lane / 4, deep(m) + lane % 4);
                 to[m] = *(const unsigned*)&tile[at];
             }
         } else if (Side::along_depth) {
-            ldmatrix_x4(to, tile + place(i + lane % 16, d + lane / 16 * PIECE));
+            ldmatrix_x4(to, tile + i * line + place(down(lane / 8) + row, deep(lane / 8)));
         } else {
-            ldmatrix_x4_trans(to, tile + place(i + lane / 8 % 2 * 8, d + lane / 16 * 8 + lane % 8));
+            ldmatrix_x4_trans(to, tile + place(i + down(lane / 8), deep(lane / 8) + row));
         }
     }
 };
 
-// Whether numbers of this type are copied to shared memory as they are.
-template <class T> constexpr bool COPIED = false;
-#if !defined(TF32) && __CUDA_ARCH__ >= 800
-template <> constexpr bool COPIED<Narrow> = true;
-#endif
+// Whether the vectors of a side are copied to shared memory as they are.
+template <class V>
+constexpr bool COPIED = V::TOGETHER && STAGES == 3 && sizeof(typename V::Number) == sizeof(Input);
 
 template <class P, class V> __device__ void from_global(V& side, const P& p, int end, Input* tile) {
-    if constexpr (V::TOGETHER_ && COPIED<typename V::Number>) {
+    if constexpr (COPIED<V>) {
         side.each(p, [&](int i) {
             auto entry = side.at(p, i, 0, end);
             int place = Layout<typename V::Side>::place(side.line_in_tile(i), side.depth_in_tile(i));
@@ -117,7 +116,7 @@ template <class P, class V> __device__ void from_global(V& side, const P& p, int
     }
 }
 template <class V> __device__ void to_shared(const V& side, Input* tile) {
-    if constexpr (V::TOGETHER_ && COPIED<typename V::Number>) return;
+    if constexpr (COPIED<V>) return;
     side.store([=](int line, int d, auto v) {
         Vector<Input, v.length> rounded;
 #pragma unroll
@@ -136,9 +135,9 @@ __device__ void to_shared(const Fetch<P, TOGETHER>& next, Input* a, Input* b) {
     to_shared(next.b, b);
 }
 __device__ inline void await_tile() {
-#if __CUDA_ARCH__ >= 800
+#if STAGES == 3
     cp_async_commit();
-    cp_async_wait<STAGES - 2>();
+    cp_async_wait<1>();
 #endif
 }
 
@@ -169,13 +168,13 @@ struct Tile {
             unsigned rows[2][4], columns[2][4];
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                Layout<SideA<P>>::load(rows[i], a, down() + 16 * i, d);
-                Layout<SideB<P>>::load(columns[i], b, right() + 16 * i, d);
+                Layout<SideA<P>>::load(rows[i], a, down() + 16 * i, d, false);
+                Layout<SideB<P>>::load(columns[i], b, right() + 16 * i, d, true);
             }
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                const unsigned(&column)[4] = columns[i % 4 / 2];
-                ::multiply(sums[i / 4][i % 4], rows[i / 4], {column[i % 2], column[i % 2 + 2]});
+                const unsigned* column = &columns[i % 4 / 2][i % 2 * 2];
+                ::multiply(sums[i / 4][i % 4], rows[i / 4], {column[0], column[1]});
             }
         }
     }

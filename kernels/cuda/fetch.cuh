@@ -38,10 +38,10 @@ template <class T, int numbers> struct __align__(numbers * sizeof(T)) Vector {
 // A thread's vectors of one tile. They have one depth and different lines, or the
 // same lines and different depths, depending on the axis that is contiguous in memory. TOGETHER:
 // each is fetched as 16 bytes; else it has four numbers, fetched one by one.
-template <class P, class ItsSide, bool TOGETHER> struct Vectors {
+template <class P, class ItsSide, bool AS_VECTOR> struct Vectors {
     typedef ItsSide Side;
     typedef typename Side::Number Number;
-    static constexpr bool DEEP = Side::along_depth, TOGETHER_ = TOGETHER;
+    static constexpr bool DEEP = Side::along_depth, TOGETHER = AS_VECTOR;
     static constexpr int LENGTH = TOGETHER ? 16 / sizeof(Number) : 4;
     static constexpr int IN_LINE = (DEEP ? DEPTH : Side::length) / LENGTH;  // vectors
     static constexpr int COUNT = Side::length * DEPTH / LENGTH / THREADS;
