@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from minddpm.gpucheck.cases import four_calls
 from minddpm.kernels import cuda, reference
 from minddpm.kernels.cuda import column, fused, ladder, peak, winograd
+from minddpm.kernels.cuda.launch import FOLDER
 from minddpm.kernels.emulator import cupy_on_cpu
 
 pytestmark = [needs_compiler, pytest.mark.usefixtures("emulated_kernels")]
@@ -53,6 +54,12 @@ def test_float64_goes_to_the_reference():
 def test_one_argument_too_many_is_refused():
     with pytest.raises(TypeError, match="positional"):
         cuda.silu(np.ones(3, np.float32), 2)
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.cu*")), ids=lambda file: file.name)
+def test_a_kernel_needs_no_header_of_cuda(file):
+    """CuPy compiles it wherever it is installed, also without CUDA's toolkit."""
+    assert "#include <" not in file.read_text()
 
 
 # --- pointwise.cu --------------------------------------------------------------------------------
