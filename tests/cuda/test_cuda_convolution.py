@@ -300,6 +300,27 @@ def test_one_channel_is_not_computed_as_32():
     assert not column.pays(sizes[0], (cupy_on_cpu.zeros(1025, "float32")[1:].reshape(x.shape),))
 
 
+@pytest.mark.parametrize(
+    ("K", "files"),
+    [(32, {"conv5_fused.cu", "conv4_registers.cu"}), (1, {"conv_column.cu", "conv4_registers.cu"})],
+)
+def test_the_rungs_of_a_t4(monkeypatch, K, files):
+    """Through the functions of the reference; rung 4 computes the other gradients."""
+    monkeypatch.setattr(cupy_on_cpu.cuda.Device, "compute_capability", "75")
+    used, original = set(), {}
+    for module in (column, fused, ladder):
+        original[module] = module.launch
+        noted = lambda file, *a, m=module, **b: (used.add(file), original[m](file, *a, **b))  # noqa: E731
+        monkeypatch.setattr(module, "launch", noted)
+    x, w, b, partial = draw(0, (2, 5, 7, 32), (3, 3, 32, K), K, (2, 5, 7, 32))
+    same_size = 1, ((1, 1), (1, 1))
+    y = check_kernel("conv2d", x, w, b, *same_size, tolerance=5e-6)
+    (gy,) = draw(1, y.shape)
+    check_kernel("conv2d_backward", gy, x, w, *same_size, True, partial, tolerance=5e-6)
+    check_kernel("conv2d_backward", gy, x, w, *same_size, False, None, tolerance=5e-6)
+    assert used == files
+
+
 def test_which_convolutions_the_fused_rung_takes(monkeypatch):
     """On a T4, those of the small UNet that fill it; elsewhere none."""
     monkeypatch.setattr(cupy_on_cpu.cuda.Device, "compute_capability", "75")
