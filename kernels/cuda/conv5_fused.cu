@@ -13,8 +13,8 @@
 #define THREADS 256
 #define SIDE (POINTS * DEPTH * 32)  // transformed x, or weights: [POINTS, DEPTH, 32]
 
-// One-dimensional transforms of a vector, whose numbers are `step` apart: the products with B^T, A^T
-// and G, written out.
+// One-dimensional transforms of a vector, whose numbers are `step` apart: the products with B^T,
+// A^T and G, written out.
 __device__ inline void bt(float* x, int step) {
     float x0 = x[0], x1 = x[step], x2 = x[2 * step], x3 = x[3 * step];
     x[0] = x0 - x2;
@@ -68,8 +68,8 @@ struct Place {  // of a tile: its image, and its first result's row and column
     }
 };
 
-// What a thread fetches for four channels: the 4 x 4 numbers of one tile and one channel of x, or 16
-// weights, as four vectors.
+// What a thread fetches for four channels: the 4 x 4 numbers of one tile and one channel of x, or
+// 16 weights, as four vectors.
 struct Fetch {
     float numbers[POINTS];
     const float* from;

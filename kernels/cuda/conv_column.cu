@@ -1,6 +1,6 @@
-// A 3 x 3 convolution to one channel, as at the end of a UNet for grey images. A tile of rung 4 would
-// have one column of 32 in use; here x is read, and little else happens: eight threads have a pixel,
-// four of 32 channels each.
+// A 3 x 3 convolution to one channel, as at the end of a UNet for grey images. A tile of rung 4
+// would have one column of 32 in use; here x is read, and little else happens: eight threads have a
+// pixel, four of 32 channels each.
 #include "convolution.cuh"
 #include "last_block.cuh"
 

@@ -1,7 +1,7 @@
 // The gradients that are sums over all pixels of all images, computed by a Tile (tiled.cuh).
 //
-// gw has few tiles with long sums, which sliced.cuh divides between blocks. The gradient of the bias
-// is summed over images by the last block, too. Loops are unrolled so that many loads are under way.
+// gw has few tiles with long sums, which sliced.cuh divides between blocks. The gradient of the
+// bias is summed over images by the last block, too. Unrolled loops have many loads under way.
 #include "sliced.cuh"
 
 // Sum gy for 32 channels: gshift [N, K] over the pixels of image n, gbias [K] over all images.

@@ -157,14 +157,15 @@ def depth_slices(tiles: int, warps: int, depth: int, count: int) -> int:
     slice in one. All slices run together: a multiprocessor's registers hold 12 warps.
     """
 
-    def time(slices: int) -> float:
-        resident = blocks(tiles * slices, count) * warps
-        iterations = blocks(depth, 8 * slices) + 4 + (2 + slices if slices > 1 else 0)
-        return (
-            max(2, blocks(resident, 4)) * iterations if slices == 1 or resident <= 12 else math.inf
-        )
+    def resident(slices: int) -> int:
+        return blocks(tiles * slices, count) * warps
 
-    return min(range(1, MAX_SLICES + 1), key=time)
+    def time(slices: int) -> int:
+        iterations = blocks(depth, 8 * slices) + 4 + (2 + slices if slices > 1 else 0)
+        return max(2, blocks(resident(slices), 4)) * iterations
+
+    several = [n for n in range(2, MAX_SLICES + 1) if resident(n) <= 12]
+    return min((1, *several), key=time)
 
 
 def choose_rung(s: Sizes, rows: int, *columns: int, dtype: str = "float32") -> Rung:

@@ -70,8 +70,8 @@ struct Share {
         }
         for (int p = row + keeps * KEPT * rows; p < P; p += rows) f(KEPT, start + p);
     }
-    // Return the sums over all rows, in the threads of row 0. All threads of a block call it, unless
-    // it has only one row: then some have more channels than others.
+    // Return the sums over all rows, in the threads of row 0. All threads of a block call it, but
+    // of a block with only one row some may have more channels than others.
     __device__ Numbers sum_rows(Numbers sums) const {
         __shared__ Numbers shared[MOST_THREADS];
         if (rows == 1) return sums;
@@ -89,7 +89,7 @@ struct Share {
     }
 };
 
-// grid (blocks * N). y [N, P, C] = f((x - mean) rstd w + b); f: SiLU if with_silu, else the identity.
+// grid (blocks * N). y [N, P, C] = f((x - mean) rstd w + b); f: SiLU if with_silu, else identity.
 extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 group_norm(const float* x1, const float* x2, int C1, const float* weight, const float* bias,
            Stored* y, float* mean_out, float* rstd_out, int P, int C, int size, int groups,

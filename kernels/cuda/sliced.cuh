@@ -1,12 +1,12 @@
-// A product with few tiles and a great depth, computed by a Tile (tiled.cuh): each slice of the depth
-// has its own block, and the last block to finish adds up the sums of all slices, always in the same
-// order.
+// A product with few tiles and a great depth, computed by a Tile (tiled.cuh): each slice of the
+// depth has its own block, and the last block to finish adds up the sums of all slices, always in
+// the same order.
 #ifndef SLICED
 #define SLICED
 #include "last_block.cuh"
 
-// Compute one slice of a tile. parts [slices, tiles, Tile::numbers, THREADS]: each thread's sums. The
-// same thread of the last block has the same entries in the same order.
+// Compute one slice of a tile. parts [slices, tiles, Tile::numbers, THREADS]: each thread's sums.
+// The same thread of the last block has the same entries in the same order.
 template <class P>
 __device__ inline void sliced_tile(const P& p, float* memory, float* parts, unsigned* counters,
                                    int tile, int tiles, int slice, int slices) {
