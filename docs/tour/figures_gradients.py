@@ -1,6 +1,8 @@
 """Draw the figures of chapter 5; the numbers in the diagrams come from the real backward.
 
-python docs/tour/figures_gradients.py [--out DIR]
+    python docs/tour/figures_gradients.py [--out DIR]
+
+The default folder is this one.
 """
 
 import argparse

@@ -1,7 +1,9 @@
 """Draw the figures of chapter 4; the shapes in the diagrams come from the model itself.
 
-python docs/tour/figures_network.py                                diagrams and features
-python docs/tour/figures_network.py --model RUN --data-dir DIR     also skips.png, by a model
+    python docs/tour/figures_network.py                                draws them
+    python docs/tour/figures_network.py --model RUN --data-dir DIR     prints the table of skips
+
+RUN: a run directory of examples/train_mnist.py.
 """
 
 import argparse
@@ -16,11 +18,10 @@ import numpy as np
 import minddpm
 from minddpm import Tensor, UNet2D, no_grad, random
 from minddpm.data import load_mnist, to_float
-from minddpm.drawing import curve, grid, save_png
 from minddpm.kernels import reference
 from minddpm.models import PAPER, SMALL
 from minddpm.nn import Module
-from svg import BLUE, RED, SOFT, Svg
+from svg import BLUE, INK, RED, SOFT, Svg
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -178,10 +179,23 @@ def label(unet: UNet2D, name: str) -> str:
     return f"resnet {C_in} → {C_out}{attention}"
 
 
-def draw_features(path: Path) -> None:
-    """Draw the 32 timestep features of SMALL over t = 0 .. 999, each as a band 6 pixels high."""
-    features = reference.timestep_features(np.arange(1000), 32, 0.0, True, "float32")
-    save_png(grid(features.T.repeat(6, axis=0)[None, :, :, None], pad=0, scale=1), path)
+FEATURES = (3, 6, 9, 12, 15)
+
+
+def features_diagram() -> str:
+    """Return an SVG of the cosine and the sine of five of SMALL's 16 angles over t = 0 .. 999."""
+    svg, t = Svg(740, 60 + 70 * len(FEATURES)), np.arange(0, 1000, 4)
+    features = reference.timestep_features(t, 32, 0.0, True, "float64")
+    for row, i in enumerate(FEATURES):
+        middle = 60 + 70 * row
+        period = 2 * np.pi * 10000 ** (i / 16)
+        svg.text(12, middle - 9, f"i = {i}", INK, "start")
+        svg.text(12, middle + 9, f"period {period:,.0f}", SOFT, "start")
+        for column, colour in ((i, BLUE), (16 + i, RED)):
+            svg.line(130 + 0.6 * t, middle - 28 * features[:, column], colour)
+    svg.text(130, 18, "t = 0", SOFT)
+    svg.text(730, 18, "t = 999", SOFT, "end")
+    return str(svg)
 
 
 def loss(model: UNet2D, x_t: np.ndarray, t: int, noise: np.ndarray, foreign: list[int]) -> float:
@@ -199,29 +213,25 @@ def loss(model: UNet2D, x_t: np.ndarray, t: int, noise: np.ndarray, foreign: lis
     return float(np.square(eps.data - noise).mean())
 
 
-def draw_skips(run: Path, data_dir: Path | None, path: Path) -> None:
-    """Draw the loss over t of a model whose skips of one resolution are another image's."""
+def print_skips(run: Path, data_dir: Path | None) -> None:
+    """Print the loss at several t of a model whose skips of one level are another image's."""
     model, diffusion = minddpm.load(run)
-    x0 = to_float(load_mnist(data_dir).images[:64])
+    x0 = to_float(load_mnist(data_dir).images[:256])
     noise = random.normal(x0.shape, 1, random.NOISE)
     cases = {
-        "all its own": [],
-        "conv_in": [0],
+        "none": [],
+        "conv_in alone": [0],
         f"28 {TIMES} 28": [0, 1, 2],
         f"14 {TIMES} 14": [3, 4, 5],
         f"7 {TIMES} 7": [6, 7, 8],
     }
-    ts = np.array([5, 20, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999])
-    series = {}
+    ts = (5, 50, 100, 200, 400, 700, 999)
+    print("| exchanged | " + " | ".join(f"t = {t}" for t in ts) + " |")
+    print("| --- |" + " ---: |" * len(ts))
     for name, foreign in cases.items():
-        values = []
-        for t in ts:
-            x_t = diffusion.q_sample(x0, np.full(len(x0), t), noise)
-            values.append(loss(model, x_t, int(t), noise, foreign))
-        series[name] = ts, np.array(values)
-        print(name, " ".join(f"{v:.4f}" for v in values))
-    title = "Loss if skips come from another image"
-    curve(series, path, title, "t", "mean squared error", log_y=True)
+        x_ts = [diffusion.q_sample(x0, np.full(len(x0), t), noise) for t in ts]
+        values = [loss(model, x_t, t, noise, foreign) for x_t, t in zip(x_ts, ts, strict=True)]
+        print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
 
 
 def main() -> None:
@@ -233,11 +243,12 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
     args = parser.parse_args()
     minddpm.set_backend("numpy")
+    if args.model:
+        print_skips(args.model, args.data_dir)
+        return
     (args.out / "unet.svg").write_text(unet_diagram(SMALL))
     (args.out / "unet_paper.svg").write_text(unet_diagram(PAPER))
-    draw_features(args.out / "timestep_features.png")
-    if args.model:
-        draw_skips(args.model, args.data_dir, args.out / "skips.png")
+    (args.out / "timestep_features.svg").write_text(features_diagram())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """SVG images as text, for the diagrams of the tour."""
 
+from collections.abc import Iterable
+
 INK, SOFT, BLUE, RED = "#262626", "#5f5f5f", "#4477aa", "#c0392b"
 
 
@@ -38,6 +40,12 @@ class Svg:
         self.parts.append(
             f'<path d="M{x1:g} {y1:g}L{x2:g} {y2:g}" stroke="{colour}" stroke-width="1.4"'
             f'{dashes} marker-end="url(#tip)"/>'
+        )
+
+    def line(self, xs: Iterable[float], ys: Iterable[float], colour: str) -> None:
+        points = " ".join(f"{x:.4g},{y:.4g}" for x, y in zip(xs, ys, strict=True))
+        self.parts.append(
+            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.4"/>'
         )
 
     def __str__(self) -> str:
