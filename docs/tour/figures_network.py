@@ -184,7 +184,7 @@ FEATURES = (3, 6, 9, 12, 15)
 
 def features_diagram() -> str:
     """Return an SVG of the cosine and the sine of five of SMALL's 16 angles over t = 0 .. 999."""
-    svg, t = Svg(740, 60 + 70 * len(FEATURES)), np.arange(0, 1000, 4)
+    svg, t = Svg(740, 30 + 70 * len(FEATURES)), np.arange(0, 1000, 4)
     features = reference.timestep_features(t, 32, 0.0, True, "float64")
     for row, i in enumerate(FEATURES):
         middle = 60 + 70 * row
