@@ -216,7 +216,7 @@ def loss(model: UNet2D, x_t: np.ndarray, t: int, noise: np.ndarray, foreign: lis
 def print_skips(run: Path, data_dir: Path | None) -> None:
     """Print the loss at several t of a model whose skips of one level are another image's."""
     model, diffusion = minddpm.load(run)
-    x0 = to_float(load_mnist(data_dir).images[:256])
+    x0 = to_float(load_mnist(data_dir).images[:128])
     noise = random.normal(x0.shape, 1, random.NOISE)
     cases = {
         "none": [],
@@ -242,10 +242,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a run directory of train_mnist.py")
     parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
     args = parser.parse_args()
-    minddpm.set_backend("numpy")
     if args.model:
         print_skips(args.model, args.data_dir)
         return
+    minddpm.set_backend("numpy")
     (args.out / "unet.svg").write_text(unet_diagram(SMALL))
     (args.out / "unet_paper.svg").write_text(unet_diagram(PAPER))
     (args.out / "timestep_features.svg").write_text(features_diagram())
