@@ -198,14 +198,28 @@ def features_diagram() -> str:
     return str(svg)
 
 
+MIDDLE = -1  # the result of the middle block instead of a skip
+
+
+def of_next(x: Tensor) -> Tensor:
+    """Return x with the images of the batch moved on by one."""
+    return Tensor(np.roll(x.data, 1, axis=0))
+
+
 def loss(model: UNet2D, x_t: np.ndarray, t: int, noise: np.ndarray, foreign: list[int]) -> float:
-    """Return the mean squared error if these skips come from the next image of the batch."""
+    """Return the mean squared error if these skips come from the next image of the batch.
+
+    foreign: numbers of skips in the order in which they are saved, or MIDDLE.
+    """
     up = model.up_blocks[0]  # the first to take skips; all take them from one list
     forward = up.forward
 
     def exchanged(x: Tensor, skips: list[Tensor], shifts: Iterator[Tensor]) -> Tensor:
         for i in foreign:
-            skips[i] = Tensor(np.roll(skips[i].data, 1, axis=0))
+            if i == MIDDLE:
+                x = of_next(x)
+            else:
+                skips[i] = of_next(skips[i])
         return forward(x, skips, shifts)
 
     with no_grad(), mock.patch.object(up, "forward", exchanged):
@@ -224,6 +238,8 @@ def print_skips(run: Path, data_dir: Path | None) -> None:
         f"28 {TIMES} 28": [0, 1, 2],
         f"14 {TIMES} 14": [3, 4, 5],
         f"7 {TIMES} 7": [6, 7, 8],
+        "middle block": [MIDDLE],
+        f"all but 28 {TIMES} 28": [3, 4, 5, 6, 7, 8, MIDDLE],
     }
     ts = (5, 50, 100, 200, 400, 700, 999)
     print("| exchanged | " + " | ".join(f"t = {t}" for t in ts) + " |")
