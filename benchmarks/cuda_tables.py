@@ -32,6 +32,7 @@ from minddpm.kernels.cuda.analysis.roofline import (
     Layer,
     crossing,
     direct,
+    tensor_cores,
     winograd,
     winograd_seconds,
 )
@@ -54,6 +55,13 @@ TILES = {  # name: file, macros, kernels
     "Winograd, fused": ("conv5_fused.cu", (), ("conv2d_fused",)),
     "Winograd": ("conv5_winograd.cu", (), ("at_points", "weights_at_points")),
 }
+TENSOR = {  # of conv6_tensor.cu: macros, bytes of a number of x
+    "half": ((), 4),
+    "half, x stored": (("STORED",), 2),
+    "TF32": (("TF32",), 4),
+}
+TENSOR_COLUMNS = {64: ((), 64), 32: (("COLUMNS=32",), 128)}  # macros, rows
+TENSOR_PRODUCTS = 32 * 32 * 16  # for which instructions are counted
 TILE_REGISTERS, TILE_SHARED = 168, 12832  # of rung 4, about as on all cards
 BEGIN_AND_END = 4  # of a block, in iterations
 MAX_CHANNELS = 4096  # the largest number that crossings() tries
@@ -118,11 +126,67 @@ def ceilings() -> Table:
     return [*head, "divisions"], rows
 
 
+def tensor() -> Table:
+    """Return the instructions of the main loops of rung 6."""
+    rows = []
+    architectures = [card.architecture for card in CARDS]
+    for name, (defines, _) in tqdm(TENSOR.items(), unit="format"):
+        for columns, (macros, _) in TENSOR_COLUMNS.items():
+            for kernel in CONVOLUTION:
+                loops = {
+                    a: slowest_loop("conv6_tensor.cu", kernel, a, (*defines, *macros))
+                    for a in architectures
+                    if a >= 80 or "TF32" not in defines
+                }
+                counts = (
+                    f"{TENSOR_PRODUCTS * loops[a].instructions / loops[a].products:.0f}"
+                    if a in loops else "-" for a in architectures
+                )  # fmt: skip
+                limits = dict.fromkeys(loop.limit for loop in loops.values())
+                divisions = max(loop.divisions for loop in loops.values())
+                cells = "/".join(counts), "/".join(limits), str(divisions)
+                rows.append([f"{name}, {columns} columns: {kernel}", *cells])
+    return ["main loop", "instructions for 32 x 32 x 16 products", "set by", "divisions"], rows
+
+
+def tensor_floors() -> Table:
+    """Return the least time of rung 6's main loop beside the floor, for the layers of 28 x 28."""
+    rows = []
+    for card in CARDS:
+        for name, shape in CONVOLUTIONS.items():
+            layer = Layer(TABLE_BATCH, *shape)
+            if name.startswith("conv 28x28"):
+                cells = (tensor_times(card, layer, kind) for kind in TENSOR)
+                rows.append(
+                    [f"{card.name}: {name}"]
+                    + ["/".join(map(_microseconds, times)) if times else "-" for times in cells]
+                )
+    return ["main loop/floor, microseconds", *TENSOR], rows
+
+
+def tensor_times(card: Card, layer: Layer, kind: str) -> tuple[float, float] | None:
+    """Return the least time of rung 6's main loop, forward, and the layer's floor, in seconds.
+
+    kind: one of TENSOR; None if the card does not have it.
+    """
+    defines, stored = TENSOR[kind]
+    peak = card.tf32 if kind == "TF32" else card.fp16
+    if not peak:
+        return None
+    columns = min(64, max(32, layer.K))
+    macros, rows = TENSOR_COLUMNS[columns]
+    loop = slowest_loop("conv6_tensor.cu", "conv2d", card.architecture, (*defines, *macros))
+    return (
+        tensor_cores(card, layer, loop, peak, rows, columns),
+        direct(card, layer, peak, stored).seconds,
+    )
+
+
 def slowest_loop(file: str, kernel: str, architecture: int, defines: tuple[str, ...]) -> Loop:
     """Return the main loop of a kernel that has the most instructions for its arithmetic."""
     program = compile(cuda.FOLDER / file, architecture, defines)
     loops = main_loops(disassemble(program.cubin)[kernel], architecture)
-    return max(loops, key=lambda loop: loop.instructions / loop.arithmetic)
+    return max(loops, key=lambda loop: loop.instructions / loop.products)
 
 
 def cards() -> Table:
@@ -233,7 +297,10 @@ def _iterations(depth: int, slices: int) -> int:
     return -(-depth // (8 * slices)) + (2 + min(slices, 16) if slices > 1 else 0)
 
 
-TABLES = {f.__name__: f for f in (compiled, ceilings, cards, floors, crossings, schedules)}
+TABLES = {
+    f.__name__: f
+    for f in (compiled, ceilings, tensor, tensor_floors, cards, floors, crossings, schedules)
+}
 
 
 def draw_roofline(path: Path) -> None:

@@ -4,7 +4,7 @@
 // of b, 32 bytes deep, to the cores and gets the sums of all 2048 products (with TF32 1024). Each
 // lane holds certain numbers of these matrices in registers (ptx.cuh); `ldmatrix` fetches them from
 // shared memory, four registers at a time. Each of the block's four warps has 32 x 32 of the 64 x 64
-// results, for which it reads four times as many numbers from shared memory as it multiplies.
+// results, or of 128 x 32 for few columns: for eight products it fetches 32 rows and 32 columns.
 //
 // The cores read fewer bits than a float32 has. By default half: 11 significant bits, no numbers
 // above 65504 or below 6e-8; sm_75 or later. With -DBF16 bfloat16: 8 bits and the range of float32;
@@ -16,8 +16,8 @@
 // once for each tile. With -DSTORED x has the type that the cores read: norm.cu, which computed it
 // for this convolution alone, has rounded it already, so that no bit of a result changes. A
 // 3 x 3 window reads every number of x nine times, and the backward reads it again: each read has
-// half as many bytes, and x takes half the memory until the backward. And since sm_80 it is copied
-// to shared memory without registers, while two tiles are multiplied instead of one.
+// half as many bytes, and x takes half the memory until the backward. From sm_80 on it is copied to
+// shared memory past the registers (cp.async), two tiles ahead of the products instead of one.
 //
 // Nothing is scaled here. Small gradients lose bits in half below 6e-5 and are zero below 3e-8:
 // training/loss_scale.py multiplies the loss by a power of two and divides the gradients by it.
@@ -81,7 +81,8 @@ template <class Side> struct Layout {
         return number * line + (at / PIECE ^ turn) * PIECE + at % PIECE;
     }
     // Load rows or columns i to i + 15 at depths d to d + STEP - 1, as four matrices of 8 rows or
-    // columns and 16 bytes: those that a takes together are neighbours in the order 0, 2, 1, 3.
+    // columns and 16 bytes. A product takes all of a; of b the first two, or the last two, which are
+    // the same columns. So matrix 1 has the next rows of a, but the next depths of b.
     __device__ static void load(unsigned (&to)[4], const Input* tile, int i, int d, bool is_b) {
         int lane = threadIdx.x % 32, row = lane % 8;
         auto down = [=](int m) { return (is_b ? m / 2 : m % 2) * 8; };

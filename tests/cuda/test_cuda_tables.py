@@ -12,6 +12,7 @@ from minddpm.errors import InputError
 from minddpm.kernels.cuda.analysis import compile as nvrtc
 from minddpm.kernels.cuda.analysis.compile import ARCHITECTURES
 from minddpm.kernels.cuda.analysis.disassembly import Instructions, count
+from minddpm.kernels.cuda.analysis.mainloop import Loop
 from minddpm.kernels.cuda.analysis.occupancy import LIMITS, occupancy, resident_blocks
 from minddpm.kernels.cuda.analysis.roofline import (
     CARDS,
@@ -19,6 +20,7 @@ from minddpm.kernels.cuda.analysis.roofline import (
     Layer,
     crossing,
     direct,
+    tensor_cores,
     winograd,
     winograd_seconds,
 )
@@ -145,6 +147,19 @@ def test_the_crossing_by_algebra(card):
         layer = Layer(128, 14, channels, channels)
         below = winograd_seconds(card, layer) < direct(card, layer, card.fp32).seconds
         assert below == (channels >= found)
+
+
+def test_a_main_loop_of_tensor_cores_by_hand():
+    """Tiles of 128 x 32 with a depth of 32, of which an iteration takes 100 cycles."""
+    loop = Loop(90, 16, 32 * 32 * 32, {"issue": 90, "shared memory": 100}, 0, 0)
+    one = Layer(1, 10, 3, 5)  # 100 rows, a depth of 27, 5 columns: one block of four warps
+    card = CARDS[1]
+    assert card.clock == pytest.approx(1.41e9, rel=1e-2)
+    seconds = tensor_cores(card, one, loop, 1e6, 128, 32)
+    assert seconds == pytest.approx(100 / 108 / card.clock)
+    many = Layer(100, 16, 32, 33)  # 200 blocks down, 2 across, 9 iterations
+    assert tensor_cores(card, many, loop, 1e6, 128, 32) == pytest.approx(seconds * 3600)
+    assert tensor_cores(card, one, loop, 1e-3, 128, 32) == pytest.approx(2 * 128 * 32 * 32 / 1e9)
 
 
 def test_no_crossing():

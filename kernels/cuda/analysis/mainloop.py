@@ -7,6 +7,8 @@ wavefront per cycle (Jia et al. 2018, "Dissecting the NVIDIA Volta GPU
 Architecture via Microbenchmarking"; CUDA C++ Programming Guide, "Arithmetic Instructions").
 """
 
+import math
+import re
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -34,24 +36,27 @@ UNITS = {
         )),
         2,
     ),
-    # A division of integers has some of them.
     "special functions": Unit(frozenset(("F2F", "F2I", "I2F", "I2I", "MUFU")), 8),
 }
 # fmt: on
+DIVISION = frozenset(("F2I", "I2F", "MUFU"))  # a division of integers has some of them
 FMA_CYCLES = {75: 2, 80: 2}  # 16 lanes for float32; later architectures have 32: 1 cycle
-SHARED = frozenset(("LDS", "STS", "LDSM"))
+SHARED = frozenset(("LDS", "STS", "LDSM", "LDGSTS"))
+LANES = 32
 
 
 class Loop(NamedTuple):
     """One iteration of the loop, as a warp runs it.
 
-    arithmetic: FFMA, or the tensor cores' instructions. cycles: that each unit takes, the least;
-    shared memory's for all four partitions. divisions: special functions. loads: bytes that a
-    thread loads from global memory.
+    arithmetic: FFMA, or the tensor cores' instructions. products: numbers that these multiply.
+    cycles: that each unit takes, the least; shared memory's for all four partitions. divisions:
+    special functions of which divisions consist. loads: bytes that a thread loads from global
+    memory.
     """
 
     instructions: int
     arithmetic: int
+    products: int
     cycles: dict[str, int]
     divisions: int
     loads: int
@@ -70,15 +75,21 @@ def _is_arithmetic(instruction: dict[str, Any]) -> bool:
     return name(instruction) == "FFMA" or uses_tensor_cores(name(instruction))
 
 
+def _products(instruction: dict[str, Any]) -> int:
+    """Return the products of FFMA's lanes, or of HMMA.16816: 16 x 8 x 16."""
+    shape = re.search(r"MMA\.(16)(8)(\d+)", instruction["opcode"])
+    return math.prod(map(int, shape.groups())) if shape else LANES * _is_arithmetic(instruction)
+
+
 def _is_vector_load(instruction: dict[str, Any]) -> bool:
-    return name(instruction) == "LDG" and "128" in instruction["opcode"]
+    return name(instruction) in ("LDG", "LDGSTS") and "128" in instruction["opcode"]
 
 
 def main_loops(code: Code, architecture: int) -> list[Loop]:
     """Return the innermost loops that do arithmetic on vectors from memory, the best path of each.
 
-    The best path has the most arithmetic, then the most vectors, then the fewest instructions: what
-    whole tiles of aligned arrays take. Loops inside it run once.
+    The best path has the most arithmetic, then the most vectors and stores to shared memory, then
+    the fewest instructions: what whole tiles of aligned arrays take. Loops inside it run once.
     """
     jumps = {i: _target(at) for i, at in enumerate(code) if name(at) == "BRA"}
     loops = [(start, i) for i, start in jumps.items() if start is not None and start <= i]
@@ -112,7 +123,7 @@ def _best_path(code: Code, jumps: dict[int, int | None], start: int, end: int) -
             (arithmetic, vectors, length), chosen = max(options)
             value = (
                 arithmetic + _is_arithmetic(code[i]),
-                vectors + _is_vector_load(code[i]),
+                vectors + (_is_vector_load(code[i]) or name(code[i]) == "STS"),
                 length - 1,
             )
             best[i] = value, chosen
@@ -128,15 +139,26 @@ def _counted(path: Code, architecture: int) -> Loop:
     cycles = {
         "issue": len(path),
         "FMA": FMA_CYCLES.get(architecture, 1) * sum(names[n] for n in FMA),
-        # 16 bytes a lane take two wavefronts if lanes read the same bytes, four if not.
-        "shared memory": PARTITIONS
-        * sum(2 if "128" in at["opcode"] else 1 for at in path if name(at) in SHARED),
+        "shared memory": PARTITIONS * sum(map(_wavefronts, path)),
     }
     for unit, (its_names, each) in UNITS.items():
         cycles[unit] = each * sum(names[n] for n in its_names)
-    divisions = sum(names[n] for n in UNITS["special functions"].names)
-    loads = sum(_bytes(at["opcode"]) for at in path if name(at) == "LDG")
-    return Loop(len(path), sum(map(_is_arithmetic, path)), cycles, divisions, loads)
+    divisions = sum(names[n] for n in DIVISION)
+    loads = sum(_bytes(at["opcode"]) for at in path if name(at) in ("LDG", "LDGSTS"))
+    arithmetic, products = (sum(map(count, path)) for count in (_is_arithmetic, _products))
+    return Loop(len(path), arithmetic, products, cycles, divisions, loads)
+
+
+def _wavefronts(instruction: dict[str, Any]) -> int:
+    """Return the least wavefronts of an access to shared memory: 128 bytes each."""
+    kind, opcode = name(instruction), instruction["opcode"]
+    if kind not in SHARED:
+        return 0
+    if kind == "LDSM":
+        return int(opcode[-1])  # matrices
+    if kind == "LDS":
+        return 2 if "128" in opcode else 1  # lanes may read the same bytes
+    return _bytes(opcode) // 4
 
 
 def _bytes(opcode: str) -> int:

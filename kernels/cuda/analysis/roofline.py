@@ -7,9 +7,13 @@ it. Data that the previous kernel left in the L2 cache costs less, so a sequence
 arrays can be faster than the sum of its floors.
 """
 
+import math
 from typing import NamedTuple
 
+from minddpm.kernels.cuda.analysis.mainloop import FMA_CYCLES, PARTITIONS, Loop
+
 WORD = 4  # bytes of a float32
+WARP_TILE = 32 * 32  # results of a warp of conv6_tensor.cu
 
 
 class Card(NamedTuple):
@@ -28,6 +32,12 @@ class Card(NamedTuple):
     bandwidth: float
     cache: int
     source: str
+
+    @property
+    def clock(self) -> float:
+        """Cycles per second: a multiprocessor has 64 or 128 lanes, each with a multiply-add."""
+        lanes = 128 / FMA_CYCLES.get(self.architecture, 1)
+        return 1e12 * self.fp32 / (2 * lanes * self.multiprocessors)
 
     @property
     def balance(self) -> float:
@@ -91,6 +101,21 @@ def direct(card: Card, layer: Layer, peak: float, stored: int = WORD) -> Floor:
     N, H, C, K = layer
     words = N * H**2 * (C * stored / WORD + K) + 9 * C * K
     return floor(card, layer.flops, words, peak)
+
+
+def tensor_cores(
+    card: Card, layer: Layer, loop: Loop, peak: float, rows: int, columns: int
+) -> float:
+    """Return the least time of conv6_tensor.cu's main loop, in seconds: no unit can do it faster.
+
+    peak: TFLOP/s of the tensor cores. rows, columns: of a block's tile, of which results beyond the
+    edges are computed, too.
+    """
+    depth = loop.products // WARP_TILE
+    sizes = (layer.N * layer.H**2, rows), (layer.K, columns), (9 * layer.C, depth)
+    products = math.prod(-(-size // of_tile) * of_tile for size, of_tile in sizes)
+    rounds = products / loop.products / (PARTITIONS * card.multiprocessors)
+    return max(2 * products / peak / 1e12, rounds * max(loop.cycles.values()) / card.clock)
 
 
 def winograd(card: Card, layer: Layer) -> list[Floor]:
