@@ -190,7 +190,7 @@ struct Tile {
             for (int j = 0; j < 8; j++) {
                 const float* two = &sums[i][j / 2][j % 2 * 2];
                 float* to = patch + (lane / 4 + j % 2 * 8) * PATCH_LINE + j / 2 * 8 + lane % 4 * 2;
-                *(float2*)to = make_float2(two[0], two[1]);
+                *(float2*)to = {two[0], two[1]};
             }
             __syncwarp();  // the patch is complete
 #pragma unroll
