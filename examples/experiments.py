@@ -71,7 +71,7 @@ def parse() -> argparse.Namespace:
 
 
 def unscaled_betas(T: int) -> np.ndarray:
-    """Return the betas of the lecture slides, 1e-4 .. 0.02 for any T."""
+    """Return a line from 1e-4 to 0.02, the ends of the linear schedule at T = 1000, for any T."""
     return np.linspace(1e-4, 0.02, T)
 
 

@@ -46,9 +46,7 @@ def rows(results: Results) -> tuple[list[str], list[list[str]]]:
         body.append([label, *(_cell(column, style) for column in columns), *references])
         if label == "ms a step":
             stated = [slides[name] for name in names]
-            body.append(
-                ["ms a step in the lecture slides, on a GPU", *stated, *("" for _ in REFERENCES)]
-            )
+            body.append(["ms a step in the lecture slides", *stated, *("" for _ in REFERENCES)])
     return head, body
 
 
