@@ -21,8 +21,10 @@ _NOT_COUNTED = "half.h:"  # converts half to float32, which a GPU does without a
 
 
 @cache
-def operations(library: Path) -> dict[int, int]:
-    """Return the number of operations in each basic block, by the address after its counting call.
+def operations(library: Path) -> dict[int, dict[str, int]]:
+    """Return the number of operations on each line of each basic block.
+
+    A block is named by the address after its counting call, a line by "file:line".
 
     Raises InputError if the processor is not x86-64 (only its instructions are known here) or
     objdump is not installed.
@@ -50,8 +52,9 @@ def operations(library: Path) -> dict[int, int]:
         if block is not None and _OPERATION.fullmatch(parts[2]):
             found.append((block, place))
     lines = source_lines(library, (place for _, place in found))
-    counts: dict[int, int] = {}
+    counts: dict[int, dict[str, int]] = {}
     for block, place in found:
         if not lines[place].startswith(_NOT_COUNTED):
-            counts[block] = counts.get(block, 0) + 1
+            of_block = counts.setdefault(block, {})
+            of_block[lines[place]] = of_block.get(lines[place], 0) + 1
     return counts

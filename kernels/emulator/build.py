@@ -81,6 +81,13 @@ def kernels(source: str, path: str, includes: Path) -> dict[str, str]:
     return {name: before or behind or "1024" for before, behind, name in found}
 
 
+def parameter_names(source: str, kernel: str) -> list[str]:
+    """Return the names of a kernel's parameters; none if the source does not list them plainly."""
+    found = re.search(rf"\b{kernel}\s*\(([^)]*)\)\s*\{{", _COMMENT.sub("", source))
+    listed = found[1].split(",") if found else []
+    return [re.findall(r"\w+", parameter)[-1] for parameter in listed if parameter.strip()]
+
+
 def translate(text: str) -> str:
     """Return the result of `expand` with its __shared__ arrays replaced by references."""
     count = 0

@@ -9,6 +9,7 @@ import bisect
 import ctypes
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from minddpm.errors import InputError
 from minddpm.kernels.emulator import memory
 from minddpm.kernels.emulator.arithmetic import operations
 from minddpm.kernels.emulator.build import MODES, build, kernels, source_lines, with_source_lines
-from minddpm.kernels.emulator.profile import Line
+from minddpm.kernels.emulator.profile import Line, Request
 
 KINDS = {"f": "floating-point", "i": "signed", "u": "unsigned"}
 
@@ -54,8 +55,16 @@ class _Cost(ctypes.Structure):  # the layout of Cost in profile.cc
         (name, ctypes.c_uint64)
         for name in (
             "place", "shared", "kind", "requests", "bytes", "transactions", "ideal", "worst",
+            "lanes", "block", "warp", "lane_bytes", "most", "fewest", "start",
         )
-    ]  # fmt: skip
+    ] + [("at", ctypes.c_uint64 * 32), ("array", ctypes.c_char * 40)]  # fmt: skip
+
+    def request(self) -> Request:
+        """Return the costliest request, with addresses relative to the start of its memory."""
+        at = tuple(address - self.start if address else None for address in self.at)
+        return Request(
+            self.array.decode(), self.block, self.warp, self.lane_bytes, self.most, self.fewest, at
+        )
 
 
 class _BasicBlock(ctypes.Structure):  # the layout of BasicBlock in profile.cc
@@ -83,12 +92,12 @@ class Library:
         self._library = ctypes.CDLL(str(self.file))
         self._costs: list[tuple[str, _Cost]] = []
         self._basic_blocks: list[tuple[str, _BasicBlock]] = []
-        self._parameters: dict[str, list[str]] = {}
+        self.parameters: dict[str, list[str]] = {}  # as _as_parameter reads them
         for name in self.kernels:
             text = ctypes.create_string_buffer(400)
             with _one_at_a_time:
                 getattr(self._library, f"emulator_describe_{name}")(text)
-            self._parameters[name] = text.value.decode().split()
+            self.parameters[name] = text.value.decode().split()
 
     def launch(
         self,
@@ -107,9 +116,9 @@ class Library:
         random with this seed.
         Raises EmulatorError, with the line of the .cu file if it is known.
         """
-        if name not in self._parameters:
-            raise EmulatorError(f"there is no kernel {name}: {', '.join(self._parameters)}")
-        parameters = self._parameters[name]
+        if name not in self.parameters:
+            raise EmulatorError(f"there is no kernel {name}: {', '.join(self.parameters)}")
+        parameters = self.parameters[name]
         if len(arguments) != len(parameters):
             raise EmulatorError(
                 f"{name} takes {len(parameters)} arguments and was given {len(arguments)}"
@@ -177,19 +186,21 @@ class Library:
         function(records, ctypes.c_size_t(len(records)))
         return records
 
-    def flops(self) -> dict[str, int]:
-        """Return the floating-point operations of each kernel launched since the last call.
+    def operations(self) -> dict[tuple[str, str], int]:
+        """Return the floating-point operations of the launches since the last call.
 
-        A multiply-add counts as two (arithmetic.py defines what is counted). Raises InputError if
-        the mode is not "profile" or if operations cannot be counted on this machine.
+        The key is a kernel with a "file:line". A multiply-add counts as two (arithmetic.py defines
+        what is counted). Raises InputError if the mode is not "profile" or if operations cannot be
+        counted on this machine.
         """
         self._check_profile()
         in_block = operations(self.file)
-        totals = dict.fromkeys((kernel for kernel, _ in self._basic_blocks), 0)
+        totals: Counter[tuple[str, str]] = Counter()
         for kernel, block in self._basic_blocks:
-            totals[kernel] += block.executions * in_block.get(block.place, 0)
+            for place, count in in_block.get(block.place, {}).items():
+                totals[kernel, place] += block.executions * count
         self._basic_blocks = []
-        return totals
+        return dict(totals)
 
     def _check_profile(self) -> None:
         if self.mode != "profile":
@@ -202,16 +213,19 @@ class Library:
         """
         self._check_profile()
         places = source_lines(self.file, (cost.place for _, cost in self._costs))
-        totals: dict[tuple[str, ...], list[int]] = {}
+        totals: dict[tuple[str, ...], Line] = {}
         for kernel, cost in self._costs:
             space = "shared" if cost.shared else "global"
-            key = (kernel, places[cost.place], space, ("load", "store", "atomic")[cost.kind])
-            *sums, worst = totals.setdefault(key, [0] * 5)
-            added = cost.requests, cost.bytes, cost.transactions, cost.ideal
-            totals[key] = [*map(sum, zip(sums, added, strict=True)), max(worst, cost.worst)]
+            line = Line(
+                kernel, places[cost.place], space, ("load", "store", "atomic")[cost.kind],
+                cost.requests, cost.bytes, cost.transactions, cost.ideal, cost.worst, cost.lanes,
+                (cost.request(),),
+            )  # fmt: skip
+            key = line[:4]
+            totals[key] = totals[key].plus(line) if key in totals else line
         self._costs = []
         return sorted(
-            (Line(*key, *numbers) for key, numbers in totals.items()),
+            totals.values(),
             key=lambda line: (line.kernel, _line_order(line.place), line.space, line.kind),
         )
 

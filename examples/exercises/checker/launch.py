@@ -8,6 +8,7 @@ import numpy as np
 
 from checker.compare import Mistakes, NotPassed, compare
 from minddpm.kernels.emulator import EmulatorError, Library, device_array, device_empty, memory
+from minddpm.kernels.emulator.build import parameter_names
 from minddpm.kernels.emulator.profile import Line
 
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
@@ -69,8 +70,7 @@ class Kernel:
 
     def _explained(self, message: str) -> str:
         """Return the emulator's message with the arguments' names, and what to do about it."""
-        found = re.search(rf"\b{self.name}{PARAMETERS}", COMMENT.sub("", self.source))
-        names = [re.findall(r"\w+", parameter)[-1] for parameter in found[1].split(",")]
+        names = parameter_names(self.source, self.name)
         message = re.sub(r"argument (\d+)", lambda number: names[int(number[1])], message)
         advice = [text for sign, text in ADVICE.items() if re.search(sign, message)]
         return "\n".join([message, *advice[:1]])

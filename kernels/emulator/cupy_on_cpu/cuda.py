@@ -40,8 +40,8 @@ __all__ = [
     "get_current_stream", "get_elapsed_time", "memory", "nvrtc", "runtime", "using_allocator",
 ]  # fmt: skip
 # How kernels run: order of threads and blocks, and mode (launch.py). In mode "profile" the costs of
-# their lines and the operations of each kernel are added to profile and flops.
-emulation = SimpleNamespace(order=0, mode="plain", profile=[], flops=Counter())
+# their lines are added to profile, and their operations to operations.
+emulation = SimpleNamespace(order=0, mode="plain", profile=[], operations=Counter())
 ARCHITECTURE = "80"  # compute capability of the device, the only one that its compiler supports
 MEMORY = 16 << 30  # bytes of the device
 MULTIPROCESSORS = 1  # blocks run one after another
@@ -139,7 +139,7 @@ class RawKernel:
             library.launch(self.name, grid, block, values, shared=shared_mem, order=emulation.order)
             if library.mode == "profile":
                 emulation.profile += library.profile()
-                emulation.flops.update(library.flops())
+                emulation.operations.update(library.operations())
 
         if is_recorded():
             capture.record(run)

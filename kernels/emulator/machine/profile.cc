@@ -12,6 +12,9 @@
 // read it. Ideally a request takes one pass; two with 8 bytes per lane, each for half of the lanes;
 // four with 16 bytes.
 //
+// Of each instruction the costliest request is kept, lane by lane, so that it can be drawn. A lane
+// takes no part in a request if it does not reach the access: lanes diverge, or have ended.
+//
 // Arithmetic cannot be observed here. Instead, executions of each basic block (code without a
 // branch) are counted; arithmetic.py finds the operations in each block in the compiled library.
 
@@ -33,6 +36,7 @@ struct Entry {
     uint16_t thread;
     uint8_t kind;
     bool shared;
+    int array;  // as in Access
     uintptr_t at;
     auto request() const { return std::make_tuple(place, shared, thread / LANES, time); }
 };
@@ -41,6 +45,12 @@ struct Cost {  // _Cost in launch.py has the same layout
     uint64_t place, shared, kind;
     uint64_t requests = 0, bytes = 0, transactions = 0, ideal = 0;
     uint64_t worst = 0;  // most sectors of a request, or passes of lanes that are served together
+    uint64_t lanes = 0;  // summed over the requests
+    // The first of the requests with the most transactions
+    uint64_t block, warp, lane_bytes, most = 0, fewest = 0;  // most: its transactions; ideally
+    uint64_t start;              // address of its array, or of all shared memory
+    uint64_t at[LANES];          // 0: the lane takes no part
+    char array[40];
 };
 
 std::vector<Entry> entries;  // since the last barrier
@@ -85,6 +95,19 @@ void add_shared(Lanes begin, Lanes end, Cost& cost) {
     }
 }
 
+void keep_request(Lanes begin, Lanes end, Cost& cost) {
+    Access access = {Kind(begin->kind), begin->shared, begin->array};
+    snprintf(cost.array, sizeof cost.array, "%s", name_of(access).c_str());
+    cost.block = block_index.x + uint64_t(grid_size.x) * (block_index.y +
+                                                          grid_size.y * uint64_t(block_index.z));
+    cost.warp = begin->thread / LANES;
+    cost.lane_bytes = begin->bytes;
+    const char* start = begin->shared ? arena : device_arrays[begin->array].start;
+    cost.start = reinterpret_cast<uintptr_t>(start);
+    std::fill(cost.at, cost.at + LANES, 0);
+    for (Lanes e = begin; e < end; e++) cost.at[e->thread % LANES] = e->at;
+}
+
 // Groups the entries into requests and adds up their costs.
 void form_requests() {
     std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
@@ -94,8 +117,15 @@ void form_requests() {
         for (end = begin; end < entries.end() && end->request() == begin->request();) end++;
         Cost empty = {begin->place, begin->shared, begin->kind};
         Cost& cost = costs.try_emplace({begin->place, begin->shared}, empty).first->second;
+        uint64_t transactions = cost.transactions, ideal = cost.ideal;
         cost.requests++;
+        cost.lanes += end - begin;
         (begin->shared ? add_shared : add_global)(begin, end, cost);
+        transactions = cost.transactions - transactions;
+        if (transactions <= cost.most) continue;
+        cost.most = transactions;
+        cost.fewest = cost.ideal - ideal;
+        keep_request(begin, end, cost);
     }
     entries.clear();
     times.clear();
@@ -128,7 +158,7 @@ struct Profile : AccessWatcher {
         // Addresses in the arena equal those of real shared memory, up to an offset.
         entries.push_back({access.place, uint32_t(access.bytes), count_execution(access.place),
                            uint16_t(me().number), uint8_t(access.kind), access.shared,
-                           reinterpret_cast<uintptr_t>(access.at)});
+                           access.array, reinterpret_cast<uintptr_t>(access.at)});
     }
 };
 
