@@ -2,6 +2,7 @@
 
 python examples/exercises/check.py 3    # passed, or what went wrong
 python examples/exercises/check.py      # a table of all, and which one is next
+python examples/exercises/check.py 18 --page copy.html    # a kernel's lines with what they cost
 """
 
 import argparse
@@ -23,10 +24,11 @@ CHECKS: dict[str, ModuleType] = {"diffusion": diffusion, "gradients": gradients,
 SECONDS = 120  # after which a check is stopped: the longest takes about 20
 
 
-def check(number: int, file: Path | None = None) -> Result:
+def check(number: int, file: Path | None = None, page: Path | None = None) -> Result:
     """Run the check of an exercise on its file, or on another one.
 
-    Raises InputError for a number that no exercise has, and where a kernel needs a compiler.
+    page: file for a kernel's profile. Raises InputError for a number that no exercise has, for a
+    page of an exercise in Python, and where a kernel needs a compiler.
     """
     if number not in FILES:
         raise InputError(f"there is no exercise {number}: choose 1 .. {max(FILES)}.")
@@ -34,13 +36,16 @@ def check(number: int, file: Path | None = None) -> Result:
     exercise = FILES[number]
     of_this: Callable = getattr(CHECKS[exercise.parent.name], exercise.stem[3:])
     file = file or exercise
+    kernel = exercise.suffix == ".cu"
+    if page and not kernel:
+        raise InputError(f"exercise {number} is no kernel: --page draws exercises 17 to 24.")
     with time_limit(file, SECONDS):
-        return (run_kernel if exercise.suffix == ".cu" else run)(of_this, file)
+        return run_kernel(of_this, file, page) if kernel else run(of_this, file)
 
 
-def show(number: int) -> int:
+def show(number: int, page: Path | None) -> int:
     """Print the result of one exercise; return the exit code."""
-    result = check(number)
+    result = check(number, page=page)
     print(f"{FILES[number].stem}: {result.state}")
     if result.state == PASSED:
         if number + 1 in FILES:
@@ -84,8 +89,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("number", type=int, nargs="?", help="of the exercise (default: all)")
-    number = parser.parse_args().number
-    return show_all() if number is None else show(number)
+    parser.add_argument("--page", type=Path, help="write what a kernel's lines cost, as HTML")
+    args = parser.parse_args()
+    if args.number is None and args.page:
+        raise InputError("--page needs the number of an exercise, 17 to 24.")
+    return show_all() if args.number is None else show(args.number, args.page)
 
 
 if __name__ == "__main__":

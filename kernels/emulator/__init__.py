@@ -15,6 +15,8 @@ The files, in the order of their use:
     launch.py       Library: checks the arguments of a launch and runs it
     profile.py      the cost of each line, for mode="profile"
     arithmetic.py   the number of floating-point operations, for mode="profile"
+    page.py         both as an HTML page beside the source; drawing.py draws a warp's addresses
+    notation.py     a launch as text; __main__.py is the command that writes the page
     cupy_on_cpu/    a stand-in for CuPy built on all this
 """
 

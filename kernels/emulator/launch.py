@@ -60,7 +60,7 @@ class _Cost(ctypes.Structure):  # the layout of Cost in profile.cc
     ] + [("at", ctypes.c_uint64 * 32), ("array", ctypes.c_char * 40)]  # fmt: skip
 
     def request(self) -> Request:
-        """Return the costliest request, with addresses relative to the start of its memory."""
+        """Return the costliest request, with addresses relative to the start of its array."""
         at = tuple(address - self.start if address else None for address in self.at)
         return Request(
             self.array.decode(), self.block, self.warp, self.lane_bytes, self.most, self.fewest, at
@@ -86,7 +86,7 @@ class Library:
         if mode not in MODES:
             raise InputError(f"there is no mode {mode!r} of the emulator: {', '.join(MODES)}.")
         folder = Path(path).parent
-        self.path, self.mode = path, mode
+        self.source, self.path, self.mode = source, path, mode
         self.file = build(source, str(path), folder, mode)
         self.kernels = kernels(source, str(path), folder)
         self._library = ctypes.CDLL(str(self.file))

@@ -16,8 +16,8 @@ class Request(NamedTuple):
     """One request of a warp, lane by lane.
 
     array: "argument 0", or the name of a shared array. block, warp: their numbers. bytes: of each
-    lane. transactions, ideal: as of a Line. at: for each lane the offset of its bytes, from the
-    start of the array or of the block's shared memory; None if the lane takes no part.
+    lane. transactions, ideal: as of a Line. at: for each lane the offset of its bytes in the array;
+    None if the lane takes no part.
     """
 
     array: str

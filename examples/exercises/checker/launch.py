@@ -7,8 +7,16 @@ from typing import Any
 import numpy as np
 
 from checker.compare import Mistakes, NotPassed, compare
-from minddpm.kernels.emulator import EmulatorError, Library, device_array, device_empty, memory
+from minddpm.kernels.emulator import (
+    EmulatorError,
+    Library,
+    device_array,
+    device_empty,
+    memory,
+    notation,
+)
 from minddpm.kernels.emulator.build import parameter_names
+from minddpm.kernels.emulator.page import library_page
 from minddpm.kernels.emulator.profile import Line
 
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
@@ -37,6 +45,7 @@ class Kernel:
     def __init__(self, file: Path):
         self.file, self.source, self.name = file, file.read_text(), file.stem[3:]
         self.libraries: dict[str, Library] = {}
+        self.launched: tuple[Any, ...] | None = None  # the last launch that went well
 
     def is_empty(self) -> bool:
         """Return whether the body of the kernel is still empty."""
@@ -62,11 +71,20 @@ class Kernel:
     ) -> None:  # fmt: skip
         """Run the kernel; a Python number is passed as an int or float of 32 bits."""
         of_c = {int: np.int32, float: np.float32}
-        values = [of_c[type(a)](a) if type(a) in of_c else a for a in arguments]
+        values = tuple(of_c[type(a)](a) if type(a) in of_c else a for a in arguments)
         try:
-            self.library(mode).launch(self.name, grid, block, tuple(values), order=order)
+            self.library(mode).launch(self.name, grid, block, values, order=order)
         except EmulatorError as error:
             raise self.not_passed(self._explained(str(error))) from None
+        self.launched = grid, block, values
+
+    def page(self) -> str | None:
+        """Return a page of what each line costs in the last launch; None if none went well."""
+        if self.launched is None:
+            return None
+        library = Library(self.source, self.file.name, "profile")
+        library.launch(self.name, *self.launched)
+        return library_page(library, [notation.written(self.name, *self.launched)])
 
     def _explained(self, message: str) -> str:
         """Return the emulator's message with the arguments' names, and what to do about it."""

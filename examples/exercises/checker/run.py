@@ -84,8 +84,11 @@ def time_limit(file: Path, seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def run_kernel(check: Callable[[Kernel], None], file: Path) -> Result:
-    """Run the check of an exercise in CUDA. Raises InputError if there is no compiler."""
+def run_kernel(check: Callable[[Kernel], None], file: Path, page: Path | None = None) -> Result:
+    """Run the check of an exercise in CUDA. Raises InputError if there is no compiler.
+
+    page: file for the profile of the check's last launch.
+    """
     kernel = Kernel(file)
     if kernel.is_empty():
         return Result(NOT_STARTED)
@@ -93,4 +96,15 @@ def run_kernel(check: Callable[[Kernel], None], file: Path) -> Result:
         check(kernel)
     except NotPassed as problem:
         return Result(NOT_PASSED, str(problem))
+    finally:
+        if page:
+            _write(page, kernel)
     return Result(PASSED)
+
+
+def _write(page: Path, kernel: Kernel) -> None:
+    if text := kernel.page():
+        page.write_text(text, encoding="utf-8")
+        print(f"page: {page}")
+    else:
+        print("no page: no launch of the kernel ended without an error")

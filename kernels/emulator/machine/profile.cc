@@ -48,7 +48,7 @@ struct Cost {  // _Cost in launch.py has the same layout
     uint64_t lanes = 0;  // summed over the requests
     // The first of the requests with the most transactions
     uint64_t block, warp, lane_bytes, most = 0, fewest = 0;  // most: its transactions; ideally
-    uint64_t start;              // address of its array, or of all shared memory
+    uint64_t start;              // address of its array
     uint64_t at[LANES];          // 0: the lane takes no part
     char array[40];
 };
@@ -102,7 +102,8 @@ void keep_request(Lanes begin, Lanes end, Cost& cost) {
                                                           grid_size.y * uint64_t(block_index.z));
     cost.warp = begin->thread / LANES;
     cost.lane_bytes = begin->bytes;
-    const char* start = begin->shared ? arena : device_arrays[begin->array].start;
+    const char* start = begin->shared ? arena + shared_arrays[begin->array].start
+                                      : device_arrays[begin->array].start;
     cost.start = reinterpret_cast<uintptr_t>(start);
     std::fill(cost.at, cost.at + LANES, 0);
     for (Lanes e = begin; e < end; e++) cost.at[e->thread % LANES] = e->at;
