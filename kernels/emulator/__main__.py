@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minddpm.errors import InputError
-from minddpm.kernels.emulator import EmulatorError, Library, notation
+from minddpm.kernels.emulator import Library, notation
 from minddpm.kernels.emulator.cupy_on_cpu.cuda import emulation
 from minddpm.kernels.emulator.page import library_page, page
 
@@ -37,15 +37,19 @@ def main() -> None:
     try:
         text = (_of_program if args.run[0].endswith(".py") else _of_launches)(args.file, args.run)
         out.write_text(text, encoding="utf-8")
-    except (InputError, EmulatorError, OSError) as error:
-        sys.exit(f"error: {error}")
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     print(out)
 
 
 def _of_launches(file: Path, launches: Sequence[str]) -> str:
-    library = Library(file.read_text(encoding="utf-8"), file, mode="profile")
-    for launch in launches:
-        notation.run(library, launch)
+    try:
+        library = Library(file.read_text(encoding="utf-8"), file, mode="profile")
+        for launch in launches:
+            notation.run(library, launch)
+    except RuntimeError as error:  # it does not compile, or does something invalid
+        sys.exit(f"error: {error}")
     return library_page(library, launches)
 
 
@@ -55,6 +59,10 @@ def _of_program(file: Path, run: Sequence[str]) -> str:
     emulation.mode = "profile"
     sys.argv = list(run)
     runpy.run_path(run[0], run_name="__main__")
+    if not emulation.profile:
+        raise InputError(
+            f"{run[0]} launched no kernel in mode profile: call one, and leave emulation.mode."
+        )
     return page(file, source, emulation.profile, emulation.operations, [" ".join(run)])
 
 

@@ -38,7 +38,8 @@ i[style] { background: hsl(calc(200 + 5 * var(--lane)) 65% 78%); border: 1px sol
 def drawing(request: Request, space: str, kind: str, name: str) -> str:
     """Return the drawing of a request to the array of this name, with a sentence above it."""
     lanes = sum(at is not None for at in request.at)
-    unit = "sectors of 32 bytes" if space == "global" else "passes over the banks"
+    plural = "" if request.transactions == 1 else "s" if space == "global" else "es"
+    unit = f"sector{plural} of 32 bytes" if space == "global" else f"pass{plural} over the banks"
     text = (
         f"<b>{space} {kind} of {name}</b>: warp {request.warp} of block {request.block}, {lanes} "
         f"lanes, {request.bytes} bytes each: <b>{request.transactions} {unit}</b>, where "

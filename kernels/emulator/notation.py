@@ -7,6 +7,7 @@ have normal random numbers, those of integers zeros. 0 is a null pointer.
 import ast
 import re
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -28,16 +29,16 @@ def run(library: Library, text: str) -> None:
         sizes = ast.literal_eval(f"({found[2]},)")
         values = ast.literal_eval(f"[{found[3]}]")
         grid, block, shared = (*sizes, 0) if len(sizes) == 2 else sizes
+        grid, block = (tuple(map(index, _sizes(n))) for n in (grid, block))
     except (SyntaxError, ValueError, TypeError):
         raise InputError(
             f"{text!r} is no launch: write it as copy<<<2, 64>>>([1024], [1024], 1024)."
         ) from None
     parameters = library.parameters.get(found[1], [])
     rng = np.random.default_rng(0)
-    # launch() reports it if there are too few arguments, or too many
-    arguments = tuple(map(_argument, values, parameters, [rng] * len(values)))
-    arguments += tuple(values[len(parameters) :])
-    library.launch(found[1], _sizes(grid), _sizes(block), arguments, shared=shared)
+    arguments = [_argument(*pair, rng) for pair in zip(values, parameters, strict=False)]
+    arguments += values[len(parameters) :]  # launch() reports it if there are too many, or too few
+    library.launch(found[1], grid, block, tuple(arguments), shared=shared)
 
 
 def written(name: str, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any]) -> str:
@@ -53,11 +54,16 @@ def _sizes(of: int | tuple[int, ...]) -> tuple[int, ...]:
 
 def _argument(value: Any, parameter: str, rng: np.random.Generator) -> Any:
     """Return a value of the text as the kernel's parameter (launch.py) needs it."""
-    form, dtype = parameter[0], np.dtype(parameter[1:])
-    if form == "V":
-        raise InputError("a structure has no notation: run a Python program instead.")
-    if not isinstance(value, list):
-        return np.uint64(value) if form == "P" else dtype.type(value)
-    if dtype.kind == "f":
-        return device_array(rng.standard_normal(value).astype(dtype))
-    return device_array(np.zeros(value, dtype))
+    form, size = parameter[0], int(parameter[2:])
+    if form == "V" or size > 8:
+        raise InputError("a structure cannot be written as text: run a Python program instead.")
+    dtype = np.dtype(parameter[1:])
+    if isinstance(value, list) and form == "P" and all(isinstance(n, int) for n in value):
+        numbers = rng.standard_normal(value) if dtype.kind == "f" else np.zeros(value)
+        return device_array(numbers.astype(dtype))
+    if value == 0 and form == "P":
+        return np.uint64(0)
+    if form == "S" and isinstance(value, (int, float) if dtype.kind == "f" else int):
+        return dtype.type(value)
+    wanted = f"an array of {dtype}, written as [n]" if form == "P" else f"a number, {dtype}"
+    raise InputError(f"{value!r} is given where the kernel takes {wanted}.")

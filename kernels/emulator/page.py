@@ -42,10 +42,10 @@ summary { cursor: pointer; list-style: none; } summary::-webkit-details-marker {
 summary:hover, summary:focus-visible { outline: 2px solid #4878a8; outline-offset: -2px; }
 summary::before { content: "\\25b8"; color: #4878a8; }
 [open] > summary::before { content: "\\25be"; }
-.row::before { content: ""; }
+.row::before { content: ""; } code:last-child { grid-column: 3 / -1; }
 .number, .count { text-align: right; font-variant-numeric: tabular-nums; padding-right: .7rem; }
-.number { color: #777; }
-code { font: .85rem/1.5rem ui-monospace, monospace; white-space: pre-wrap;
+.number { color: #777; font-size: .85rem; }
+code { font: .85rem/1.5rem ui-monospace, monospace; white-space: pre-wrap; padding-right: 1rem;
   overflow-wrap: anywhere; }
 .access { display: grid; grid-template-columns: 9rem repeat(6, 5rem); }
 .accesses, .operations, .head { font-size: .85rem; }
@@ -145,6 +145,8 @@ class _Rows:
         for (_, place), count in operations.items():
             self.operations[place] += count
         self.heat = _heat(lines, self.operations)
+        places = (line.place for line in lines)
+        self.opened = max(places, key=lambda place: self.heat[place], default=None)
 
     def row(self, place: str, code: str) -> str:
         """Return the HTML of a line of source."""
@@ -156,7 +158,8 @@ class _Rows:
         operations = f'<span class="count operations" data-name="operations">{count:,}</span>'
         cells = (
             f'<span class="number">{place.partition(":")[2]}</span><code>{html.escape(code)}</code>'
-            f'<span class="accesses">{accesses}</span>' + operations * (count > 0)
+            + f'<span class="accesses">{accesses}</span>' * bool(here or count)
+            + operations * (count > 0)
         )
         if not here:
             return f'<div class="row" id="{place}"{style}>{cells}</div>'
@@ -165,7 +168,7 @@ class _Rows:
             for line in here
             for request in line.costliest
         )
-        opened = ' open=""' * (heat == 1)
+        opened = ' open=""' * (place == self.opened)
         return (
             f'<details id="{place}"{opened}><summary{style}>{cells}</summary>'
             f'<div class="opened">{drawings}</div></details>'

@@ -1,5 +1,6 @@
 """The exercises: untouched ones fail, solutions pass, and typical mistakes are recognised."""
 
+import html
 import shutil
 import subprocess
 import sys
@@ -181,6 +182,40 @@ def test_a_kernel_without_a_compiler(tmp_path, monkeypatch, capsys):
     code = cli.run(check.main)
     build._compiler.cache_clear()
     refused((code, *capsys.readouterr()), "needs g++, which is not installed")
+
+
+PAGES = [  # of the last launch without an error, whether or not the exercise is passed
+    (17, "i < n", "i < n", "map&lt;&lt;&lt;1, 64&gt;&gt;&gt;([64], [64], 1.5, -0.25, 64)"),
+    (20, "[33]", "[32]", ">32-way<"),
+    (20, "[33]", "[33]", ">1-way<"),
+    (17, "if (i < n) ", "", "no page"),
+]
+
+
+@pytest.mark.parametrize(("number", "right", "other", "words"), [mark(*row) for row in PAGES])
+def test_the_page_of_a_kernel(tmp_path, monkeypatch, capsys, number, right, other, words):
+    folder, page = tmp_path / "cuda", tmp_path / "page.html"
+    folder.mkdir()
+    monkeypatch.setattr(check, "FILES", {number: changed(folder, number, right, other)})
+    monkeypatch.setattr(sys, "argv", ["check.py", str(number), "--page", str(page)])
+    assert cli.run(check.main) == (right != other)
+    stdout = capsys.readouterr().out
+    if words == "no page":
+        assert words in stdout
+        assert not page.exists()
+        return
+    assert f"page: {page}\n" in stdout
+    text = page.read_text()
+    assert words in text
+    source = check.FILES[number].read_text()
+    assert all(html.escape(line) in text for line in source.splitlines())
+
+
+def test_only_kernels_have_a_page(command, tmp_path):
+    page = tmp_path / "page.html"
+    refused(command("1", "--page", str(page)), "exercise 1 is no kernel", "17 to 24")
+    refused(command("--page", str(page)), "the number of an exercise")
+    assert not page.exists()
 
 
 ENDLESS = [
