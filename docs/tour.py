@@ -25,7 +25,9 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from quotations import LANGUAGES, ROOT, QuotationError, code_lines, quotation
 
@@ -70,9 +72,8 @@ def refreshed(text: str, folder: Path) -> tuple[str, list[str]]:
     nothing, is not closed, or cannot be computed.
     """
     stale: list[str] = []
-    names: dict = {}
-    for setup in SETUP.findall(text):
-        exec(setup, names)
+    setups = tuple(SETUP.findall(text))
+    namespace(setups)
 
     def replace(pattern: re.Pattern, word: str, new: Callable[[str], str], text: str) -> str:
         if text.count(f"<!-- {word}: ") != len(pattern.findall(text)):
@@ -93,8 +94,23 @@ def refreshed(text: str, folder: Path) -> tuple[str, list[str]]:
     if re.search(r"^ *<!-- number:", text, re.M):
         # Markdown takes a line that begins with a comment for HTML.
         raise QuotationError("a number begins a line: put a word before it.")
-    text = replace(NUMBER, "number", lambda expression: str(eval(expression, names)), text)
+    text = replace(NUMBER, "number", lambda expression: value(expression, setups), text)
     return replace(QUOTE, "quote", lambda what: f"\n{block(what, folder)}", text), stale
+
+
+@cache
+def namespace(setups: tuple[str, ...]) -> dict[str, Any]:
+    """Return the names that setup blocks define; a translation repeats those of its original."""
+    names: dict[str, Any] = {}
+    for setup in setups:
+        exec(setup, names)
+    return names
+
+
+@cache
+def value(expression: str, setups: tuple[str, ...]) -> str:
+    """Return the value of a number's expression after these setup blocks, as text."""
+    return str(eval(expression, namespace(setups)))
 
 
 def block(specification: str, folder: Path) -> str:

@@ -19,6 +19,8 @@ DOCUMENTS = sorted(
     and "site-packages" not in str(path)
 )
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+# Chapters of docs/tour with a translation in docs/vi, by number.
+TRANSLATED = ["01"]
 # Files of minddpm/diffusion that the tour quotes to the last line.
 COMPLETE = ("algorithms", "bound", "decoder", "forward", "losses", "reverse", "schedules")
 
@@ -35,6 +37,23 @@ def test_every_link_leads_to_a_file(document):
 def test_quotations_and_numbers_are_current(document):
     """If this fails: python docs/tour.py --write."""
     assert tour.refreshed(document.read_text(), document.parent)[1] == []
+
+
+def test_these_chapters_are_translated():
+    assert sorted(path.name[:2] for path in (ROOT / "docs/vi").glob("[0-9]*.md")) == TRANSLATED
+
+
+@pytest.mark.parametrize("number", TRANSLATED)
+def test_a_translation_has_the_markers_formulas_and_figures_of_its_original(number):
+    original, translation = (
+        next((ROOT / "docs" / folder).glob(f"{number}-*.md")) for folder in ("tour", "vi")
+    )
+    assert skeleton(translation.read_text()) == skeleton(original.read_text())
+
+
+def skeleton(text):
+    """Return the comments (markers, setup), display formulas, folds and figures, in order."""
+    return re.findall(r"<!--.*?-->|^\$\$$.*?^\$\$$|^</?details>$|\w+\.png", text, re.S | re.M)
 
 
 def test_what_is_not_current_is_reported_and_refreshed():
