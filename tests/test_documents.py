@@ -20,7 +20,7 @@ DOCUMENTS = sorted(
 )
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 # Chapters of docs/tour with a translation in docs/vi, by number.
-TRANSLATED = ["01", "02", "03", "09"]
+TRANSLATED = ["01", "02", "03", "09", "10"]
 # Files of minddpm/diffusion that the tour quotes to the last line.
 COMPLETE = ("algorithms", "bound", "decoder", "forward", "losses", "reverse", "schedules")
 
