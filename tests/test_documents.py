@@ -34,6 +34,20 @@ def test_every_link_leads_to_a_file(document):
 
 
 @pytest.mark.parametrize("document", tour.documents(), ids=lambda path: path.name)
+def test_every_link_to_a_section_leads_to_its_heading(document):
+    prose = re.sub(r"```.*?```", "", document.read_text(), flags=re.S)
+    for target, section in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", prose):
+        assert section in sections(document.parent / target if target else document)
+
+
+def sections(document):
+    """Return the names that GitHub gives to the headings."""
+    prose = re.sub(r"```.*?```", "", document.read_text(), flags=re.S)
+    headings = re.findall(r"^#+ (.+)$", prose, re.M)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+@pytest.mark.parametrize("document", tour.documents(), ids=lambda path: path.name)
 def test_quotations_and_numbers_are_current(document):
     """If this fails: python docs/tour.py --write."""
     assert tour.refreshed(document.read_text(), document.parent)[1] == []
