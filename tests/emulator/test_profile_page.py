@@ -142,12 +142,29 @@ def test_the_banks_of_a_transposed_tile(length, ways):
 def test_vectors_and_inactive_lanes():
     page = opened(MIXED, "vectors<<<1, 32>>>([128], [8])")
     assert counts(page, 3)["global load"] == ["1", "16", "16", "16", "32"]
-    assert banks(drawings(page, 3)["shared store"]) == [[(0, bank) for bank in range(32)]] * 4
+    store = drawings(page, 3)["shared store"]
+    assert banks(store) == [[(0, bank) for bank in range(32)]] * 4
+    assert texts(store) == [str(n // 4) for n in range(128)]
     assert counts(page, 5)["global store"] == ["1", "2", "2", "2", "8"]
     assert texts(drawings(page, 5)["global store"]) == [str(n // 2) for n in range(16)]
     # 16 words from lane to lane
     expected = [(one_pass, bank) for bank in (0, 16) for one_pass in range(4)]
     assert banks(drawings(page, 5)["shared load"]) == [expected]
+
+
+STRIDES = """\
+extern "C" __global__ void strides(const float* x, float* y, int most) {
+    for (int k = 1; k <= most; k++) y[threadIdx.x] = x[k * threadIdx.x];
+}
+"""
+
+
+@pytest.mark.parametrize("mosts", [(8, 1), (1, 8)])
+def test_the_costliest_request_of_all_is_drawn(mosts):
+    launches = [f"strides<<<1, 32>>>([249], [32], {most})" for most in mosts]
+    page = opened(STRIDES, *launches)
+    assert counts(page, 2)["global load"][0] == "9"
+    assert len(of_class(drawings(page, 2)["global load"], "sector")) == 32
 
 
 def test_cells_that_several_lanes_read():
