@@ -14,7 +14,7 @@ SECTOR, BANKS, WORD = 32, 32, 4  # as in profile.cc
 STYLE = """
 .drawing { margin: .4rem 0 1rem; }
 .drawing p { margin: .2rem 0; max-width: 60rem; }
-i { font: 600 .62rem/1.5rem system-ui, sans-serif; text-align: center; overflow: hidden;
+i { font: 600 .58rem/1.5rem system-ui, sans-serif; text-align: center; overflow: hidden;
   height: 1.5rem; box-sizing: border-box; white-space: nowrap; }
 i[style] { background: hsl(calc(200 + 5 * var(--lane)) 65% 78%); border: 1px solid #fff; }
 .sectors { display: flex; flex-wrap: wrap; gap: .5rem .9rem; }
