@@ -1,6 +1,7 @@
 """python -m minddpm.kernels.emulator profile FILE.cu RUN: write a page of what each line costs.
 
-RUN is a launch, written as in CUDA, or several; notation.py describes it:
+RUN is a launch, written as in CUDA, or several. [1024] is an array of 1024 random numbers, of zeros
+if they are integers; 0 is a null pointer:
 
     python -m minddpm.kernels.emulator profile copy.cu "copy<<<2, 64>>>([1024], [1024], 1024)"
 
