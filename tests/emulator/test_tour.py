@@ -1,0 +1,74 @@
+"""The tour's chapters on kernels: what the emulator counts and reports, and the figures."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from cuda_checks import needs_compiler
+
+FOLDER = Path(__file__).parents[2] / "docs" / "tour"
+
+
+@pytest.fixture
+def counts(monkeypatch, emulated_cupy):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import counts
+
+    return counts
+
+
+@needs_compiler
+def test_what_the_emulator_says_is_current(counts):
+    """If this fails: python docs/tour/counts.py --write, then python docs/tour.py --write."""
+    documents = counts.documents()
+    assert [path.name[:2] for path in documents] == ["07", "08"]
+    for path in documents:
+        assert counts.refreshed(path.read_text())[1] == []
+
+
+@needs_compiler
+def test_what_is_stale_is_reported_and_refreshed(counts, tmp_path, monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["counts.py", *arguments])
+        return counts.main(), capsys.readouterr().out
+
+    document = tmp_path / "a.md"
+    text = (FOLDER / "08-debugging-cuda-on-a-laptop.md").read_text()
+    block = counts.code(text, "sums.cu")
+    document.write_text(
+        f"```cuda\n{block}```\n<!-- counted: wrong argument -->\n<!-- /counted -->\n"
+    )
+    monkeypatch.setattr(counts, "FOLDER", tmp_path)
+    assert run() == (1, "a.md: wrong argument\n")
+    assert run("--write") == (0, "a.md: wrong argument (refreshed)\n")
+    assert "argument 2 of sums is a int64" in document.read_text()
+    assert run() == (0, "")
+
+
+def test_every_count_is_shown(counts):
+    shown = {
+        name for path in counts.documents() for name, _ in counts.MARKER.findall(path.read_text())
+    }
+    assert shown <= set(counts.COUNTED)
+    assert set(counts.COUNTED) - shown == {"6 tensor cores"}  # only a row of the ladder
+
+
+def test_the_figures_are_those_that_their_script_draws(tmp_path, monkeypatch):
+    """If this fails: python docs/tour/figures_kernels.py."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "argv", ["figures_kernels.py", "--out", str(tmp_path)])
+    runpy.run_path(str(FOLDER / "figures_kernels.py"), run_name="__main__")
+    drawn = sorted(tmp_path.glob("*.svg"))
+    assert len(drawn) == 8
+    for path in drawn:
+        assert path.read_text() == (FOLDER / path.name).read_text(), path.name
+
+
+def test_the_figure_of_a_winograd_tile_shows_a_convolution(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import figures_kernels as figures
+
+    *_, y = figures.winograd_numbers()
+    windows = [[figures.TILE[i : i + 3, j : j + 3] for j in range(2)] for i in range(2)]
+    assert y.tolist() == [[(window * figures.WINDOW).sum() for window in row] for row in windows]
