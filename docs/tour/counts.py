@@ -250,7 +250,7 @@ def message(run: Callable[[], object]) -> str:
     raise AssertionError("the emulator reported nothing")
 
 
-def broken(text: str, width: int = 96) -> str:
+def broken(text: str, width: int = 84) -> str:
     """Return the text in lines of at most `width` characters."""
     lines = [""]
     for word in text.split():

@@ -130,8 +130,8 @@ def roofline() -> Svg:
     knee = most / bandwidth
     line(svg, [at(low, low * bandwidth), at(knee, most), at(high, most)], INK)
     svg.text(*at(0.6, 130), f"{bandwidth:.0f} GB/s")
-    x, y = at(knee, most)
-    svg.text(x + 4, y - 14, f"{most:.0f} GFLOP/s", anchor="start")
+    x, y = at(intensity(28, 32, 32), most)
+    svg.text(x + 12, y + 16, f"{most:.0f} GFLOP/s", anchor="start")
     shown = {name: rate for name, rate in measured(LAYER).items() if "PyTorch" not in name}
     place = intensity(28, 32, 32)
     for name, rate in shown.items():
