@@ -284,6 +284,13 @@ def copy_message(document: str) -> str:
     return f"```diff\n-{right.rstrip()}\n```\n\n{message(run)}"
 
 
+def session(document: str) -> str:
+    """Return the gdb session of docs/debugging.md from its first breakpoint to the second."""
+    text = (FOLDER.parent / "debugging.md").read_text()
+    _, first, *_ = text.split("(gdb) break ")
+    return f"```text\n(gdb) break {first.rstrip()}\n```"
+
+
 COUNTED: dict[str, Callable[[str], str]] = {
     **{rung: partial(line_table, rung) for rung in RUNGS},
     "ladder": ladder_table,
@@ -295,6 +302,7 @@ COUNTED: dict[str, Callable[[str], str]] = {
     **{bug: partial(bug_message, bug) for bug in BUGS},
     "wrong argument": argument_message,
     "unfinished copy": copy_message,
+    "session": session,
 }
 
 
