@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 
@@ -246,18 +247,8 @@ def message(run: Callable[[], object]) -> str:
     try:
         run()
     except EmulatorError as error:
-        return f"```text\n{broken(str(error))}\n```"
+        return f"```text\n{fill(str(error), 84, subsequent_indent='    ')}\n```"
     raise AssertionError("the emulator reported nothing")
-
-
-def broken(text: str, width: int = 84) -> str:
-    """Return the text in lines of at most `width` characters."""
-    lines = [""]
-    for word in text.split():
-        if len(lines[-1]) + len(word) >= width:
-            lines.append("   ")
-        lines[-1] += f" {word}" if lines[-1] else word
-    return "\n".join(lines)
 
 
 def bug_message(bug: str, document: str, mode: str = "race") -> str:
