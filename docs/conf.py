@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 for folder in ("docs", "examples", "kernels"):
     DOCUMENTS.extend((ROOT / folder).rglob("*.md"))
-LINK = re.compile(r"(?<!!)\[[^]]+\]\(([^)#:\s]+)")
+LINK = re.compile(r"\]\(([^)#:\s]+\.(?:py|cuh?|h|cc))\)")
 LINKED = {path.parent / target for path in DOCUMENTS for target in LINK.findall(path.read_text())}
 
 project = html_title = "minddpm"
@@ -49,5 +49,5 @@ html_theme = "furo"
 html_theme_options = {"light_css_variables": {"code-font-size": "75%"}}
 html_copy_source = False
 html_show_sourcelink = False
-html_show_sphinx = False
+html_show_copyright = html_show_sphinx = False
 html_show_search_summary = False  # a page opened from a disk may not read other pages

@@ -5,7 +5,6 @@ The page of a Python module has its documentation, from the docstrings, and then
 
 import importlib
 import inspect
-import json
 import re
 import shutil
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from typing import Any
 
 from docutils import nodes
 from pygments.lexers import find_lexer_class_for_filename
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.parsers import RSTParser
 
@@ -56,18 +56,8 @@ def page(path: str, text: str, pages: Iterable[str]) -> str:
             files = directive("toctree", "", ["hidden"], matching(pages, patterns))
             parts += [exports(module), files]
         parts.append("Source\n======")
-    return "\n\n".join([*parts, code(path, text)])
-
-
-def code(path: str, text: str) -> str:
-    """Return the content of a file, highlighted; of a notebook the cells, one below the other."""
-    if path.endswith(".ipynb"):
-        languages = {"code": "python", "markdown": "text"}
-        cells = json.loads(text)["cells"]
-        cells = [(languages[cell["cell_type"]], "".join(cell["source"])) for cell in cells]
-        return "\n\n".join(directive("code-block", name, [], cell) for name, cell in cells)
-    lexer = find_lexer_class_for_filename(path)
-    return directive("code-block", lexer.aliases[0] if lexer else "text", ["linenos"], text)
+    language = find_lexer_class_for_filename(path).aliases[0]
+    return "\n\n".join([*parts, directive("code-block", language, ["linenos"], text)])
 
 
 def exports(module: str) -> str:
@@ -127,6 +117,14 @@ def drop_comments(app: Sphinx, document: nodes.document) -> None:
             node.parent.remove(node)
 
 
+def offer_files(app: Sphinx, document: nodes.document) -> None:
+    """Make a link to a file that has no page, such as an image or a notebook, a download."""
+    for link in list(document.findall(addnodes.pending_xref)):
+        if link["refdomain"] == "doc" and link["reftarget"] not in app.env.found_docs:
+            target = f"/{link['reftarget']}"
+            link.replace_self(addnodes.download_reference("", "", *link, reftarget=target))
+
+
 def show_as_written(
     app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]
 ) -> None:
@@ -182,6 +180,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_source_parser(SourceParser)
     app.connect("source-read", add_contents)
     app.connect("doctree-read", drop_comments)
+    app.connect("doctree-read", offer_files, priority=400)  # before Sphinx collects downloads
     app.connect("autodoc-process-docstring", show_as_written)
     app.connect("build-finished", add_index)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -26,7 +26,7 @@ import numpy as np
 
 import minddpm
 from minddpm.commands.cli import markdown
-from minddpm.kernels.cuda import ladder, winograd
+from minddpm.kernels.cuda import fused, ladder, winograd
 from minddpm.kernels.emulator import (
     EmulatorError,
     Library,
@@ -35,7 +35,7 @@ from minddpm.kernels.emulator import (
     device_empty,
 )
 from minddpm.kernels.emulator.cupy_on_cpu.cuda import emulation
-from minddpm.kernels.emulator.profile import Line, global_bytes
+from minddpm.kernels.emulator.profile import Line, global_bytes, totals
 
 FOLDER = Path(__file__).parent
 CUDA = FOLDER.parents[1] / "kernels" / "cuda"
@@ -56,13 +56,17 @@ RUNGS = {
 
 @contextmanager
 def profiling() -> Iterator[None]:
-    """Within the block the stand-in counts what kernels do, from zero."""
-    before = emulation.mode
-    emulation.mode, emulation.profile, emulation.flops = "profile", [], Counter()
+    """Within the block the stand-in counts what kernels do, from zero, without slices.
+
+    Slices fill a whole GPU, for which the shape of these counts is too small.
+    """
+    before = emulation.mode, ladder.depth_slices
+    emulation.mode, ladder.depth_slices = "profile", lambda *sizes: 1
+    emulation.profile, emulation.operations = [], Counter()
     try:
         yield
     finally:
-        emulation.mode = before
+        emulation.mode, ladder.depth_slices = before
 
 
 def convolved(forward: Callable[..., None], size: int, stored: str = "float32", **options) -> None:
@@ -79,7 +83,7 @@ def profiled(rung: str) -> tuple[list[Line], int]:
     name, stored = RUNGS[rung]
     with profiling():
         convolved(ladder.forward, Y[1], stored, rung=ladder.RUNGS[name])
-        return emulation.profile, sum(emulation.flops.values())
+        return emulation.profile, sum(emulation.operations.values())
 
 
 def line_table(rung: str, document: str) -> str:
@@ -119,11 +123,13 @@ def winograd_table(document: str) -> str:
     for rung, forward, options in (
         ("4 register tile", ladder.forward, {"rung": ladder.RUNGS["4 register tile"]}),
         ("5 Winograd F(4x4)", winograd.forward, {}),
+        ("5 fused F(2x2)", fused.forward, {}),
     ):
         with profiling():
             convolved(forward, 32, **options)
         moved = global_bytes(emulation.profile)
-        counts = [(f"`{kernel}`", emulation.flops[kernel], *moved[kernel]) for kernel in moved]
+        flops = totals(emulation.operations)
+        counts = [(f"`{kernel}`", flops[kernel], *moved[kernel]) for kernel in moved]
         if len(counts) > 1:
             counts.append(("together", *(sum(n) for n in list(zip(*counts, strict=True))[1:])))
         rows += [(rung, name, *(f"{n:,}" for n in numbers)) for name, *numbers in counts]

@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from minddpm.kernels.cpu.ladder.winograd_tiles import AT, BT, G
-
-# isort: split
 from svg import BLUE, INK, RED, SOFT, Svg
 
 FOLDER = Path(__file__).parent

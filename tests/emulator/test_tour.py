@@ -7,19 +7,15 @@ from pathlib import Path
 import pytest
 from cuda_checks import needs_compiler
 
+import counts
+import figures_kernels
+
 FOLDER = Path(__file__).parents[2] / "docs" / "tour"
-
-
-@pytest.fixture
-def counts(monkeypatch, emulated_cupy):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    import counts
-
-    return counts
+pytestmark = pytest.mark.usefixtures("emulated_cupy")
 
 
 @needs_compiler
-def test_what_the_emulator_says_is_current(counts):
+def test_what_the_emulator_says_is_current():
     """If this fails: python docs/tour/counts.py --write, then python docs/tour.py --write."""
     documents = counts.documents()
     assert [path.name[:2] for path in documents] == ["07", "08"]
@@ -28,7 +24,7 @@ def test_what_the_emulator_says_is_current(counts):
 
 
 @needs_compiler
-def test_what_is_stale_is_reported_and_refreshed(counts, tmp_path, monkeypatch, capsys):
+def test_what_is_stale_is_reported_and_refreshed(tmp_path, monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["counts.py", *arguments])
         return counts.main(), capsys.readouterr().out
@@ -46,7 +42,7 @@ def test_what_is_stale_is_reported_and_refreshed(counts, tmp_path, monkeypatch, 
     assert run() == (0, "")
 
 
-def test_every_count_is_shown(counts):
+def test_every_count_is_shown():
     shown = {
         name for path in counts.documents() for name, _ in counts.MARKER.findall(path.read_text())
     }
@@ -56,7 +52,6 @@ def test_every_count_is_shown(counts):
 
 def test_the_figures_are_those_that_their_script_draws(tmp_path, monkeypatch):
     """If this fails: python docs/tour/figures_kernels.py."""
-    monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(sys, "argv", ["figures_kernels.py", "--out", str(tmp_path)])
     runpy.run_path(str(FOLDER / "figures_kernels.py"), run_name="__main__")
     drawn = sorted(tmp_path.glob("*.svg"))
@@ -65,10 +60,8 @@ def test_the_figures_are_those_that_their_script_draws(tmp_path, monkeypatch):
         assert path.read_text() == (FOLDER / path.name).read_text(), path.name
 
 
-def test_the_figure_of_a_winograd_tile_shows_a_convolution(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    import figures_kernels as figures
-
-    *_, y = figures.winograd_numbers()
-    windows = [[figures.TILE[i : i + 3, j : j + 3] for j in range(2)] for i in range(2)]
-    assert y.tolist() == [[(window * figures.WINDOW).sum() for window in row] for row in windows]
+def test_the_figure_of_a_winograd_tile_shows_a_convolution():
+    *_, y = figures_kernels.winograd_numbers()
+    windows = [[figures_kernels.TILE[i : i + 3, j : j + 3] for j in range(2)] for i in range(2)]
+    sums = [[(window * figures_kernels.WINDOW).sum() for window in row] for row in windows]
+    assert y.tolist() == sums
