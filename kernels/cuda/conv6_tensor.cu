@@ -185,6 +185,7 @@ struct Tile {
     __device__ void store(const P& p, float* memory, int row0, int column0) const {
         int lane = threadIdx.x % 32, column = column0 + right() + lane;
         float* patch = memory + threadIdx.x / 32 * 16 * PATCH_LINE;
+#pragma unroll
         for (int i = 0; i < 2; i++) {
 #pragma unroll
             for (int j = 0; j < 8; j++) {

@@ -116,12 +116,8 @@ def test_every_kernel_compiles_without_spills(file, architecture, defines):
     for name, resources in needed.items():
         assert resources.registers > 0, name
         assert resources.spills == 0, name
-
-
-def test_no_kernel_includes_a_header_of_cudas():
-    """They are not everywhere, or not where CuPy looks for them."""
-    for file in cuda.FOLDER.glob("*.cu*"):
-        assert "#include <" not in file.read_text(), file.name
+        if not defines:  # no array in local memory, as one whose index varies
+            assert resources.stack == 0, name
 
 
 @pytest.mark.parametrize("define", sorted(SINCE_80))
