@@ -82,6 +82,8 @@ class Library:
     does not compile.
     """
 
+    _stacks: int | None = None  # the address
+
     def __init__(self, source: str, path: str | Path = "kernel.cu", mode: str = "plain"):
         if mode not in MODES:
             raise InputError(f"there is no mode {mode!r} of the emulator: {', '.join(MODES)}.")
@@ -90,6 +92,7 @@ class Library:
         self.file = build(source, str(path), folder, mode)
         self.kernels = kernels(source, str(path), folder)
         self._library = ctypes.CDLL(str(self.file))
+        self._share_stacks()
         self._costs: list[tuple[str, _Cost]] = []
         self._basic_blocks: list[tuple[str, _BasicBlock]] = []
         self.parameters: dict[str, list[str]] = {}  # as _as_parameter reads them
@@ -98,6 +101,15 @@ class Library:
             with _one_at_a_time:
                 getattr(self._library, f"emulator_describe_{name}")(text)
             self.parameters[name] = text.value.decode().split()
+
+    def _share_stacks(self) -> None:
+        """Give the library the stacks of all libraries, which the first one allocates."""
+        function = self._library.emulator_stacks
+        function.restype = ctypes.c_void_p
+        with _one_at_a_time:
+            Library._stacks = function(ctypes.c_void_p(Library._stacks))
+        if Library._stacks is None:
+            raise MemoryError("not enough memory for the stacks of a block's threads")
 
     def launch(
         self,

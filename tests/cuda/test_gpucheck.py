@@ -58,7 +58,7 @@ def test_the_command(tmp_path):
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "gpucheck.json").read_text())
     names = {row["name"] for row in content["checks"]}
-    rungs = {f"conv2d, rung {name}" for name in (*ladder.RUNGS, "5 Winograd")}
+    rungs = {f"conv2d, rung {name}" for name in ladder.RUNGS} | set(kernel_checks.WINOGRADS)
     models = {f"losses of 3 training steps, cupy, {name}" for name in backend.PRECISIONS}
     models |= {
         "losses of 3 training steps, cupy-reference, float32",

@@ -26,6 +26,18 @@ def test_a_correct_kernel_gives_the_same_result_in_every_order():
             np.testing.assert_array_equal(a, b)
 
 
+def test_kernels_share_the_stacks_of_their_threads():
+    """Linux limits the mappings of a process: two for each stack, of 1,024."""
+    before = None
+    for n in range(3):
+        library = Library(f'extern "C" __global__ void set(float* y) {{ *y = {n}; }}')
+        library.launch("set", (1,), (1024,), (device_empty(1),))
+        with open("/proc/self/maps") as maps:
+            count = sum(1 for _ in maps)
+        assert before is None or count < before + 100
+        before = count
+
+
 def test_a_missing_barrier_gives_another_result_in_another_order():
     barrier = "            __syncthreads();\n"
     library = planted("norm.cu", barrier, "")

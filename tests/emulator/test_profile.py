@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from cuda_checks import ORDERS, draw, needs_compiler
+from emulated import line_of
 
 from minddpm.errors import InputError
 from minddpm.kernels.cuda import ladder, norm
@@ -60,7 +61,11 @@ def test_the_default_convolution_wastes_little(forward, rung):
 )
 @pytest.mark.parametrize("stored", [False, True])
 def test_tensor_cores_waste_little(stand_in, monkeypatch, name, stored):
-    """Forward and backward: no bank conflict, and nearly whole sectors."""
+    """Forward and backward: no bank conflict in the loop, and nearly whole sectors.
+
+    g++ splits the store of two sums, which is one instruction on a GPU, in two, so that each has
+    every second bank.
+    """
     rung = ladder.RUNGS[name]
     if stored and rung.stored == "float32":
         return
@@ -72,7 +77,10 @@ def test_tensor_cores_waste_little(stand_in, monkeypatch, name, stored):
     xs = (x.astype(rung.stored) if stored else x,)
     ladder.forward(sizes, xs, w, None, y, rung=rung)
     ladder.backward(sizes, gy, xs, w, rung=rung)
-    assert max(line.worst for line in emulation.profile if line.space == "shared") == 1
+    shared = [line for line in emulation.profile if line.space == "shared"]
+    split = f"conv6_tensor.cu:{line_of('conv6_tensor.cu', '*(float2*)to = ')}"
+    assert {line.place for line in shared if line.worst > 1} <= {split}
+    assert max(line.worst for line in shared) <= 2
     assert excess(emulation.profile, "global", "load") <= 1.1
 
 

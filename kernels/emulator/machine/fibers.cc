@@ -95,17 +95,20 @@ void resume(Fiber& f) {
 void suspend(Fiber& f) { swapcontext(&context(f), &scheduler_context); }
 #endif
 
-void make_fibers() {
-    if (!stacks) {
+// Take these stacks, or allocate some if there are none; return them, null if there is no memory.
+// All libraries of a process share them, because only one launch runs at a time: Linux limits the
+// number of mappings, of which each stack and its guard page are two.
+extern "C" char* emulator_stacks(char* shared) {
+    if (!shared) {
         int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
         size_t bytes = MAX_THREADS * (PAGE + STACK);
         void* all = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, kind, -1, 0);
-        if (all == MAP_FAILED) {
-            fail("not enough memory for the stacks of a block's threads");
-            return;
-        }
-        stacks = static_cast<char*>(all);
+        shared = all == MAP_FAILED ? nullptr : static_cast<char*>(all);
     }
+    return stacks = shared;
+}
+
+void make_fibers() {
     while (fibers.size() < threads) {
         char* page = stacks + fibers.size() * (PAGE + STACK);
         mprotect(page, PAGE, PROT_NONE);  // a stack overflow causes a fault
