@@ -14,3 +14,8 @@ def array_module(x: Array) -> ModuleType:
     # If x is a CuPy array, cupy is imported already: no import is needed.
     cupy = sys.modules.get("cupy")
     return cupy if cupy is not None and isinstance(x, cupy.ndarray) else np
+
+
+def are_indices(x: Array) -> bool:
+    """Return whether kernels can read x as indices: int64 [N], contiguous."""
+    return x.dtype == np.int64 and x.ndim == 1 and x.flags.c_contiguous

@@ -54,3 +54,17 @@ def step(made):
 def stages(made):
     """Return what each shape's steps do now, such as "replay"."""
     return [r._run.__name__.strip("_") for r in made.replay._records.of_key.values()]
+
+
+def check_steps(one, other, count):
+    """Check that the next steps of two trainers change everything in the same way."""
+    for _ in range(count):
+        assert step(one) == step(other)
+
+
+def check_stages(made, case):
+    """Check that a trainer's steps replay now, or, where only a part can, its model's halves."""
+    assert stages(made) == ["eager" if case in IN_PART else "replay"]
+    if case in IN_PART:
+        (halves,) = made.model._records.of_key.values()
+        assert halves._call._run.__name__ == "_replay"

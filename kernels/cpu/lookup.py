@@ -3,6 +3,7 @@
 import numpy as np
 
 from minddpm.kernels import reference
+from minddpm.kernels.arrays import are_indices
 from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.memory import (
     add_floats,
@@ -21,15 +22,11 @@ from minddpm.kernels.float32 import contiguous_float32
 
 def take(xp, table, t, dtype: str):
     function = _TAKE.get((table.dtype.name, dtype))
-    if function is None or not _are_indices(t):
+    if function is None or not are_indices(t):
         return reference.take(xp, table, t, dtype)
     table, values = np.ascontiguousarray(table), empty(len(t), dtype)
     function(1, address(table), len(table), address(t), address(values), len(t))
     return values
-
-
-def _are_indices(index: np.ndarray) -> bool:
-    return index.dtype == np.int64 and index.ndim == 1 and index.flags.c_contiguous
 
 
 @task
@@ -53,7 +50,7 @@ _TAKE = {("float64", "float32"): _take_floats, ("int64", "int64"): _take_integer
 
 
 def take_rows(weight, index):
-    if not contiguous_float32(weight) or not _are_indices(index):
+    if not contiguous_float32(weight) or not are_indices(index):
         return reference.take_rows(weight, index)
     N, C = len(index), weight.shape[1]
     rows = empty((N, C))
@@ -70,7 +67,7 @@ def _take_rows(piece, pieces, worker, at):
 
 
 def take_rows_backward(gy, index, rows: int):
-    if not contiguous_float32(gy) or not _are_indices(index):
+    if not contiguous_float32(gy) or not are_indices(index):
         return reference.take_rows_backward(gy, index, rows)
     N, C = gy.shape
     gw = empty((rows, C))

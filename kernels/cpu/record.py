@@ -126,10 +126,6 @@ class Record:
 
     # --- calls ---
 
-    def restart(self) -> None:
-        """Begin with the first array and the first function again."""
-        self._made = 0
-
     def record(self, function: Callable[..., Any], inputs: Inputs) -> Any:
         """Call the function with copies of the inputs, and note its tasks; return its output."""
         own, self._noted = tuple(map(_own, inputs)), []
@@ -144,7 +140,9 @@ class Record:
         return output
 
     def repeat(self, i: int, function: Callable[..., Any], inputs: Inputs) -> Any:
-        """Call the i-th function in the same memory as it was recorded."""
+        """Call the i-th function in the same memory as it was recorded; the first one first."""
+        if i == 0:
+            self._made = 0
         self._copy(i, inputs)
         with recorded_by(self):
             return function(*self.calls[i].inputs)

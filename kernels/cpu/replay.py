@@ -124,8 +124,6 @@ class replayed_step:  # noqa: N801
             self._lifetimes = Lifetimes()
         elif self._run is replayed_step._second:
             self._record = Record(self._lifetimes)
-        elif self._record is not None:
-            self._record.restart()
 
     def _first(self, i: int, function: Function, step: int, inputs: Inputs) -> Any:
         with recorded_by(self._lifetimes):
@@ -156,13 +154,9 @@ class replayed_step:  # noqa: N801
         """Return whether a replay with other inputs and other weights does what eager calls do."""
 
         def repeat(i: int, inputs: Inputs) -> Any:
-            if i == 0:
-                self._record.restart()
             return self._record.repeat(i, partial(self._recorded[i], step), inputs)
 
         def replay(i: int, inputs: Inputs) -> Any:
-            if i == 0:
-                self._record.restart()
             return self._replay(i, self._recorded[i], step, inputs)
 
         inputs = [call.inputs for call in self._record.calls]

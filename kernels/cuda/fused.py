@@ -17,7 +17,7 @@ FIRST_TF32 = 80
 
 def pays(s: Sizes, xs: Parts, up: int = 0) -> bool:
     """Return whether to use this rung: on an old GPU, if its blocks are full and enough."""
-    tiles = _tiles(s.N, s.OH, s.OW)[0]
+    tiles = winograd.tiles_of(2, s.N, s.OH, s.OW)[0]
     return (
         winograd.fits(s, xs, up)
         and s.C % 4 == s.C_out % 4 == 0
@@ -25,12 +25,6 @@ def pays(s: Sizes, xs: Parts, up: int = 0) -> bool:
         and gpu.architecture(cupy().cuda) < FIRST_TF32
         and blocks(tiles, TILES) * blocks(s.C_out, COLUMNS) >= ladder.multiprocessors(cupy())
     )
-
-
-def _tiles(N: int, OH: int, OW: int) -> tuple[int, int, int]:
-    """Return the number of 2x2 tiles of y: in all images, and down and across each image."""
-    down, across = blocks(OH, 2), blocks(OW, 2)
-    return N * down * across, down, across
 
 
 def _convolved(
@@ -43,7 +37,7 @@ def _convolved(
     rows, columns = w.shape[2:]
     grid = blocks(columns, 32), blocks(rows, 8)
     launch(FILE, "weights_to_16", grid, (32, 8), w, u, rows, columns, turned)
-    tiles = _tiles(N, OH, OW)
+    tiles = winograd.tiles_of(2, N, OH, OW)
     grid = blocks(tiles[0], TILES), blocks(K, COLUMNS)
     launch(
         FILE, "conv2d_fused", grid, (256,), x, u, bias, shift, extra, y, H, W, C, OH, OW, K,

@@ -1,7 +1,7 @@
 """Launch kernels: each is compiled once and gets every argument in the size that it reads."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -118,6 +118,14 @@ def each(file: str, name: str, n: int, *arguments: Any) -> None:
 def empty(*shapes: int | tuple[int, ...]) -> tuple[Array, ...]:
     """Return an uninitialised float32 array of each shape."""
     return tuple(cupy().empty(shape, "float32") for shape in shapes)
+
+
+def table(field: str, kind: np.dtype, count: int, lines: Iterable[tuple[int, ...]]) -> np.ndarray:
+    """Return up to `count` lines as struct { kind field[count]; }, to be passed by value."""
+    lines = list(lines)
+    structure = np.zeros(1, [(field, kind, count)])
+    structure[field][0, : len(lines)] = lines
+    return structure
 
 
 def blocks(n: int, size: int) -> int:

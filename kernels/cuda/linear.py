@@ -1,13 +1,13 @@
 """Linear layers: one is a convolution with a 1 x 1 window, several share a launch (linears.cu)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from minddpm.kernels.arrays import Array
 from minddpm.kernels.cuda import ladder
 from minddpm.kernels.cuda.ladder import Sizes, register_tile, weight_slices
-from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, empty, launch
+from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, empty, launch, table
 from minddpm.kernels.cuda.pointwise import add_all
 from minddpm.kernels.float32 import float32_only
 from minddpm.kernels.shapes import cut, joined
@@ -41,14 +41,6 @@ LAYER_BACKWARD = np.dtype(
 )
 
 
-def _table(kind: np.dtype, lines: Iterable[tuple[int, ...]]) -> np.ndarray:
-    """Return the lines as one structure with LAYERS of them."""
-    table = np.zeros(1, [("layer", kind, LAYERS)])
-    lines = list(lines)
-    table["layer"][0, : len(lines)] = lines
-    return table
-
-
 def _split(flat: Array, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
     """Return consecutive parts of flat, one array of each shape."""
     parts, start = [], 0
@@ -72,11 +64,12 @@ def linears(x, ws, bs):
     rung = register_tile(s.pixels, *widths)
     starts = np.cumsum([0, *widths[:-1]])
     lines = zip(ws, bs, widths, starts, strict=True)
-    table = _table(LAYER, ((w.data.ptr, b.data.ptr, K, start) for w, b, K, start in lines))
+    lines = ((w.data.ptr, b.data.ptr, K, start) for w, b, K, start in lines)
+    layers = table("layer", LAYER, LAYERS, lines)
     y = cupy().empty(s.pixels * sum(widths), "float32")
     grid = blocks(s.pixels, rung.rows), sum(blocks(width, rung.columns) for width in widths)
     launch(
-        "linears.cu", "linears", grid, rung.block, x, table, y, s.N, s.W, s.C,
+        "linears.cu", "linears", grid, rung.block, x, layers, y, s.N, s.W, s.C,
         _vector(s, widths, x, *ws), options=rung.options,
     )  # fmt: skip
     return _split(y, [(*x.shape[:-1], width) for width in widths])
@@ -96,14 +89,15 @@ def linears_backward(gys, x, ws, partial=None):
     gbs = _split(xp.empty(sum(widths), "float32"), [(width,) for width in widths])
     gshifts = _split(xp.empty(s.N * sum(widths), "float32"), [(s.N, width) for width in widths])
     lines = zip(gys, ws, gws, gshifts, gbs, widths, strict=True)
-    table = _table(LAYER_BACKWARD, ((*(a.data.ptr for a in xs), K) for *xs, K in lines))
+    lines = ((*(a.data.ptr for a in xs), K) for *xs, K in lines)
+    layers = table("layer", LAYER_BACKWARD, LAYERS, lines)
     tiles_x = blocks(s.pixels, rung.rows) * blocks(s.C, rung.columns)
     tiles_w = sum(blocks(s.C, rung.rows) * blocks(width, rung.columns) for width in widths)
     groups = sum(blocks(width, 32) for width in widths)
     slices, parts = weight_slices(s, rung, tiles_w)
     launch(
         "linears.cu", "linears_backward", (tiles_x + tiles_w * slices + s.N * groups,),
-        rung.block, x, table, partial, gx, parts, counters(tiles_w + groups), len(widths), slices,
+        rung.block, x, layers, partial, gx, parts, counters(tiles_w + groups), len(widths), slices,
         s.N, s.W, s.C, _vector(s, widths, x, *gys, *ws), options=rung.options,
     )  # fmt: skip
     return gx, gws, gbs

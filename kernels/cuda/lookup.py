@@ -6,7 +6,7 @@ from types import ModuleType
 import numpy as np
 
 from minddpm.kernels import reference
-from minddpm.kernels.arrays import Array
+from minddpm.kernels.arrays import Array, are_indices
 from minddpm.kernels.cuda.launch import each, empty, is_array
 from minddpm.kernels.float32 import contiguous_float32
 
@@ -30,7 +30,7 @@ def _on_device(xp: ModuleType, table: bytes, dtype: np.dtype) -> Array:
 
 
 def take_rows(weight, index):
-    if not contiguous_float32(weight) or not _are_indices(index):
+    if not contiguous_float32(weight) or not are_indices(index):
         return reference.take_rows(weight, index)
     C = weight.shape[1]
     (rows,) = empty((len(index), C))
@@ -39,13 +39,9 @@ def take_rows(weight, index):
 
 
 def take_rows_backward(gy, index, rows: int):
-    if not contiguous_float32(gy) or not _are_indices(index):
+    if not contiguous_float32(gy) or not are_indices(index):
         return reference.take_rows_backward(gy, index, rows)
     N, C = gy.shape
     (gw,) = empty((rows, C))
     each("lookup.cu", "take_rows_backward", gw.size, gy, index, gw, N, C, gw.size)
     return gw
-
-
-def _are_indices(index: Array) -> bool:
-    return index.dtype == np.int64 and index.ndim == 1 and index.flags.c_contiguous

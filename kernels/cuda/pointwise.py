@@ -3,11 +3,12 @@
 import numpy as np
 
 from minddpm.kernels import reference
-from minddpm.kernels.cuda.launch import each, empty, launch
+from minddpm.kernels.cuda.launch import each, empty, launch, table
 from minddpm.kernels.cuda.noise import each_four, stream
-from minddpm.kernels.float32 import float32_only
+from minddpm.kernels.float32 import contiguous_float32, float32_only
 
 PAIRS = 128  # of a launch of add_all, in pointwise.cu, too
+PAIR = np.dtype([("total", "u8"), ("x", "u8"), ("n", "i8")])
 
 
 @float32_only
@@ -70,7 +71,7 @@ def add(a, b):
 def add_to(total, x):
     if x is None:
         return total
-    if not _contiguous_float32(total, x):
+    if not contiguous_float32(total, x):
         return reference.add_to(total, x)
     each("pointwise.cu", "add", x.size, total, x, total, x.size)
     return total
@@ -80,15 +81,11 @@ def add_all(totals, xs):
     pairs = [
         (t, x) for t, x in zip(totals, xs or (None,) * len(totals), strict=True) if x is not None
     ]
-    if not all(_contiguous_float32(*pair) for pair in pairs):
+    if not all(contiguous_float32(*pair) for pair in pairs):
         return reference.add_all(totals, xs)
     for i in range(0, len(pairs), PAIRS):
         some = pairs[i : i + PAIRS]
-        table = np.zeros(1, [("pair", "u8", (PAIRS, 3))])
-        table["pair"][0, : len(some)] = [(t.data.ptr, x.data.ptr, x.size) for t, x in some]
-        launch("pointwise.cu", "add_all", (32, len(some)), (256,), table)
+        lines = ((t.data.ptr, x.data.ptr, x.size) for t, x in some)
+        addresses = table("pair", PAIR, PAIRS, lines)
+        launch("pointwise.cu", "add_all", (32, len(some)), (256,), addresses)
     return totals
-
-
-def _contiguous_float32(*arrays) -> bool:
-    return all(a.dtype == np.float32 and a.flags.c_contiguous for a in arrays)

@@ -32,9 +32,9 @@ def pays(s: Sizes, xs: Parts, up: int = 0) -> bool:
     return fits(s, xs, up) and min(s.C, s.C_out) >= MIN_CHANNELS
 
 
-def _tiles(N: int, OH: int, OW: int) -> tuple[int, int, int]:
-    """Return the number of 4x4 tiles of y: in all images, and down and across each image."""
-    down, across = blocks(OH, 4), blocks(OW, 4)
+def tiles_of(size: int, N: int, OH: int, OW: int) -> tuple[int, int, int]:
+    """Return the number of tiles of y, `size` x `size`: in all images, down and across each."""
+    down, across = blocks(OH, size), blocks(OW, size)
     return N * down * across, down, across
 
 
@@ -56,7 +56,7 @@ def _convolved(
     turned: rotate w by 180 degrees and exchange its two channel axes first.
     """
     (N, OH, OW, C_out), C = y.shape, x.shape[3]
-    tiles = _tiles(N, OH, OW)
+    tiles = tiles_of(4, N, OH, OW)
     u, m = (cupy().empty(shape, "float32") for shape in ((36, C, C_out), (36, tiles[0], C_out)))
     rows, columns = w.shape[2:]
     grid = blocks(columns, 32), blocks(rows, 8)
@@ -89,7 +89,7 @@ def backward(
         gx = xp.empty(x.shape, "float32")
         extra = partial[0] if partial else None
         _convolved(gy, w, gx, 2 - s.top, 2 - s.left, True, extra=extra)
-    tiles = _tiles(s.N, s.OH, s.OW)
+    tiles = tiles_of(4, s.N, s.OH, s.OW)
     v = _to_points(x, tiles, s.top, s.left)
     shapes = (36, tiles[0], s.C_out), (36, s.C, s.C_out), w.shape
     d, du, gw = (xp.empty(shape, "float32") for shape in shapes)

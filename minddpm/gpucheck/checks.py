@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import cache, partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -88,6 +88,18 @@ def strokes(count: int, size: int, seed: int = 0) -> np.ndarray:
     return images
 
 
+def new_trainer(config: dict, data: ImageDataset, **options: Any) -> Trainer:
+    """Return a trainer of a new model on the active backend; options: of TrainingOptions."""
+    minddpm.manual_seed(0)
+    return Trainer(
+        minddpm.UNet2D(**config),
+        minddpm.GaussianDiffusion(minddpm.schedules.linear(1000)),
+        data,
+        RunDirectory("gpucheck"),  # only a name: nothing is saved
+        TrainingOptions(**options),
+    )
+
+
 def small_trainer(
     name: str, precision: str, config: dict, batch: int, replay: bool = True
 ) -> Trainer:
@@ -97,14 +109,8 @@ def small_trainer(
     """
     minddpm.set_backend(name)
     backend.set_precision(precision)
-    minddpm.manual_seed(0)
-    trainer = Trainer(
-        minddpm.UNet2D(**config),
-        minddpm.GaussianDiffusion(minddpm.schedules.linear(1000)),
-        ImageDataset(strokes(2 * batch, config["sample_size"]), None, "strokes"),
-        RunDirectory("gpucheck"),  # only a name: nothing is saved
-        TrainingOptions(batch_size=batch, warmup_steps=1),
-    )
+    data = ImageDataset(strokes(2 * batch, config["sample_size"]), None, "strokes")
+    trainer = new_trainer(config, data, batch_size=batch, warmup_steps=1)
     if not replay:
         trainer.model, trainer.replay = trainer.unet, lambda function, *inputs: function(*inputs)
     return trainer

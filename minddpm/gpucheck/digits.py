@@ -15,9 +15,8 @@ from minddpm.evaluation.metrics import FeatureStatistics, frechet_distance
 from minddpm.evaluation.metrics.judge import Judge, load_judge
 from minddpm.generate import generate
 from minddpm.gpucheck import timings
-from minddpm.gpucheck.checks import first_line
-from minddpm.training.ddpm import Trainer, TrainingOptions
-from minddpm.training.run_directory import RunDirectory
+from minddpm.gpucheck.checks import first_line, new_trainer
+from minddpm.training.ddpm import Trainer
 
 SECONDS = 90  # at most
 TRAINING = 0.75  # of the time; the rest is for sampling and the judge
@@ -59,7 +58,9 @@ def digits(seconds: float, picture: Path, quick: bool) -> Digits:
     except InputError as why:  # no digits anywhere
         return Digits(missing=str(why))
     try:
-        trainer = _trainer(data, timings.QUICK_BATCH if quick else timings.BATCH)
+        config = {**minddpm.SMALL, "sample_size": data.images.shape[1]}
+        batch = timings.QUICK_BATCH if quick else timings.BATCH
+        trainer = new_trainer(config, data, batch_size=batch)
         found = _train(trainer, seconds)._replace(data=data.source)
         with trainer.ema.applied():
             samples = _samples(trainer, timings.QUICK_BATCH if quick else SAMPLES)
@@ -71,14 +72,6 @@ def digits(seconds: float, picture: Path, quick: bool) -> Digits:
     except InputError as why:  # the numbers count without it, too
         return found._replace(note=str(why))
     return found._replace(picture=str(picture))
-
-
-def _trainer(data: ImageDataset, batch: int) -> Trainer:
-    minddpm.manual_seed(0)
-    unet = minddpm.UNet2D(**{**minddpm.SMALL, "sample_size": data.images.shape[1]})
-    diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(1000))
-    run = RunDirectory("gpucheck")  # only a name: nothing is saved
-    return Trainer(unet, diffusion, data, run, TrainingOptions(batch_size=batch))
 
 
 def _train(trainer: Trainer, seconds: float) -> Digits:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import stepping
 from builders import WIDE
-from stepping import CASES, IN_PART, eager, stages, step
+from stepping import CASES, IN_PART, check_stages, check_steps, eager, stages, step
 
 import minddpm
 from minddpm import backend
@@ -25,12 +25,8 @@ trainer = partial(stepping.trainer, WIDE)
 @pytest.mark.parametrize("case", [*CASES, *IN_PART])
 def test_everything_is_as_in_eager_training(tmp_path, case):
     replaying, expected = trainer(tmp_path, case), eager(trainer(tmp_path, case))
-    for _ in range(6):
-        assert step(replaying) == step(expected)
-    assert stages(replaying) == ["eager" if case in IN_PART else "replay"]
-    if case in IN_PART:
-        (halves,) = replaying.model._records.of_key.values()
-        assert halves._call._run.__name__ == "_replay"
+    check_steps(replaying, expected, 6)
+    check_stages(replaying, case)
 
 
 def test_a_step_is_one_native_call(tmp_path):
@@ -69,8 +65,7 @@ def test_a_change_is_recorded_anew(tmp_path):
     for change in changes:
         for made in (replaying, expected):
             change(made)
-        for _ in range(4):
-            assert step(replaying) == step(expected)
+        check_steps(replaying, expected, 4)
         assert "replay" in stages(replaying)
 
 
@@ -93,15 +88,13 @@ def test_an_interrupted_comparison_leaves_nothing_changed(tmp_path, error, when)
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
-    for _ in range(3):
-        assert step(replaying) == step(expected)
+    check_steps(replaying, expected, 3)
 
 
 def test_a_single_timestep_is_no_error(tmp_path):
     """The comparison finds no other t that is allowed."""
     replaying, expected = trainer(tmp_path, T=1), eager(trainer(tmp_path, T=1))
-    for _ in range(4):
-        assert step(replaying) == step(expected)
+    check_steps(replaying, expected, 4)
 
 
 @pytest.mark.parametrize("case", ["plain", *IN_PART])

@@ -60,5 +60,5 @@ extern "C" __global__ void block_sum(const float* x, float* y, int n) {
 // 1. __shared__ float sums[128]; is one array for the block. blockIdx.x is the row.
 // 2. Every thread writes its partial sum, 0 if it had no number; then a barrier.
 // 3. for (int half = 64; half > 0; half /= 2): threads below half add; then all pass a barrier.
-// 4. The barrier stands in the loop, but outside the if.
+// 4. The barrier is in the loop, but outside the if.
 // 5. At the end one thread writes y[blockIdx.x].
