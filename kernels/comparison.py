@@ -13,7 +13,7 @@ OTHER = np.float32(2.0**-13)
 
 def agree(
     runs: Sequence[Callable[[int, Sequence[Any]], Any]],
-    inputs: Sequence[Sequence[Array | float | None]],
+    inputs: Sequence[Sequence[Array | None]],
     state: Sequence[Array],
 ) -> bool:
     """Return whether all runs of a step give the same bits for other inputs and other weights.
@@ -43,11 +43,10 @@ def agree(
     return all(result == results[0] for result in results)
 
 
-def changed(x: Array | float | None) -> Array | None:
+def changed(x: Array | None) -> Array | None:
     """Return other numbers of the same kind: 3/4 x, or for integers their neighbours."""
     if x is None:
         return None
-    x = x if hasattr(x, "dtype") else np.asarray(x)
     if x.dtype.kind == "f":
         return (x * x.dtype.type(0.75)).reshape(x.shape)
     return array_module(x).where(x > 0, x - 1, x + 1).astype(x.dtype)

@@ -14,8 +14,9 @@ def adam(
     weight_decay: float, grad_scale, ema_decay,
 ):  # fmt: skip
     n = param.size
-    changing = (*_number(np.float32, grad_scale), *_number(np.int64, step))
-    changing += (*_number(np.float64, lr), *_number(np.float64, ema_decay))
+    changing = _number(np.float32, grad_scale)
+    for number in (step, lr, ema_decay):
+        changing += _number(np.float64, number)
     numbers = *map(np.float64, (beta1, beta2, weight_decay)), eps, n
     each("pointwise.cu", "adam", n, param, grad, m, v, average, *changing, *numbers)
 

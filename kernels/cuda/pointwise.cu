@@ -90,7 +90,7 @@ extern "C" __global__ void q_sample(const float* x0, const float* noise, const f
 // that a CUDA graph can contain it. If grad_scale is not finite, nothing is changed.
 extern "C" __global__ void adam(float* param, const float* grad, float* m, float* v,
                                 float* average, const float* grad_scale_at, float grad_scale,
-                                const long long* step_at, long long step, const double* lr_at,
+                                const double* step_at, double step, const double* lr_at,
                                 double lr, const double* ema_decay_at, double ema_decay,
                                 double beta1, double beta2, double weight_decay, float eps,
                                 int n) {
@@ -102,8 +102,8 @@ extern "C" __global__ void adam(float* param, const float* grad, float* m, float
         if (step_at) step = *step_at;
         if (lr_at) lr = *lr_at;
         if (ema_decay_at) ema_decay = *ema_decay_at;
-        rate = (float)(lr / (1.0 - pow(beta1, (double)step)));
-        root = (float)(1.0 / sqrt(1.0 - pow(beta2, (double)step)));
+        rate = (float)(lr / (1.0 - pow(beta1, step)));
+        root = (float)(1.0 / sqrt(1.0 - pow(beta2, step)));
         decay = (float)(1.0 - lr * weight_decay);
         rest = (float)(1.0 - ema_decay);
     }

@@ -52,7 +52,7 @@ class _Call:
     """
 
     def __init__(self, device: _Device, inputs: Inputs, step: int | None = None):
-        self._device, self._output, self._graph = device, None, None
+        self._device, self._output, self.graph = device, None, None
         self._hosts = cupy().asarray(_packed(step, inputs))
         self.step_at = None if step is None else self._hosts[:8].view("uint64")
         self.inputs, at = [], 0 if step is None else 8
@@ -60,7 +60,7 @@ class _Call:
             if x is None or is_array(x):
                 self.inputs.append(x if x is None else x.copy())
             else:
-                x = np.asarray(x)
+                x = _host_array(x)
                 own = self._hosts[at : at + x.nbytes].view(x.dtype).reshape(x.shape)
                 self.inputs.append(own)
                 at += _padded(x.nbytes)
@@ -90,12 +90,12 @@ class _Call:
                 with suppress(Exception):  # it fails after an error, too, and would hide the first
                     stream.end_capture()
                 raise
-            self._graph = stream.end_capture()
+            self.graph = stream.end_capture()
 
     def launch(self) -> Any:
         """Launch the graph; return copies of its results."""
         with self._device.entered():
-            self._graph.launch(self._device.stream)
+            self.graph.launch(self._device.stream)
         return _copied(self._output)
 
 
@@ -107,8 +107,13 @@ def _packed(step: int | None, inputs: Inputs) -> np.ndarray:
 
 
 def _padded_bytes(x: Any) -> bytes:
-    data = np.asarray(x).tobytes()
+    data = _host_array(x).tobytes()
     return data.ljust(_padded(len(data)), b"\0")
+
+
+def _host_array(x: np.ndarray | float) -> np.ndarray:
+    """Return a number as a 0-d float64 array, as on the CPU."""
+    return x if hasattr(x, "dtype") else np.asarray(x, np.float64)
 
 
 def _padded(size: int) -> int:
@@ -137,7 +142,6 @@ class replayed:  # noqa: N801 (called as a function, as in every kernel set)
     def __init__(self, function: Callable[..., Array]):
         self._function, self._device = function, _Device()
         self._call: _Call | None = None
-        self._is_recorded = False
 
     def __call__(self, *inputs: Array) -> Array:
         """Return function(*inputs), ordered as if it ran on the current stream; asynchronous."""
@@ -147,9 +151,8 @@ class replayed:  # noqa: N801 (called as a function, as in every kernel set)
             self._call = _Call(self._device, inputs)
             return _copied(self._call.run(self._function))
         self._call.copy_in(inputs)
-        if not self._is_recorded:
+        if self._call.graph is None:
             self._call.record(self._function)
-            self._is_recorded = True
         return self._call.launch()
 
 
@@ -190,7 +193,8 @@ class replayed_step:  # noqa: N801
                 raise  # what the functions before it left cannot be computed again
             return function(step, *inputs)  # it raises again, unless recording is the problem
         output = self._calls[i].launch()
-        self._recorded.append((function, inputs))
+        arrays = [x if x is None or is_array(x) else _host_array(x) for x in inputs]
+        self._recorded.append((function, arrays))
         if i == self._count - 1:
             if self._is_right(step + 1):
                 self._run = replayed_step._replay

@@ -44,7 +44,12 @@ def test_mean_squared_errors(N, P):
 def test_adam_reads_what_changes_on_the_device():
     """The bits are those of numbers that are passed by value."""
     param, grad, m, v, average = draw(0, 300, 300, 300, 300, 300)
-    step, lr, scale, decay = np.array(3), np.array(1e-3), np.array(0.7, np.float32), np.array(0.95)
+    step, lr, scale, decay = (
+        np.array(3.0),
+        np.array(1e-3),
+        np.array(0.7, np.float32),
+        np.array(0.95),
+    )
 
     def updated(param, grad, m, v, average, step, lr, scale, decay):
         cuda.adam(param, grad, m, v, average, step, lr, 0.9, 0.99, 1e-8, 0.02, scale, decay)
