@@ -24,6 +24,7 @@ from minddpm.errors import InputError
 from minddpm.generate import seconds_per_run
 from minddpm.models.config import LABEL_NAMES
 from minddpm.training.ddpm import Trainer, TrainingOptions
+from minddpm.training.options import OPTIMIZERS
 from minddpm.training.run_directory import RunDirectory
 
 DEFAULT_OUT = Path("runs/mnist")
@@ -48,6 +49,7 @@ CHOICES: dict[str, Any] = {
     "prediction": PREDICTIONS,
     "variance": VARIANCES,
     "loss": LOSSES,
+    "optimizer": list(OPTIMIZERS),
 }
 
 
@@ -73,7 +75,8 @@ def parse() -> argparse.Namespace:
     add("steps", cli.positive, "total training steps", length)
     add("batch_size", cli.positive, "images per step")
     add("seed", int, "determines the initial weights, batches and noise")
-    add("lr", float, "learning rate of Adam")
+    add("optimizer", str, "muon: orthogonal steps for the weight matrices, Adam for the rest")
+    add("lr", float, "learning rate")
     add("warmup_steps", int, "steps of linear warm-up of the learning rate")
     add("cooldown", float, "final fraction of the steps, in which the learning rate falls to zero")
     add("clip_norm", float, "largest norm of the gradient")

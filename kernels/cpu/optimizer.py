@@ -44,7 +44,7 @@ def _adam(piece, pieces, worker, at):
     grad_scale = floats(scale_at, 1)[0]
     if not math.isfinite(grad_scale):
         return
-    step, lr, ema_decay = _number(step_at), _number(lr_at), _number(ema_decay_at)
+    step, lr, ema_decay = number(step_at), number(lr_at), number(ema_decay_at)
     beta1, beta2 = as_float(beta1_bits), as_float(beta2_bits)
     rate, root2 = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
     decay = 1 - lr * as_float(weight_decay)
@@ -58,11 +58,11 @@ def _adam(piece, pieces, worker, at):
             np.float32(decay), grad_scale, np.float32(root2),
         )  # fmt: skip
         if average:
-            _ema_chunk(floats(average + shift, count), p, np.float32(1 - ema_decay))
+            ema_chunk(floats(average + shift, count), p, np.float32(1 - ema_decay))
 
 
 @njit(inline="always")
-def _number(at):
+def number(at):
     """Return the float64 at address `at`."""
     return array_at(at, (1,), np.float64)[0]
 
@@ -80,7 +80,7 @@ def _adam_chunk(param, grad, m, v, lr, beta1, beta2, eps, decay, grad_scale, roo
 
 
 @njit
-def _ema_chunk(average, param, rest):
+def ema_chunk(average, param, rest):
     """average = decay average + (1 - decay) param, with rest = 1 - decay."""
     for i in range(average.size):
         average[i] = average[i] + rest * (param[i] - average[i])
@@ -99,7 +99,7 @@ def _ema(piece, pieces, worker, at):
     average, param, n, rest = integers(at, 4)
     first, end = share(n, piece, pieces), share(n, piece + 1, pieces)
     count = end - first
-    _ema_chunk(
+    ema_chunk(
         floats(average + 4 * first, count), floats(param + 4 * first, count), as_float32(rest)
     )
 
@@ -149,7 +149,7 @@ def clip_scale(squared_norm, max_norm: float):
 @task
 def _clip_scale(piece, pieces, worker, at):
     squared_norm, max_norm, scale = integers(at, 3)
-    norm, most = math.sqrt(_number(squared_norm)), as_float(max_norm)
+    norm, most = math.sqrt(number(squared_norm)), as_float(max_norm)
     factor = most / max(norm, most) if math.isfinite(norm) else math.nan
     floats(scale, 1)[0] = factor
 

@@ -14,7 +14,7 @@ operation calls; None for the reference.
 Read convolution.py, linear.py, norm.py, attention.py, pointwise.py (SiLU, dropout, upsampling,
 timestep features), residual.py (combinations of these), lookup.py (schedules at t, rows of an
 embedding), noise.py (random numbers, noising by q_sample, the sampler's step by sampler_step),
-losses.py (the mean squared error), optimizer.py (Adam, moving averages).
+losses.py (the mean squared error), optimizer.py (Adam, moving averages), muon.py (Muon).
 """
 
 from collections.abc import Callable
@@ -32,6 +32,7 @@ from minddpm.kernels.reference.convolution import (
 from minddpm.kernels.reference.linear import linear, linear_backward, linears, linears_backward
 from minddpm.kernels.reference.lookup import take, take_rows, take_rows_backward
 from minddpm.kernels.reference.losses import mean_squared_errors, mean_squared_errors_backward
+from minddpm.kernels.reference.muon import muon
 from minddpm.kernels.reference.noise import (
     philox4x32,
     q_sample,
@@ -78,7 +79,7 @@ __all__ = [
     "constant_weights", "conv2d", "conv2d_backward", "conv_transpose2d",
     "conv_transpose2d_backward", "dropout", "ema", "group_norm", "group_norm_backward",
     "group_norm_silu", "group_norm_silu_backward", "is_recording", "linear", "linear_backward",
-    "linears", "linears_backward", "mean_squared_errors", "mean_squared_errors_backward",
+    "linears", "linears_backward", "mean_squared_errors", "mean_squared_errors_backward", "muon",
     "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal",
     "random_bits", "random_normal", "random_uniform", "replayed", "replayed_step", "sampler_step",
     "sampler_step_normal", "set_to_zero", "silu", "silu_backward", "squared_norm", "take",

@@ -1,6 +1,7 @@
 """All parameters in one flat buffer, so that an optimiser step is one pass over one array."""
 
 from collections.abc import Iterable
+from itertools import accumulate
 
 from minddpm import backend
 from minddpm.backend import Array
@@ -20,7 +21,7 @@ class FlatParameters:
         self.parameters = list(parameters)
         if not self.parameters:
             raise ValueError("there are no parameters to optimise")
-        size = sum(_padded(p.size) for p in self.parameters)
+        size = self.starts()[-1]
         self.data = backend.xp.zeros(size, self.parameters[0].dtype)
         self.grad = backend.xp.zeros(size, self.parameters[0].dtype)
         views = zip(self.parameters, self.views(self.data), self.views(self.grad), strict=True)
@@ -29,11 +30,14 @@ class FlatParameters:
 
     def views(self, flat: Array) -> list[Array]:
         """Return views of a flat array of this layout, one for each parameter."""
-        views, start = [], 0
-        for p in self.parameters:
-            views.append(flat[start : start + p.size].reshape(p.shape))
-            start += _padded(p.size)
-        return views
+        return [
+            flat[start : start + p.size].reshape(p.shape)
+            for start, p in zip(self.starts(), self.parameters, strict=False)
+        ]
+
+    def starts(self) -> list[int]:
+        """Return where each parameter begins in a flat array, and the size of all together."""
+        return list(accumulate((_padded(p.size) for p in self.parameters), initial=0))
 
 
 def _padded(size: int) -> int:

@@ -62,14 +62,26 @@ class Adam:
         self, step: Any, lr: Any, decay: Any, clip_norm: float | None = None, ema: EMA | None = None
     ) -> Array | None:
         """Do the array work of step() for these numbers(), which may be 0-d arrays."""
-        average = None if ema is None else ema.average
-        squared = None if clip_norm is None else self.squared_norm()
-        scale = 1.0 if clip_norm is None else backend.kernels.clip_scale(squared, clip_norm)
+        squared, scale = self.clipping(clip_norm)
+        self.update_part(slice(None), step, lr, decay, scale, ema)
+        return squared
+
+    def clipping(self, clip_norm: float | None) -> tuple[Array | None, Any]:
+        """Return squared_norm() and the factor of the gradient; None and 1 without a clip_norm."""
+        if clip_norm is None:
+            return None, 1.0
+        squared = self.squared_norm()
+        return squared, backend.kernels.clip_scale(squared, clip_norm)
+
+    def update_part(
+        self, part: slice, step: Any, lr: Any, decay: Any, scale: Any, ema: EMA | None
+    ) -> None:
+        """Take Adam's step, and update the average, in this part of the flat buffer."""
+        average = None if ema is None else ema.average[part]
         backend.kernels.adam(
-            self.flat.data, self.flat.grad, self.m, self.v, average, step,
+            self.flat.data[part], self.flat.grad[part], self.m[part], self.v[part], average, step,
             lr, *self.betas, self.eps, self.weight_decay, scale, decay,
         )  # fmt: skip
-        return squared
 
     def zero_grad(self) -> None:
         """Set every gradient to zero."""

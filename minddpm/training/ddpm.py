@@ -23,6 +23,7 @@ from minddpm.training.loop import (
     to_table,
 )
 from minddpm.training.loss_scale import LossScale
+from minddpm.training.options import OPTIMIZERS
 from minddpm.training.options import TrainingOptions as TrainingOptions
 from minddpm.training.run_directory import LOSS_COLUMNS, RunDirectory
 
@@ -96,7 +97,7 @@ class Trainer(Loop):
         self.uses_labels = options.class_conditional
         if self.uses_labels:
             check_classes(unet, dataset)
-        self.optimizer = nn.Adam(
+        self.optimizer = OPTIMIZERS[options.optimizer](
             unet.parameters(), lr=options.lr, weight_decay=options.weight_decay
         )
         self.model = replayed_training(unet, self.optimizer.flat)

@@ -145,8 +145,8 @@ def optimizer_state(
     module: nn.Module, optimizer: nn.Adam, ema: nn.EMA | None = None, prefix: str = ""
 ) -> State:
     """Return a model's weights, averages and Adam's moments for state(), by parameter name."""
-    names = [name for name, _ in module.named_parameters()]
-    flat = optimizer.flat
+    flat, name_of = optimizer.flat, {id(p): name for name, p in module.named_parameters()}
+    names = [name_of[id(p)] for p in flat.parameters]  # an optimizer may change their order
     buffers = {"raw": flat.data, "adam_m": optimizer.m, "adam_v": optimizer.v}
     if ema is not None:
         buffers["ema"] = ema.average

@@ -7,6 +7,8 @@ from minddpm import nn, random
 from minddpm.diffusion.losses import LOSSES
 from minddpm.errors import InputError
 
+OPTIMIZERS = {"adam": nn.Adam, "muon": nn.Muon}
+
 
 @dataclass(frozen=True)
 class LoopOptions:
@@ -56,6 +58,7 @@ class LoopOptions:
 class TrainingOptions(LoopOptions):
     """Options of the training of a DDPM."""
 
+    optimizer: str = "adam"
     loss: str = "simple"
     importance_sampling: bool = False
     class_conditional: bool = False
@@ -64,6 +67,10 @@ class TrainingOptions(LoopOptions):
     def __post_init__(self) -> None:
         """Raise InputError for a value out of range."""
         super().__post_init__()
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(
+                f"unknown optimizer {self.optimizer!r}: choose {', '.join(OPTIMIZERS)}."
+            )
         if self.loss not in LOSSES:
             raise InputError(f"unknown loss {self.loss!r}: choose {', '.join(LOSSES)}.")
         if not 0 <= self.label_dropout <= 1:
