@@ -1,10 +1,11 @@
 """The hot operations in Numba, under the names and signatures of kernels/reference/.
 
 Each operation is in the file of the same name as in kernels/reference/: convolution.py, linear.py,
-norm.py, attention.py, pointwise.py, residual.py, lookup.py, noise.py, losses.py, optimizer.py. They
-build on, in reading order: vector/ (vector instructions and the register tile), task.py, pool.py
-and threads.py (how threads run a kernel), memory.py, ladder/ (the convolution, rung by rung: start
-with choose.py), matrix_product.py, transposed.py and subpixel.py, norm_steps.py, philox.py.
+norm.py, attention.py, pointwise.py, residual.py, lookup.py, noise.py, losses.py, optimizer.py,
+muon.py. They build on, in reading order: vector/ (vector instructions and the register tile),
+task.py, pool.py and threads.py (how threads run a kernel), memory.py, ladder/ (the convolution,
+rung by rung: start with choose.py), matrix_product.py, transposed.py and subpixel.py,
+norm_steps.py, philox.py.
 
 float32 only: other types (gradient checks use float64) go to the reference.
 """
@@ -26,6 +27,7 @@ with own_cache():  # every module with compiled functions is imported within thi
     from minddpm.kernels.cpu.lookup import take, take_rows, take_rows_backward
     from minddpm.kernels.cpu.losses import mean_squared_errors, mean_squared_errors_backward
     from minddpm.kernels.cpu.memory import keep_freed_memory
+    from minddpm.kernels.cpu.muon import muon
     from minddpm.kernels.cpu.noise import (
         q_sample,
         q_sample_normal,
@@ -70,7 +72,7 @@ __all__ = [
     "constant_weights", "conv2d", "conv2d_backward", "conv_transpose2d",
     "conv_transpose2d_backward", "dropout", "ema", "group_norm", "group_norm_backward",
     "group_norm_silu", "group_norm_silu_backward", "is_recording", "linear", "linear_backward",
-    "linears", "linears_backward", "mean_squared_errors", "mean_squared_errors_backward",
+    "linears", "linears_backward", "mean_squared_errors", "mean_squared_errors_backward", "muon",
     "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal",
     "random_bits", "random_normal", "random_uniform", "replayed", "replayed_step", "sampler_step",
     "sampler_step_normal", "set_to_zero", "silu", "silu_backward", "squared_norm", "take",
