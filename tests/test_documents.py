@@ -19,8 +19,8 @@ DOCUMENTS = sorted(
     and "site-packages" not in str(path)
 )
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
-# Chapters of docs/tour with a translation in docs/vi, by number.
-TRANSLATED = ["01", "02", "03", "09", "10"]
+# Documents of docs/tour with a translation in docs/vi, by number or name.
+TRANSLATED = ["01", "02", "03", "04", "09", "10", "slides"]
 # Files of minddpm/diffusion that the tour quotes to the last line.
 COMPLETE = ("algorithms", "bound", "decoder", "forward", "losses", "reverse", "schedules")
 
@@ -53,21 +53,57 @@ def test_quotations_and_numbers_are_current(document):
     assert tour.refreshed(document.read_text(), document.parent)[1] == []
 
 
-def test_these_chapters_are_translated():
-    assert sorted(path.name[:2] for path in (ROOT / "docs/vi").glob("[0-9]*.md")) == TRANSLATED
+def test_these_documents_are_translated():
+    assert sorted(map(short_name, (ROOT / "docs/vi").glob("[!R]*.md"))) == TRANSLATED
 
 
-@pytest.mark.parametrize("number", TRANSLATED)
-def test_a_translation_has_the_markers_formulas_and_figures_of_its_original(number):
-    original, translation = (
-        next((ROOT / "docs" / folder).glob(f"{number}-*.md")) for folder in ("tour", "vi")
-    )
-    assert skeleton(translation.read_text()) == skeleton(original.read_text())
+def short_name(document):
+    """Return the number of a chapter, or the name of another document."""
+    return document.stem.split("-")[0]
+
+
+@pytest.fixture(params=TRANSLATED)
+def pair(request):
+    """Return an original and its translation."""
+    return [
+        next((ROOT / "docs" / folder).glob(f"{request.param}*.md")) for folder in ("tour", "vi")
+    ]
+
+
+def test_a_translation_has_the_markers_formulas_and_figures_of_its_original(pair):
+    original, translation = (skeleton(document.read_text()) for document in pair)
+    assert translation == original
 
 
 def skeleton(text):
     """Return the comments (markers, setup), display formulas, folds and figures, in order."""
-    return re.findall(r"<!--.*?-->|^\$\$$.*?^\$\$$|^</?details>$|\w+\.png", text, re.S | re.M)
+    found = r"<!--.*?-->|^\$\$$.*?^\$\$$|^</?details>$|\w+\.(?:png|svg)"
+    return re.findall(found, text, re.S | re.M)
+
+
+def test_the_tables_of_a_translation_have_the_rows_of_its_original(pair):
+    """The same links, formulas, code and numbers: the map from the lecture slides is such rows."""
+    original, translation = (list(rows(document)) for document in pair)
+    assert translation == original
+
+
+def rows(document):
+    for row in re.findall(r"^\|.*", document.read_text(), re.M):
+        text = LINK.sub("", re.sub(r"<!--.*?-->", "", row))
+        yield goals(row, document), re.findall(r"\$[^$]+\$|`[^`]+`|\d[\d.]*", text.replace(",", ""))
+
+
+def goals(text, document):
+    """Return where the links lead: the file, or a document's short name, and a section's place."""
+    found = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        file, _, section = target.partition("#")
+        path = (document.parent / file).resolve() if file else document
+        if path.suffix == ".md" and path.parent.name in ("tour", "vi"):
+            found.append((short_name(path), section and sections(path).index(section)))
+        else:
+            found.append((target if "://" in target else path, section))
+    return found
 
 
 def test_what_is_not_current_is_reported_and_refreshed():
