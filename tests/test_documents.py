@@ -93,6 +93,11 @@ def rows(document):
         yield goals(row, document), re.findall(r"\$[^$]+\$|`[^`]+`|\d[\d.]*", text.replace(",", ""))
 
 
+def test_a_translation_has_the_links_of_its_original(pair):
+    original, translation = (set(goals(document.read_text(), document)) for document in pair)
+    assert original - translation == set()
+
+
 def goals(text, document):
     """Return where the links lead: the file, or a document's short name, and a section's place."""
     found = []
