@@ -235,9 +235,8 @@ class Trainer(Loop):
 
         The loss of a step depends on its t far more than on the weights: at small t the noise is
         hard to see. The average over all t therefore fluctuates, and the quartiles show at which t
-        a model still improves. Not even they measure quality: in one public CIFAR-10 run FID went
-        from 9.2 to 3.2 while the loss moved from .0295 to .0277. Look at the samples. grad_norm
-        leaves out the steps in which half precision overflowed.
+        a model still improves. Not even they measure quality: look at the samples. grad_norm leaves
+        out the steps in which half precision overflowed.
         """
         table = to_table([(r.losses, r.squared_norm) for r in records])
         losses = table[:, :-1].astype(np.float32)
