@@ -71,7 +71,7 @@ def compare(
     text = f"{_entry(name, at)} is {got[at]:.6g}, but should be {expected[at]:.6g}"
     if got.size > 1:
         wrong = int((np.abs(got - expected) > tolerance * _largest(expected)).sum())
-        text += f" (of {wrong} wrong entries of {got.size}, the one that differs most)"
+        text += f" ({wrong} of {got.size} entries are wrong; this one differs most)"
     raise NotPassed(_joined(f"{text}.", sentence))
 
 

@@ -186,6 +186,7 @@ def ddim_step(student: ModuleType) -> None:
             "Under the square root stands sigma where sigma^2 belongs.": step(before, sigma, sigma),
             NO_ROOT.format("the square root of sigma^2", "it"): step(before, sigma**2, sigma**2),
             "z is missing, though eta is not 0.": step(before, 0.0, sigma**2),
+            "This has x_t in the place of pred_x0.": step(before, sigma, sigma**2, x_t),
             "pred_x0 is not divided by sqrt(ac[t]).": step(
                 before, sigma, sigma**2, pred_x0 * np.sqrt(ac)
             ),

@@ -157,7 +157,10 @@ def group_norm(student: ModuleType) -> None:
     r, n, gn = spread(rstd), (x - spread(mean)) * spread(rstd), gy * weight
     r0 = spread(1 / np.sqrt(1 / rstd**2 - eps))  # without eps
     n0 = n / r * r0
-    pixels = (1, 2)
+
+    def gx(average: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        return r * (gn - average(gn) - n * average(gn * n))
+
     mistakes = {
         "x": {
             "mean and rstd are treated as constants: both depend on x.": r * gn,
@@ -166,11 +169,14 @@ def group_norm(student: ModuleType) -> None:
             "The second term is missing: - avg(gn), because the mean depends on x.": r
             * (gn - n * average(gn * n)),
             "The weight is missing: gn = gy weight.": r * (gy - average(gy) - n * average(gy * n)),
-            "The averages are over each channel: take them over all channels of a group.": r
-            * (
-                gn
-                - gn.mean(axis=pixels, keepdims=True)
-                - n * (gn * n).mean(axis=pixels, keepdims=True)
+            "The averages are over each channel: take them over all channels of a group.": (
+                gx(lambda values: values.mean(axis=(1, 2), keepdims=True))
+            ),
+            "The averages are over more than one group: avg has one value for each group of each "
+            "image.": (
+                gx(np.mean),
+                gx(lambda values: values.mean(axis=(1, 2, 3), keepdims=True)),
+                gx(lambda values: average(values).mean(axis=0)),
             ),
             "The factor rstd is missing.": gn - average(gn) - n * average(gn * n),
             "eps is missing: rstd = 1 / sqrt(variance + eps).": r0
@@ -203,20 +209,34 @@ def conv2d(student: ModuleType) -> None:
         p = np.pad(x, ((0, 0), *PADDING, (0, 0)))
         gp, _, _ = reference.conv2d_backward(gy, p, w, 1, ((0, 0), (0, 0)))
         turned = w[::-1, ::-1]
+        replaced, mixed = np.zeros_like(p), np.zeros_like(w)
+        for kh, kw in np.ndindex(3, 3):
+            window = np.s_[:, kh : kh + H, kw : kw + W]
+            replaced[window] = gy @ w[kh, kw].T
+            mixed[kh, kw] = p[window].reshape(C, -1) @ gy.reshape(-1, K)
         mistakes = {
             "x": {
                 "The window is not turned: what kh, kw takes from p[i + kh, j + kw], it gives back "
                 "there.": forward(gy, w.swapaxes(2, 3)),
-                "Only w's channels are missing their transpose: gy w[kh, kw]^T.": (
+                "w[kh, kw] is not transposed: the window gets gy w[kh, kw]^T.": (
                     forward(gy, turned) if C == K else gx
                 ),
+                "The windows overlap, and each replaces what was there: add to gp, by +=.": (
+                    replaced[:, 1:-1, 1:-1]
+                ),
                 "The border is not cut off: gx is gp[:, 1:-1, 1:-1].": gp,
+                "The border is cut off on one side only: gx is gp[:, 1:-1, 1:-1].": (
+                    gp[:, :H, :W],
+                    gp[:, 2:, 2:],
+                ),
             },
             "w": {
                 "w is turned by 180 degrees: gw[kh, kw] belongs to the window at kh, kw.": gw[
                     ::-1, ::-1
                 ],
                 "The transpose is missing: gw[kh, kw] = window^T gy.": gw.swapaxes(2, 3),
+                "Reshaped to [C, N H W] the window mixes pixels and channels: reshape it to "
+                "[N H W, C], then transpose.": mixed,
                 "This is a mean over the pixels: their gradients are summed.": gw / gy[..., 0].size,
             },
             "b": {

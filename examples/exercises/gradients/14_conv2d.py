@@ -3,7 +3,7 @@
     y[n, i, j, :] = sum over kh, kw of p[n, i + kh, j + kw, :] w[kh, kw] + b
 
 p is x with a border of zeros, and w[kh, kw] a matrix of C rows and K columns. So a convolution is
-the sum of nine matrix products, each with a shifted window of p; forward below is just that.
+the sum of nine matrix products, each with a shifted window of p, as conv2d below computes it.
 
     p [H+2, W+2]                     the window for kh = 0, kw = 2
       0 0 0 0 0 0                      . . # # # #
