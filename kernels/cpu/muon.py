@@ -1,4 +1,4 @@
-"""Muon: each matrix of the flat buffer is one piece of a task, from its momentum to its step.
+"""Muon: one thread computes a matrix of the flat buffer, from its momentum to its step.
 
 A matrix x [R, C'] is stored with its longer side as rows, and its columns are filled up with zeros
 to complete tiles; zeros stay zeros. x^T x is the product of a weight's gradient, x P that of a
@@ -24,6 +24,7 @@ from minddpm.kernels.cpu.memory import (
     workspace,
 )
 from minddpm.kernels.cpu.optimizer import ema_chunk, number
+from minddpm.kernels.cpu.pool import MOST
 from minddpm.kernels.cpu.task import as_float, bits, integers, task
 from minddpm.kernels.cpu.vector.gemm import ROWS_T, transposed_product
 from minddpm.kernels.cpu.vector.instructions import BYTES, LANES, ROWS
@@ -45,7 +46,8 @@ def muon(
     changing = [scale, *(np.asarray(x, np.float64) for x in (lr, ema_decay))]
     space = workspace(max(_space(*sizes) for _, *sizes in layout.tolist()))
     arrays = (address(a) for a in (param, grad, momentum, average, layout, *changing, space))
-    _muon(len(layout), *arrays, space.strides[0], bits(beta), bits(weight_decay))
+    numbers = space.strides[0], len(layout), bits(beta), bits(weight_decay)
+    _muon(min(len(layout), MOST), *arrays, *numbers)
 
 
 def _space(rows: int, columns: int) -> int:
@@ -56,29 +58,30 @@ def _space(rows: int, columns: int) -> int:
 
 @task
 def _muon(piece, pieces, worker, at):
+    """Update every pieces-th matrix, since neighbours are often of one size."""
     param, grad, momentum, average, layout, scale_at, lr_at, decay_at, space, row = integers(at, 10)
-    beta, weight_decay = integers(at + 8 * 10, 2)
-    grad_scale = floats(scale_at, 1)[0]
+    count, beta, weight_decay = integers(at + 8 * 10, 3)
+    grad_scale, lr, ema_decay = floats(scale_at, 1)[0], number(lr_at), number(decay_at)
     if not math.isfinite(grad_scale):
         return
-    lr, ema_decay = number(lr_at), number(decay_at)
-    start, rows, columns = integers_at(layout + 24 * piece, 3)
-    n, shift = rows * columns, 4 * start
-    R, width = max(rows, columns), pairs(min(rows, columns)) * LANES
-    space += worker * row
-    x = space + (TILE_SPACE + (1 + ROWS) * width) * 4
-    clear(x, R * width)
-    transposed = rows < columns
-    _begin(
-        floats(grad + shift, n), floats(momentum + shift, n), array_at(x, (R, width)),
-        columns, transposed, np.float32(as_float(beta)), grad_scale,
-    )  # fmt: skip
-    x = _orthogonal(x, R, width, space)
-    p = floats(param + shift, n)
-    step, keep = 0.2 * lr * math.sqrt(R), 1 - lr * as_float(weight_decay)
-    _move(p, array_at(x, (R, width)), columns, transposed, np.float32(keep), np.float32(step))
-    if average:
-        ema_chunk(floats(average + shift, n), p, np.float32(1 - ema_decay))
+    for i in range(piece, count, pieces):
+        start, rows, columns = integers_at(layout + 24 * i, 3)
+        n, shift = rows * columns, 4 * start
+        R, width = max(rows, columns), pairs(min(rows, columns)) * LANES
+        scratch = space + worker * row
+        x = scratch + (TILE_SPACE + (1 + ROWS) * width) * 4
+        clear(x, R * width)
+        transposed = rows < columns
+        _begin(
+            floats(grad + shift, n), floats(momentum + shift, n), array_at(x, (R, width)),
+            columns, transposed, np.float32(as_float(beta)), grad_scale,
+        )  # fmt: skip
+        x = _orthogonal(x, R, width, scratch)
+        p = floats(param + shift, n)
+        step, keep = 0.2 * lr * math.sqrt(R), 1 - lr * as_float(weight_decay)
+        _move(p, array_at(x, (R, width)), columns, transposed, np.float32(keep), np.float32(step))
+        if average:
+            ema_chunk(floats(average + shift, n), p, np.float32(1 - ema_decay))
 
 
 @njit
