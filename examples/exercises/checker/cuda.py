@@ -75,6 +75,8 @@ def transpose(kernel: Kernel) -> None:
             "This is x itself, number by number, in another shape.": x.reshape(W, H),
             "The squares are in their places, but not turned: what was written at [ty][tx] is "
             "read at [tx][ty].": _unturned_squares(x),
+            "y is written at the indices of x: y has W rows of H numbers, and its square is "
+            "(blockIdx.x, blockIdx.y).": _squares_in_place(x),
         })  # fmt: skip
     lines = kernel.profile(grid(64, 32), (32, 32), draw((64, 32)), (32, 64), (64, 32))
     kernel.check_sectors(lines)
@@ -89,9 +91,18 @@ def _unturned_squares(x: np.ndarray) -> np.ndarray:
     return x.reshape(H // 32, 32, W // 32, 32).transpose(2, 1, 0, 3).reshape(W, H)
 
 
+def _squares_in_place(x: np.ndarray) -> np.ndarray:
+    """Return y if each 32 x 32 square is transposed, but stays where it was in x."""
+    H, W = x.shape
+    if H % 32 or W % 32:
+        return x
+    return x.reshape(H // 32, 32, W // 32, 32).transpose(0, 3, 2, 1).reshape(W, H)
+
+
 def softmax(kernel: Kernel) -> None:
-    for R, n, scale in ((2, 70, 1), (3, 5, 1), (1, 32, 1), (2, 40, 200)):
-        x = scale * draw((R, n))[0]
+    cases = (2, 70, 1, 0), (3, 5, 1, 0), (1, 32, 1, 0), (2, 40, 200, 0), (2, 40, 1, -1000)
+    for R, n, scale, mean in cases:
+        x = scale * draw((R, n))[0] + np.float32(mean)
         e = np.exp(x.astype(float) - x.max(axis=1, keepdims=True))
         of_lane = np.zeros((R, 32))  # the sum of a lane's numbers
         for i in range(n):
@@ -100,27 +111,46 @@ def softmax(kernel: Kernel) -> None:
         for bits in (16, 8, 4, 2, 1):  # __shfl_down_sync gives the last lanes their own value
             down += np.concatenate([down[:, bits:], down[:, 32 - bits :]], axis=1)
         lane = np.arange(n) % 32
+
+        def summed(*rounds: int, of_lane=of_lane) -> np.ndarray:
+            for bits in rounds:
+                of_lane = of_lane + of_lane[:, np.arange(32) ^ bits]
+            return of_lane
+
         with np.errstate(all="ignore"):
             naive = np.exp(x)
+            from_0 = np.exp(x - np.maximum(x.max(axis=1, keepdims=True), 0))
             mistakes = {
                 "This is e^(x - max), not divided by the sum.": e,
+                "The maximum is below 0: begin with a number of the row, not with 0.": (
+                    from_0 / from_0.sum(axis=1, keepdims=True)
+                ),
                 "exp() overflows: subtract the maximum of the row first.": (
                     naive / naive.sum(axis=1, keepdims=True)
                 ),
                 "Each lane divides by its own sum: exchange the sums by shuffles.": (
                     e / of_lane[:, lane]
                 ),
+                "A round of the sum is missing: bits = 16, 8, 4, 2, 1.": (
+                    e / summed(16, 8, 4, 2)[:, lane],
+                    e / summed(8, 4, 2, 1)[:, lane],
+                ),
                 "Only lane 0 has the sum of all lanes: __shfl_xor_sync gives it to every lane.": (
                     e / down[:, lane]
                 ),
             }
-        sizes = f"n = {n}, x up to {x.max():.0f}"
+        sizes = f"n = {n}, x from {x.min():.0f} to {x.max():.0f}"
         kernel.check((R,), (32,), (x,), e / e.sum(axis=1, keepdims=True), (n,), sizes=sizes,
                      mistakes=mistakes)  # fmt: skip
     lines = kernel.profile((2,), (32,), draw((2, 96)), (2, 96), (96,))
     if any(line.space == "shared" for line in lines):
         raise NotPassed("The result is right, but it uses shared memory: use shuffles alone.")
     kernel.check_sectors(lines)
+    if (reads := requests(lines, "global") // 2) > 16:
+        raise NotPassed(
+            f"The result is right, but a warp reads a row of 96 numbers in {reads} requests, and "
+            "may make 16: each lane reads every 32nd number, and shuffles do the rest."
+        )
 
 
 def product(kernel: Kernel) -> None:
@@ -171,6 +201,15 @@ def group_norm(kernel: Kernel) -> None:
             "mean and variance are those of each channel: they are a group's.": (
                 reference.group_norm(x64, weight, bias, C, eps)[0]
             ),
+            "weight and bias of the first group are used for all: channel i % S of group g is "
+            "channel g S + i % S.": (
+                with_rstd(
+                    rstd, weight=np.tile(weight[: C // G], G), bias=np.tile(bias[: C // G], G)
+                )
+            ),
+            "x is indexed as [N, C, P], but its channels come last.": _as_if_contiguous(
+                x64, weight, bias, G, eps
+            ),
             "The mean is not subtracted before squaring: the variance is that of x - mean.": (
                 with_rstd(1 / np.sqrt(variance + mean**2 + eps))
             ),
@@ -186,6 +225,18 @@ def group_norm(kernel: Kernel) -> None:
                 f"{problem}\nOnly with a large mean it is wrong: sum (x - mean)^2, because "
                 "E[x^2] - mean^2 loses its digits in float32."
             ) from None
+
+
+def _as_if_contiguous(x, weight, bias, G: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return y if a group is contiguous, by channel i / P and by channel i % S of number i."""
+    N, P = x.shape[:2]
+    numbers = x.reshape(N, G, -1)
+    rstd = 1 / np.sqrt(numbers.var(axis=2, keepdims=True) + eps)
+    n = (numbers - numbers.mean(axis=2, keepdims=True)) * rstd
+    w, b = weight.reshape(G, -1), bias.reshape(G, -1)
+    by_channel = n * np.repeat(w, P, axis=1) + np.repeat(b, P, axis=1)
+    by_pixel = n * np.tile(w, P) + np.tile(b, P)
+    return by_channel.reshape(x.shape), by_pixel.reshape(x.shape)
 
 
 def conv2d(kernel: Kernel) -> None:

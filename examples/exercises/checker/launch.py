@@ -21,19 +21,21 @@ from minddpm.kernels.emulator.profile import Line
 
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 PARAMETERS = r"\s*\(([^)]*)\)\s*\{"
-# What is found in the emulator's message -> what to do about it; the first that fits.
+# What is found in the emulator's or g++'s message -> what to do about it; the first that fits.
 ADVICE = {
     r"writes .* wrote: no barrier": "Two threads write the same number: each number belongs to one "
     "thread, or a __syncthreads() has to stand between the two writes.",
     "no barrier between them": "Between these two accesses by different threads, at least one of "
     "them a write, there has to be a __syncthreads() that both threads pass.",
     "blocks are not ordered": "Two blocks access the same number, at least one of them writes it: "
-    "each number of the result belongs to one block. Does the index contain blockIdx?",
+    "each number of the result belongs to one block. Does the index contain blockIdx? If a thread "
+    "handles several numbers, is its step as large as the number of all threads in the grid?",
     "out of bounds": "A thread may not go beyond an array: compare its index with the size first.",
     "accesses unmapped memory": "This is far outside of every array: check how the index is made.",
     "which nobody wrote": "Memory is not zero at first: write a number before you read it.",
     "divergent barrier": "All threads of a block have to reach the same __syncthreads(): none may "
     "return before it, and it may not stand in an `if` or loop that only some threads enter.",
+    "INFINITY": "CUDA's run-time compiler declares no INFINITY: begin with a number of the row.",
     "of its warp, of which only": "All lanes named in a shuffle's mask have to reach it: it may "
     "not stand in an `if` or loop that only some lanes enter.",
 }
@@ -59,8 +61,8 @@ class Kernel:
                 # By its name alone, so that a copy elsewhere is not compiled again.
                 self.libraries[mode] = Library(self.source, self.file.name, mode)
             except RuntimeError as error:
-                message = str(error).splitlines()[:12]  # g++ shows the lines
-                raise NotPassed("\n".join(message)) from None
+                message = "\n".join(str(error).splitlines()[:12])  # g++ shows the lines
+                raise NotPassed(_advised(message)) from None
             if self.name not in self.libraries[mode].kernels:
                 raise NotPassed(f'There is no kernel {self.name}: keep extern "C" __global__ void.')
         return self.libraries[mode]
@@ -89,9 +91,7 @@ class Kernel:
     def _explained(self, message: str) -> str:
         """Return the emulator's message with the arguments' names, and what to do about it."""
         names = parameter_names(self.source, self.name)
-        message = re.sub(r"argument (\d+)", lambda number: names[int(number[1])], message)
-        advice = [text for sign, text in ADVICE.items() if re.search(sign, message)]
-        return "\n".join([message, *advice[:1]])
+        return _advised(re.sub(r"argument (\d+)", lambda number: names[int(number[1])], message))
 
     def check(
         self, grid: tuple[int, ...], block: tuple[int, ...], inputs: tuple[Any, ...],
@@ -154,6 +154,12 @@ class Kernel:
         for number in dict.fromkeys(int(a or b) for a, b in named):
             text += f"\n{self.file.name}:{number}:  {lines[number - 1].strip()}"
         return NotPassed(text)
+
+
+def _advised(message: str) -> str:
+    """Return the message with what to do about it."""
+    advice = [text for sign, text in ADVICE.items() if re.search(sign, message)]
+    return "\n".join([message, *advice[:1]])
 
 
 def requests(lines: list[Line], space: str, kind: str = "load") -> int:

@@ -16,7 +16,8 @@
 // With pieces of 8 or more numbers a request takes 32 sectors, and 28 of each 32 bytes are thrown
 // away. By turns it takes 4, as few as 128 bytes can: reach 4.
 //
-// Launch: grid (2), block (64), so 128 threads in all; the kernel may not rely on these numbers.
+// Launch: grid (2), block (64), so 128 threads in all. The kernel may not rely on these numbers:
+// gridDim.x is the number of blocks, blockDim.x the number of threads in each.
 // x, y: n numbers each. n: at least 1; smaller or larger than the number of threads.
 //
 // Check your solution: python examples/exercises/check.py 18

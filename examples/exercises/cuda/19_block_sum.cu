@@ -3,8 +3,9 @@
 //     y[r] = sum over i of x[r, i]      for r = 0 .. rows-1; x [rows, n]
 //
 // First each thread sums every 128th number of the row, by turns as in exercise 18. That leaves 128
-// partial sums, one in each thread; threads of a block exchange numbers through shared memory. In
-// each round half of the threads add the other half's sums to theirs:
+// partial sums, one in each thread. Threads of a block exchange numbers through shared memory:
+// `__shared__ float sums[128];` declares one array for the whole block. In each round half of the
+// threads add the other half's sums to theirs:
 //
 //     with 8 threads:
 //
@@ -57,7 +58,7 @@ extern "C" __global__ void block_sum(const float* x, float* y, int n) {
 //
 //
 //
-// 1. __shared__ float sums[128]; is one array for the block. blockIdx.x is the row.
+// 1. blockIdx.x is the row.
 // 2. Every thread writes its partial sum, 0 if it had no number; then a barrier.
 // 3. for (int half = 64; half > 0; half /= 2): threads below half add; then all pass a barrier.
 // 4. The barrier is in the loop, but outside the if.

@@ -2,9 +2,9 @@
 //
 //     y[r, i] = exp(x[r, i] - max) / (sum over j of exp(x[r, j] - max))      x, y [R, n]
 //
-// max is the largest number of row r: the largest exponent is then 0, and nothing overflows. One
-// warp handles one row, and its lanes exchange numbers without shared memory and without barriers,
-// by a shuffle: each lane gets the number of another lane from its register.
+// max is the largest number of row r, which may be below 0. The largest exponent is then 0, and
+// nothing overflows. One warp handles one row, and its lanes exchange numbers without shared memory
+// and without barriers, by a shuffle: each lane gets the number of another lane from its register.
 //
 //     __shfl_xor_sync(0xffffffffu, value, bits)      the value of lane (own number XOR bits)
 //
@@ -17,7 +17,8 @@
 // lane has the sum (or maximum) of all 32. All lanes named in the mask have to take part.
 //
 // Launch: grid (R), block (32). n: at least 1, smaller or larger than 32. Reach: no shared memory,
-// and as few sectors as possible for x and y.
+// as few sectors as possible for x and y, and at most 16 requests to read a row of 96 numbers (nine
+// read it three times, a lane that reads alone makes 96 each time).
 //
 // Check your solution: python examples/exercises/check.py 21
 
