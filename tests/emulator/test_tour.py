@@ -1,6 +1,9 @@
 """The tour's chapters on kernels: what the emulator counts and reports, and the figures."""
 
+import os
+import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -40,6 +43,31 @@ def test_what_is_stale_is_reported_and_refreshed(tmp_path, monkeypatch, capsys):
     assert run("--write") == (0, "a.md: wrong argument (refreshed)\n")
     assert "argument 2 of sums is a int64" in document.read_text()
     assert run() == (0, "")
+
+
+@needs_compiler
+def test_the_pages_of_chapter_7_are_made_as_written(tmp_path):
+    text = (FOLDER / "07-fast-on-a-gpu.md").read_text()
+    (tmp_path / "kernels").symlink_to(FOLDER.parents[1] / "kernels")
+    (tmp_path / "strides.cu").write_text(counts.code(text, "strides.cu"))
+    commands = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.S | re.M))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        ["sh", "-euc", commands], cwd=tmp_path, env={**os.environ, "PATH": path}, check=True
+    )
+    pages = {page.stem: page.read_text() for page in tmp_path.glob("*.html")}
+    assert set(pages) == {"conv1_naive", "conv2_coalesced", "strides"}
+    for rung, page in (("1 naive", "conv1_naive"), ("2 coalesced", "conv2_coalesced")):
+        _, _, read, written, _ = re.search(rf"^\| {rung} \|(.*)\|$", text, re.M)[0].split("|")[1:-1]
+        assert f"{read.strip()} bytes read, {written.strip()} written" in pages[page]
+    # The costliest drawing of each page, as the chapter describes it.
+    for page, most in (
+        ("conv1_naive", "32 sectors of 32 bytes"),
+        ("conv2_coalesced", "4 sectors of 32 bytes"),
+        ("strides", "32 passes over the banks"),
+    ):
+        assert most in pages[page]
+    assert "32 sectors" not in pages["conv2_coalesced"]
 
 
 def test_every_count_is_shown():
