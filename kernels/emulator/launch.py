@@ -21,7 +21,7 @@ from minddpm.kernels.emulator.arithmetic import operations
 from minddpm.kernels.emulator.build import MODES, build, kernels, source_lines, with_source_lines
 from minddpm.kernels.emulator.profile import Line, Request
 
-KINDS = {"f": "floating-point", "i": "signed", "u": "unsigned"}
+KINDS = {"f": "a floating-point number", "i": "a signed integer", "u": "an unsigned integer"}
 
 
 _one_at_a_time = threading.Lock()  # runtime.cc keeps its state in globals
@@ -260,18 +260,20 @@ def _as_parameter(label: str, argument: Any, parameter: str) -> Any:
     for int.
     """
     form, kind, size = parameter[0], parameter[1], int(parameter[2:])
-    wanted = f"{KINDS[kind]}, {size} bytes"
+    wanted = f"{KINDS[kind]} of {size} bytes"
     if form == "P":
         if isinstance(argument, np.uint64) and argument == 0:  # how CuPy passes a null pointer
             return ctypes.c_void_p()
         if not isinstance(argument, np.ndarray):
-            raise EmulatorError(f"{label} should be an array ({wanted}), not {argument!r}")
+            raise EmulatorError(
+                f"{label} should be an array (each element {wanted}), not {argument!r}"
+            )
         if not memory.holds(argument):
             raise EmulatorError(f"{label} is not on the device: device_array() makes a copy there")
         if not argument.flags.c_contiguous:
             raise EmulatorError(f"{label} is not C-contiguous: kernels need contiguous arrays")
         if argument.dtype.itemsize != size or argument.dtype.kind != kind:
-            raise EmulatorError(f"{label} has {argument.dtype} where {wanted} are declared")
+            raise EmulatorError(f"{label} has {argument.dtype} where {wanted} is declared")
         return ctypes.c_void_p(argument.ctypes.data)
     if form == "V":
         if not is_structure(argument) or argument.nbytes != size:
@@ -285,5 +287,5 @@ def _as_parameter(label: str, argument: Any, parameter: str) -> Any:
             f"{label} is {argument!r}: pass a NumPy scalar to fix its size ({wanted})"
         )
     if argument.dtype.itemsize != size or (argument.dtype.kind == "f") != (kind == "f"):
-        raise EmulatorError(f"{label} is a {argument.dtype} where {wanted} are declared")
+        raise EmulatorError(f"{label} is {argument.dtype} where {wanted} is declared")
     return (ctypes.c_char * size).from_buffer_copy(argument.tobytes())

@@ -94,9 +94,9 @@ def test_an_unwritten_element_is_nan():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        (3.0, "argument 2 of ema is 3.0: pass a NumPy scalar.*floating-point, 4 bytes"),
-        (np.float64(3), "argument 2 of ema is a float64 where floating-point, 4 bytes"),
-        (np.int32(3), "argument 2 of ema is a int32 where floating-point, 4 bytes"),
+        (3.0, "argument 2 of ema is 3.0: pass a NumPy scalar.*floating-point number of 4 bytes"),
+        (np.float64(3), "argument 2 of ema is float64 where a floating-point number of 4 bytes"),
+        (np.int32(3), "argument 2 of ema is int32 where a floating-point number of 4 bytes"),
     ],
 )
 def test_a_scalar_of_another_type(pointwise, argument, message):
@@ -108,7 +108,7 @@ def test_a_scalar_of_another_type(pointwise, argument, message):
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (device_array(np.zeros(8)), "argument 0 of ema has float64 where floating-point, 4 bytes"),
+        (device_array(np.zeros(8)), "argument 0 of ema has float64 where a floating-point number"),
         (device_array(np.zeros((4, 4), "f"))[:, 0], "not C-contiguous"),
         (np.zeros(4, "f"), "argument 0 of ema is not on the device"),
         (np.float32(1), "should be an array"),

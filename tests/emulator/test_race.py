@@ -130,7 +130,7 @@ def test_a_scalar_of_another_type():
     right = "param, float rest, int n"
     library = planted("pointwise.cu", right, right.replace("int", "long long"), "race")
     a = device_array(np.zeros(4, "f"))
-    with pytest.raises(EmulatorError, match="argument 3 of ema is a int32 where signed, 8 bytes"):
+    with pytest.raises(EmulatorError, match="ema is int32 where a signed integer of 8 bytes"):
         library.launch("ema", (1,), (32,), (a, a, np.float32(1), np.int32(4)))
 
 

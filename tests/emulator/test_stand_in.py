@@ -169,8 +169,8 @@ def test_a_raw_kernel(xp, scale):
 def test_wrong_arguments_of_a_raw_kernel(xp, scale):
     x, y, by, n = xp.ones(4, "float32"), xp.empty(4, "float32"), np.float32(1), np.int32(4)
     for arguments, what in (
-        ((x, y, 1.0, n), "float64 where floating-point, 4 bytes"),
-        ((x, y, by, 4), "int64 where signed, 4 bytes"),
+        ((x, y, 1.0, n), "float64 where a floating-point number of 4 bytes"),
+        ((x, y, by, 4), "int64 where a signed integer of 4 bytes"),
         ((x.astype("float64"), y, by, n), "float64 where"),
         ((x, y, by), "takes 4 arguments"),
         ((x, y, by, np.int32(2000)), "kernel.cu:"),  # reads behind x

@@ -41,7 +41,7 @@ def test_what_is_stale_is_reported_and_refreshed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(counts, "FOLDER", tmp_path)
     assert run() == (1, "a.md: wrong argument\n")
     assert run("--write") == (0, "a.md: wrong argument (refreshed)\n")
-    assert "argument 2 of sums is a int64" in document.read_text()
+    assert "argument 2 of sums is int64" in document.read_text()
     assert run() == (0, "")
 
 
@@ -68,6 +68,16 @@ def test_the_pages_of_chapter_7_are_made_as_written(tmp_path):
     ):
         assert most in pages[page]
     assert "32 sectors" not in pages["conv2_coalesced"]
+
+
+@needs_compiler
+def test_the_program_of_chapter_8_prints_what_it_says(tmp_path):
+    text = (FOLDER / "08-debugging-cuda-on-a-laptop.md").read_text()
+    (tmp_path / "sums.cu").write_text(counts.code(text, "sums.cu"))
+    (program,) = re.findall(r"^```python\n(.*?)^```$", text, re.S | re.M)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert f"prints `{done.stdout.strip()}`" in text
 
 
 def test_every_count_is_shown():
