@@ -100,5 +100,7 @@ def _cell(lanes: list[int], place: str = "") -> str:
     text, all_of_them = str(first), ", ".join(map(str, lanes))
     if len(lanes) > 1:
         text = f"{first}-{last}" if last - first == len(lanes) - 1 else f"{len(lanes)}x"
+    if len(text) > 4:  # 16-19 in a cell of 4 bytes
+        place += ";font-size: .46rem"
     title = f' title="lanes {all_of_them}"' * (len(lanes) > 1)
     return f'<i style="--lane:{first};{place}"{title}>{text}</i>'
