@@ -3,6 +3,9 @@
 #ifndef BOUNDS
 #define BOUNDS THREADS  // of __launch_bounds__
 #endif
+#ifndef BOUNDS_X
+#define BOUNDS_X BOUNDS  // of the kernels that compute gx
+#endif
 
 #ifdef SLICED
 #define SLICES , float *parts, unsigned *counters
@@ -19,7 +22,7 @@ conv2d(const Stored* x1, const Stored* x2, int C1, const float* w, const float* 
     PRODUCT(p);
 }
 
-extern "C" __global__ void __launch_bounds__(BOUNDS)
+extern "C" __global__ void __launch_bounds__(BOUNDS_X)
 conv2d_gradient_x(const float* gy, const float* w, const float* partial1, const float* partial2,
                   const float* bias, float* gx1, float* gx2, int C1, SIZES) {
     product(GradientX{gy, w, partial1, partial2, gx1, gx2, C1, GIVEN, bias});

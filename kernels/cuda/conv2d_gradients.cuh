@@ -5,7 +5,7 @@
 
 // Grid (tiles of gw * slices + N * ceil(K / 32) + tiles of gx, or 0), block (THREADS).
 // counters [tiles of gw + ceil(K / 32)]: zero on entry and on exit.
-extern "C" __global__ void __launch_bounds__(BOUNDS)
+extern "C" __global__ void __launch_bounds__(BOUNDS_X)
 conv2d_gradients(const float* gy, const Stored* x1, const Stored* x2, int C1,
                  const float* w, const float* partial1, const float* partial2, float* gx1,
                  float* gx2, float* gw, float* gshift, float* gbias, float* parts,

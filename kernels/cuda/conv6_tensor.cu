@@ -125,16 +125,6 @@ template <class V> __device__ void to_shared(const V& side, Input* tile) {
         *(Vector<Input, v.length>*)&tile[Layout<typename V::Side>::place(line, d)] = rounded;
     });
 }
-template <class P, bool TOGETHER>
-__device__ void from_global(Fetch<P, TOGETHER>& next, const P& p, int end, Input* a, Input* b) {
-    from_global(next.a, p, end, a);
-    from_global(next.b, p, end, b);
-}
-template <class P, bool TOGETHER>
-__device__ void to_shared(const Fetch<P, TOGETHER>& next, Input* a, Input* b) {
-    to_shared(next.a, a);
-    to_shared(next.b, b);
-}
 __device__ inline void await_tile() {
 #if STAGES == 3
     cp_async_commit();

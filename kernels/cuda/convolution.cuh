@@ -25,8 +25,7 @@
 // (digits.cuh), to which the loop then adds. a_at and b_at return where an entry is; it is zero
 // outside the image, or in a row beyond the last one.
 //
-// Indices are int: no array has more elements (launch.py), and a product of two int with a 64-bit
-// result takes the compiler six instructions.
+// Indices are int: no array has more elements (launch.py).
 //
 // A number of x has type Stored: float32, unless the including file defines STORED and the type. A
 // is the type of a number of a.
@@ -41,6 +40,7 @@ typedef float Stored;
 #define UP 0
 #endif
 #include "digits.cuh"
+#include "ptx.cuh"
 
 #define SIZES                                                                                     \
     int N, int H, int W, int C, int OH, int OW, int K, int KH, int KW, int stride, int top,       \
@@ -51,6 +51,12 @@ struct Sizes {
     int N, H, W, C, OH, OW, K, KH, KW, stride, top, left, vector;
 };
 
+// Return from + steps * length. Summed like this, what threads add to one `from` for different
+// steps takes a single instruction.
+template <class T> __device__ const T* jump(const T* from, int steps, int length) {
+    return (const T*)((const char*)from + wide_product(steps, length * (int)sizeof(T)));
+}
+
 struct Image {
     const Stored *x1, *x2;
     int C1;
@@ -59,10 +65,11 @@ struct Image {
         const int numbers = 16 / sizeof(Stored);
         return s.vector && s.C % numbers == 0 && C1 % numbers == 0;
     }
-    __device__ const Stored* place(const Sizes& s, int pixel, int c) const {
+    // Return where channel c of the pixel is that comes `tap` pixels after `pixel`.
+    __device__ const Stored* place(const Sizes& s, int pixel, int tap, int c) const {
         bool first = c < C1;
         int channels = first ? C1 : s.C - C1, channel = first ? c : c - C1;
-        return (first ? x1 : x2) + (pixel * channels + channel);
+        return jump((first ? x1 : x2) + (tap * channels + channel), pixel, channels);
     }
 };
 
@@ -106,8 +113,8 @@ struct Forward {
     __device__ Entry<Stored> window(const Row& row, const Digits& d) const {
         int h = row.h + d.high, w = row.w + d.mid;
         bool inside = (unsigned)h < (unsigned)s.H && (unsigned)w < (unsigned)s.W;
-        int pixel = row.pixel + (UP ? h / 2 * (s.W / 2) + w / 2 : d.high * s.W + d.mid);
-        return {x.place(s, pixel, d.low), inside};
+        int pixel = row.pixel + (UP ? h / 2 * (s.W / 2) + w / 2 : 0);
+        return {x.place(s, pixel, UP ? 0 : d.high * s.W + d.mid, d.low), inside};
     }
     __device__ Entry<Stored> a_at(const Row& row, const DepthA& d) const { return window(row, d); }
     __device__ Entry<float> b_at(const DepthB& d, int k) const {
@@ -126,9 +133,9 @@ struct Forward {
 // represents four pixels, each with its own window.
 struct GradientX {
     typedef float A;
-    typedef Corner Row;     // a pixel of x
-    typedef Digits DepthA;  // kh; kw and which of four pixels; k
-    typedef Digits DepthB;
+    typedef Corner Row;        // a pixel of x
+    typedef Digits DepthA;     // kh; kw and which of four pixels; k
+    typedef TwoDigits DepthB;  // kh, kw and which of four pixels; k
     const float *gy, *w, *partial1, *partial2;
     float *gx1, *gx2;
     int C1;
@@ -149,7 +156,7 @@ struct GradientX {
         return {row < rows() ? h : BEYOND, w, SHIFTED ? first + h * s.OW + w : first};
     }
     __device__ DepthA a_depth(int d) const { return Digits(d, radix()); }
-    __device__ DepthB b_depth(int d) const { return Digits(d, radix()); }
+    __device__ DepthB b_depth(int d) const { return {d, radix()}; }
     __device__ Radix a_radix() const { return radix(); }
     __device__ Radix b_radix() const { return radix(); }
     __device__ Entry<float> a_at(const Row& row, const DepthA& d) const {
@@ -158,13 +165,13 @@ struct GradientX {
         int h = row.h + of_four / 2 - kh, w = row.w + of_four % 2 - kw;
         bool inside = h % STRIDE == 0 && (unsigned)h < (unsigned)(s.OH * STRIDE);
         inside = inside && w % STRIDE == 0 && (unsigned)w < (unsigned)(s.OW * STRIDE);
-        int shifted = SHIFTED ? -kh * s.OW - kw : h / STRIDE * s.OW + w / STRIDE;
-        int pixel = row.pixel + shifted;
-        return {gy + (pixel * s.K + d.low), inside};
+        int tap = SHIFTED ? -kh * s.OW - kw : 0;
+        int pixel = row.pixel + (SHIFTED ? 0 : h / STRIDE * s.OW + w / STRIDE);
+        return {jump(gy + (tap * s.K + d.low), pixel, s.K), inside};
     }
     __device__ Entry<float> b_at(const DepthB& d, int c) const {
-        int tap = d.high * s.KW + (d.mid >> (2 * UP));
-        return {w + ((tap * s.C + c) * s.K + d.low), c < s.C};
+        int tap = d.high >> (2 * UP);
+        return {jump(w + (tap * s.C * s.K + d.low), c, s.K), c < s.C};
     }
     __device__ void store(int row, int c, float value) const {
         if (bias) value += bias[c];

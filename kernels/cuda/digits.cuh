@@ -17,6 +17,7 @@ struct Digits {
     int low, mid, high;
 
     __device__ Digits() {}
+    __device__ Digits(int low, int mid, int high) : low(low), mid(mid), high(high) {}
     __device__ Digits(int number, Radix radix) {
         low = number % radix.low, number /= radix.low;
         mid = number % radix.mid, high = number / radix.mid;
@@ -29,6 +30,24 @@ struct Digits {
         carry = mid >= radix.mid;
         mid -= carry * radix.mid, high += other.high + carry;
     }
+    __device__ void add_one(Radix radix) { add({1, 0, 0}, radix); }
+};
+
+struct TwoDigits {  // number = high * radix.low + low
+    int low, high;
+
+    __device__ TwoDigits() {}
+    __device__ TwoDigits(int number, Radix radix)
+        : low(number % radix.low), high(number / radix.low) {}
+    __device__ void add(const TwoDigits& other, Radix radix) {
+        low += other.low;
+        int carry = low >= radix.low;
+        low -= carry * radix.low, high += other.high + carry;
+    }
+    __device__ void add_one(Radix radix) {
+        int carry = ++low >= radix.low;
+        low -= carry * radix.low, high += carry;
+    }
 };
 
 struct Number {  // a number that needs no digits
@@ -37,5 +56,6 @@ struct Number {  // a number that needs no digits
     __device__ Number() {}
     __device__ Number(int number, Radix = {}) : number(number) {}
     __device__ void add(const Number& other, Radix) { number += other.number; }
+    __device__ void add_one(Radix) { number++; }
 };
 #endif

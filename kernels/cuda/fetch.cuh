@@ -3,6 +3,10 @@
 
 #include "digits.cuh"
 
+#ifndef LANES
+#define LANES THREADS  // that read one depth of a line across the depth, at most
+#endif
+
 // What a side of the product asks the problem for; a "line" is a row of a or a column of b.
 template <class P> struct SideA {
     typedef typename P::A Number;
@@ -35,71 +39,72 @@ template <class T, int numbers> struct __align__(numbers * sizeof(T)) Vector {
     T at[numbers];
 };
 
-// A thread's vectors of one tile. They have one depth and different lines, or the
-// same lines and different depths, depending on the axis that is contiguous in memory. TOGETHER:
-// each is fetched as 16 bytes; else it has four numbers, fetched one by one.
+// A thread's vectors of one tile: AT_ONCE lines at one depth, and the same lines at other depths;
+// if vectors are along the depth, all at one depth. TOGETHER: each is fetched as 16 bytes; else it
+// has four numbers, fetched one by one.
 template <class P, class ItsSide, bool AS_VECTOR> struct Vectors {
     typedef ItsSide Side;
     typedef typename Side::Number Number;
     static constexpr bool DEEP = Side::along_depth, TOGETHER = AS_VECTOR;
-    static constexpr int LENGTH = TOGETHER ? 16 / sizeof(Number) : 4;
+    static constexpr int LENGTH = TOGETHER ? 16 / sizeof(Number) : 4, EACH = TOGETHER ? 1 : LENGTH;
     static constexpr int IN_LINE = (DEEP ? DEPTH : Side::length) / LENGTH;  // vectors
     static constexpr int COUNT = Side::length * DEPTH / LENGTH / THREADS;
-    static constexpr int EACH = TOGETHER ? 1 : LENGTH, PASS = THREADS / IN_LINE;
+    static constexpr int ALONG = !DEEP && TOGETHER && LANES < IN_LINE ? LANES : IN_LINE;  // threads
+    static constexpr int PASS = THREADS / ALONG, AT_ONCE = DEEP ? COUNT : IN_LINE / ALONG;
     typedef Vector<Number, LENGTH> Held;
     Held held[COUNT];
-    typename Side::Line lines[DEEP ? COUNT : EACH];
-    typename Side::Depth depths[DEEP ? EACH : 1], step;
-    int depth;  // of the first number
+    typename Side::Line lines[DEEP ? COUNT : AT_ONCE * EACH];
+    typename Side::Depth depth, step;  // of the next vector
 
-    // Line and depth of the i-th vector in the tile.
+    // Line and depth of the i-th vector in the tile, and their differences from the first one's.
+    __device__ static int line_in_pass(int i) {
+        return DEEP ? i * PASS : i % AT_ONCE * ALONG * LENGTH;
+    }
+    __device__ static int depth_in_pass(int i) { return DEEP ? 0 : i / AT_ONCE * PASS; }
     __device__ static int line_in_tile(int i) {
-        return DEEP ? threadIdx.x / IN_LINE + i * PASS : threadIdx.x % IN_LINE * LENGTH;
+        return (DEEP ? threadIdx.x / ALONG : threadIdx.x % ALONG * LENGTH) + line_in_pass(i);
     }
     __device__ static int depth_in_tile(int i) {
-        return DEEP ? threadIdx.x % IN_LINE * LENGTH : threadIdx.x / IN_LINE + i * PASS;
+        return (DEEP ? threadIdx.x % ALONG * LENGTH : threadIdx.x / ALONG) + depth_in_pass(i);
     }
-    __device__ Vectors(const P& p, int line0, int start)
-        : depth(start + depth_in_tile(0)) {
+    __device__ Vectors(const P& p, int line0, int start) {
 #pragma unroll
-        for (int i = 0; i < (DEEP ? COUNT : EACH); i++) {
-            lines[i] = Side::line(p, line0 + line_in_tile(DEEP ? i : 0) + (DEEP ? 0 : i));
+        for (int i = 0; i < (DEEP ? COUNT : AT_ONCE * EACH); i++) {
+            int line = DEEP ? line_in_tile(i) : line_in_tile(i / EACH) + i % EACH;
+            lines[i] = Side::line(p, line0 + line);
         }
-#pragma unroll
-        for (int i = 0; i < (DEEP ? EACH : 1); i++) depths[i] = Side::depth(p, depth + i);
+        depth = Side::depth(p, start + depth_in_tile(0));
         step = Side::depth(p, DEEP ? DEPTH : PASS);
     }
-    // Return where the j-th number of the next vector, the i-th, is; none is at `end` or beyond.
-    __device__ auto at(const P& p, int i, int j, int end) const {
-        auto entry = Side::at(p, lines[DEEP ? i : j], depths[DEEP ? j : 0]);
-        entry.inside = entry.inside && depth + (DEEP ? j : 0) < end;
-        return entry;
-    }
-    __device__ void go_on(const P& p) {
-        depth += DEEP ? DEPTH : PASS;
+    // Return where the j-th number of the next vector, the i-th, is; `left`: depths from the tile's
+    // first to the end.
+    __device__ auto at(const P& p, int i, int j, int left) const {
+        typename Side::Depth its_depth = depth;
 #pragma unroll
-        for (int i = 0; i < (DEEP ? EACH : 1); i++) depths[i].add(step, Side::radix(p));
+        for (int k = 0; k < (DEEP ? j : 0); k++) its_depth.add_one(Side::radix(p));
+        auto entry = Side::at(p, lines[DEEP ? i : i % AT_ONCE * EACH + j], its_depth);
+        entry.inside = entry.inside && depth_in_tile(i) + (DEEP ? j : 0) < left;
+        return entry;
     }
     // Call take(i) for each vector, with at() at the present depth, and go on.
     template <class Take> __device__ void each(const P& p, Take take) {
 #pragma unroll
         for (int i = 0; i < COUNT; i++) {
             take(i);
-            if (!DEEP) go_on(p);  // all COUNT steps together are DEPTH
+            if ((i + 1) % AT_ONCE == 0) depth.add(step, Side::radix(p));  // all steps: DEPTH
         }
-        if (DEEP) go_on(p);
     }
-    // Fetch the numbers at the present depth, without those at `end` or beyond, and go on.
-    __device__ void load(const P& p, int end) {
+    // Fetch the numbers at the present depth and go on; left: as for at().
+    __device__ void load(const P& p, int left) {
         each(p, [&](int i) {
             if (TOGETHER) {
-                auto entry = at(p, i, 0, end);
+                auto entry = at(p, i, 0, left);
                 held[i] = {};
                 if (entry.inside) held[i] = *(const Held*)entry.from;
             } else {
 #pragma unroll
                 for (int j = 0; j < LENGTH; j++) {
-                    auto entry = at(p, i, j % EACH, end);
+                    auto entry = at(p, i, j % EACH, left);
                     held[i].at[j] = entry.inside ? *entry.from : Number{};
                 }
             }

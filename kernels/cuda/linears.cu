@@ -24,7 +24,7 @@ struct Layers {
 };
 
 // grid (ceil(N P / TILE), all layers' ceil(K / COLUMNS)). x [N, P, C]; y: each layer's [N, P, K].
-extern "C" __global__ void __launch_bounds__(BOUNDS)
+extern "C" __global__ void __launch_bounds__(BOUNDS_X)
 linears(const float* x, Layers layers, float* y, int N, int P, int C, int vector) {
     __shared__ __align__(32) float memory[MEMORY];
     int tile = blockIdx.y, i = 0;
@@ -52,7 +52,7 @@ struct LayersBackward {
 
 // Grid: the tiles of gx; for each layer its tiles of gw * slices; for each layer N * ceil(K / 32).
 // counters: one for each tile of gw, and one for each 32 columns; partial is added to gx.
-extern "C" __global__ void __launch_bounds__(BOUNDS)
+extern "C" __global__ void __launch_bounds__(BOUNDS_X)
 linears_backward(const float* x, LayersBackward table, const float* partial, float* gx,
                  float* parts, unsigned* counters, int layers, int slices, int N, int P, int C,
                  int vector) {

@@ -10,52 +10,83 @@
 #define DEPTH 8
 #define STAGES 2
 #define THREADS (TILE / 8 * (COLUMNS / 8))
-#define BOUNDS THREADS, (256 / THREADS)  // threads on a multiprocessor; more would spill registers
-// Shared memory: two tiles of a, two of b. The + 4 gives transposed stores fewer bank conflicts.
-#define LINE_A (TILE + 4)
-#define LINE_B (COLUMNS + 4)
-#define SIDE_A (DEPTH * LINE_A)
-#define SIDE_B (DEPTH * LINE_B)
+// Threads on a multiprocessor; more would spill registers. gx has both sides along the depth.
+#define BOUNDS THREADS, (384 / THREADS)
+#define BOUNDS_X THREADS, (256 / THREADS)
+#define LANES (THREADS / DEPTH)  // of fetch.cuh: each depth of a tile is read at once
+#define SIDE_A (DEPTH * TILE)
+#define SIDE_B (DEPTH * COLUMNS)
 #define MEMORY (STAGES * (SIDE_A + SIDE_B))
 #include "fetch.cuh"
+#include "ptx.cuh"
 
 typedef float Input;
 
-// Store v into a tile whose rows are depths; a vector along the depth is transposed (turned).
-__device__ inline void put(float* tile, int width, bool turned, int line, int d,
-                           const Vector<float, 4>& v) {
-    if (turned) {
+// A tile in shared memory, in lines along the axis that is contiguous in global memory, so that
+// 16 bytes are stored as they were fetched.
+template <class Side> struct Layout {
+    static constexpr bool DEEP = Side::along_depth;
+    static constexpr int GROUPS = Side::length / 8;  // of threads, which have the same eight lines
+    // Return which row or column is the i-th of a group's eight.
+    __device__ static int number(int group, int i) {
+        return DEEP ? group + i * GROUPS : group * 4 + i % 4 + i / 4 * (Side::length / 2);
+    }
+    // Return where row or column i is at depth d. Along the depth a line has two vectors. Eight
+    // lanes read one of them from eight neighbouring lines; the second four have them swapped, so
+    // that all are in different banks.
+    __device__ static int place(int i, int d) {
+        return DEEP ? i * DEPTH + (d / 4 ^ i % GROUPS / 4 % 2) * 4 : d * Side::length + i;
+    }
+    // Load a thread's eight numbers at depths d to d + 3, from `tile`.
+    __device__ static void load(float (&to)[4][8], const float* tile, int group, int d) {
+        const float* from = tile + place(number(group, 0), d);
 #pragma unroll
-        for (int j = 0; j < 4; j++) tile[(d + j) * width + line] = v.at[j];
+        for (int v = 0; v < 8; v++) {
+            int i = DEEP ? v : v % 2 * 4, at = DEEP ? 0 : v / 2;
+            float4 four = *(const float4*)(from + place(number(0, i), at));
+            const float numbers[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+            for (int j = 0; j < 4; j++) to[DEEP ? j : at][DEEP ? i : i + j] = numbers[j];
+        }
+    }
+};
+
+// Whether the vectors of a side are copied to shared memory past the registers.
+template <class V> constexpr bool COPIED = V::TOGETHER && __CUDA_ARCH__ >= 800;
+
+template <class P, class V>
+__device__ void from_global(V& side, const P& p, int left, Input* tile) {
+    if constexpr (COPIED<V>) {
+        typedef Layout<typename V::Side> Layout;
+        Input* to = tile + Layout::place(side.line_in_tile(0), side.depth_in_tile(0));
+        side.each(p, [&](int i) {
+            auto entry = side.at(p, i, 0, left);
+            int place = Layout::place(V::line_in_pass(i), V::depth_in_pass(i));
+            cp_async16_kept(to + place, entry.from, entry.inside);
+        });
     } else {
-        *(Vector<float, 4>*)&tile[d * width + line] = v;
+        side.load(p, left);
     }
 }
-
-template <class P, bool TOGETHER>
-__device__ void from_global(Fetch<P, TOGETHER>& next, const P& p, int end, float*, float*) {
-    next.a.load(p, end), next.b.load(p, end);
+template <class V> __device__ void to_shared(const V& side, Input* tile) {
+    if constexpr (COPIED<V>) return;
+    side.store([=](int line, int d, auto v) {
+        *(decltype(v)*)&tile[Layout<typename V::Side>::place(line, d)] = v;
+    });
 }
-template <class P, bool TOGETHER>
-__device__ void to_shared(const Fetch<P, TOGETHER>& fetched, float* a, float* b) {
-    const bool turned_a = P::a_along_depth, turned_b = !P::b_along_columns;
-    fetched.a.store([=](int line, int d, auto v) { put(a, LINE_A, turned_a, line, d, v); });
-    fetched.b.store([=](int line, int d, auto v) { put(b, LINE_B, turned_b, line, d, v); });
+__device__ inline void await_tile() {
+#if __CUDA_ARCH__ >= 800
+    cp_async_commit();
+    cp_async_wait<STAGES - 2>();
+#endif
 }
-__device__ inline void await_tile() {}  // loads into registers need no wait
 
 struct Tile {
     static constexpr int numbers = 64;  // sums of each thread
     float sums[8][8];
     __device__ float& number(int i) { return sums[i / 8][i % 8]; }
-    // Row i of the thread's eight: four neighbours in each half of the tile, so that the vectors
-    // that a warp reads from shared memory at once are neighbours. Columns likewise.
-    __device__ static int row(int i) {
-        return threadIdx.x / (COLUMNS / 8) * 4 + i % 4 + i / 4 * (TILE / 2);
-    }
-    __device__ static int column(int j) {
-        return threadIdx.x % (COLUMNS / 8) * 4 + j % 4 + j / 4 * (COLUMNS / 2);
-    }
+    __device__ static int down() { return threadIdx.x / (COLUMNS / 8); }   // group of rows
+    __device__ static int right() { return threadIdx.x % (COLUMNS / 8); }  // group of columns
     __device__ void clear() {
 #pragma unroll
         for (int i = 0; i < numbers; i++) sums[i / 8][i % 8] = 0.0f;
@@ -63,17 +94,15 @@ struct Tile {
     // Add the products of two tiles in shared memory: for each depth 64 with 16 numbers read.
     template <class P> __device__ void multiply(const float* a, const float* b) {
 #pragma unroll
-        for (int d = 0; d < DEPTH; d++) {
-            float rows[8], columns[8];
+        for (int d = 0; d < DEPTH; d += 4) {
+            float rows[4][8], columns[4][8];
+            Layout<SideA<P>>::load(rows, a, down(), d);
+            Layout<SideB<P>>::load(columns, b, right(), d);
 #pragma unroll
-            for (int i = 0; i < 8; i += 4) {
-                *(float4*)&rows[i] = *(const float4*)&a[d * LINE_A + row(i)];
-                *(float4*)&columns[i] = *(const float4*)&b[d * LINE_B + column(i)];
-            }
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-#pragma unroll
-                for (int j = 0; j < 8; j++) sums[i][j] += rows[i] * columns[j];
+            for (int n = 0; n < 4 * 64; n++) {  // column by column, or depth by depth, as loaded
+                int k = SideB<P>::along_depth ? n / 8 % 4 : n / 64, i = n % 8;
+                int j = SideB<P>::along_depth ? n / 32 : n / 8 % 8;
+                sums[i][j] += rows[k][i] * columns[k][j];
             }
         }
     }
@@ -83,7 +112,8 @@ struct Tile {
         for (int i = 0; i < 8; i++) {
 #pragma unroll
             for (int j = 0; j < 8; j++) {
-                int at_row = row0 + row(i), at_column = column0 + column(j);
+                int at_row = row0 + Layout<SideA<P>>::number(down(), i);
+                int at_column = column0 + Layout<SideB<P>>::number(right(), j);
                 if (at_row < p.rows() && at_column < p.columns()) {
                     p.store(at_row, at_column, sums[i][j]);
                 }

@@ -31,6 +31,14 @@ __device__ inline float to_tf32(float x) {
 }
 #endif
 
+// Return a * b in 64 bits. In C the compiler may widen a factor before a loop; then the product and
+// its sum with an address are more than one instruction.
+__device__ inline long long wide_product(int a, int b) {
+    long long product;
+    asm("mul.wide.s32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
+    return product;
+}
+
 // Matrix products by the 32 lanes of a warp, which must all come: c += a b, with c 16 x 8 and sums
 // in float32. A register of a or b has 4 bytes of a row of a, or a column of b: two numbers of 16
 // bits that are neighbours along the depth, or one of TF32. Lane 4 g + t has
@@ -91,6 +99,12 @@ __device__ inline void ldmatrix_x4_trans(unsigned (&to)[4], const void* row) {
 // the copies after a barrier behind it.
 __device__ inline void cp_async16(void* to, const void* from, bool inside) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :: "r"((unsigned)__cvta_generic_to_shared(to)), "l"(from), "r"(inside ? 16 : 0)
+                 : "memory");
+}
+// The same, kept in the first-level cache, too, for what is read again.
+__device__ inline void cp_async16_kept(void* to, const void* from, bool inside) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;"
                  :: "r"((unsigned)__cvta_generic_to_shared(to)), "l"(from), "r"(inside ? 16 : 0)
                  : "memory");
 }

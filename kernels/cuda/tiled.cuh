@@ -1,25 +1,35 @@
 // Add to sums the products over depths `start` to `end`, for the tile at (row0, column0). Shared
-// memory has STAGES tiles of each side in turn: one is multiplied while the others are fetched. The
-// including file has from_global(), which begins to fetch a tile, to_shared(), which stores what it
-// has put into registers, and await_tile(), after which the tile begun STAGES - 1 before is there.
+// memory has STAGES tiles of both sides in turn: one is multiplied while others are fetched. The
+// including file has from_global(), which begins to fetch one side of a tile, to_shared(), which
+// stores what it has put into registers, and await_tile(), after which the tile begun STAGES - 1
+// before is there.
 template <bool TOGETHER, class P>
 __device__ void add_up(Tile& sums, const P& p, float* memory, int row0, int column0, int start,
                        int end) {
-    Input *a = (Input*)memory, *b = a + STAGES * SIDE_A;
+    const int SIDES = SIDE_A + SIDE_B;
+    Input *a = (Input*)memory, *b = a + SIDE_A;
     Fetch<P, TOGETHER> next(p, row0, column0, start);
 #pragma unroll
     for (int i = 0; i < STAGES - 1; i++) {
-        from_global(next, p, end, a + i * SIDE_A, b + i * SIDE_B);
-        to_shared(next, a + i * SIDE_A, b + i * SIDE_B);
+        from_global(next.a, p, end - start - i * DEPTH, a + i * SIDES);
+        from_global(next.b, p, end - start - i * DEPTH, b + i * SIDES);
+        to_shared(next.a, a + i * SIDES);
+        to_shared(next.b, b + i * SIDES);
         await_tile();
     }
     __syncthreads();
     int stage = 0, last = STAGES - 1;  // that of the last tile fetched
     for (; start < end; start += DEPTH) {
-        bool more = start + (STAGES - 1) * DEPTH < end;
-        if (more) from_global(next, p, end, a + last * SIDE_A, b + last * SIDE_B);
-        sums.template multiply<P>(a + stage * SIDE_A, b + stage * SIDE_B);
-        if (more) to_shared(next, a + last * SIDE_A, b + last * SIDE_B);
+        int left = end - start - (STAGES - 1) * DEPTH;
+        if (left > 0) {
+            from_global(next.a, p, left, a + last * SIDES);
+            from_global(next.b, p, left, b + last * SIDES);
+        }
+        sums.template multiply<P>(a + stage * SIDES, b + stage * SIDES);
+        if (left > 0) {
+            to_shared(next.a, a + last * SIDES);
+            to_shared(next.b, b + last * SIDES);
+        }
         await_tile();
         __syncthreads();
         last = stage, stage = stage == STAGES - 1 ? 0 : stage + 1;

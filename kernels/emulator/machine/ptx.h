@@ -23,6 +23,7 @@ static inline float from_bfloat16(unsigned short bits) {
 }
 static inline float to_tf32(float x) { return emulator::tf32_of(x); }
 #endif
+static inline long long wide_product(int a, int b) { return (long long)a * b; }
 
 // --- products ---------------------------------------------------------------------------------
 
@@ -129,6 +130,9 @@ __forceinline__ void ldmatrix_x4_trans(unsigned (&to)[4], const void* row, HERE)
 __forceinline__ void cp_async16(void* to, const void* from, bool inside, HERE) {
     emulator::check_copy(to, from, inside, line);
     emulator::begin_copy(to, inside ? emulator::source(from) : uint4{});
+}
+__forceinline__ void cp_async16_kept(void* to, const void* from, bool inside, HERE) {
+    cp_async16(to, from, inside, line);
 }
 static inline void cp_async_commit() { emulator::end_group(); }
 template <int n> void cp_async_wait() { emulator::wait_for_copies(n); }
