@@ -62,7 +62,7 @@ TENSOR = {  # of conv6_tensor.cu: macros, bytes of a number of x
 }
 TENSOR_COLUMNS = {64: ((), 64), 32: (("COLUMNS=32",), 128)}  # macros, rows
 TENSOR_PRODUCTS = 32 * 32 * 16  # for which instructions are counted
-TILE_REGISTERS, TILE_SHARED = 168, 12832  # of rung 4, about as on all cards
+FORWARD, BACKWARD, TILE_SHARED = 168, 248, 12288  # registers and bytes of rung 4, at most
 BEGIN_AND_END = 4  # of a block, in iterations
 MAX_CHANNELS = 4096  # the largest number that crossings() tries
 Table = tuple[list[str], list[list[str]]]
@@ -258,26 +258,28 @@ def schedules() -> Table:
     return [*head, "backward: blocks", "gx first", "gw first"], rows
 
 
-def _busy(card: Card, products: int, rung: ladder.Rung, kinds: list[tuple[int, int]]) -> str:
+def _busy(
+    card: Card, products: int, rung: ladder.Rung, registers: int, kinds: list[tuple[int, int]]
+) -> str:
     """Return the percentage; kinds: the number of blocks of each kind, and their iterations."""
     threads = rung.block[0]
-    resident = resident_blocks(card.architecture, threads, TILE_REGISTERS, TILE_SHARED)
+    resident = resident_blocks(card.architecture, threads, registers, TILE_SHARED)
     blocks = [Block(threads // 32, its + BEGIN_AND_END) for n, its in kinds for _ in range(n)]
     time = schedule.time(blocks, card.multiprocessors, resident)
-    of_warp = 32 * 8 * 8 * 8  # products of an iteration
-    return f"{100 * products / of_warp / (time * 4 * card.multiprocessors):.0f}"
+    iterations = products / (32 * 8 * 8 * 8)  # of a warp
+    return f"{100 * iterations / (time * 4 * card.multiprocessors):.0f}"
 
 
 def _forward(card: Card, s: ladder.Sizes) -> tuple[str, ...]:
     rung = ladder.register_tile(s.pixels, s.C_out)
     tiles = -(-s.pixels // rung.rows) * -(-s.C_out // rung.columns)
     slices = ladder.depth_slices(tiles, rung.block[0] // 32, s.window, card.multiprocessors)
+    products = s.pixels * s.window * s.C_out
     busy = (
-        _busy(card, s.pixels * s.window * s.C_out, rung, [(tiles * n, _iterations(s.window, n))])
+        _busy(card, products, rung, FORWARD, [(tiles * n, _iterations(s.window, n))])
         for n in (1, slices)
     )
-    one, several = busy
-    return f"{tiles}", one, f"{slices}", several
+    return f"{tiles}", next(busy), f"{slices}", next(busy)
 
 
 def _backward(card: Card, s: ladder.Sizes) -> tuple[str, ...]:
@@ -289,7 +291,7 @@ def _backward(card: Card, s: ladder.Sizes) -> tuple[str, ...]:
     gw = tiles_w * slices, _iterations(s.pixels, slices)
     products = 2 * s.pixels * s.window * s.C_out
     orders = ([gx, gw], [gw, gx])
-    return f"{gx[0]} + {gw[0]}", *(_busy(card, products, rung, kinds) for kinds in orders)
+    return f"{gx[0]} + {gw[0]}", *(_busy(card, products, rung, BACKWARD, k) for k in orders)
 
 
 def _iterations(depth: int, slices: int) -> int:

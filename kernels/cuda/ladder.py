@@ -282,9 +282,11 @@ def sum_pixels(gy: Array) -> tuple[Array, Array]:
 def weight_slices(s: Sizes, rung: Rung, tiles: int) -> tuple[int, Array]:
     """Return how many slices of pixels each tile of gw is cut into, and memory for their sums.
 
-    Three blocks for each multiprocessor begin together, before those of other results.
+    As many blocks as a multiprocessor's registers hold, of 128 threads, begin together, before
+    those of other results.
     """
-    slices = min(blocks(3 * multiprocessors(cupy()), max(1, tiles)), blocks(s.pixels, MIN_PIXELS))
+    together = (2 if rung.file == SLICED_FORWARD else 3) * multiprocessors(cupy())
+    slices = min(blocks(together, max(1, tiles)), blocks(s.pixels, MIN_PIXELS))
     return slices, _sums(rung, slices, tiles)
 
 
