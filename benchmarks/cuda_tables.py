@@ -25,7 +25,7 @@ from minddpm.kernels.cuda.analysis import schedule
 from minddpm.kernels.cuda.analysis.compile import ARCHITECTURES, Program, compile
 from minddpm.kernels.cuda.analysis.disassembly import Code, Instructions, count, disassemble
 from minddpm.kernels.cuda.analysis.mainloop import Loop, main_loops
-from minddpm.kernels.cuda.analysis.occupancy import occupancy, resident_blocks
+from minddpm.kernels.cuda.analysis.occupancy import WARP, occupancy, resident_blocks
 from minddpm.kernels.cuda.analysis.roofline import (
     CARDS,
     Card,
@@ -175,9 +175,11 @@ def tensor_times(card: Card, layer: Layer, kind: str) -> tuple[float, float] | N
         return None
     columns = min(64, max(32, layer.K))
     macros, rows = TENSOR_COLUMNS[columns]
-    loop = slowest_loop("conv6_tensor.cu", "conv2d", card.architecture, (*defines, *macros))
+    kernel = cuda.FOLDER / "conv6_tensor.cu", card.architecture, (*defines, *macros)
+    loop = slowest_loop(kernel[0].name, "conv2d", *kernel[1:])
+    warps = compile(*kernel).kernels["conv2d"].threads // WARP
     return (
-        tensor_cores(card, layer, loop, peak, rows, columns),
+        tensor_cores(card, layer, loop, peak, rows, columns, warps),
         direct(card, layer, peak, stored).seconds,
     )
 

@@ -155,11 +155,11 @@ def test_a_main_loop_of_tensor_cores_by_hand():
     one = Layer(1, 10, 3, 5)  # 100 rows, a depth of 27, 5 columns: one block of four warps
     card = CARDS[1]
     assert card.clock == pytest.approx(1.41e9, rel=1e-2)
-    seconds = tensor_cores(card, one, loop, 1e6, 128, 32)
+    seconds = tensor_cores(card, one, loop, 1e6, 128, 32, 4)
     assert seconds == pytest.approx(100 / 108 / card.clock)
     many = Layer(100, 16, 32, 33)  # 200 blocks down, 2 across, 9 iterations
-    assert tensor_cores(card, many, loop, 1e6, 128, 32) == pytest.approx(seconds * 3600)
-    assert tensor_cores(card, one, loop, 1e-3, 128, 32) == pytest.approx(2 * 128 * 32 * 32 / 1e9)
+    assert tensor_cores(card, many, loop, 1e6, 128, 32, 4) == pytest.approx(seconds * 3600)
+    assert tensor_cores(card, one, loop, 1e-3, 128, 32, 4) == pytest.approx(2 * 128 * 32 * 32 / 1e9)
 
 
 def test_no_crossing():

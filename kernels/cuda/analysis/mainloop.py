@@ -145,7 +145,9 @@ def _counted(path: Code, architecture: int) -> Loop:
         cycles[unit] = each * sum(names[n] for n in its_names)
     divisions = sum(names[n] for n in DIVISION)
     loads = sum(_bytes(at["opcode"]) for at in path if name(at) in ("LDG", "LDGSTS"))
-    arithmetic, products = (sum(map(count, path)) for count in (_is_arithmetic, _products))
+    # FFMA beside tensor cores rounds what they read.
+    multiply = [at for at in path if uses_tensor_cores(name(at))] or path
+    arithmetic, products = (sum(map(count, multiply)) for count in (_is_arithmetic, _products))
     return Loop(len(path), arithmetic, products, cycles, divisions, loads)
 
 

@@ -13,7 +13,6 @@ from typing import NamedTuple
 from minddpm.kernels.cuda.analysis.mainloop import FMA_CYCLES, PARTITIONS, Loop
 
 WORD = 4  # bytes of a float32
-WARP_TILE = 32 * 32  # results of a warp of conv6_tensor.cu
 
 
 class Card(NamedTuple):
@@ -104,14 +103,14 @@ def direct(card: Card, layer: Layer, peak: float, stored: int = WORD) -> Floor:
 
 
 def tensor_cores(
-    card: Card, layer: Layer, loop: Loop, peak: float, rows: int, columns: int
+    card: Card, layer: Layer, loop: Loop, peak: float, rows: int, columns: int, warps: int
 ) -> float:
     """Return the least time of conv6_tensor.cu's main loop, in seconds: no unit can do it faster.
 
     peak: TFLOP/s of the tensor cores. rows, columns: of a block's tile, of which results beyond the
-    edges are computed, too.
+    edges are computed, too. warps: of a block.
     """
-    depth = loop.products // WARP_TILE
+    depth = loop.products * warps // (rows * columns)
     sizes = (layer.N * layer.H**2, rows), (layer.K, columns), (9 * layer.C, depth)
     products = math.prod(-(-size // of_tile) * of_tile for size, of_tile in sizes)
     rounds = products / loop.products / (PARTITIONS * card.multiprocessors)
