@@ -5,6 +5,8 @@
 // lane holds certain numbers of these matrices in registers (ptx.cuh); `ldmatrix` fetches them from
 // shared memory, four registers at a time. Each of the block's four warps has 32 x 32 of the 64 x 64
 // results, or of 128 x 32 for few columns: for eight products it fetches 32 rows and 32 columns.
+// With TF32, whose numbers are twice as wide, two warps have 64 x 32 of 128 x 32 each: the columns
+// are fetched once for 16 products.
 //
 // The cores read fewer bits than a float32 has. By default half: 11 significant bits, no numbers
 // above 65504 or below 6e-8; sm_75 or later. With -DBF16 bfloat16: 8 bits and the range of float32;
@@ -17,7 +19,9 @@
 // for this convolution alone, has rounded it already, so that no bit of a result changes. A
 // 3 x 3 window reads every number of x nine times, and the backward reads it again: each read has
 // half as many bytes, and x takes half the memory until the backward. From sm_80 on it is copied to
-// shared memory past the registers (cp.async), two tiles ahead of the products instead of one.
+// shared memory past the registers (cp.async), two tiles ahead of the products instead of one. So
+// is everything with TF32, which has as many bits in memory as float32, and is rounded as it is
+// read from shared memory.
 //
 // Nothing is scaled here. Small gradients lose bits in half below 6e-5 and are zero below 3e-8:
 // training/loss_scale.py multiplies the loss by a power of two and divides the gradients by it.
@@ -25,14 +29,19 @@
 #define COLUMNS 64  // or 32, for few columns
 #endif
 #define TILE (4096 / COLUMNS)
-#define THREADS 128
-#if defined(STORED) && __CUDA_ARCH__ >= 800
+#if defined(TF32) && COLUMNS == 32
+#define WARP_ROWS 64  // and 32 columns
+#else
+#define WARP_ROWS 32
+#endif
+#define THREADS (4096 / WARP_ROWS)
+#if (defined(STORED) || defined(TF32)) && __CUDA_ARCH__ >= 800
 #define STAGES 3  // tiles in shared memory
 #else
 #define STAGES 2
 #endif
 // Blocks on a multiprocessor; more would spill registers.
-#define BOUNDS THREADS, (COLUMNS == 32 && __CUDA_ARCH__ < 800 ? 2 : 3)
+#define BOUNDS THREADS, (WARP_ROWS == 64 ? 4 : COLUMNS == 32 && __CUDA_ARCH__ < 800 ? 2 : 3)
 
 #ifdef TF32
 #if __CUDA_ARCH__ < 800
@@ -40,12 +49,20 @@
 #endif
 #include "ptx.cuh"
 typedef float Input;
-__device__ inline float as_input(float x) { return to_tf32(x); }
+__device__ inline float as_input(float x) { return x; }
+// Round to 11 significant bits, ties away from zero: add half of the last one. The cores do not
+// read what is below. Infinity and NaN remain. (PTX's cvt.rna.tf32.f32 takes four instructions of
+// the machine, this takes two.)
+__device__ inline unsigned as_read(unsigned bits) {
+    float power = __uint_as_float(bits & 0xff800000);  // of two, with the sign
+    return __float_as_uint(fmaf(power, 1.0f / 2048, __uint_as_float(bits)));
+}
 #else
 #include "narrow.cuh"
 typedef Narrow Input;
 __device__ inline Narrow as_input(float x) { return narrow(x); }
 __device__ inline Narrow as_input(Narrow x) { return x; }
+__device__ inline unsigned as_read(unsigned bits) { return bits; }
 #endif
 #define PIECE int(16 / sizeof(Input))  // numbers of 16 bytes
 #define STEP (2 * PIECE)               // depth of one instruction
@@ -57,47 +74,56 @@ typedef Input Stored;
 #include "convolution.cuh"
 #include "fetch.cuh"
 
-#ifdef TF32
-#define PADDING 8  // of a line that is read number by number
-#else
-#define PADDING 0
-#endif
-#define SIDE_A ((TILE + PADDING) * DEPTH)
-#define SIDE_B ((COLUMNS + PADDING) * DEPTH)
+#define SIDE_A (TILE * DEPTH)
+#define SIDE_B (COLUMNS * DEPTH)
 #define MEMORY (STAGES * (SIDE_A + SIDE_B) * sizeof(Input) / sizeof(float))
-#define PATCH_LINE (32 + 8)
 
 // A tile in shared memory: in lines along the axis that is contiguous in global memory, and these in
-// pieces of 16 bytes. ldmatrix reads the same piece of eight consecutive lines, which would be in
-// the same banks. So each line has its pieces in another order. Where it is not used, because only
-// 16-bit matrices can be transposed, lines are padded: 32 lanes read eight numbers of four lines.
+// pieces of 16 bytes. What lanes read together, the same pieces of eight or four lines, would be in
+// the same banks. So each line has its pieces in another order.
+//
+// Only matrices of 16-bit numbers can be transposed by ldmatrix. Where TF32 would need that, lane
+// 4 g + t reads rows (columns) 4 g to 4 g + 3 at depth t as 16 bytes, and each of them belongs to
+// another matrix. So row g of matrix n is row 4 g + n in the tile.
 template <class Side> struct Layout {
-    static constexpr bool by_matrix = Side::along_depth || PADDING == 0;
-    static constexpr int line = Side::along_depth ? DEPTH : Side::length + PADDING;  // numbers
+    static constexpr bool by_matrix = Side::along_depth || sizeof(Input) == 2;
+    static constexpr int line = Side::along_depth ? DEPTH : Side::length;  // numbers
+    // Return which row or column of the tile is the i-th of the matrices, four of which have 32.
+    __device__ static int in_tile(int i) {
+        return by_matrix ? i : i / 32 * 32 + i % 8 * 4 + i % 32 / 8;
+    }
     // Return where row or column i is at depth d.
     __device__ static int place(int i, int d) {
         int number = Side::along_depth ? i : d, at = Side::along_depth ? d : i;
-        int turn = !by_matrix ? 0 : line == 4 * PIECE ? number / 2 % 4 : number % 8;
+        int turn = !by_matrix ? number % 4 * 2 : line == 4 * PIECE ? number / 2 % 4 : number % 8;
         return number * line + (at / PIECE ^ turn) * PIECE + at % PIECE;
     }
-    // Load rows or columns i to i + 15 at depths d to d + STEP - 1, as four matrices of 8 rows or
-    // columns and 16 bytes. A product takes all of a; of b the first two, or the last two, which are
-    // the same columns. So matrix 1 has the next rows of a, but the next depths of b.
-    __device__ static void load(unsigned (&to)[4], const Input* tile, int i, int d, bool is_b) {
+    // Load rows or columns i to i + 31 at depths d to d + STEP - 1: 16 to to[0] and 16 to to[1],
+    // as four matrices of 8 rows or columns and 16 bytes. A product takes all of a; of b the first
+    // two, or the last two, which are the same columns. So matrix 1 has the next rows of a, but the
+    // next depths of b.
+    __device__ static void load(unsigned (&to)[2][4], const Input* tile, int i, int d, bool is_b) {
         int lane = threadIdx.x % 32, row = lane % 8;
         auto down = [=](int m) { return (is_b ? m / 2 : m % 2) * 8; };
         auto deep = [=](int m) { return d + (is_b ? m % 2 : m / 2) * PIECE; };
-        if (!by_matrix) {
 #pragma unroll
-            for (int m = 0; m < 4; m++) {
-                int at = place(i + down(m) + lane / 4, deep(m) + lane % 4);
-                to[m] = *(const unsigned*)&tile[at];
+        for (int j = 0; j < 2; j++) {
+            if (!by_matrix) {
+                int at = place(i + lane / 4 * 4, d + j * PIECE + lane % 4);
+                uint4 four = *(const uint4*)&tile[at];
+                int next = is_b ? 2 : 1, m = is_b ? j : 2 * j;
+                to[0][m] = four.x, to[0][m + next] = four.y;
+                to[1][m] = four.z, to[1][m + next] = four.w;
+            } else if (Side::along_depth) {
+                const Input* from = tile + (i + 16 * j) * line;
+                ldmatrix_x4(to[j], from + place(down(lane / 8) + row, deep(lane / 8)));
+            } else {
+                int at = i + 16 * j + down(lane / 8);
+                ldmatrix_x4_trans(to[j], tile + place(at, deep(lane / 8) + row));
             }
-        } else if (Side::along_depth) {
-            ldmatrix_x4(to, tile + i * line + place(down(lane / 8) + row, deep(lane / 8)));
-        } else {
-            ldmatrix_x4_trans(to, tile + place(i + down(lane / 8), deep(lane / 8) + row));
         }
+#pragma unroll
+        for (int j = 0; j < 8; j++) to[j / 4][j % 4] = as_read(to[j / 4][j % 4]);
     }
 };
 
@@ -143,9 +169,9 @@ __device__ inline void multiply(float (&c)[4], const unsigned (&a)[4], const uns
 }
 
 struct Tile {
-    static constexpr int numbers = 32;  // sums of each thread
-    float sums[2][4][4];                // of 16 rows and 8 columns; four in this lane
-    __device__ static int down() { return threadIdx.x / 32 / (COLUMNS / 32) * 32; }
+    static constexpr int numbers = WARP_ROWS;  // sums of each thread
+    float sums[WARP_ROWS / 16][4][4];          // of 16 rows and 8 columns; four in this lane
+    __device__ static int down() { return threadIdx.x / 32 / (COLUMNS / 32) * WARP_ROWS; }
     __device__ static int right() { return threadIdx.x / 32 % (COLUMNS / 32) * 32; }
     __device__ float& number(int i) { return sums[i / 16][i / 4 % 4][i % 4]; }
     __device__ void clear() {
@@ -156,16 +182,13 @@ struct Tile {
     template <class P> __device__ void multiply(const Input* a, const Input* b) {
 #pragma unroll
         for (int d = 0; d < DEPTH; d += STEP) {
-            unsigned rows[2][4], columns[2][4];
+            unsigned columns[2][4], rows[2][4];
+            Layout<SideB<P>>::load(columns, b, right(), d, true);
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                Layout<SideA<P>>::load(rows[i], a, down() + 16 * i, d, false);
-                Layout<SideB<P>>::load(columns[i], b, right() + 16 * i, d, true);
-            }
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
+            for (int i = 0; i < WARP_ROWS / 4; i++) {
+                if (i % 8 == 0) Layout<SideA<P>>::load(rows, a, down() + 4 * i, d, false);
                 const unsigned* column = &columns[i % 4 / 2][i % 2 * 2];
-                ::multiply(sums[i / 4][i % 4], rows[i / 4], {column[0], column[1]});
+                ::multiply(sums[i / 4][i % 4], rows[i / 4 % 2], {column[0], column[1]});
             }
         }
     }
@@ -173,22 +196,23 @@ struct Tile {
     // longer needs, so that lanes that are neighbours store neighbouring numbers.
     template <class P>
     __device__ void store(const P& p, float* memory, int row0, int column0) const {
+        typedef Layout<SideB<P>> Right;
+        const int line = Right::by_matrix ? 40 : 33;  // without bank conflicts
         int lane = threadIdx.x % 32, column = column0 + right() + lane;
-        float* patch = memory + threadIdx.x / 32 * 16 * PATCH_LINE;
+        float* patch = memory + threadIdx.x / 32 * 16 * line;
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < WARP_ROWS / 16; i++) {
 #pragma unroll
-            for (int j = 0; j < 8; j++) {
-                const float* two = &sums[i][j / 2][j % 2 * 2];
-                float* to = patch + (lane / 4 + j % 2 * 8) * PATCH_LINE + j / 2 * 8 + lane % 4 * 2;
-                *(float2*)to = {two[0], two[1]};
+            for (int j = 0; j < 16; j++) {
+                int down = lane / 4 + j / 2 % 2 * 8, right = j / 4 * 8 + lane % 4 * 2 + j % 2;
+                patch[down * line + Right::in_tile(right)] = sums[i][j / 4][j % 4];
             }
             __syncwarp();  // the patch is complete
 #pragma unroll
             for (int j = 0; j < 16; j++) {
-                int row = row0 + down() + 16 * i + j;
+                int row = row0 + down() + Layout<SideA<P>>::in_tile(16 * i + j);
                 if (row < p.rows() && column < p.columns()) {
-                    p.store(row, column, patch[j * PATCH_LINE + lane]);
+                    p.store(row, column, patch[j * line + lane]);
                 }
             }
             __syncwarp();  // all lanes have read it

@@ -55,7 +55,7 @@ RUNGS = {
     ),
     "6 tensor cores, TF32": Rung("conv6_tensor.cu", (128,), 64, 64, ("-DTF32",)),
     "6 tensor cores, TF32, 32 columns": Rung(
-        "conv6_tensor.cu", (128,), 128, 32, ("-DTF32", "-DCOLUMNS=32")
+        "conv6_tensor.cu", (64,), 128, 32, ("-DTF32", "-DCOLUMNS=32")
     ),
 }  # fmt: skip
 NARROW = ", 32 columns"  # ends the name of the rung for few columns

@@ -23,12 +23,6 @@ __device__ inline unsigned short to_bfloat16(float x) {
 __device__ inline float from_bfloat16(unsigned short bits) {
     return __uint_as_float((unsigned)bits << 16);
 }
-// Round to 11 significant bits, ties away from zero.
-__device__ inline float to_tf32(float x) {
-    unsigned bits;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-    return __uint_as_float(bits);
-}
 #endif
 
 // Return a * b in 64 bits. In C the compiler may widen a factor before a loop; then the product and

@@ -17,7 +17,10 @@ from minddpm.kernels.emulator import Library, device_array, device_empty
 pytestmark = needs_compiler
 NULL = np.uint64(0)
 
-ROUNDING = {"half": to_half, "half T4": to_half, "BF16": to_bfloat16, "TF32": to_tf32}
+ROUNDING = {
+    "half": to_half, "half T4": to_half, "BF16": to_bfloat16, "TF32": to_tf32,
+    "TF32 NARROW": to_tf32,
+}  # fmt: skip
 MACROS = {"half": "HALF", "T4": "__CUDA_ARCH__ 750", "NARROW": "COLUMNS 32"}
 
 
@@ -32,11 +35,12 @@ def launch(precision, name, sizes, rows, columns, *arguments, order=0):
     """Launch a kernel with the sizes of a convolution (Sizes) as the last arguments."""
     tile = (128, 32) if "NARROW" in precision else (64, 64)
     grid = (-(-rows // tile[0]), -(-columns // tile[1]))
+    threads = 64 if precision == "TF32 NARROW" else 128
     vector = int(sizes.C % 4 == sizes.C_out % 4 == 0)
     arguments = (*arguments, *map(np.int32, (*sizes, vector)))
     defines = [MACROS.get(word, word) for word in precision.split()]
     defines += [f"STRIDE {sizes.stride}"] if sizes.stride != 1 else []
-    conv6(*defines).launch(name, grid, (128,), arguments, order=order)
+    conv6(*defines).launch(name, grid, (threads,), arguments, order=order)
 
 
 @pytest.mark.parametrize("precision", ROUNDING)
@@ -76,11 +80,32 @@ def test_conv2d(precision, N, H, W, C, K, KH, KW, stride, pad, with_bias, order)
 @pytest.mark.parametrize("precision", ROUNDING)
 def test_inputs_are_rounded_to_the_range_of_the_format(precision):
     x = np.array([1e5, 65504, 1e-5, 1e-8], np.float32)
-    image, one, y = device_array(x), device_array(np.ones(1, np.float32)), device_empty(4)
-    s = Sizes.linear((x.reshape(4, 1),), (1, 1))
-    x_arguments = (image, NULL, np.int32(1))
-    launch(precision, "conv2d", s, 4, 1, *x_arguments, one, NULL, NULL, NULL, y)
-    np.testing.assert_array_equal(y, ROUNDING[precision](x))
+    np.testing.assert_array_equal(multiplied_by_one(precision, x), ROUNDING[precision](x))
+
+
+def multiplied_by_one(precision, x):
+    y, one = device_empty(x.size), device_array(np.ones(1, np.float32))
+    s = Sizes.linear((x.reshape(-1, 1),), (1, 1))
+    arguments = (device_array(x), NULL, np.int32(1), one, NULL, NULL, NULL, y)
+    launch(precision, "conv2d", s, x.size, 1, *arguments)
+    return y
+
+
+def test_rounding_to_tf32():
+    """Ties, a carry into the exponent, and the NaN that a GPU computes, whose bits are all set."""
+    halfway, last_bit = np.float32(1 + 2.0**-11), np.float32(2.0**-10)
+    below, most = np.nextafter(halfway, np.float32(0)), np.finfo(np.float32).max
+    special = [most, np.inf, -np.inf, -halfway, 2 - 2.0**-23, 2.0**-149, np.nan]
+    x = np.array([halfway, below, halfway + last_bit, *special, 0, 0], np.float32)
+    x.view(np.uint32)[-2:] = 0x7FFFFFFF, 0xFFFFFFFF
+    expected = [1 + last_bit, 1, 1 + 2 * last_bit, np.inf, np.inf, -np.inf, -1 - last_bit, 2, 0]
+    y = multiplied_by_one("TF32", x)
+    np.testing.assert_array_equal(y, [*expected, *[np.nan] * 3])
+    np.testing.assert_array_equal(to_tf32(x[:-3]), expected)
+
+    bits = np.random.default_rng(0).integers(1 << 23, 254 << 23, 4000, np.uint32)
+    x = np.concatenate([bits.view(np.float32), -bits.view(np.float32)])  # of every size
+    np.testing.assert_array_equal(multiplied_by_one("TF32", x), to_tf32(x))
 
 
 @pytest.mark.parametrize(

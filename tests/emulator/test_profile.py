@@ -78,7 +78,7 @@ def test_tensor_cores_waste_little(stand_in, monkeypatch, name, stored):
     ladder.forward(sizes, xs, w, None, y, rung=rung)
     ladder.backward(sizes, gy, xs, w, rung=rung)
     shared = [line for line in emulation.profile if line.space == "shared"]
-    split = f"conv6_tensor.cu:{line_of('conv6_tensor.cu', '*(float2*)to = ')}"
+    split = f"conv6_tensor.cu:{line_of('conv6_tensor.cu', 'patch[down * line + Right')}"
     assert {line.place for line in shared if line.worst > 1} <= {split}
     assert max(line.worst for line in shared) <= 2
     assert excess(emulation.profile, "global", "load") <= 1.1

@@ -1,4 +1,4 @@
-// The bits of half (IEEE binary16) and bfloat16, the upper half of a float32, and of TF32: rounding.
+// The bits of half (IEEE binary16) and bfloat16, the upper half of a float32: rounding.
 #pragma once
 
 #include "shim.h"
@@ -29,12 +29,6 @@ inline float float_of(unsigned short half) {
 inline unsigned short bfloat16_of(float x) {
     unsigned all = __float_as_uint(x);
     return x != x ? 0x7fff : (all + 0x7fff + (all >> 16 & 1)) >> 16;
-}
-
-// Rounded to 10 mantissa bits, to nearest, ties away from zero.
-inline float tf32_of(float x) {
-    if (x != x) return __uint_as_float(0x7fffffff);
-    return __uint_as_float((__float_as_uint(x) + 0x1000) & ~0x1fffu);
 }
 
 }  // namespace emulator

@@ -21,7 +21,6 @@ static inline unsigned short to_bfloat16(float x) { return emulator::bfloat16_of
 static inline float from_bfloat16(unsigned short bits) {
     return __uint_as_float(unsigned(bits) << 16);
 }
-static inline float to_tf32(float x) { return emulator::tf32_of(x); }
 #endif
 static inline long long wide_product(int a, int b) { return (long long)a * b; }
 
