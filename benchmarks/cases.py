@@ -106,7 +106,7 @@ def attention(N: int, L: int, C: int, heads: int) -> Operation:
     """Return attention over L pixels."""
     rng = np.random.default_rng(0)
     q, k, v, gy = (normal(rng, N, L, C) for _ in range(4))
-    return Operation("attention", (q, k, v, heads), (gy, q, k, v, heads))
+    return Operation("attention", (q, k, v, heads), (gy, q, k, v, (), heads))
 
 
 def silu(size: int) -> Operation:

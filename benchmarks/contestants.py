@@ -83,16 +83,21 @@ def clock(name: str) -> list[Any]:
     return [pytest.mark.benchmark(timer=device_clock())] if name in GPU else []
 
 
+# Functions that return what their backward takes as `saved`, which each kernel set chooses itself.
+SAVING = ("attention", "norm_silu_conv2d")
+
+
 def ours(operation: Operation, backward: bool, name: str, wanted: Any) -> Contestant:
     """Return the verified kernel of backend `name`; that backend stays active."""
     minddpm.set_backend(name)
     kernels, (function, arguments) = backend.kernels, operation.call(backward)
     kernel, arguments = getattr(kernels, function), mapped(backend.xp.asarray, arguments)
-    if function == "norm_silu_conv2d_backward":  # each kernel set saves its own intermediates
-        _, saved = kernels.norm_silu_conv2d(*mapped(backend.xp.asarray, operation.arguments))
+    if backward and operation.function in SAVING:
+        forward = getattr(kernels, operation.function)
+        _, saved = forward(*mapped(backend.xp.asarray, operation.arguments))
         arguments = (*arguments[:4], saved, *arguments[5:])
     result = called(kernel, arguments, operation.in_place)
-    if function == "norm_silu_conv2d":
+    if function in SAVING:
         result, wanted = result[0], wanted[0]
     verify(result, wanted, TOLERANCE)
     if operation.in_place:  # other implementations read the same arguments
@@ -106,7 +111,7 @@ def theirs(operation: Operation, backward: bool, mode: str, wanted: Any) -> Cont
     from torch_operations import in_our_layout, runner
 
     run = runner(operation, backward, mode)
-    if operation.function in ("group_norm_silu", "norm_silu_conv2d") and not backward:
+    if operation.function in ("group_norm_silu", *SAVING) and not backward:
         wanted = wanted[0]  # mean and rstd stay inside PyTorch
     verify(in_our_layout(operation, backward, mode, run()), wanted, TOLERANCE)
     return run

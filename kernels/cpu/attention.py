@@ -46,11 +46,11 @@ def attention(q, k, v, heads: int):
     space = workspace((2 * C // heads + 2 + 2 * L) * LANES)
     arrays = (address(x) for x in (q, k, v, y))
     _forward(threads.pieces(N * heads), *arrays, N, heads, L, C, address(space), space.strides[0])
-    return y
+    return y, ()
 
 
 @float32_only
-def attention_backward(gy, q, k, v, heads: int):
+def attention_backward(gy, q, k, v, saved, heads: int):
     N, L, C = q.shape
     gq, gk, gv = empty(q.shape), empty(q.shape), empty(q.shape)
     space = workspace(((3 + 2 * -(-L // LANES)) * C // heads + 3 + 2 * LANES + 2 * L) * LANES)

@@ -8,14 +8,17 @@
 // earlier tiles are multiplied by e^(old max - new max) (Milakov and Gimelshein 2018; Dao et al.
 // 2022).
 //
-// The backward recomputes the scores, and from them p, with each query's max and sum:
+// The backward recomputes the scores, and from them p_j = e^(s_j - log sum e^s), of which the forward
+// stores the logarithm of each query. The sum over keys in the gradient of the softmax needs no pass
+// over them, because y is known (Dao 2023, FlashAttention-2):
 //
-//     gp_j = gy . v_j;  delta = sum_j p_j gp_j;  gs_j = c p_j (gp_j - delta)
+//     gp_j = gy . v_j;  delta = sum_j p_j gp_j = gy . y;  gs_j = c p_j (gp_j - delta)
 //     gq = sum_j gs_j k_j;  gk_j = sum over queries of gs_j q;  gv_j = sum over queries of p_j gy
 //
-// All arrays are [N, L, heads * D], D at most 256. Block (32, 7), grid (ceil(L / 7) heads N), in one
-// dimension because the others end at 65,535; dynamic shared memory: 4 (32 (D + 1) + 14 D) bytes,
-// one tile per block and two rows per warp.
+// All arrays are [N, L, heads * D], D at most 256, but log_sums [N, heads, L]. Block (32, 7), grid
+// (ceil(L / 7) heads N), twice as much for the gradients, in one dimension because the others end at
+// 65,535; dynamic shared memory: 4 (32 (D + 1) + 14 D) bytes, one tile per block and two rows per
+// warp.
 
 #define WARPS 7  // 8 warps with D = 256 would need 128 bytes more than the 48 KB of every GPU
 #define PARTS 8  // parts of 32 channels: D <= 256
@@ -27,10 +30,10 @@
 struct Position {
     int row, number, step;
     long long first;
-    __device__ Position(int L, int D, int heads) {
+    __device__ Position(int block, int L, int D, int heads) {
         int tiles = (L + WARPS - 1) / WARPS;
-        row = blockIdx.x % tiles * WARPS + threadIdx.y;
-        number = blockIdx.x / tiles;
+        row = block % tiles * WARPS + threadIdx.y;
+        number = block / tiles;
         step = heads * D;
         first = (long long)(number / heads) * L * step + number % heads * D;
     }
@@ -90,11 +93,11 @@ __device__ inline void store_row(float* x, int row, int L, int step, int D, cons
 }
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
-attention(const float* q, const float* k, const float* v, float* y, int L, int D,
+attention(const float* q, const float* k, const float* v, float* y, float* log_sums, int L, int D,
           int heads) {
     extern __shared__ float memory[];
     float *tile = memory, *row = memory + 32 * (D + 1) + threadIdx.y * 2 * D;
-    Position position(L, D, heads);
+    Position position(blockIdx.x, L, D, heads);
     int step = position.step, query = position.row;
     long long head = position.first;
     float scale = 1.0f / sqrtf((float)D), largest = -INFINITE, total = 0.0f, sums[PARTS] = {};
@@ -116,88 +119,98 @@ attention(const float* q, const float* k, const float* v, float* y, int L, int D
         add_rows(p, tile, D, sums);
     }
     store_row(y + head, query, L, step, D, sums, 1.0f / total);
+    if (threadIdx.x == 0 && query < L) {
+        log_sums[(long long)position.number * L + query] = largest + logf(total);
+    }
 }
 
-// Compute gq, and for attention_gradient_kv each query's log(sum e^s) and delta:
-// stats [N, heads, L, 2].
-extern "C" __global__ void __launch_bounds__(32 * WARPS)
-attention_gradient_q(const float* gy, const float* q, const float* k, const float* v, float* gq,
-                     float* stats, int L, int D, int heads) {
-    extern __shared__ float memory[];
-    float *tile = memory, *row = memory + 32 * (D + 1) + threadIdx.y * 2 * D, *gradient = row + D;
-    Position position(L, D, heads);
-    int step = position.step, query = position.row;
+// What the blocks of both gradients take.
+struct Backward {
+    const float *gy, *q, *k, *v, *y, *log_sums;
+    float *gq, *gk, *gv;
+    int L, D;
+};
+
+// Compute gq; memory: a tile, then two rows for each warp.
+__device__ inline void gradient_q(const Backward& b, const Position& position, float* memory) {
+    int L = b.L, D = b.D, step = position.step, query = position.row;
     long long head = position.first;
-    float scale = 1.0f / sqrtf((float)D), largest = -INFINITE, total = 0.0f, delta = 0.0f;
-    load_row(q + head, query, L, step, D, row);
-    load_row(gy + head, query, L, step, D, gradient);
-    for (int first = 0; first < L; first += 32) {
-        __syncthreads();
-        load_tile(k + head, first, L, step, D, tile);
-        __syncthreads();
-        float s = first + threadIdx.x < L ? scale * dot(row, tile, D) : -INFINITE;
-        __syncthreads();
-        load_tile(v + head, first, L, step, D, tile);
-        __syncthreads();
-        float before = largest;
-        largest = fmaxf(largest, warp_max(s));
-        float shrink = expf(before - largest), p = expf(s - largest);
-        total = total * shrink + warp_sum(p);
-        delta = delta * shrink + warp_sum(p * dot(gradient, tile, D));
+    float *tile = memory, *row = memory + 32 * (D + 1) + threadIdx.y * 2 * D, *gradient = row + D;
+    float scale = 1.0f / sqrtf((float)D), delta = 0.0f, log_sum = 0.0f, sums[PARTS] = {};
+    load_row(b.q + head, query, L, step, D, row);
+    load_row(b.gy + head, query, L, step, D, gradient);
+    if (query < L) {
+        for (int d = threadIdx.x; d < D; d += 32) {
+            delta += gradient[d] * b.y[head + (long long)query * step + d];
+        }
+        log_sum = b.log_sums[(long long)position.number * L + query];
     }
-    delta /= total;
-    float log_total = largest + logf(total), sums[PARTS] = {};
+    delta = warp_sum(delta);
     for (int first = 0; first < L; first += 32) {
         __syncthreads();
-        load_tile(v + head, first, L, step, D, tile);
+        load_tile(b.v + head, first, L, step, D, tile);
         __syncthreads();
         float gp = dot(gradient, tile, D);
         __syncthreads();
-        load_tile(k + head, first, L, step, D, tile);
+        load_tile(b.k + head, first, L, step, D, tile);
         __syncthreads();
-        float p = first + threadIdx.x < L ? expf(scale * dot(row, tile, D) - log_total) : 0.0f;
+        float p = first + threadIdx.x < L ? expf(scale * dot(row, tile, D) - log_sum) : 0.0f;
         add_rows(scale * p * (gp - delta), tile, D, sums);
     }
-    store_row(gq + head, query, L, step, D, sums, 1.0f);
-    if (threadIdx.x == 0 && query < L) {
-        float* to = stats + ((long long)position.number * L + query) * 2;
-        to[0] = log_total;
-        to[1] = delta;
-    }
+    store_row(b.gq + head, query, L, step, D, sums, 1.0f);
 }
 
 // Compute gk and gv with the roles exchanged: a warp has one key, a lane one query.
-extern "C" __global__ void __launch_bounds__(32 * WARPS)
-attention_gradient_kv(const float* gy, const float* q, const float* k, const float* v,
-                      const float* stats, float* gk, float* gv, int L, int D,
-                      int heads) {
-    extern __shared__ float memory[];
-    float *tile = memory, *k_row = memory + 32 * (D + 1) + threadIdx.y * 2 * D, *v_row = k_row + D;
-    Position position(L, D, heads);
-    int step = position.step, key = position.row;
+__device__ inline void gradient_kv(const Backward& b, const Position& position, float* memory) {
+    __shared__ float deltas[32];  // of the tile's queries
+    int L = b.L, D = b.D, step = position.step, key = position.row;
     long long head = position.first;
-    const float* of_head = stats + (long long)position.number * L * 2;
+    float *tile = memory, *k_row = memory + 32 * (D + 1) + threadIdx.y * 2 * D, *v_row = k_row + D;
     float scale = 1.0f / sqrtf((float)D), gk_sums[PARTS] = {}, gv_sums[PARTS] = {};
-    load_row(k + head, key, L, step, D, k_row);
-    load_row(v + head, key, L, step, D, v_row);
+    load_row(b.k + head, key, L, step, D, k_row);
+    load_row(b.v + head, key, L, step, D, v_row);
     for (int first = 0; first < L; first += 32) {
         int query = first + threadIdx.x;
-        float log_total = query < L ? of_head[2 * query] : 0.0f;
-        float delta = query < L ? of_head[2 * query + 1] : 0.0f;
+        float log_sum = query < L ? b.log_sums[(long long)position.number * L + query] : 0.0f;
         __syncthreads();
-        load_tile(q + head, first, L, step, D, tile);
+        load_tile(b.q + head, first, L, step, D, tile);
         __syncthreads();
-        float p = expf(scale * dot(k_row, tile, D) - log_total);  // beyond L, q and gy are zero
+        float p = expf(scale * dot(k_row, tile, D) - log_sum);  // beyond L, q and gy are zero
         __syncthreads();
-        load_tile(gy + head, first, L, step, D, tile);
+        load_tile(b.gy + head, first, L, step, D, tile);
         __syncthreads();
-        float gs = scale * p * (dot(v_row, tile, D) - delta);
+        for (int r = threadIdx.y; r < 32 && first + r < L; r += WARPS) {
+            float delta = 0.0f;
+            for (int d = threadIdx.x; d < D; d += 32) {
+                delta += tile[r * (D + 1) + d] * b.y[head + (long long)(first + r) * step + d];
+            }
+            delta = warp_sum(delta);
+            if (threadIdx.x == 0) deltas[r] = delta;
+        }
+        __syncthreads();
+        float gs = query < L ? scale * p * (dot(v_row, tile, D) - deltas[threadIdx.x]) : 0.0f;
         add_rows(p, tile, D, gv_sums);
         __syncthreads();
-        load_tile(q + head, first, L, step, D, tile);
+        load_tile(b.q + head, first, L, step, D, tile);
         __syncthreads();
         add_rows(gs, tile, D, gk_sums);
     }
-    store_row(gk + head, key, L, step, D, gk_sums, 1.0f);
-    store_row(gv + head, key, L, step, D, gv_sums, 1.0f);
+    store_row(b.gk + head, key, L, step, D, gk_sums, 1.0f);
+    store_row(b.gv + head, key, L, step, D, gv_sums, 1.0f);
+}
+
+// Without the 4 (blocks on a multiprocessor) the compiler keeps so few registers that it spills some.
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 4)
+attention_gradients(const float* gy, const float* q, const float* k, const float* v, const float* y,
+                    const float* log_sums, float* gq, float* gk, float* gv, int L, int D,
+                    int heads) {
+    extern __shared__ float memory[];
+    Backward arrays = {gy, q, k, v, y, log_sums, gq, gk, gv, L, D};
+    int half = gridDim.x / 2, block = blockIdx.x;
+    Position position(block % half, L, D, heads);
+    if (block < half) {
+        gradient_kv(arrays, position, memory);  // first, because it takes longer
+    } else {
+        gradient_q(arrays, position, memory);
+    }
 }

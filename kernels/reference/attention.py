@@ -26,14 +26,20 @@ def _attention_weights(q: Array, k: Array) -> Array:
     return p
 
 
-def attention(q: Array, k: Array, v: Array, heads: int) -> Array:
-    """Return y = softmax(q k^T / sqrt(D)) v per head (Vaswani et al. 2017); all [N, L, heads*D]."""
+Saved = tuple[Array, ...]  # what a kernel set's backward needs of its forward; none here
+
+
+def attention(q: Array, k: Array, v: Array, heads: int) -> tuple[Array, Saved]:
+    """Return y = softmax(q k^T / sqrt(D)) v per head (Vaswani et al. 2017), and `saved`.
+
+    All arrays are [N, L, heads*D].
+    """
     q, k, v = (_heads(a, heads) for a in (q, k, v))
-    return _merge(_attention_weights(q, k) @ v)
+    return _merge(_attention_weights(q, k) @ v), ()
 
 
 def attention_backward(
-    gy: Array, q: Array, k: Array, v: Array, heads: int
+    gy: Array, q: Array, k: Array, v: Array, saved: Saved, heads: int
 ) -> tuple[Array, Array, Array]:
     """Return gq, gk, gv. With s = q k^T / sqrt(D), p = softmax(s) (computed again), y = p v:
 

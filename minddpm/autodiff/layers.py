@@ -128,11 +128,13 @@ class Attention(Function):
         self.heads = heads
 
     def forward(self, q: Array, k: Array, v: Array) -> Array:
-        self.save(q, k, v)
-        return backend.kernels.attention(q, k, v, self.heads)
+        y, saved = backend.kernels.attention(q, k, v, self.heads)
+        self.save(q, k, v, *saved)
+        return y
 
     def backward(self, gy: Array) -> tuple[Array, Array, Array]:
-        return backend.kernels.attention_backward(gy, *self.saved, self.heads)
+        q, k, v, *saved = self.saved
+        return backend.kernels.attention_backward(gy, q, k, v, tuple(saved), self.heads)
 
 
 def dropout(x: Tensor, p: float, stream: tuple[int, int, int]) -> Tensor:

@@ -128,14 +128,24 @@ def _norms(quick: bool) -> list[Case]:
 
 
 def _attention(quick: bool) -> list[Case]:
+    """Attention: each backward needs what its own kernel set saved."""
+
+    def forward(kernels: ModuleType, _: ModuleType, *arguments: Any) -> Any:
+        return kernels.attention(*arguments)[0]
+
+    def backward(kernels: ModuleType, _: ModuleType, gy: Any, *arguments: Any) -> Any:
+        *qkv, heads = arguments
+        return kernels.attention_backward(gy, *qkv, kernels.attention(*arguments)[1], heads)
+
     sizes = ((2, 31, 3, 8), (1, 70, 1, 33), (1, 4, 2, 256), *_unless(quick, (16, 49, 8, 8)))
     cases = []
     for N, L, heads, D in sizes:
         q, k, v, gy = draw(0, *[(N, L, heads * D)] * 4)
         cases += [
-            Case("attention", (q, k, v, heads), SUMS),
-            Case("attention", (20 * q, k, v, heads), 5e-5),  # scores beyond the range of e^x
-            Case("attention_backward", (gy, q, k, v, heads), 1e-4),
+            Case("attention", (q, k, v, heads), SUMS, forward),
+            # scores beyond the range of e^x
+            Case("attention", (20 * q, k, v, heads), 5e-5, forward),
+            Case("attention_backward", (gy, q, k, v, heads), 1e-4, backward),
         ]
     return cases
 

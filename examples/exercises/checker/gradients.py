@@ -253,7 +253,7 @@ def attention(student: ModuleType) -> None:
     for N, L, D in ((2, 3, 3), (1, 4, 2)):
         q, k, v, gy = draw(*[(N, L, D)] * 4)
         root = np.sqrt(D)
-        gq, gk, _ = reference.attention_backward(gy, q, k, v, heads=1)
+        gq, gk, _ = reference.attention_backward(gy, q, k, v, (), heads=1)
 
         def weights(s: np.ndarray) -> np.ndarray:
             return np.exp(s) / np.exp(s).sum(axis=-1, keepdims=True)
@@ -277,7 +277,7 @@ def attention(student: ModuleType) -> None:
                   "p is computed without 1/sqrt(D).": unscaled.swapaxes(1, 2) @ gy},
         }  # fmt: skip
         got = results(student.attention_backward, ("gq", "gk", "gv"), gy, q, k, v)
-        check(got, gy, lambda *inputs: reference.attention(*inputs, heads=1),
+        check(got, gy, lambda *inputs: reference.attention(*inputs, heads=1)[0],
               {"q": q, "k": k, "v": v}, mistakes)  # fmt: skip
 
 
