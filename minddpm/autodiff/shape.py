@@ -19,15 +19,21 @@ def _positive(axis: int | tuple[int, ...], ndim: int) -> tuple[int, ...]:
 
 
 class Sum(Function):
-    def __init__(self, axis: Axes, keepdims: bool):
-        self.axis, self.keepdims = axis, keepdims
+    """The sum times a factor: 1, or for a mean one over the number of elements."""
+
+    def __init__(self, axis: Axes, keepdims: bool, factor: float = 1):
+        self.axis, self.keepdims, self.factor = axis, keepdims, factor
 
     def forward(self, x: Array) -> Array:
         self.shape = x.shape
-        return backend.xp.asarray(x.sum(axis=self.axis, keepdims=self.keepdims))
+        return self._times_factor(x.sum(axis=self.axis, keepdims=self.keepdims))
+
+    def _times_factor(self, x: Array) -> Array:
+        return backend.xp.asarray(x if self.factor == 1 else x * x.dtype.type(self.factor))
 
     def backward(self, gy: Array) -> tuple[Array]:
-        # y = sum_i x_i, so the gradient of every x_i is gy.
+        # y = factor sum_i x_i, so the gradient of every x_i is factor gy.
+        gy = self._times_factor(gy)
         if not self.keepdims and self.axis is not None:
             gy = backend.xp.expand_dims(gy, _positive(self.axis, len(self.shape)))
         return (backend.xp.broadcast_to(gy, self.shape),)
@@ -42,7 +48,7 @@ def mean(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """Compute the average over all elements, or over the given axes; nan over no element."""
     axes = range(x.ndim) if axis is None else _positive(axis, x.ndim)
     count = math.prod(x.shape[a] for a in axes)
-    return sum(x, axis, keepdims) * (1 / count if count else math.nan)
+    return Sum(axis, keepdims, 1 / count if count else math.nan)(x)
 
 
 class Reshape(Function):
