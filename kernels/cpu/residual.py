@@ -12,6 +12,7 @@ from minddpm.kernels.cpu.convolution import conv2d, conv2d_backward
 from minddpm.kernels.cpu.ladder import conv4_winograd as winograd
 from minddpm.kernels.cpu.ladder.choose import fused_tile, is_wide_3x3
 from minddpm.kernels.cpu.ladder.layer import Sources, layer
+from minddpm.kernels.cpu.linear import linear, linear_backward
 from minddpm.kernels.cpu.memory import empty
 from minddpm.kernels.cpu.pointwise import upsample_nearest, upsample_nearest_backward
 from minddpm.kernels.cpu.vector.tile import PAIR
@@ -59,6 +60,7 @@ def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, 
         return reference.norm_silu_conv2d(
             xs, norm_weight, norm_bias, groups, eps, w, b, shift, extra, kernels=CPU
         )
+    extra = linear(*extra) if isinstance(extra, tuple) else extra
     s = layer(xs, w.shape, SAME, fused_tile(xs[0].shape, w.shape), groups=groups, eps=eps)
     mean, rstd = (empty((s.N, groups)) for _ in range(2))
     source = Sources.of(xs, norm_weight, norm_bias, mean, rstd)
@@ -66,14 +68,17 @@ def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, 
 
 
 @float32_only
-def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, saved, groups: int, w, partial=()):
+def norm_silu_conv2d_backward(
+    gy, xs, norm_weight, norm_bias, saved, groups: int, w, partial=(), linear_layer=()
+):
     if not _can_fuse(xs, w):
         return reference.norm_silu_conv2d_backward(
-            gy, xs, norm_weight, norm_bias, saved, groups, w, partial, kernels=CPU
+            gy, xs, norm_weight, norm_bias, saved, groups, w, partial, linear_layer, kernels=CPU
         )
     M = fused_tile(xs[0].shape, w.shape)
     s = layer(xs, w.shape, SAME, M, groups=groups, backward=True)
     source = Sources.of(xs, norm_weight, norm_bias, *saved)
     gxs = tuple(empty(x.shape) for x in xs)
     gw, gshift, (gnorm_weight, gnorm_bias) = winograd.backward(s, source, gy, w, gxs, partial)
-    return gxs, gnorm_weight, gnorm_bias, gw, summed(gshift), gshift
+    of_layer = linear_backward(gy, *linear_layer)[:2] if linear_layer else ()
+    return gxs, gnorm_weight, gnorm_bias, gw, summed(gshift), gshift, of_layer

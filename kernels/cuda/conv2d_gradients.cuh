@@ -3,6 +3,41 @@
 // first blocks first. These take the longest, so that the short ones at the end fill the gaps.
 #include "gradients.cuh"
 
+// Each of these computes what the block is for and returns true, or passes by its own blocks.
+template <class P>
+__device__ inline bool tile_of_gw(const P& p, int& block, int tiles, int slices, float* memory,
+                                  float* parts, unsigned* counters) {
+    if (block < tiles * slices) {
+        sliced_tile(p, memory, parts, counters, block % tiles, tiles, block / tiles, slices);
+        return true;
+    }
+    block -= tiles * slices;
+    return false;
+}
+__device__ inline bool sum_of_gy(const float* gy, float* gshift, float* gbias, int& block,
+                                 float* memory, unsigned* counters, const Sizes& s) {
+    int groups = (s.K + 31) / 32;
+    if (block < s.N * groups) {
+        sum_pixels(gy, gshift, gbias, counters, memory, block / s.N, block % s.N, s);
+        return true;
+    }
+    block -= s.N * groups;
+    return false;
+}
+__device__ inline bool tile_of_gx(const GradientX& p, int& block, float* memory) {
+    int down = (p.rows() + TILE - 1) / TILE, tiles = down * ((p.columns() + COLUMNS - 1) / COLUMNS);
+    if (block < tiles) {
+        int row0 = block % down * TILE, column0 = block / down * COLUMNS;
+        Tile sums;
+        sums.clear();
+        add_up(sums, p, memory, row0, column0, 0, p.depth());
+        sums.store(p, memory, row0, column0);
+        return true;
+    }
+    block -= tiles;
+    return false;
+}
+
 // Grid (tiles of gw * slices + N * ceil(K / 32) + tiles of gx, or 0), block (THREADS).
 // counters [tiles of gw + ceil(K / 32)]: zero on entry and on exit.
 extern "C" __global__ void __launch_bounds__(BOUNDS_X)
@@ -13,23 +48,9 @@ conv2d_gradients(const float* gy, const Stored* x1, const Stored* x2, int C1,
     __shared__ __align__(32) float memory[MEMORY];
     Sizes sizes = GIVEN;
     int block = blockIdx.x;
-    if (block < tiles_w * slices) {
-        GradientW p = {gy, {x1, x2, C1}, gw, sizes};
-        sliced_tile(p, memory, parts, counters, block % tiles_w, tiles_w, block / tiles_w, slices);
-        return;
-    }
-    block -= tiles_w * slices;
-    int groups = (K + 31) / 32;
-    if (block < N * groups) {
-        sum_pixels(gy, gshift, gbias, counters + tiles_w, memory, block / N, block % N, sizes);
-        return;
-    }
-    block -= N * groups;
-    GradientX p = {gy, w, partial1, partial2, gx1, gx2, C1, sizes};
-    int tiles_down = (p.rows() + TILE - 1) / TILE;
-    int row0 = block % tiles_down * TILE, column0 = block / tiles_down * COLUMNS;
-    Tile sums;
-    sums.clear();
-    add_up(sums, p, memory, row0, column0, 0, p.depth());
-    sums.store(p, memory, row0, column0);
+    GradientW of_w = {gy, {x1, x2, C1}, gw, sizes};
+    if (tile_of_gw(of_w, block, tiles_w, slices, memory, parts, counters)) return;
+    if (sum_of_gy(gy, gshift, gbias, block, memory, counters + tiles_w, sizes)) return;
+    GradientX of_x = {gy, w, partial1, partial2, gx1, gx2, C1, sizes};
+    tile_of_gx(of_x, block, memory);
 }

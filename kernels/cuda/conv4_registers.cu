@@ -16,3 +16,4 @@
 
 #include "conv2d.cuh"
 #include "conv2d_gradients.cuh"
+#include "conv2d_shortcut.cuh"

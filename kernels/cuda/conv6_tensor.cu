@@ -224,3 +224,4 @@ struct Tile {
 
 #include "conv2d.cuh"
 #include "conv2d_gradients.cuh"
+#include "conv2d_shortcut.cuh"

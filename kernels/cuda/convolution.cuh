@@ -27,8 +27,8 @@
 //
 // Indices are int: no array has more elements (launch.py).
 //
-// A number of x has type Stored: float32, unless the including file defines STORED and the type. A
-// is the type of a number of a.
+// A number of x has type T, usually Stored: float32, unless the including file defines STORED and the
+// type. A is the type of a number of a.
 #ifndef STORED
 typedef float Stored;
 #endif
@@ -57,16 +57,16 @@ template <class T> __device__ const T* jump(const T* from, int steps, int length
     return (const T*)((const char*)from + wide_product(steps, length * (int)sizeof(T)));
 }
 
-struct Image {
-    const Stored *x1, *x2;
+template <class T> struct ImageOf {
+    const T *x1, *x2;
     int C1;
 
     __device__ bool vector(const Sizes& s) const {
-        const int numbers = 16 / sizeof(Stored);
+        const int numbers = 16 / sizeof(T);
         return s.vector && s.C % numbers == 0 && C1 % numbers == 0;
     }
     // Return where channel c of the pixel is that comes `tap` pixels after `pixel`.
-    __device__ const Stored* place(const Sizes& s, int pixel, int tap, int c) const {
+    __device__ const T* place(const Sizes& s, int pixel, int tap, int c) const {
         bool first = c < C1;
         int channels = first ? C1 : s.C - C1, channel = first ? c : c - C1;
         return jump((first ? x1 : x2) + (tap * channels + channel), pixel, channels);
@@ -80,12 +80,12 @@ struct Corner {
 };
 #define BEYOND (1 << 29)  // h of a row beyond the last one: outside every image
 
-struct Forward {
-    typedef Stored A;
+template <class T> struct ForwardOf {
+    typedef T A;
     typedef Corner Row;     // the window of a pixel of y
     typedef Digits DepthA;  // kh, kw, c
     typedef Number DepthB;
-    Image x;
+    ImageOf<T> x;
     const float *w, *bias, *shift, *extra;
     float* y;
     Sizes s;
@@ -110,13 +110,13 @@ struct Forward {
     __device__ DepthB b_depth(int d) const { return {d}; }
     __device__ Radix a_radix() const { return radix(); }
     __device__ Radix b_radix() const { return {}; }
-    __device__ Entry<Stored> window(const Row& row, const Digits& d) const {
+    __device__ Entry<T> window(const Row& row, const Digits& d) const {
         int h = row.h + d.high, w = row.w + d.mid;
         bool inside = (unsigned)h < (unsigned)s.H && (unsigned)w < (unsigned)s.W;
         int pixel = row.pixel + (UP ? h / 2 * (s.W / 2) + w / 2 : 0);
         return {x.place(s, pixel, UP ? 0 : d.high * s.W + d.mid, d.low), inside};
     }
-    __device__ Entry<Stored> a_at(const Row& row, const DepthA& d) const { return window(row, d); }
+    __device__ Entry<T> a_at(const Row& row, const DepthA& d) const { return window(row, d); }
     __device__ Entry<float> b_at(const DepthB& d, int k) const {
         return {w + (d.number * s.K + k), k < s.K};
     }
@@ -127,6 +127,7 @@ struct Forward {
         y[at] = extra ? value + extra[at] : value;
     }
 };
+typedef ForwardOf<Stored> Forward;
 
 // gx has the two parts of x. Their partial gradients partial1 and partial2, and a bias, are added to
 // it unless null; with a bias it is the result of a transposed convolution. With UP, a pixel of x
@@ -182,13 +183,13 @@ struct GradientX {
     }
 };
 
-struct GradientW {
-    typedef Stored A;
+template <class T> struct GradientWOf {
+    typedef T A;
     typedef Digits Row;     // kh, kw, c
     typedef Digits DepthA;  // n, oh, ow
     typedef Number DepthB;
     const float* gy;
-    Image x;
+    ImageOf<T> x;
     float* gw;
     Sizes s;
     static constexpr bool a_along_depth = false, b_along_columns = true;
@@ -197,7 +198,7 @@ struct GradientW {
     __device__ int rows() const { return s.KH * s.KW * s.C; }
     __device__ int depth() const { return s.N * s.OH * s.OW; }
     __device__ int columns() const { return s.K; }
-    __device__ Forward forward() const {
+    __device__ ForwardOf<T> forward() const {
         return {x, nullptr, nullptr, nullptr, nullptr, nullptr, s};
     }
     __device__ Row a_row(int row) const {
@@ -209,7 +210,7 @@ struct GradientW {
     __device__ DepthB b_depth(int pixel) const { return {pixel}; }
     __device__ Radix a_radix() const { return {s.OW, s.OH}; }
     __device__ Radix b_radix() const { return {}; }
-    __device__ Entry<Stored> a_at(const Row& d, const DepthA& pixel) const {
+    __device__ Entry<T> a_at(const Row& d, const DepthA& pixel) const {
         return forward().window(forward().corner(pixel), d);
     }
     __device__ Entry<float> b_at(const DepthB& pixel, int k) const {
@@ -217,6 +218,7 @@ struct GradientW {
     }
     __device__ void store(int d, int k, float value) const { gw[(long long)d * s.K + k] = value; }
 };
+typedef GradientWOf<Stored> GradientW;
 
 // A single number of a problem P, for the rungs that take one at a time.
 template <class P> __device__ inline float a(const P& p, int row, int d) {

@@ -13,7 +13,7 @@ from minddpm.kernels.shapes import Padding, transposed_shape
 CUDA = sys.modules[__package__]  # this kernel set, fully imported when a function runs
 
 
-def _rung(s: Sizes, xs, up):
+def rung_module(s: Sizes, xs, up=0):
     """Return the module with the forward and backward to use."""
     return next((rung for rung in (winograd, fused, column) if rung.pays(s, xs, up)), ladder)
 
@@ -22,14 +22,14 @@ def convolved(xs, w, b, stride, padding, up=0, shift=None, extra=None):
     """Return y = conv(x) + b + shift + extra (ladder.forward)."""
     s = Sizes.of(xs, w.shape, stride, padding, up)
     (y,) = empty((s.N, s.OH, s.OW, s.C_out))
-    _rung(s, xs, up).forward(s, xs, w, b, y, up=up, shift=shift, extra=extra)
+    rung_module(s, xs, up).forward(s, xs, w, b, y, up=up, shift=shift, extra=extra)
     return y
 
 
 def gradients(gy, xs, w, stride, padding, up=0, need_gx=True, partial=()):
     """Return the ladder.Gradients of convolved()."""
     s = Sizes.of(xs, w.shape, stride, padding, up)
-    return _rung(s, xs, up).backward(s, gy, xs, w, up=up, need_gx=need_gx, partial=partial)
+    return rung_module(s, xs, up).backward(s, gy, xs, w, up=up, need_gx=need_gx, partial=partial)
 
 
 @float32_only

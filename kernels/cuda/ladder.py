@@ -187,7 +187,7 @@ def stored_as(s: Sizes) -> str:
     return choose_rung(s, s.pixels, s.C_out).stored
 
 
-def _options(rung: Rung, s: Sizes, xs: Parts = (), up: int = 0) -> tuple[str, ...]:
+def options_of(rung: Rung, s: Sizes, xs: Parts = (), up: int = 0) -> tuple[str, ...]:
     """Return the compiler's options for the type of x, the stride, and upsampling."""
     stored = ("-DSTORED",) if xs and xs[0].dtype != "float32" else ()
     stride = (f"-DSTRIDE={s.stride}",) if s.stride != 1 else ()
@@ -201,15 +201,22 @@ def forward(
     """Compute y = conv(x) + bias [C_out] + shift [N, C_out] + extra (of y's shape), into y."""
     rung = rung or choose_rung(s, s.pixels, s.C_out, dtype=xs[0].dtype)
     parts = two_parts(xs)
-    grid, sums = (blocks(s.pixels, rung.rows), blocks(s.C_out, rung.columns)), ()
-    if rung.file == SLICED_FORWARD:
-        tiles = math.prod(grid)
-        slices = depth_slices(tiles, rung.block[0] // 32, s.window, multiprocessors(cupy()))
-        grid, sums = (*grid, slices), (_sums(rung, slices, tiles), counters(tiles))
+    grid, *sums = forward_grid(s, rung)
+    if rung.file != SLICED_FORWARD:
+        grid, sums = grid[:2], ()
     launch(
         rung.file, "conv2d", grid, rung.block, *parts, xs[0].shape[-1], w, bias, shift, extra, y,
-        *s, _vector(s, xs, *parts, w), *sums, options=_options(rung, s, xs, up),
+        *s, vectors(s, xs, *parts, w), *sums, options=options_of(rung, s, xs, up),
     )  # fmt: skip
+
+
+def forward_grid(s: Sizes, rung: Rung) -> tuple[tuple[int, int, int], Array | None, Array]:
+    """Return the grid of a forward, of which z are its slices, memory for their sums, counters."""
+    grid = blocks(s.pixels, rung.rows), blocks(s.C_out, rung.columns)
+    tiles, slices = math.prod(grid), 1
+    if rung.file == SLICED_FORWARD:
+        slices = depth_slices(tiles, rung.block[0] // 32, s.window, multiprocessors(cupy()))
+    return (*grid, slices), _sums(rung, slices, tiles), counters(tiles)
 
 
 def transposed(s: Sizes, x: Array, w: Array, bias: Array, y: Array) -> None:
@@ -222,7 +229,7 @@ def transposed(s: Sizes, x: Array, w: Array, bias: Array, y: Array) -> None:
     grid = blocks(pixels, rung.rows), blocks(s.C, rung.columns)
     launch(
         rung.file, "conv2d_gradient_x", grid, rung.block, x, w, None, None, bias, y, None, s.C,
-        *s, _vector(s, (y,), x, w), options=_options(rung, s),
+        *s, vectors(s, (y,), x, w), options=options_of(rung, s),
     )  # fmt: skip
 
 
@@ -256,7 +263,7 @@ def backward(
         rung.file, "conv2d_gradients", (tiles_w * slices + s.N * groups + tiles_x,), rung.block,
         gy, *two_parts(xs), xs[0].shape[-1], w, *two_parts(partial), *two_parts(gxs or ()), gw,
         gshift, gbias, parts, counters(tiles_w + groups), tiles_w, slices, *s,
-        _vector(s, xs, gy, *xs, w), options=_options(rung, s, xs, up),
+        vectors(s, xs, gy, *xs, w), options=options_of(rung, s, xs, up),
     )  # fmt: skip
     return Gradients(gxs, gw, gshift, gbias)
 
@@ -308,7 +315,7 @@ def separate_gradients(
         ("conv2d_gradient_w", s.window, s.C_out, (gy, *two_parts(xs), C1, gw)),
     ):
         grid = blocks(rows, rung.rows), blocks(columns, rung.columns)
-        vector, options = _vector(s, xs, gy, *xs, w), _options(rung, s, xs, up)
+        vector, options = vectors(s, xs, gy, *xs, w), options_of(rung, s, xs, up)
         launch(rung.file, name, grid, rung.block, *arrays, *s, vector, options=options)
     return gxs, gw
 
@@ -318,6 +325,6 @@ def two_parts(parts: Sequence[Array | None]) -> tuple[Array | None, Array | None
     return (*parts, *(None,) * (2 - len(parts)))
 
 
-def _vector(s: Sizes, xs: Parts, *arrays: Array | None) -> bool:
+def vectors(s: Sizes, xs: Parts, *arrays: Array | None) -> bool:
     """Return whether kernels may fetch four numbers together."""
     return s.C % 4 == s.C_out % 4 == xs[0].shape[-1] % 4 == 0 and aligned(*arrays)

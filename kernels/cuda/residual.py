@@ -1,6 +1,6 @@
 """The combinations around the UNet's 3x3 convolutions: upsampling, and half a residual block."""
 
-from minddpm.kernels.cuda import ladder
+from minddpm.kernels.cuda import ladder, shortcut
 from minddpm.kernels.cuda.convolution import convolved, gradients
 from minddpm.kernels.cuda.ladder import Sizes
 from minddpm.kernels.cuda.norm import normalise, normalise_backward
@@ -27,18 +27,26 @@ def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, 
     # On a GPU memory is less scarce than time: h is saved for the backward, not computed again.
     stored = ladder.stored_as(Sizes.of(xs, w.shape, 1, SAME))
     h, mean, rstd = normalise(xs, norm_weight, norm_bias, groups, eps, True, stored)
+    if isinstance(extra, tuple):
+        return shortcut.convolved(h, w, b, shift, *extra), (mean, rstd, h)
     return convolved((h,), w, b, 1, SAME, shift=shift, extra=extra), (mean, rstd, h)
 
 
 @float32_only
-def norm_silu_conv2d_backward(gy, xs, norm_weight, norm_bias, saved, groups: int, w, partial=()):
+def norm_silu_conv2d_backward(
+    gy, xs, norm_weight, norm_bias, saved, groups: int, w, partial=(), layer=()
+):
     if len(xs) > 2:
-        one = (joined(xs),)
-        gxs, *others = norm_silu_conv2d_backward(gy, one, norm_weight, norm_bias, saved, groups, w)
+        gxs, *others = norm_silu_conv2d_backward(
+            gy, (joined(xs),), norm_weight, norm_bias, saved, groups, w, (), layer
+        )
         return add_all(cut(gxs[0], xs), partial), *others
-    mean, rstd, h = saved
-    g = gradients(gy, (h,), w, 1, SAME)
+    (mean, rstd, h), of_layer = saved, ()
+    if layer:
+        g, of_layer = shortcut.gradients(gy, h, w, *layer)
+    else:
+        g = gradients(gy, (h,), w, 1, SAME)
     gxs, gnorm_weight, gnorm_bias = normalise_backward(
         g.gxs[0], xs, norm_weight, norm_bias, mean, rstd, groups, True, partial
     )
-    return gxs, gnorm_weight, gnorm_bias, g.w, g.bias, g.shift
+    return gxs, gnorm_weight, gnorm_bias, g.w, g.bias, g.shift, of_layer

@@ -6,10 +6,11 @@
 #include "last_block.cuh"
 
 // Compute one slice of a tile. parts [slices, tiles, Tile::numbers, THREADS]: each thread's sums.
-// The same thread of the last block has the same entries in the same order.
-template <class P>
+// The same thread of the last block has the same entries in the same order. add_more(sums, row0,
+// column0) is called for the last slice.
+template <class P, class More>
 __device__ inline void sliced_tile(const P& p, float* memory, float* parts, unsigned* counters,
-                                   int tile, int tiles, int slice, int slices) {
+                                   int tile, int tiles, int slice, int slices, More add_more) {
     int tiles_down = (p.rows() + TILE - 1) / TILE;
     int row0 = tile % tiles_down * TILE, column0 = tile / tiles_down * COLUMNS;
     int length = ((p.depth() + slices - 1) / slices + DEPTH - 1) / DEPTH * DEPTH;
@@ -17,6 +18,7 @@ __device__ inline void sliced_tile(const P& p, float* memory, float* parts, unsi
     Tile sums;
     sums.clear();
     add_up(sums, p, memory, row0, column0, start, end);
+    if (slice == slices - 1) add_more(sums, row0, column0);
     if (slices > 1) {
         long long mine = (long long)tile * Tile::numbers * THREADS + threadIdx.x;
         long long step = (long long)tiles * Tile::numbers * THREADS;
@@ -34,6 +36,12 @@ __device__ inline void sliced_tile(const P& p, float* memory, float* parts, unsi
         }
     }
     sums.store(p, memory, row0, column0);
+}
+
+template <class P>
+__device__ inline void sliced_tile(const P& p, float* memory, float* parts, unsigned* counters,
+                                   int tile, int tiles, int slice, int slices) {
+    sliced_tile(p, memory, parts, counters, tile, tiles, slice, slices, [](Tile&, int, int) {});
 }
 
 // Compute a product of gridDim.z slices; counters: one for each tile, zero on entry and on exit.

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 from minddpm.kernels.arrays import Array
 from minddpm.kernels.reference.convolution import conv2d, conv2d_backward
@@ -11,6 +12,7 @@ from minddpm.kernels.reference.pointwise import upsample_nearest, upsample_neare
 from minddpm.kernels.shapes import SAME, Parts, cut, joined
 
 REFERENCE = sys.modules[__package__]
+Layer = tuple[Parts, Array, Array]  # the parts of x, w and b of a linear layer
 
 
 def upsample_conv2d(x: Array, w: Array, b: Array) -> Array:
@@ -26,14 +28,15 @@ def upsample_conv2d_backward(gy: Array, x: Array, w: Array) -> tuple[Array, Arra
 
 def norm_silu_conv2d(
     xs: Parts, norm_weight: Array, norm_bias: Array, groups: int, eps: float,
-    w: Array, b: Array, shift: Array | None, extra: Array | None,
+    w: Array, b: Array, shift: Array | None, extra: Array | Layer | None,
     *, kernels: ModuleType | None = None,
 ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
     """y = conv2d(silu(group_norm(x))) + b + shift + extra: half a residual block.
 
     xs: parts of x [N, H, W, C]; w [3, 3, C, C_out]; b [C_out]; shift [N, C_out] or None (the time
-    embedding); extra [N, H, W, C_out] or None (the residual path) -> y, and `saved` for the
-    backward of the same kernel set: mean, rstd [N, G]; other sets may save more.
+    embedding); extra [N, H, W, C_out] or None (the residual path), or the arguments of the linear
+    layer that computes it -> y, and `saved` for the backward of the same kernel set: mean, rstd
+    [N, G]; other sets may save more.
     kernels: a fast set passes itself for shapes that its fused kernel does not support.
     """
     kernels = kernels or REFERENCE
@@ -42,17 +45,19 @@ def norm_silu_conv2d(
     if shift is not None:
         y += shift[:, None, None, :]
     if extra is not None:
-        y += extra
+        y += kernels.linear(*extra) if isinstance(extra, tuple) else extra
     return y, (mean, rstd)
 
 
 def norm_silu_conv2d_backward(
     gy: Array, xs: Parts, norm_weight: Array, norm_bias: Array, saved: tuple[Array, ...],
-    groups: int, w: Array, partial: Sequence[Array | None] = (),
+    groups: int, w: Array, partial: Sequence[Array | None] = (), layer: tuple[Any, ...] = (),
     *, kernels: ModuleType | None = None,
-) -> tuple[tuple[Array, ...], Array, Array, Array, Array, Array]:  # fmt: skip
-    """Return gxs, gnorm_weight, gnorm_bias, gw, gb [C_out], gshift [N, C_out]; gextra is gy itself.
+) -> tuple[Any, ...]:  # fmt: skip
+    """Return gxs, gnorm_weight, gnorm_bias, gw, gb [C_out], gshift [N, C_out], and of the layer.
 
+    The gradient of extra is gy itself. If a linear layer computed it, `layer` has the parts of its
+    x, its w, and the partial gradients of these parts; then its gxs and gw come last, else ().
     h = silu(group_norm(x)) is not saved: it is computed again from x, mean and rstd.
     """
     kernels, x, (mean, rstd) = kernels or REFERENCE, joined(xs), saved
@@ -62,4 +67,5 @@ def norm_silu_conv2d_backward(
         gh, x, norm_weight, norm_bias, mean, rstd, groups
     )
     gxs = kernels.add_all(cut(gx, xs), partial)
-    return gxs, gnorm_weight, gnorm_bias, gw, gb, gy.sum(axis=(1, 2))
+    of_layer = kernels.linear_backward(gy, *layer)[:2] if layer else ()
+    return gxs, gnorm_weight, gnorm_bias, gw, gb, gy.sum(axis=(1, 2)), of_layer

@@ -14,6 +14,8 @@ from minddpm.autodiff.graph import Function, Tensor, as_tensor
 from minddpm.backend import Array
 from minddpm.kernels.shapes import Padding, transposed_shape
 
+Layer = tuple[Sequence[Tensor], Tensor, Tensor]  # parts of x, w and b of a linear layer
+
 
 def conv2d(x: Tensor, w: Tensor, b: Tensor, stride: int = 1, padding: int | Padding = 0) -> Tensor:
     """Convolve channels-last images (a cross-correlation, as in all deep-learning libraries).
@@ -112,12 +114,13 @@ class UpsampleConv2d(Function):
 
 def norm_silu_conv2d(
     x: Tensor | Sequence[Tensor], norm_weight: Tensor, norm_bias: Tensor, groups: int, eps: float,
-    w: Tensor, b: Tensor, shift: Tensor | None = None, extra: Tensor | None = None,
+    w: Tensor, b: Tensor, shift: Tensor | None = None, extra: Tensor | Layer | None = None,
 ) -> Tensor:  # fmt: skip
     """Compute half a residual block: conv2d(silu(group_norm(x))) + b + shift + extra.
 
     x [N, H, W, C_in], or its parts along the last axis; w [3, 3, C_in, C_out], b [C_out];
-    shift [N, C_out]: the time embedding of each image; extra [N, H, W, C_out]: the residual path.
+    shift [N, C_out]: the time embedding of each image; extra [N, H, W, C_out]: the residual path,
+    or the arguments of the linear layer that computes it.
     No image between x and the result is saved. Raises ValueError if the shapes do not fit.
     """
     name, xs = "norm_silu_conv2d", as_parts("norm_silu_conv2d", x)
@@ -126,40 +129,59 @@ def norm_silu_conv2d(
     N, H, W = xs[0].shape[:3]
     fits = shift is None or shift.shape == (N, C_out)
     check_shapes(name, fits, "shift [N, C_out], bias [C_out] and x", shift, b, *xs)
+    layer_xs, layer_w, layer_b = (), None, None
+    if isinstance(extra, tuple):
+        layer_xs, layer_w, layer_b = as_parts(name, extra[0]), *extra[1:]
+        fits = layer_w.shape == (sum(x.shape[-1] for x in layer_xs), C_out) == (
+            layer_w.shape[0], *layer_b.shape
+        ) and all(x.shape[:3] == (N, H, W) for x in layer_xs)  # fmt: skip
+        expected = "a layer's weight [C_in, C_out], bias [C_out] and x [N, H, W, C_in]"
+        check_shapes(name, fits, expected, layer_w, layer_b, *layer_xs)
+        extra = None
     fits = extra is None or extra.shape == (N, H, W, C_out)
     check_shapes(name, fits, "extra [N, H, W, C_out], bias [C_out] and x", extra, b, *xs)
-    return NormSiLUConv2d(groups, eps)(norm_weight, norm_bias, w, b, shift, extra, *xs)
+    function = NormSiLUConv2d(groups, eps, len(xs))
+    return function(norm_weight, norm_bias, w, b, shift, extra, layer_w, layer_b, *xs, *layer_xs)
 
 
 class NormSiLUConv2d(Function):
-    """Inputs: norm weight and bias, w, b, shift (or None), extra (or None), then the parts of x.
+    """Inputs: norm weight and bias, w, b, shift, extra, weight and bias of a linear layer (four
+    that may be None), then the parts of x, then those of the layer's x.
 
     The backward is conv2d_backward, then group_norm_silu_backward (kernels/reference/residual.py,
-    norm.py), whose gweight is the gradient of the norm's weight; that of extra is gy itself.
+    norm.py), whose gweight is the gradient of the norm's weight; that of extra is gy itself. Both
+    biases are added to the same image, so that they have the same gradient.
     """
 
-    def __init__(self, groups: int, eps: float):
-        self.groups, self.eps = groups, eps
+    def __init__(self, groups: int, eps: float, parts: int):
+        self.groups, self.eps, self.parts = groups, eps, parts
 
     def forward(
-        self, norm_weight: Array, norm_bias: Array, w: Array, b: Array,
-        shift: Array | None, extra: Array | None, *xs: Array,
+        self, norm_weight: Array, norm_bias: Array, w: Array, b: Array, shift: Array | None,
+        extra: Array | None, layer_w: Array | None, layer_b: Array | None, *images: Array,
     ) -> Array:  # fmt: skip
+        xs, layer_xs = images[: self.parts], images[self.parts :]
+        if layer_xs:
+            extra = layer_xs, layer_w, layer_b
         y, saved = backend.kernels.norm_silu_conv2d(
             xs, norm_weight, norm_bias, self.groups, self.eps, w, b, shift, extra
         )
-        self.parts = len(xs)
-        self.save(norm_weight, norm_bias, w, *xs, *saved)
+        self.count = len(images)
+        self.save(norm_weight, norm_bias, w, layer_w, *images, *saved)
         return y
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
-        norm_weight, norm_bias, w, *rest = self.saved
-        xs, saved = tuple(rest[: self.parts]), tuple(rest[self.parts :])
-        partial = tuple(self.partial_gradient(6 + i) for i in range(len(xs)))
-        gxs, *gradients = backend.kernels.norm_silu_conv2d_backward(
-            gy, xs, norm_weight, norm_bias, saved, self.groups, w, partial
+        norm_weight, norm_bias, w, layer_w, *rest = self.saved
+        images, saved = tuple(rest[: self.count]), tuple(rest[self.count :])
+        partial = tuple(self.partial_gradient(8 + i) for i in range(self.count))
+        xs, layer_xs, n = images[: self.parts], images[self.parts :], self.parts
+        layer = (layer_xs, layer_w, partial[n:]) if layer_xs else ()
+        gxs, *gradients, of_layer = backend.kernels.norm_silu_conv2d_backward(
+            gy, xs, norm_weight, norm_bias, saved, self.groups, w, partial[:n], layer
         )
-        return *gradients, gy, *gxs
+        layer_gxs, layer_gw = of_layer or ((), None)
+        gb = gradients[3]
+        return *gradients, gy, layer_gw, gb, *gxs, *layer_gxs
 
 
 def _check_3x3(name: str, xs: Sequence[Tensor], w: Tensor, b: Tensor) -> tuple[int, int]:

@@ -157,24 +157,28 @@ def _blocks(quick: bool) -> list[Case]:
         return kernels.norm_silu_conv2d(*arguments)[0]
 
     def backward(kernels: ModuleType, _: ModuleType, gy: Any, partial: Any, *arguments: Any) -> Any:
-        xs, weight, bias, groups, eps, w, *rest = arguments
-        _, saved = kernels.norm_silu_conv2d(xs, weight, bias, groups, eps, w, *rest)
-        return kernels.norm_silu_conv2d_backward(gy, xs, weight, bias, saved, groups, w, partial)
+        xs, weight, bias, groups, _, w, *_, extra = arguments
+        _, saved = kernels.norm_silu_conv2d(*arguments)
+        layer = (*extra[:2], partial) if isinstance(extra, tuple) else ()
+        return kernels.norm_silu_conv2d_backward(
+            gy, xs, weight, bias, saved, groups, w, partial, layer
+        )
 
     sizes = ((2, 5, 7, (3, 5), 8), (1, 14, 3, (4, 8), 1), (1, 3, 3, (1, 2, 3), 8))
     cases = []
     for N, H, W, parts, C_out in sizes + _unless(quick, (16, 14, 14, (64, 64), 64)):
         C = sum(parts)
         y, of_parts = (N, H, W, C_out), [(N, H, W, c) for c in parts]
-        weight, bias, w, b, shift, extra, gy, *xs = draw(
+        weight, bias, w, b, shift, image, gy, *xs = draw(
             0, C, C, (3, 3, C, C_out), C_out, (N, C_out), y, y, *of_parts
         )
         partial = (None, *draw(1, *of_parts[1:]))
-        arguments = (tuple(xs), weight, bias, 2, EPS, w, b, shift, extra)
-        cases += [
-            Case("norm_silu_conv2d", arguments, SUMS, forward),
-            Case("norm_silu_conv2d_backward", (gy, partial, *arguments), 2e-5, backward),
-        ]
+        for extra in (image, (tuple(xs), *draw(2, (C, C_out), C_out))):  # a linear layer of x
+            arguments = (tuple(xs), weight, bias, 2, EPS, w, b, shift, extra)
+            cases += [
+                Case("norm_silu_conv2d", arguments, SUMS, forward),
+                Case("norm_silu_conv2d_backward", (gy, partial, *arguments), 2e-5, backward),
+            ]
     return cases
 
 

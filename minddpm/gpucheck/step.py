@@ -17,6 +17,8 @@ from minddpm.kernels.cuda.launch import is_array, observed_by
 ROUNDS = 5
 LADDER = {rung.file for rung in RUNGS.values()}
 PRODUCTS = ("conv2d", "conv2d_gradient_x", "conv2d_gradient_w", "conv2d_gradients")
+# Convolutions with a linear layer: where its channels are among the arguments, and the products.
+WITH_LAYER = {"conv2d_shortcut": (8, 1), "conv2d_shortcut_gradients": (10, 2)}
 
 
 class Kernel(NamedTuple):
@@ -106,12 +108,15 @@ def work(file: str, name: str, arguments: tuple[Any, ...]) -> tuple[int, int]:
         return 0, 0
     arrays = {id(x): x.nbytes for x in arguments if is_array(x)}
     flops = 0
-    if file in LADDER and name in PRODUCTS:
+    if file in LADDER and name in (*PRODUCTS, *WITH_LAYER):
         numbers = [x for x in arguments if isinstance(x, int)]
         s = Sizes(*numbers[-13:-1])  # before `vector`, as ladder.py passes them
-        products = 1
+        depth, products = s.window, 1
         if name == "conv2d_gradients":
             gx, gw = arguments[7], arguments[9]
             products = (gx is not None) + (gw is not None)
-        flops = 2 * s.pixels * s.window * s.C_out * products
+        if name in WITH_LAYER:
+            place, products = WITH_LAYER[name]
+            depth += arguments[place]
+        flops = 2 * s.pixels * depth * s.C_out * products
     return flops, sum(arrays.values())

@@ -39,21 +39,24 @@ class ResnetBlock2D(Module):
             C = h.shape[-1]
             scale, shift = shift[:, None, None, :C], shift[:, None, None, C:]
             h = F.silu(self.norm2(h) * (1 + scale) + shift)
-            h = self._shortcut(xs) + self.conv2(self.dropout(h))
+            h = self._residual(xs) + self.conv2(self.dropout(h))
         elif self.dropout.active:
             h = self.norm2.silu(self.norm1.silu_conv(xs, self.conv1, shift=shift))
-            h = self._shortcut(xs) + self.conv2(self.dropout(h))
+            h = self._residual(xs) + self.conv2(self.dropout(h))
         else:
             h = self.norm1.silu_conv(xs, self.conv1, shift=shift)
-            h = self.norm2.silu_conv(h, self.conv2, extra=self._shortcut(xs))
+            extra = self._shortcut(xs) if hasattr(self, "conv_shortcut") else xs[0]
+            h = self.norm2.silu_conv(h, self.conv2, extra=extra)
         return rescale(h, self.scale)
 
-    def _shortcut(self, xs: tuple[Tensor, ...]) -> Tensor:
+    def _residual(self, xs: tuple[Tensor, ...]) -> Tensor:
         """Return x itself, or its 1x1 convolution if the number of channels changes."""
-        if not hasattr(self, "conv_shortcut"):
-            return xs[0]
+        return F.linear(*self._shortcut(xs)) if hasattr(self, "conv_shortcut") else xs[0]
+
+    def _shortcut(self, xs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """Return the arguments of the 1x1 convolution as a linear layer."""
         w, b = self.conv_shortcut.weight, self.conv_shortcut.bias
-        return F.linear(xs, w.reshape(*w.shape[2:]), b)
+        return xs, w.reshape(*w.shape[2:]), b
 
 
 class Attention(Module):

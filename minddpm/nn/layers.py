@@ -1,5 +1,7 @@
 """The networks' layers: each initialises its parameters and calls one autodiff function."""
 
+from typing import Any
+
 from minddpm import autodiff as F
 from minddpm import backend, random
 from minddpm.autodiff import Tensor
@@ -104,7 +106,7 @@ class GroupNorm(Module):
 
     def silu_conv(
         self, x: Tensor | tuple[Tensor, ...], conv: Conv2d,
-        shift: Tensor | None = None, extra: Tensor | None = None,
+        shift: Tensor | None = None, extra: Any = None,
     ) -> Tensor:  # fmt: skip
         """Compute conv(silu(forward(x))) + shift + extra by F.norm_silu_conv2d; conv is 3x3."""
         return F.norm_silu_conv2d(

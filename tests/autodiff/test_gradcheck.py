@@ -109,6 +109,15 @@ OPERATIONS = {
             *(normal(2), normal(2, 2), normal(2, 3, 4, 2)),
         ],
     ),
+    "norm_silu_conv2d with a linear layer of two parts": (
+        lambda x, g, h, w, b, x1, x2, w_2, b_2: F.norm_silu_conv2d(
+            x, g, h, 2, 1e-5, w, b, extra=((x1, x2), w_2, b_2)
+        ),
+        [
+            *(normal(2, 3, 4, 4), normal(4), normal(4), normal(3, 3, 4, 2), normal(2)),
+            *(normal(2, 3, 4, 2), normal(2, 3, 4, 3), normal(5, 2), normal(2)),
+        ],
+    ),
     "conv2d 3x3": (
         lambda x, w, b: F.conv2d(x, w, b, padding=1),
         [normal(2, 5, 4, 3), normal(3, 3, 3, 2), normal(2)],

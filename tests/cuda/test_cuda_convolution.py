@@ -1,5 +1,7 @@
 """The CUDA convolutions and linear layers against the reference, run by the emulator."""
 
+import functools
+
 import numpy as np
 import pytest
 from cuda_checks import (
@@ -196,30 +198,38 @@ def test_upsample_conv2d(N, H, W, C, K):
 @given(
     N=st.integers(1, 2), H=SIZES, W=SIZES,
     parts=st.sampled_from([(2,), (8,), (4, 12), (3, 5), (1, 2, 3)]), K=st.sampled_from([1, 8]),
-    with_shift=st.booleans(), with_more=st.booleans(),
+    layer=st.sampled_from([(), (5,), (4, 8), (1, 2, 3)]), with_shift=st.booleans(),
+    with_more=st.booleans(),
 )  # fmt: skip
-def test_norm_silu_conv2d(N, H, W, parts, K, with_shift, with_more):
+def test_norm_silu_conv2d(N, H, W, parts, K, layer, with_shift, with_more):
+    """layer: the parts of the input of a linear layer that computes the residual path."""
     C = sum(parts)
     weight, bias, w, b, shift, extra, gy, *xs = draw(
         0, C, C, (3, 3, C, K), K, (N, K), *[(N, H, W, K)] * 2, *[(N, H, W, c) for c in parts]
     )
-    groups, xs, partial = 2 if C % 2 == 0 else 1, tuple(xs), ()
+    groups, xs, partial, layer_partial = 2 if C % 2 == 0 else 1, tuple(xs), (), ()
     if with_more:
         partial = (None, *draw(1, *[(N, H, W, c) for c in parts[1:]]))
-    arrays = (xs, weight, bias, w, b, shift if with_shift else None, extra if with_more else None)
-    double = mapped(lambda a: a.astype(float), arrays, np.ndarray)
-    y, stats = reference.norm_silu_conv2d(*double[:3], groups, 1e-2, *double[3:])
+        layer_partial = (None, *draw(2, *[(N, H, W, c) for c in layer[1:]]))
+    extra = extra if with_more else None
+    if layer:
+        layer_w, layer_b, *layer_xs = draw(3, (sum(layer), K), K, *[(N, H, W, c) for c in layer])
+        extra = tuple(layer_xs), layer_w, layer_b
+    arrays = (xs, weight, bias, w, b, shift if with_shift else None, extra)
 
-    def both(xs, weight, bias, w, b, shift, extra, gy, partial):
-        y, saved = cuda.norm_silu_conv2d(xs, weight, bias, groups, 1e-2, w, b, shift, extra)
-        return y, cuda.norm_silu_conv2d_backward(gy, xs, weight, bias, saved, groups, w, partial)
+    def both(kernels, xs, weight, bias, w, b, shift, extra, gy, partial, layer_partial):
+        y, saved = kernels.norm_silu_conv2d(xs, weight, bias, groups, 1e-2, w, b, shift, extra)
+        of_layer = (*extra[:2], layer_partial) if layer else ()
+        return y, kernels.norm_silu_conv2d_backward(
+            gy, xs, weight, bias, saved, groups, w, partial, of_layer
+        )
 
-    results = in_every_order(both, *arrays, gy, partial)
+    arguments = (*arrays, gy, partial, layer_partial)
+    results = in_every_order(functools.partial(both, cuda), *arguments)
+    double = mapped(lambda a: a.astype(float), arguments, np.ndarray)
+    y, *exact = flat(both(reference, *double))
     check(results[0], y, 5e-6)
-    exact = reference.norm_silu_conv2d_backward(
-        gy.astype(float), *double[:3], stats, groups, double[3], partial
-    )
-    for result, expected in zip(results[1:], flat(exact), strict=True):
+    for result, expected in zip(results[1:], exact, strict=True):
         check(result, expected, 2e-5)
 
 

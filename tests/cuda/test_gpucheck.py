@@ -501,6 +501,13 @@ def test_the_work_of_a_convolution(emulated_cupy):
         assert counted["conv2d_gradients"][0] == 2 * flops
         cuda.conv2d_backward(y, x, w, 1, ((1, 1), (1, 1)), False)
         assert counted["conv2d_gradients"][0] == flops
+        norm, layer = emulated_cupy.zeros(8, "float32"), emulated_cupy.zeros((8, 4), "float32")
+        arguments = (x,), norm, norm
+        _, saved = cuda.norm_silu_conv2d(*arguments, 2, 1.0, w, b, None, ((x,), layer, b))
+        flops += 2 * 2 * 20 * 20 * 8 * 4
+        assert counted["conv2d_shortcut"][0] == flops
+        cuda.norm_silu_conv2d_backward(y, *arguments, saved, 2, w, (), ((x,), layer, ()))
+        assert counted["conv2d_shortcut_gradients"][0] == 2 * flops
         cuda.add(x, x)
         assert counted["add"] == (0, 2 * x.nbytes)  # x once
 

@@ -84,8 +84,9 @@ BODIES = [
      dict(N=2, H=3, W=5, C_in=8, C_out=8, window=(4, 4, 2, 1), need_gx=True, with_partial=True)),
     (test_conv.test_linear, dict(rows=130, K=8, parts=(4, 8))),
     (test_conv.test_linears, dict(shape=(3, 49), C=8, Ks=(3, 70), with_partial=True)),
-    (test_conv.test_norm_silu_conv2d,
-     dict(N=2, H=3, W=5, parts=(4, 8), K=8, with_shift=True, with_more=True)),
+    *((test_conv.test_norm_silu_conv2d,
+       dict(N=2, H=3, W=5, parts=(4, 8), K=8, layer=layer, with_shift=True, with_more=True))
+      for layer in ((), (4, 8))),
     (test_conv.test_fused_winograd, dict(N=3, H=7, W=5, C=8, K=36, pad=(1, 1, 1, 1), full=True)),
     (test_conv.test_a_single_column, dict(N=3, H=14, W=14, C=36, pad=(1, 1, 1, 1), full=True)),
     (test_conv.test_winograd, dict(N=1, H=7, W=5, C=8, K=8, pad=(1, 1, 1, 1), full=True)),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cuda_checks import needs_compiler
+from cuda_checks import flat, needs_compiler
 from emulated import trainer
 
 import minddpm
@@ -57,7 +57,10 @@ def test_precisions_that_a_gpu_supports(xp, monkeypatch, capability, supported):
 
 
 def half_block(xp, parts, C, C_out=20):
-    """Run norm_silu_conv2d; return the dtype that it saves, and a function for all its results."""
+    """Run norm_silu_conv2d with a linear layer as its residual path.
+
+    Return the dtype that it saves, and a function for all its results.
+    """
     rng = np.random.default_rng(0)
 
     def draw(*shape):
@@ -65,12 +68,15 @@ def half_block(xp, parts, C, C_out=20):
 
     xs, k = tuple(draw(2, 5, 7, part) for part in parts), backend.kernels
     weight, bias, w, b = draw(C), draw(C), draw(3, 3, C, C_out), draw(C_out)
-    gy = draw(2, 5, 7, C_out)
-    y, saved = k.norm_silu_conv2d(xs, weight, bias, 8, 1e-5, w, b, None, None)
+    gy, layer_w = draw(2, 5, 7, C_out), draw(C, C_out)
+    layer = xs, layer_w, draw(C_out)
+    y, saved = k.norm_silu_conv2d(xs, weight, bias, 8, 1e-5, w, b, None, layer)
 
     def gradients():
-        gxs, *others = k.norm_silu_conv2d_backward(gy, xs, weight, bias, saved, 8, w)
-        return [backend.to_numpy(x) for x in (y, *gxs, *others)]
+        found = k.norm_silu_conv2d_backward(
+            gy, xs, weight, bias, saved, 8, w, (), (xs, layer_w, ())
+        )
+        return [backend.to_numpy(x) for x in flat((y, found))]
 
     return saved[2].dtype, gradients
 

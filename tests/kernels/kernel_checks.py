@@ -22,6 +22,11 @@ def device(*arrays):
     return [backend.xp.asarray(a) for a in arrays]
 
 
+def flat(x):
+    """Return the arrays in nested tuples."""
+    return [array for part in x for array in flat(part)] if isinstance(x, tuple) else [x]
+
+
 def check(result, expected, tolerance=1e-5):
     """Compare by the largest error relative to the largest entry; a NaN fails."""
     result = backend.to_numpy(result)

@@ -4,7 +4,7 @@ import numpy as np
 from builders import draw
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_checks import SIZES, WINOGRAD, check, device, few_examples
+from kernel_checks import SIZES, WINOGRAD, check, device, few_examples, flat
 
 import naive
 from minddpm import backend
@@ -50,15 +50,16 @@ def test_group_norm_with_an_outlier_in_the_first_pixel(any_backend):
 @given(
     N=st.integers(1, 5), H=SIZES, W=SIZES, parts=st.sampled_from([(32,), (64, 32), (5,), (4, 12)]),
     groups=st.sampled_from([1, 2, 4]), C_out=st.sampled_from([1, 5, 32, 40]),
-    per_image=st.booleans(), with_extra=st.booleans(), seed=st.integers(0, 99),
+    per_image=st.booleans(), extra=st.sampled_from(["none", "image", "layer"]),
+    seed=st.integers(0, 99),
 )  # fmt: skip
-def test_norm_silu_conv2d(any_backend, N, H, W, parts, groups, C_out, per_image, with_extra, seed):
+def test_norm_silu_conv2d(any_backend, N, H, W, parts, groups, C_out, per_image, extra, seed):
     C_in = sum(parts)
     if C_in % groups:
         return
-    weight, bias, w, b, shift, extra, gy, *xs = draw(
+    weight, bias, w, b, shift, image, gy, w_2, b_2, *xs = draw(
         seed, (C_in,), (C_in,), (3, 3, C_in, C_out), (C_out,), (N, C_out),
-        *[(N, H, W, C_out)] * 2, *[(N, H, W, c) for c in parts],
+        *[(N, H, W, C_out)] * 2, (C_in, C_out), (C_out,), *[(N, H, W, c) for c in parts],
     )  # fmt: skip
     w /= np.sqrt(9 * C_in).astype(np.float32)
     if H * W * C_in // groups > 1:  # one number minus its mean is 0 up to rounding of either sign
@@ -66,23 +67,24 @@ def test_norm_silu_conv2d(any_backend, N, H, W, parts, groups, C_out, per_image,
         h = naive.silu(naive.group_norm(x, weight, bias, groups, 1e-5))
         y = naive.conv2d(h, w, 0, 1, ((1, 1), (1, 1)))
         y += b + (shift[:, None, None, :] if per_image else 0)
-        y += extra if with_extra else 0
+        y += {"none": 0, "image": image, "layer": x @ w_2 + b_2}[extra]
         on_device = tuple(device(*xs))
+        of_layer = (on_device, *device(w_2), ()) if extra == "layer" else ()
+        added = {"none": None, "image": device(image)[0], "layer": (*of_layer[:2], *device(b_2))}
         arrays = (on_device, *device(weight, bias), groups, 1e-5, *device(w, b))
         result, saved = backend.kernels.norm_silu_conv2d(
             *arrays,
             *(device(shift) if per_image else [None]),
-            *(device(extra) if with_extra else [None]),
+            added[extra],
         )
         check(result, y, WINOGRAD)
         gradients = backend.kernels.norm_silu_conv2d_backward(
-            *device(gy), *arrays[:3], saved, groups, *device(w)
+            *device(gy), *arrays[:3], saved, groups, *device(w), (), of_layer
         )
         exact = reference.norm_silu_conv2d_backward(
             gy.astype(float), tuple(a.astype(float) for a in xs), weight.astype(float), bias,
             tuple(backend.to_numpy(a).astype(float) for a in saved[:2]), groups, w.astype(float),
+            (), of_layer and (tuple(a.astype(float) for a in xs), w_2.astype(float), ()),
         )  # fmt: skip
-        for part, expected in zip(gradients[0], exact[0], strict=True):
-            check(part, expected, tolerance=1e-4)
-        for gradient, expected in zip(gradients[1:], exact[1:], strict=True):
+        for gradient, expected in zip(flat(gradients), flat(exact), strict=True):
             check(gradient, expected, tolerance=1e-4)
