@@ -30,7 +30,7 @@ conv2d_shortcut(const Stored* h, const float* w, const float* bias, const float*
 
 // Grid: the tiles of gw * slices, those of gw_2 * slices_2, N * ceil(K / 32), tiles of gh and of gx.
 // counters [tiles_w + tiles_w_2 + ceil(K / 32)]: zero on entry and on exit.
-extern "C" __global__ void __launch_bounds__(BOUNDS)
+extern "C" __global__ void __launch_bounds__(BOUNDS_X)
 conv2d_shortcut_gradients(const float* gy, const Stored* h, const float* w, float* gh, float* gw,
                           float* gshift, float* gbias, const float* x1, const float* x2, int C1,
                           int C_2, const float* w_2, const float* partial1, const float* partial2,

@@ -34,16 +34,16 @@ def norm_silu_conv2d(xs, norm_weight, norm_bias, groups: int, eps: float, w, b, 
 
 @float32_only
 def norm_silu_conv2d_backward(
-    gy, xs, norm_weight, norm_bias, saved, groups: int, w, partial=(), layer=()
+    gy, xs, norm_weight, norm_bias, saved, groups: int, w, partial=(), linear_layer=()
 ):
     if len(xs) > 2:
         gxs, *others = norm_silu_conv2d_backward(
-            gy, (joined(xs),), norm_weight, norm_bias, saved, groups, w, (), layer
+            gy, (joined(xs),), norm_weight, norm_bias, saved, groups, w, (), linear_layer
         )
         return add_all(cut(gxs[0], xs), partial), *others
     (mean, rstd, h), of_layer = saved, ()
-    if layer:
-        g, of_layer = shortcut.gradients(gy, h, w, *layer)
+    if linear_layer:
+        g, of_layer = shortcut.gradients(gy, h, w, *linear_layer)
     else:
         g = gradients(gy, (h,), w, 1, SAME)
     gxs, gnorm_weight, gnorm_bias = normalise_backward(

@@ -51,13 +51,13 @@ def norm_silu_conv2d(
 
 def norm_silu_conv2d_backward(
     gy: Array, xs: Parts, norm_weight: Array, norm_bias: Array, saved: tuple[Array, ...],
-    groups: int, w: Array, partial: Sequence[Array | None] = (), layer: tuple[Any, ...] = (),
+    groups: int, w: Array, partial: Sequence[Array | None] = (), linear_layer: tuple[Any, ...] = (),
     *, kernels: ModuleType | None = None,
 ) -> tuple[Any, ...]:  # fmt: skip
     """Return gxs, gnorm_weight, gnorm_bias, gw, gb [C_out], gshift [N, C_out], and of the layer.
 
-    The gradient of extra is gy itself. If a linear layer computed it, `layer` has the parts of its
-    x, its w, and the partial gradients of these parts; then its gxs and gw come last, else ().
+    The gradient of extra is gy itself. If a linear layer computed it, linear_layer has the parts
+    of its x, its w, and the partial gradients of these parts; its gxs and gw come last, else ().
     h = silu(group_norm(x)) is not saved: it is computed again from x, mean and rstd.
     """
     kernels, x, (mean, rstd) = kernels or REFERENCE, joined(xs), saved
@@ -67,5 +67,5 @@ def norm_silu_conv2d_backward(
         gh, x, norm_weight, norm_bias, mean, rstd, groups
     )
     gxs = kernels.add_all(cut(gx, xs), partial)
-    of_layer = kernels.linear_backward(gy, *layer)[:2] if layer else ()
+    of_layer = kernels.linear_backward(gy, *linear_layer)[:2] if linear_layer else ()
     return gxs, gnorm_weight, gnorm_bias, gw, gb, gy.sum(axis=(1, 2)), of_layer
