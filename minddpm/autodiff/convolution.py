@@ -132,9 +132,9 @@ def norm_silu_conv2d(
     layer_xs, layer_w, layer_b = (), None, None
     if isinstance(extra, tuple):
         layer_xs, layer_w, layer_b = as_parts(name, extra[0]), *extra[1:]
-        fits = layer_w.shape == (sum(x.shape[-1] for x in layer_xs), C_out) == (
-            layer_w.shape[0], *layer_b.shape
-        ) and all(x.shape[:3] == (N, H, W) for x in layer_xs)  # fmt: skip
+        C = sum(x.shape[-1] for x in layer_xs)
+        fits = layer_w.shape == (C, C_out) and layer_b.shape == (C_out,)
+        fits = fits and all(x.shape[:3] == (N, H, W) for x in layer_xs)
         expected = "a layer's weight [C_in, C_out], bias [C_out] and x [N, H, W, C_in]"
         check_shapes(name, fits, expected, layer_w, layer_b, *layer_xs)
         extra = None

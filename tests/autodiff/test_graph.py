@@ -263,6 +263,18 @@ def test_any_change_in_place_is_noticed(shape, change):
         (lambda x: F.group_norm(x, Tensor(np.ones(3)), Tensor(np.ones(3)), 2, 1e-5), "2 equal"),
         (lambda x: F.group_norm(x, Tensor(np.ones(2)), Tensor(np.ones(3)), 1, 1e-5), "weight"),
         (lambda x: F.attention(x, x, x, 1), "attention"),
+        (
+            lambda x: F.norm_silu_conv2d(
+                x,
+                *[Tensor(np.ones(3))] * 2,
+                1,
+                1e-5,
+                Tensor(np.ones((3, 3, 3, 4))),
+                Tensor(np.ones(4)),
+                extra=((x,), Tensor(np.ones((2, 4))), Tensor(np.ones(4))),
+            ),
+            "a layer's weight",
+        ),
         (lambda x: F.concat([x, Tensor(np.ones((2, 3, 5, 3)))]), "concat"),
         (lambda x: F.take_rows(Tensor(np.ones((4, 2))), np.array([0, 4])), "into 4 rows"),
         (lambda x: x + Tensor(np.ones(7)), "broadcast"),

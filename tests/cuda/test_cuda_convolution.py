@@ -1,6 +1,5 @@
 """The CUDA convolutions and linear layers against the reference, run by the emulator."""
 
-import functools
 from unittest import mock
 
 import numpy as np
@@ -212,22 +211,19 @@ def test_norm_silu_conv2d(N, H, W, parts, K, layer, with_shift, with_more):
     if with_more:
         partial = (None, *draw(1, *[(N, H, W, c) for c in parts[1:]]))
         layer_partial = tuple(draw(2, *[(N, H, W, c) for c in layer]))
-    extra = extra if with_more else None
+    shift, extra = shift if with_shift else None, extra if with_more else None
     if layer:
         layer_w, layer_b, *layer_xs = draw(3, (sum(layer), K), K, *[(N, H, W, c) for c in layer])
         extra = tuple(layer_xs), layer_w, layer_b
-    arrays = (xs, weight, bias, w, b, shift if with_shift else None, extra)
 
     def both(kernels, xs, weight, bias, w, b, shift, extra, gy, partial, layer_partial):
         y, saved = kernels.norm_silu_conv2d(xs, weight, bias, groups, 1e-2, w, b, shift, extra)
-        of_layer = (*extra[:2], layer_partial) if layer else ()
-        return y, kernels.norm_silu_conv2d_backward(
-            gy, xs, weight, bias, saved, groups, w, partial, of_layer
-        )
+        more = partial, (*extra[:2], layer_partial) if layer else ()
+        return y, kernels.norm_silu_conv2d_backward(gy, xs, weight, bias, saved, groups, w, *more)
 
-    arguments = (*arrays, gy, partial, layer_partial)
+    arguments = (xs, weight, bias, w, b, shift, extra, gy, partial, layer_partial)
     with mock.patch.object(ladder, "MIN_PIXELS", 16):  # so that gradients are sums of slices
-        results = in_every_order(functools.partial(both, cuda), *arguments)
+        results = in_every_order(lambda *a: both(cuda, *a), *arguments)
     double = mapped(lambda a: a.astype(float), arguments, np.ndarray)
     y, *exact = flat(both(reference, *double))
     check(results[0], y, 5e-6)
