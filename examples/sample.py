@@ -27,6 +27,7 @@ from minddpm.generate import (
     SAMPLERS,
     generate,
     number_of_steps,
+    own_steps,
     sampler_options,
     seconds_per_run,
 )
@@ -40,9 +41,13 @@ def parse() -> argparse.Namespace:
     cli.add_model(parser)
     parser.add_argument("--count", type=cli.positive, default=64, help="samples to draw (64)")
     parser.add_argument(
-        "--sampler", choices=SAMPLERS, help="default: ddpm, or the one that diffusers saved"
+        "--sampler", choices=SAMPLERS, help="default: the one saved with the model, or ddpm"
     )
-    parser.add_argument("--steps", type=int, help="sampling steps (ddpm: all T; others: 50)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="sampling steps (default: those of a distilled model; ddpm: all T; others: 50)",
+    )
     parser.add_argument(
         "--spacing",
         help="which timesteps: leading, trailing, linspace, log_snr; or instead of --steps, as in "
@@ -111,6 +116,8 @@ def main() -> None:
     labels = choose_labels(args, unet)
     sampler, options = sampler_options(diffusion, args.sampler, args.spacing, args.eta)
     steps = args.steps
+    if steps is None:
+        steps = own_steps(diffusion, sampler, args.spacing)
     if steps is None and sampler != "ddpm" and not is_respacing(args.spacing or ""):
         steps = min(50, diffusion.T)
     number = number_of_steps(diffusion, steps, options)  # checks them before timing the model

@@ -52,12 +52,13 @@ def generate(
     """Return `count` samples, float32 [count, H, W, C] in about [-1, 1]; show a progress bar.
 
     model: (unet, diffusion), for example the result of minddpm.load, which has averaged weights.
-    sampler: a key of SAMPLERS; None: the model's own if diffusers wrote it, else ddpm. steps:
-    number of sampling steps; None for all T. spacing: which timesteps (sampling/steps.py); "ddim25"
-    and "10,15,20" replace steps. eta: of ddim, 0 .. 1. seed: sample i
-    depends on (seed, i) alone, not on the batch size. labels: int [count], for a class-conditional
-    model; guidance exaggerates their effect (diffusion/sampling/guidance.py). watch is called after
-    every step, as watch(number of samples in earlier batches, step). The result is on the host.
+    sampler: a key of SAMPLERS; None: the model's own if it was distilled or diffusers wrote it, or
+    else ddpm. steps: number of sampling steps; None: those of a distilled model, or else all T.
+    spacing: which timesteps (sampling/steps.py); "ddim25" and "10,15,20" replace steps. eta: of
+    ddim, 0 .. 1. seed: sample i depends on (seed, i) alone, not on the batch size. labels: int
+    [count], for a class-conditional model; guidance exaggerates their effect
+    (diffusion/sampling/guidance.py). watch is called after every step, as watch(number of samples
+    in earlier batches, step). The result is on the host.
     Raises InputError for an unknown sampler, an option that the sampler does not have, a count
     below 1, steps outside 1 .. T, missing labels, and labels that the model does not know.
     """
@@ -65,6 +66,7 @@ def generate(
     # A copy, because another Python thread may be training the model, or sampling from it.
     unet = unet.with_same_weights().eval()
     sampler, options = sampler_options(diffusion, sampler, spacing, eta)
+    steps = own_steps(diffusion, sampler, spacing) if steps is None else steps
     number = number_of_steps(diffusion, steps, options)
     if count < 1 or batch_size < 1:
         raise InputError(f"{count} images in batches of {batch_size}: choose at least 1 of each.")
@@ -122,6 +124,12 @@ def sampler_options(
         options |= own.options
     options |= {} if chosen is None else {"spacing": chosen}
     return sampler, options | ({} if eta is None else {"eta": eta})
+
+
+def own_steps(diffusion: GaussianDiffusion, sampler: str, chosen: str | None) -> int | None:
+    """Return the number of steps for which the model was distilled, if these are its timesteps."""
+    own = diffusion.sampling
+    return own.steps if own and own.sampler == sampler and chosen is None else None
 
 
 def number_of_steps(

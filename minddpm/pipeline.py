@@ -39,9 +39,11 @@ def save_pipeline(unet: UNet2D, diffusion: GaussianDiffusion, directory: str | P
     directory = Path(directory)
     unet.save_pretrained(directory / "unet")
     write_json(directory / "scheduler" / "scheduler_config.json", scheduler_config(diffusion))
+    # A distilled model is sampled by DDIM, any other by DDPM.
+    kind = "DDPM" if diffusion.sampling is None or diffusion.sampling.steps is None else "DDIM"
     index = {
-        **diffusers_header("DDPMPipeline"),
-        "scheduler": ["diffusers", "DDPMScheduler"],
+        **diffusers_header(f"{kind}Pipeline"),
+        "scheduler": ["diffusers", f"{kind}Scheduler"],
         "unet": ["diffusers", "UNet2DModel"],
     }
     write_json(directory / "model_index.json", index)

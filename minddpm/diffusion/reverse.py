@@ -22,10 +22,14 @@ Limit = Callable[[Array], Array]  # of images [N, H, W, C]
 
 
 class Sampling(NamedTuple):
-    """A sampler of minddpm.generate and the options for it."""
+    """A sampler of minddpm.generate, the options for it, and its number of steps if it has one.
+
+    A model distilled into few steps is trained for their timesteps alone: its steps are stored.
+    """
 
     sampler: str
     options: dict[str, Any]
+    steps: int | None = None
 
 
 class ReverseStep(NamedTuple):

@@ -16,6 +16,8 @@ from minddpm.errors import InputError, naming
 from minddpm.storage.json_files import diffusers_header, read_json
 
 PREDICTION_TYPES = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
+# The number of sampling steps of a distilled model. diffusers keeps and ignores a key with "_".
+STEPS = "_sampling_steps"
 
 
 def scheduler_config(diffusion: GaussianDiffusion) -> dict[str, Any]:
@@ -52,7 +54,16 @@ def scheduler_config(diffusion: GaussianDiffusion) -> dict[str, Any]:
         config["sample_max_value"] = largest
     if not np.allclose(betas, np.linspace(0.1 / T, 20 / T, T), rtol=1e-12, atol=0):
         config["trained_betas"] = betas.tolist()
+    if diffusion.sampling is not None and diffusion.sampling.steps is not None:
+        del config["variance_type"]  # DDIM has none
+        config |= diffusers_header("DDIMScheduler") | {"timestep_spacing": "trailing"}
+        config |= {"set_alpha_to_one": True, STEPS: diffusion.sampling.steps}
     return config
+
+
+def few_steps(steps: int) -> Sampling:
+    """Return the sampling of a distilled model: DDIM's steps of equal length down from T-1."""
+    return Sampling("ddim", {"spacing": DiffusersSteps("DDIM", "trailing")}, steps)
 
 
 def load_diffusion(directory: str | Path) -> GaussianDiffusion:
@@ -125,7 +136,11 @@ def _sampling(config: dict[str, Any], variance: str) -> Sampling:
             )
         return Sampling("ddpm", {"spacing": DiffusersSteps("DDPM", spacing, offset)})
     if kind == "DDIMScheduler":
-        return Sampling("ddim", {"spacing": DiffusersSteps("DDIM", spacing, offset, last_ac)})
+        own = config.get(STEPS)
+        if own is not None and (type(own) is not int or not 1 <= own <= schedules.MAX_T):
+            raise InputError(f"{STEPS}={reprlib.repr(own)} is no integer of at least 1.")
+        steps = {"spacing": DiffusersSteps("DDIM", spacing, offset, last_ac)}
+        return Sampling("ddim", steps, own)
     if kind.startswith("Euler"):
         # In x / alpha Euler's step is DDIM's, and the ancestral one that of eta = 1.
         eta = 1.0 if "Ancestral" in kind else 0.0

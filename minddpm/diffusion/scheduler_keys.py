@@ -50,6 +50,7 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "DDIMScheduler": {
         **PROCESS, **SPACED, **RESCALED, **CLIPPED, "set_alpha_to_one": (True, False),
+        "_sampling_steps": READ,  # ours: of a distilled model
     },
     "DPMSolverMultistepScheduler": {
         **DPM_SOLVER, **LINSPACED, **RESCALED, "use_lu_lambdas": (False, None),

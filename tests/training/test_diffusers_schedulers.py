@@ -9,6 +9,7 @@ from saved_files import SCHEDULER, check_same_process, refused_and_untouched
 
 import minddpm
 from minddpm import GaussianDiffusion
+from minddpm.diffusion.reverse import Sampling
 from minddpm.diffusion.sampling.diffusers_steps import DiffusersSteps
 from minddpm.diffusion.scheduler_file import load_diffusion, scheduler_config
 from minddpm.diffusion.schedules import linear, zero_terminal_snr
@@ -47,7 +48,7 @@ def write(directory, kind="DDIMScheduler", **config):
 )  # fmt: skip
 def test_a_schedulers_own_sampler_is_read(tmp_path, kind, config, sampler, options):
     write(tmp_path, kind, **config)
-    assert load_diffusion(tmp_path).sampling == (sampler, options)
+    assert load_diffusion(tmp_path).sampling == Sampling(sampler, options)
 
 
 def test_generate_samples_as_the_scheduler_does_unless_told_otherwise(tmp_path):
