@@ -17,10 +17,8 @@ from typing import Any
 import minddpm
 from minddpm import backend
 from minddpm.commands import cli, run_figures, training_run
-from minddpm.data import ImageDataset, load_folder, load_mnist
 from minddpm.diffusion.losses import LOSSES
 from minddpm.diffusion.reverse import PREDICTIONS, VARIANCES
-from minddpm.errors import InputError
 from minddpm.generate import seconds_per_run
 from minddpm.models.config import LABEL_NAMES
 from minddpm.training.ddpm import Trainer, TrainingOptions
@@ -98,30 +96,13 @@ def parse() -> argparse.Namespace:
     add("image_size", cli.positive, "height and width of the images of --image-folder")
     add("log_every", cli.positive, "steps per row of loss.csv")
     add("checkpoint_every", cli.positive, "steps between checkpoints")
-    args = parser.parse_args()
-    if args.image_folder is not None:
-        if args.data_dir is not None:
-            parser.error("--data-dir is for MNIST, --image-folder for other images: give only one")
-        args.image_folder = str(args.image_folder.resolve())  # --resume may run elsewhere
-    return args
-
-
-def load_data(args: argparse.Namespace, options: dict[str, Any]) -> ImageDataset:
-    """Return MNIST's training set, or the images of --image-folder."""
-    if options["image_folder"] is None:
-        return load_mnist(args.data_dir)
-    if args.resume and not Path(options["image_folder"]).is_dir():
-        raise InputError(
-            f"{options['image_folder']}, with the images of the run, does not exist: give its new "
-            "place with --image-folder."
-        )
-    channels = MODELS[options["model"]]["in_channels"]
-    return load_folder(options["image_folder"], options["image_size"], channels)
+    return training_run.parse_data(parser)
 
 
 def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> Trainer:
     """Return the trainer before its first step; create only an empty directory."""
-    dataset = load_data(args, options)
+    channels = MODELS[options["model"]]["in_channels"]
+    dataset = training_run.load_data(args, options, options["image_size"], channels)
     if args.epochs is not None:
         options["steps"] = -(-args.epochs * len(dataset) // options["batch_size"])
     diffusion = minddpm.GaussianDiffusion(

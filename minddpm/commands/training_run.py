@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from minddpm import backend
 from minddpm.commands import cli
 from minddpm.commands.classes import check_same_classes
-from minddpm.data import ImageDataset
+from minddpm.data import ImageDataset, load_folder, load_mnist
 from minddpm.errors import InputError
 from minddpm.training.loop import Loop
 from minddpm.training.options import LoopOptions
@@ -21,7 +21,8 @@ Options = TypeVar("Options", bound=LoopOptions)
 
 # Options of every training command, in addition to those of its loop.
 MACHINE: dict[str, Any] = {"backend": "auto", "threads": None, "precision": "float32"}
-OPTIONAL = {"threads": int, "image_folder": str}  # options with default None, and their type
+# Options with default None, and their type.
+OPTIONAL = {"threads": int, "image_folder": str, "teacher": str, "teacher_steps": int}
 LOOP_HELP = {
     "steps": "number of training steps",
     "batch_size": "images per step",
@@ -38,7 +39,7 @@ LOOP_HELP = {
 # Options that may change when a run is resumed. Those in MACHINE change only the rounding; the
 # others do not affect the steps already done, as check_cooldown verifies.
 MAY_CHANGE = ("steps", "cooldown", "log_every", "checkpoint_every", *MACHINE)
-MAY_MOVE = ("image_folder",)  # its checksum is in run.json
+MAY_MOVE = ("image_folder", "teacher")  # their checksums are in run.json
 
 
 def add_run(parser: argparse.ArgumentParser, default_out: Path) -> None:
@@ -47,6 +48,30 @@ def add_run(parser: argparse.ArgumentParser, default_out: Path) -> None:
     parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
     parser.add_argument("--out", type=Path, help=f"run directory (default: a new {default_out})")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+
+
+def parse_data(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the arguments of a command with --data-dir and --image-folder, only one of them."""
+    args = parser.parse_args()
+    if args.image_folder is not None:
+        if args.data_dir is not None:
+            parser.error("--data-dir is for MNIST, --image-folder for other images: give only one")
+        args.image_folder = str(args.image_folder.resolve())  # --resume may run elsewhere
+    return args
+
+
+def load_data(
+    args: argparse.Namespace, options: dict[str, Any], size: int, channels: int
+) -> ImageDataset:
+    """Return MNIST's training set, or the images of --image-folder in this size."""
+    if options["image_folder"] is None:
+        return load_mnist(args.data_dir)
+    if args.resume and not Path(options["image_folder"]).is_dir():
+        raise InputError(
+            f"{options['image_folder']}, with the images of the run, does not exist: give its new "
+            "place with --image-folder."
+        )
+    return load_folder(options["image_folder"], size, channels)
 
 
 def choose_run(args: argparse.Namespace, default_out: Path) -> RunDirectory:
