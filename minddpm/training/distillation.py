@@ -36,7 +36,7 @@ class DistillationOptions(TrainingOptions):
     teacher_steps: int = 16
     sampling_steps: int = 4
     guidance: float = 1.0
-    lr: float = 3e-4
+    lr: float = 5e-4
     ema_decay: float = 0.99
     label_dropout: float = 0.0
 
