@@ -34,7 +34,14 @@ from minddpm.evaluation.metrics.judge import SHIPPED, Judge, load_judge
 from minddpm.evaluation.metrics.likelihood import bits_per_dim, vae_bits_per_dim
 from minddpm.evaluation.metrics.nearest import nearest
 from minddpm.evaluation.report import Reference, check_samples, evaluate
-from minddpm.generate import ADAPTIVE, SAMPLERS, generate, sampler_options, seconds_per_run
+from minddpm.generate import (
+    ADAPTIVE,
+    SAMPLERS,
+    generate,
+    own_steps,
+    sampler_options,
+    seconds_per_run,
+)
 from minddpm.models import UNet2D
 from minddpm.storage.json_files import write_json
 
@@ -68,9 +75,9 @@ def parse() -> argparse.Namespace:
     group = parser.add_argument_group("options for --model")
     group.add_argument("--count", type=int, default=1000, help="samples to draw (1000; 0: none)")
     group.add_argument(
-        "--sampler", default="dpm_solver", choices=SAMPLERS, help="default: dpm_solver"
+        "--sampler", choices=SAMPLERS, help="default: dpm_solver, or that of a distilled model"
     )
-    group.add_argument("--steps", type=cli.positive, default=20, help="sampling steps (20)")
+    group.add_argument("--steps", type=cli.positive, help="default: 20, or a distilled model's")
     group.add_argument(
         "--guidance", type=float, default=1.0, help="strength of the conditioning (1: no guidance)"
     )
@@ -100,6 +107,14 @@ def likelihood(
     print(f"bits/dim of {args.images} images, {how}: about {seconds / 60:.1f} min", flush=True)
     draws = None if args.exact else args.draws
     return bits_per_dim(unet, diffusion, data, args.images, draws, args.batch_size, args.seed)
+
+
+def choose_sampler(args: argparse.Namespace, diffusion: GaussianDiffusion) -> None:
+    """Set args.sampler and args.steps where they are None: to those of a distilled model."""
+    own = diffusion.sampling
+    if args.sampler is None:
+        args.sampler = own.sampler if own and own.steps else "dpm_solver"
+    args.steps = args.steps or own_steps(diffusion, args.sampler, None) or 20
 
 
 def draw(
@@ -265,6 +280,7 @@ def evaluate_ddpm(args: argparse.Namespace, network: Judge) -> dict[str, Any]:
             f"{args.draws} draws of t are not fewer than T = {diffusion.T}: reduce --draws or use "
             "--exact."
         )
+    choose_sampler(args, diffusion)
     timesteps(diffusion.T, args.steps)  # raises before any work if the number is invalid
     numbers = {}
     if args.count:

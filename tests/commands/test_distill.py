@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from commands import NUMPY, refused
+from commands import NUMPY, load, refused
 
 import minddpm
 from minddpm import GaussianDiffusion
+from minddpm.diffusion.scheduler_file import few_steps
 from minddpm.diffusion.schedules import linear
 from minddpm.pipeline import save_pipeline
 
@@ -80,6 +82,17 @@ def test_models_that_cannot_be_distilled(command, arguments, conditional, tmp_pa
     save_pipeline(unet, GaussianDiffusion(linear(40)), tmp_path / "small")
     refused(command("distill", *arguments, "--model", tmp_path / "small"), "(8, 8, 1)")
     refused(command("distill", *arguments[2:]), "--model is missing")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps", "wanted"),
+    [(None, None, ("ddim", 2)), (None, 4, ("ddim", 4)), ("ddpm", None, ("ddpm", 20))],
+)
+def test_a_distilled_model_is_evaluated_in_its_own_steps(sampler, steps, wanted):
+    d, args = GaussianDiffusion(linear(40)), SimpleNamespace(sampler=sampler, steps=steps)
+    d.sampling = few_steps(2)
+    load("evaluate").choose_sampler(args, d)
+    assert (args.sampler, args.steps) == wanted
 
 
 def test_the_guided_model_of_a_class(command, arguments, digits, tmp_path):
