@@ -124,14 +124,12 @@ class Distiller(Trainer):
 
     def _begin_stage(self) -> None:
         """Make the averaged student the teacher, and a copy of it the student."""
-        optimizer, average = self.optimizer, self.ema.average
-        # New arrays: what was recorded or derived from the old ones is then forgotten.
+        optimizer = self.optimizer
+        # What was derived from the old weights is then forgotten.
         self.teacher_derived = {}
-        for p, weights in zip(
-            self.teacher.parameters(), optimizer.flat.views(average), strict=True
-        ):
-            p.data = weights.copy()
-        optimizer.flat.data[...] = average
+        optimizer.flat.data[...] = self.ema.average
+        for p, q in zip(self.teacher.parameters(), self.unet.parameters(), strict=True):
+            p.data = q.data
         optimizer.m[...], optimizer.v[...], optimizer.steps = 0, 0, 0
 
     def _batch(self, step: int) -> DistillationBatch:
