@@ -37,7 +37,7 @@ def muon(
     param, grad, momentum, average, layout, lr, beta: float, weight_decay: float, grad_scale,
     ema_decay,
 ):  # fmt: skip
-    if not contiguous_float32(param, grad, momentum, average):
+    if not len(layout) or not contiguous_float32(param, grad, momentum, average):
         reference.muon(
             param, grad, momentum, average, layout, lr, beta, weight_decay, grad_scale, ema_decay
         )

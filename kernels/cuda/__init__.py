@@ -2,8 +2,8 @@
 
 The .cu files are the kernels. Each subject of the reference has its file of host functions here,
 under the same name: convolution.py, linear.py, norm.py, attention.py, pointwise.py, residual.py,
-lookup.py, noise.py, losses.py, optimizer.py. The reference documents what they return. They build
-on launch.py (compiles and launches kernels), ladder.py and winograd.py (the rungs of the
+lookup.py, noise.py, losses.py, optimizer.py, muon.py. The reference documents what they return.
+They build on launch.py (compiles and launches kernels), ladder.py and winograd.py (the rungs of the
 convolution), replay.py and recorder.py (record CUDA graphs). All need an array library called cupy,
 which may be the stand-in that runs the kernels on the CPU (kernels/emulator).
 
@@ -24,6 +24,7 @@ from minddpm.kernels.cuda.launch import FOLDER
 from minddpm.kernels.cuda.linear import linear, linear_backward, linears, linears_backward
 from minddpm.kernels.cuda.lookup import take, take_rows, take_rows_backward
 from minddpm.kernels.cuda.losses import mean_squared_errors, mean_squared_errors_backward
+from minddpm.kernels.cuda.muon import muon
 from minddpm.kernels.cuda.noise import (
     q_sample,
     q_sample_normal,
@@ -66,7 +67,7 @@ __all__ = [
     "constant_weights", "conv2d", "conv2d_backward", "conv_transpose2d",
     "conv_transpose2d_backward", "dropout", "ema", "group_norm", "group_norm_backward",
     "group_norm_silu", "group_norm_silu_backward", "is_recording", "linear", "linear_backward",
-    "linears", "linears_backward", "mean_squared_errors", "mean_squared_errors_backward",
+    "linears", "linears_backward", "mean_squared_errors", "mean_squared_errors_backward", "muon",
     "norm_silu_conv2d", "norm_silu_conv2d_backward", "philox4x32", "q_sample", "q_sample_normal",
     "random_bits", "random_normal", "random_uniform", "replayed", "replayed_step", "sampler_step",
     "sampler_step_normal", "set_to_zero", "silu", "silu_backward", "squared_norm", "take",

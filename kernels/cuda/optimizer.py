@@ -14,14 +14,14 @@ def adam(
     weight_decay: float, grad_scale, ema_decay,
 ):  # fmt: skip
     n = param.size
-    changing = _number(np.float32, grad_scale)
-    for number in (step, lr, ema_decay):
-        changing += _number(np.float64, number)
+    changing = number(np.float32, grad_scale)
+    for x in (step, lr, ema_decay):
+        changing += number(np.float64, x)
     numbers = *map(np.float64, (beta1, beta2, weight_decay)), eps, n
     each("pointwise.cu", "adam", n, param, grad, m, v, average, *changing, *numbers)
 
 
-def _number(kind: type, x: Array | float) -> tuple[Array | None, Any]:
+def number(kind: type, x: Array | float) -> tuple[Array | None, Any]:
     """Return x as the kernel reads it: at an address unless that is null, or by value."""
     return (x, kind(0)) if is_array(x) else (None, kind(x))
 

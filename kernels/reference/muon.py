@@ -1,5 +1,7 @@
 """Muon: the momentum of each weight matrix, made orthogonal, is the step."""
 
+import numpy as np
+
 from minddpm.kernels.arrays import Array, array_module
 from minddpm.kernels.reference.optimizer import Number, ema
 
@@ -10,14 +12,15 @@ EPS = 1e-7  # a gradient of zeros stays zero
 
 
 def muon(
-    param: Array, grad: Array, momentum: Array, average: Array | None, layout: Array, lr: Number,
-    beta: float, weight_decay: float, grad_scale: Number, ema_decay: Number,
+    param: Array, grad: Array, momentum: Array, average: Array | None, layout: np.ndarray,
+    lr: Number, beta: float, weight_decay: float, grad_scale: Number, ema_decay: Number,
 ) -> None:  # fmt: skip
     """Take one step of Muon (Jordan et al. 2024) on the matrices of a flat buffer, in place.
 
     param, grad, momentum, average: [P]. layout: int64 [n, 3], the start, rows and columns of each
-    matrix in them; numbers between matrices do not change. grad_scale, ema_decay, average and a
-    Number are those of adam(). With g the gradient of a matrix [R, C]:
+    matrix in them, on the host, because they decide what is launched; numbers between matrices do
+    not change. grad_scale, ema_decay, average and a Number are those of adam(). With g the gradient
+    of a matrix [R, C]:
     momentum = beta momentum + (1 - beta) g;  u = beta momentum + (1 - beta) g      (Nesterov)
     param -= lr (0.2 sqrt(max(R, C)) orthogonal(u) + weight_decay param)
     Why 0.2 sqrt(max(R, C))? The entries of an orthogonal matrix have the root mean square

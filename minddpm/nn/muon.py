@@ -42,7 +42,7 @@ class Muon(Adam):
         starts = self.flat.starts()
         sizes = [(p.size // p.shape[-1], p.shape[-1]) for p in matrices]
         layout = [(start, *size) for start, size in zip(starts, sizes, strict=False)]
-        self.layout = backend.xp.asarray(np.array(layout, np.int64).reshape(-1, 3))
+        self.layout = np.array(layout, np.int64).reshape(-1, 3)
         self.first_other = starts[len(matrices)]  # the numbers before it belong to matrices
 
     def update(
