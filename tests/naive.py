@@ -97,3 +97,19 @@ def adam(param, grad, m, v, step, lr, beta1, beta2, eps, weight_decay, grad_scal
         p = p - lr * (a_hat / (math.sqrt(b_hat) + eps) + weight_decay * p)
         out.append((p, a, b))
     return tuple(np.array(x) for x in zip(*out, strict=True))
+
+
+def muon(param, grad, momentum, layout, lr, beta, weight_decay, grad_scale):
+    """Return the new (param, momentum); the polynomial acts on singular values."""
+    p, g, m = (np.array(x, float) for x in (param, grad, momentum))
+    for start, rows, columns in layout:
+        part = slice(start, start + rows * columns)
+        m[part] = beta * m[part] + (1 - beta) * grad_scale * g[part]
+        nesterov = beta * m[part] + (1 - beta) * grad_scale * g[part]
+        U, s, Vt = np.linalg.svd(nesterov.reshape(rows, columns), full_matrices=False)
+        s = s / (math.sqrt((s**2).sum()) + 1e-7)
+        for _ in range(5):
+            s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+        step = 0.2 * math.sqrt(max(rows, columns)) * (U * s) @ Vt
+        p[part] -= lr * (step.ravel() + weight_decay * p[part])
+    return p, m
