@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from minddpm.kernels import cuda, reference
 from minddpm.kernels.cuda import recorder
 from minddpm.kernels.cuda.linear import LAYERS
+from minddpm.kernels.cuda.muon import MATRICES
 from minddpm.kernels.cuda.pointwise import PAIRS
 from minddpm.kernels.emulator import cupy_on_cpu
 
@@ -63,6 +64,74 @@ def test_adam_reads_what_changes_on_the_device():
         np.testing.assert_array_equal(one, other)
 
 
+# Rows and columns: several tiles and none complete, a single tile, a column, a number, wide ones.
+MUON_SHAPES = ((70, 66), (64, 64), (9, 1), (1, 1), (17, 130), (1, 5))
+MUON = (0.9, 0.95, 0.1, 0.7, 0.9)  # lr, beta, weight_decay, grad_scale, ema_decay
+
+
+def stepped(kernels, layout, averaged=True):
+    """Return a function that takes a step of Muon and returns what it changed."""
+
+    def run(param, grad, momentum, average, lr, beta, weight_decay, scale, decay):
+        changed = [a.copy() for a in (param, momentum, average)]
+        average = changed[2] if averaged else None
+        numbers = lr, beta, weight_decay, scale, decay
+        kernels.muon(changed[0], grad, changed[1], average, layout, *numbers)
+        return changed
+
+    return run
+
+
+def muon_layout(shapes):
+    """Return the layout of matrices that begin at odd places, and the size of the buffer."""
+    sizes = [rows * columns + 1 for rows, columns in shapes]
+    starts = np.cumsum([1, *sizes])
+    return np.array([(at, *shape) for at, shape in zip(starts, shapes, strict=False)]), starts[-1]
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+@pytest.mark.parametrize("shapes", [MUON_SHAPES, MUON_SHAPES[4:5]])
+def test_muon(shapes, averaged):
+    layout, size = muon_layout(shapes)
+    arrays = draw(0, size, size, size, size)
+    wanted = stepped(reference, layout, averaged)(*(a.astype(float) for a in arrays), *MUON)
+    results = in_every_order(stepped(cuda, layout, averaged), *arrays, *MUON)
+    for result, expected in zip(results, wanted, strict=True):
+        check(result, expected, 2e-5)
+
+
+def test_a_step_of_muon_is_21_launches():
+    """Whatever the number of matrices."""
+    layout, size = muon_layout(MUON_SHAPES)
+    arrays = map(cupy_on_cpu.asarray, draw(0, size, size, size, size))
+    cupy_on_cpu.stats.reset()
+    stepped(cuda, layout)(*arrays, *MUON)
+    assert cupy_on_cpu.stats.raw_launches == 21
+    assert cupy_on_cpu.stats.synchronisations == 0
+
+
+def test_muon_reads_what_changes_on_the_device():
+    """The bits are those of numbers that are passed by value."""
+    layout, size = muon_layout(MUON_SHAPES[:2])
+    arrays = draw(0, size, size, size, size)
+    lr, beta, weight_decay, scale, decay = MUON
+    numbers = np.array(lr), beta, weight_decay, np.array(scale, np.float32), np.array(decay)
+    by_value = in_every_order(stepped(cuda, layout), *arrays, *MUON)
+    on_device = in_every_order(stepped(cuda, layout), *arrays, *numbers)
+    for one, other in zip(by_value, on_device, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf])
+def test_muon_changes_nothing_if_the_scale_is_not_finite(scale):
+    """Nor does it read what it has not written."""
+    layout, size = muon_layout(MUON_SHAPES)
+    arrays = draw(0, size, size, size, size)
+    results = in_every_order(stepped(cuda, layout), *arrays, *MUON[:3], scale, MUON[4])
+    for result, before in zip(results, (arrays[0], *arrays[2:]), strict=True):
+        np.testing.assert_array_equal(result, before)
+
+
 def test_a_recorded_step_is_read_on_the_device():
     """The numbers are those of the step that is there, and not of the step that was passed."""
     x, a, b = draw(0, (3, 50), 3, 3)
@@ -91,6 +160,14 @@ def test_more_arrays_than_a_table_holds():
     results = in_every_order(cuda.add_all, totals, xs)
     for result, total, x in zip(results, totals, xs, strict=True):
         np.testing.assert_array_equal(result, total + x)
+
+    layout, size = muon_layout([(2, 3)] * (MATRICES + 2))
+    arrays = draw(4, size, size, size, size)
+    wanted = stepped(reference, layout)(*(a.astype(float) for a in arrays), *MUON)
+    for result, expected in zip(
+        in_every_order(stepped(cuda, layout), *arrays, *MUON), wanted, strict=True
+    ):
+        check(result, expected, 2e-5)
 
     N, C, layers = 2, 4, LAYERS + 2
     (x,), ws, bs = draw(0, (N, C)), draw(1, *[(C, 4)] * layers), draw(2, *[4] * layers)

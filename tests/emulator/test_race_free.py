@@ -65,6 +65,8 @@ BODIES = [
     (test_cuda.test_q_sample_normal, dict(N=3, P=50)),
     (test_cuda.test_dropout, dict(n=300, p=0.5)),
     (test_cuda.test_sampler_step_normal, dict(n=300, first=6)),
+    (test_training.test_muon, dict(shapes=test_training.MUON_SHAPES, averaged=True)),
+    (test_training.test_muon_changes_nothing_if_the_scale_is_not_finite, dict(scale=np.nan)),
     (test_training.test_take, dict(dtype="float32")),
     (test_training.test_take, dict(dtype="int64")),
     (test_training.test_take_rows, dict(R=5, C=33, N=20)),
