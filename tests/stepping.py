@@ -18,6 +18,7 @@ CASES = {  # changes of the model, of the diffusion, options
     "x0": ({}, {"prediction": "x0"}, {}),
     "weight decay": ({}, {}, {"weight_decay": 0.1}),
     "a small norm": ({}, {}, {"clip_norm": 1e-3}),
+    "muon": ({}, {}, {"optimizer": "muon", "weight_decay": 0.1}),
 }  # fmt: skip
 IN_PART = {  # the host computes the loss, or its weights: the model's halves replay
     "hybrid": ({"out_channels": 2}, {"variance": "learned_range"}, {"loss": "hybrid"}),

@@ -38,8 +38,9 @@ def test_other_precisions(tmp_path, precision):
     assert (float(replaying.loss_scale.scale) != 256) == (precision == "fp16")
 
 
-def test_a_step_is_one_launch(tmp_path, xp):
-    made = trainer(tmp_path, "dropout and classes")
+@pytest.mark.parametrize("case", ["dropout and classes", "muon"])
+def test_a_step_is_one_launch(tmp_path, xp, case):
+    made = trainer(tmp_path, case)
     for _ in range(2):
         made.train_step()
     xp.stats.reset()

@@ -14,14 +14,15 @@ from minddpm.training.run_directory import LOSS, LOSS_COLUMNS, read_loss
 from refusals import refused
 
 
-def test_resuming_is_bit_exact(any_backend, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_resuming_is_bit_exact(any_backend, tmp_path, optimizer):
     """6 + 6 steps equal 12 steps: weights, moments, average, and the loss of every step."""
-    reference = tiny_run(tmp_path / "reference", steps=12)
+    reference = tiny_run(tmp_path / "reference", steps=12, optimizer=optimizer)
     assert reference.train(progress=False)
 
-    first = tiny_run(tmp_path / "parts", steps=6)
+    first = tiny_run(tmp_path / "parts", steps=6, optimizer=optimizer)
     assert first.train(progress=False)
-    second = tiny_run(tmp_path / "parts", steps=12)
+    second = tiny_run(tmp_path / "parts", steps=12, optimizer=optimizer)
     assert second.resume() == 6
     assert second.train(progress=False)
 
