@@ -1,11 +1,10 @@
 """Analyse the CUDA kernels without a GPU: the tables and the roofline of kernels/cuda/README.md.
 
-    python benchmarks/cuda_tables.py                  # print all tables, six minutes
+    python benchmarks/cuda_tables.py                  # print all tables, 12 minutes
     python benchmarks/cuda_tables.py --only crossings # some of them
     python benchmarks/cuda_tables.py --write          # and write them into kernels/cuda/README.md
 
-The table of compiled code needs the compiler's wheels, pip install -e ".[nvrtc]", but no GPU. The
-rest is arithmetic on data-sheet numbers. Nothing here was measured on a card.
+Compiled code needs the compiler's wheels, pip install -e ".[nvrtc]"; the rest is arithmetic.
 """
 
 import argparse
