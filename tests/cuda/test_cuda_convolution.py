@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minddpm.gpucheck.convolutions import TENSOR_RUNGS, rounded, sums_tolerance
-from minddpm.kernels import cuda, reference
+from minddpm.kernels import cuda, precision, reference
 from minddpm.kernels.cuda import column, fused, ladder, winograd
 from minddpm.kernels.emulator import cupy_on_cpu
 
@@ -203,6 +203,18 @@ def test_upsample_conv2d(N, H, W, C, K):
 )  # fmt: skip
 def test_norm_silu_conv2d(N, H, W, parts, K, layer, with_shift, with_more):
     """layer: the parts of the input of a linear layer that computes the residual path."""
+    check_norm_silu_conv2d(N, H, W, parts, K, layer, with_shift, with_more, 5e-6, 2e-5)
+
+
+def test_norm_silu_conv2d_on_tensor_cores():
+    """Products of numbers that are rounded to 11 bits."""
+    with mock.patch.object(precision, "_precision", "tf32"):
+        check_norm_silu_conv2d(2, 3, 5, (16,), 32, (16, 4), True, True, 1e-3, 2e-3)
+
+
+def check_norm_silu_conv2d(
+    N, H, W, parts, K, layer, with_shift, with_more, forward_tolerance, backward_tolerance
+):
     C = sum(parts)
     weight, bias, w, b, shift, extra, gy, *xs = draw(
         0, C, C, (3, 3, C, K), K, (N, K), *[(N, H, W, K)] * 2, *[(N, H, W, c) for c in parts]
@@ -226,9 +238,9 @@ def test_norm_silu_conv2d(N, H, W, parts, K, layer, with_shift, with_more):
         results = in_every_order(lambda *a: both(cuda, *a), *arguments)
     double = mapped(lambda a: a.astype(float), arguments, np.ndarray)
     y, *exact = flat(both(reference, *double))
-    check(results[0], y, 5e-6)
+    check(results[0], y, forward_tolerance)
     for result, expected in zip(results[1:], exact, strict=True):
-        check(result, expected, 2e-5)
+        check(result, expected, backward_tolerance)
 
 
 @settings(max_examples=6, deadline=None)

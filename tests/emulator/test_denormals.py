@@ -21,7 +21,7 @@ extern "C" __global__ void compute(const float* a, const float* b, float* out, i
     out[2 * n + i] = difference;
     out[3 * n + i] = a[i] * 0x1p60f;
     out[4 * n + i] = expf(a[i] < 0.0f ? -100.0f : -87.0f);
-    if (n > 100) out[1 << 19] = 0;  // beyond the array
+    if (n > 100) *(float*)64 = 0;  // where no array is
 }
 """
 TINY, LEAST = (

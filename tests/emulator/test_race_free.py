@@ -89,6 +89,7 @@ BODIES = [
     *((test_conv.test_norm_silu_conv2d,
        dict(N=2, H=3, W=5, parts=(4, 8), K=8, layer=layer, with_shift=True, with_more=True))
       for layer in ((), (4, 8))),
+    (test_conv.test_norm_silu_conv2d_on_tensor_cores, dict()),
     (test_conv.test_fused_winograd, dict(N=3, H=7, W=5, C=8, K=36, pad=(1, 1, 1, 1), full=True)),
     (test_conv.test_a_single_column, dict(N=3, H=14, W=14, C=36, pad=(1, 1, 1, 1), full=True)),
     (test_conv.test_winograd, dict(N=1, H=7, W=5, C=8, K=8, pad=(1, 1, 1, 1), full=True)),
