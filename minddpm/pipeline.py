@@ -38,12 +38,12 @@ def save_pipeline(unet: UNet2D, diffusion: GaussianDiffusion, directory: str | P
     """Write a directory that load() and diffusers.DDPMPipeline.from_pretrained open."""
     directory = Path(directory)
     unet.save_pretrained(directory / "unet")
-    write_json(directory / "scheduler" / "scheduler_config.json", scheduler_config(diffusion))
-    # A distilled model is sampled by DDIM, any other by DDPM.
-    kind = "DDPM" if diffusion.sampling is None or diffusion.sampling.steps is None else "DDIM"
+    config = scheduler_config(diffusion)
+    write_json(directory / "scheduler" / "scheduler_config.json", config)
+    scheduler = config["_class_name"]  # DDIMScheduler if the model was distilled, or DDPMScheduler
     index = {
-        **diffusers_header(f"{kind}Pipeline"),
-        "scheduler": ["diffusers", f"{kind}Scheduler"],
+        **diffusers_header(scheduler.replace("Scheduler", "Pipeline")),
+        "scheduler": ["diffusers", scheduler],
         "unet": ["diffusers", "UNet2DModel"],
     }
     write_json(directory / "model_index.json", index)
