@@ -29,15 +29,13 @@ class Muon(Adam):
         self,
         parameters: Iterable[Parameter],
         lr: float = 2e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
         momentum: float = 0.95,
+        **of_adam: Any,
     ):
         parameters = list(parameters)
         matrices = [p for p in parameters if _is_matrix(p)]
         others = [p for p in parameters if not _is_matrix(p)]
-        super().__init__([*matrices, *others], lr, betas, eps, weight_decay)
+        super().__init__([*matrices, *others], lr, **of_adam)
         self.momentum = momentum
         starts = self.flat.starts()
         sizes = [(p.size // p.shape[-1], p.shape[-1]) for p in matrices]
