@@ -56,11 +56,7 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
 
 
 def main() -> int:
-    args = parse()
-    run = training_run.choose_run(args, DEFAULT_OUT)
-    options = training_run.choose_options(args, run, RUN_OPTIONS, {})
-    training_run.start(options)
-    return training_run.interruptible(run, lambda: train(args, run, options))
+    return training_run.run_command(parse(), DEFAULT_OUT, RUN_OPTIONS, {}, train)
 
 
 if __name__ == "__main__":

@@ -191,6 +191,17 @@ def resume_command(run: RunDirectory) -> str:
     return f"continue with:\n  {shlex.join(words)}"
 
 
+def run_command(
+    args: argparse.Namespace, default_out: Path, defaults: dict[str, Any],
+    choices: dict[str, Any], train: Callable[[argparse.Namespace, RunDirectory, dict], int],
+) -> int:  # fmt: skip
+    """Choose the run and its options, call train(args, run, options) and return its exit code."""
+    run = choose_run(args, default_out)
+    options = choose_options(args, run, defaults, choices)
+    start(options)
+    return interruptible(run, lambda: train(args, run, options))
+
+
 def interruptible(run: RunDirectory, body: Callable[[], int]) -> int:
     """Call body() and return its exit code; on Ctrl-C, print how to continue the run."""
     try:
