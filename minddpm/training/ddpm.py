@@ -147,10 +147,17 @@ class Trainer(Loop):
 
         The lines are those of Algorithm 1, as in diffusion/algorithms.py.
         """
+        # line 4: eps, and x_t in the same kernel
+        x_t, noise = self.diffusion.q_sample_normal(x0, t, self.options.seed, random.NOISE, step)
+        return self._backward(step, x_t, x0, noise, t, labels, weights)
+
+    def _backward(
+        self, step: int, x_t: backend.Array, x0: backend.Array, noise: backend.Array,
+        t: np.ndarray, labels: np.ndarray | None, weights: np.ndarray | None = None,
+    ) -> backend.Array:  # fmt: skip
+        """Compute the gradients for x_t, which x0 and noise make; return the losses [N]."""
         options = self.options
         random.manual_seed(options.seed, step)  # for dropout
-        # line 4: eps, and x_t in the same kernel
-        x_t, noise = self.diffusion.q_sample_normal(x0, t, options.seed, random.NOISE, step)
         # line 5: the gradient of || eps - eps_theta(x_t, t) ||^2 (diffusion/losses.py)
         model = self.model if labels is None else partial(self.model, class_labels=labels)
         losses = self.diffusion.training_losses(model, x0, t, noise, options.loss, x_t)

@@ -6,7 +6,6 @@ one checkpoint, which holds the teacher, too: a run resumes in the stage in whic
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -92,6 +91,11 @@ def check_teacher(diffusion: GaussianDiffusion, options: DistillationOptions) ->
         )
 
 
+def _copy_weights(source: UNet2D, to: UNet2D) -> None:
+    for p, q in zip(to.parameters(), source.parameters(), strict=True):
+        p.data = q.data
+
+
 class Distiller(Trainer):
     """Distils `teacher` into options.sampling_steps and stores the run in `run`.
 
@@ -107,8 +111,7 @@ class Distiller(Trainer):
         first = teacher.diffusion
         check_teacher(first, options)
         student = UNet2D(**teacher.unet.config)
-        for p, q in zip(student.parameters(), teacher.unet.parameters(), strict=True):
-            p.data[...] = q.data
+        _copy_weights(teacher.unet, student)
         # Not clipped: a target lies outside of -1 .. 1 where the teacher's two steps disagree.
         process = GaussianDiffusion(first.betas, "v", clip_x0=False)
         process.sampling = few_steps(options.sampling_steps)
@@ -128,8 +131,7 @@ class Distiller(Trainer):
         # What was derived from the old weights is then forgotten.
         self.teacher_derived = {}
         optimizer.flat.data[...] = self.ema.average
-        for p, q in zip(self.teacher.parameters(), self.unet.parameters(), strict=True):
-            p.data = q.data
+        _copy_weights(self.unet, self.teacher)
         optimizer.m[...], optimizer.v[...], optimizer.steps = 0, 0, 0
 
     def _batch(self, step: int) -> DistillationBatch:
@@ -162,11 +164,7 @@ class Distiller(Trainer):
         The loss is L_simple of v with the teacher's x0 and eps. Since v = (alpha x_t - x0) / sigma,
         it is the error of x0 with the weight 1 / sigma^2 = SNR + 1, one of the paper's two.
         """
-        random.manual_seed(self.options.seed, step)  # for dropout
-        model = self.model if labels is None else partial(self.model, class_labels=labels)
-        losses = self.diffusion.training_losses(model, x0, t, eps, "simple", x_t)
-        self.loss_scale.backward(losses.mean(), self.optimizer.flat.grad)
-        return losses.data
+        return self._backward(step, x_t, x0, eps, t, labels)
 
     # --- checkpoints -----------------------------------------------------------------------------
 
