@@ -33,6 +33,7 @@ from numba.extending import intrinsic
 
 from minddpm.kernels.cpu import threads
 from minddpm.kernels.cpu.cache import compiling, own_cache
+from minddpm.kernels.cpu.pool import MOST
 from minddpm.kernels.cpu.recorder import here
 from minddpm.kernels.cpu.vector.instructions import I64
 
@@ -93,6 +94,8 @@ class Task:
         self.function, self._compiled, self._address = function, None, 0
 
     def __call__(self, pieces: int, *numbers: Any) -> None:
+        if pieces > MOST:  # the pool would wait for ever
+            raise ValueError(f"a task of {pieces} pieces: choose at most {MOST}.")
         if not self._address:
             self._compile()
         recorder = here.recorder

@@ -18,7 +18,7 @@ minddpm.set_backend("numba")  # the pool's functions are compiled into the kerne
 
 from pool_stress import count_up, errors  # noqa: E402
 
-from minddpm.kernels.cpu import atomic, pool  # noqa: E402
+from minddpm.kernels.cpu import atomic, pool, task  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not atomic.HAS_WAITING, reason="no pool on this system")
 
@@ -26,6 +26,11 @@ pytestmark = pytest.mark.skipif(not atomic.HAS_WAITING, reason="no pool on this 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4, 8, 32])
 def test_every_piece_of_every_task_runs_once(threads):
     assert errors(threads, 200_000 // threads) == 0
+
+
+def test_a_task_has_at_most_32_pieces():
+    with pytest.raises(ValueError, match="33 pieces: choose at most 32"):
+        task.Task(lambda piece, pieces, worker, at: None)(33)
 
 
 def test_pools_of_two_python_threads_do_not_disturb_each_other():
