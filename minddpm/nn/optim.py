@@ -99,14 +99,17 @@ def warmup_lr(lr: float, step: int, warmup_steps: int) -> float:
 def cooldown(step: int, steps: int, begin: int) -> float:
     """Return the learning-rate factor at step `step` (0-based).
 
-    It is 1 up to `begin`, then decreases linearly. It would be 0 at step `steps`, which is not run.
+    It is 1 up to `begin`, then decreases linearly to 0 at step `steps`, where it stays. If `begin`
+    is `steps`, it never decreases.
 
     At a constant rate the weights jitter around a good solution. A linear decrease lets them
     settle. It can start at any time, so the length of training need not be fixed in advance.
     Source: Haegele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training
     Durations", section 3.
     """
-    return 1 - (step - begin) / (steps - begin) if step > begin else 1.0
+    if step <= begin or begin == steps:
+        return 1.0
+    return 1 - min(1.0, (step - begin) / (steps - begin))
 
 
 class EMA:

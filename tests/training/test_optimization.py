@@ -11,8 +11,9 @@ from minddpm import backend, nn
 def test_warmup_clipping_and_the_average():
     assert [nn.warmup_lr(1.0, s, 4) for s in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
     assert nn.warmup_lr(1.0, 0, 0) == 1
-    assert [nn.cooldown(s, 6, 2) for s in range(6)] == [1, 1, 1, 0.75, 0.5, 0.25]
-    assert [nn.cooldown(s, 6, 6) for s in range(6)] == [1] * 6
+    assert [nn.cooldown(s, 6, 2) for s in range(9)] == [1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0]
+    assert [nn.cooldown(s, 6, 6) for s in range(9)] == [1] * 9
+    assert [nn.cooldown(s, 6, 5) for s in range(4, 8)] == [1, 1, 0, 0]
 
     p = nn.Parameter(np.zeros(3, np.float32))
     flat = nn.FlatParameters([p])
