@@ -2,8 +2,8 @@
 
 CUDA's compiler takes seconds for one file, and a first run would compile file after file. Which
 files with which options a model needs depends on its shapes, so its computation runs once with
-launches that are only noted. CuPy keeps the compiled code in a folder (~/.cupy/kernel_cache), where
-later processes find it.
+launches that are only noted, and each file is compiled from then on. CuPy keeps the compiled code
+in a folder (~/.cupy/kernel_cache), where later processes find it.
 """
 
 import os
@@ -31,16 +31,18 @@ def compile_ahead(run: Callable[[], Any]) -> Compiled:
     run: called once; no kernel runs in it, so its results are undefined. A module that does not
     compile raises no error here, but when it is first used.
     """
-    with noted() as modules:
-        run()
-    threads = min(os.cpu_count() or 1, len(modules)) or 1
-    device, problems = cupy().cuda.Device(), []
+    device, problems, futures = cupy().cuda.Device(), [], {}
     # The compiler runs without Python's lock, so that threads are enough.
-    with ThreadPoolExecutor(threads, initializer=device.use) as pool:
-        futures = {pool.submit(compile_module, *module): module for module in modules}
+    with ThreadPoolExecutor(os.cpu_count(), initializer=device.use) as pool:
+
+        def begin(*module: Any) -> None:
+            futures[pool.submit(compile_module, *module)] = module
+
+        with noted(begin):
+            run()
         done = as_completed(futures)
         for future in tqdm(done, "compiling CUDA kernels", len(futures), unit="file", delay=DELAY):
             if error := future.exception():
                 name = " ".join((futures[future][0], *futures[future][1]))
                 problems.append(f"{name}: {error}".strip().splitlines()[0])
-    return Compiled(len(modules), problems)
+    return Compiled(len(futures), problems)

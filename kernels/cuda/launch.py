@@ -51,17 +51,22 @@ def compiled_kernels() -> dict[tuple[str, str, tuple[str, ...]], Any]:
 
 
 Module = tuple[str, tuple[str, ...]]  # a .cu file, and options of the compiler
-_noted: list[dict[Module, None]] = []
+Note = Callable[[str, tuple[str, ...]], Any]
+_noted: list[tuple[dict[Module, None], Note]] = []
 Observer = Callable[[str, str, tuple[Any, ...]], AbstractContextManager[Any]]
 _observers: list[Observer] = []
 
 
 @contextmanager
-def noted() -> Iterator[dict[Module, None]]:
-    """Within the block, launch nothing: yield the modules that launches need, in order."""
-    _noted.append({})
+def noted(note: Note = lambda *_: None) -> Iterator[dict[Module, None]]:
+    """Within the block, launch nothing: yield the modules that launches need, in order.
+
+    note: called with each of them when it is needed first.
+    """
+    modules: dict[Module, None] = {}
+    _noted.append((modules, note))
     try:
-        yield _noted[-1]
+        yield modules
     finally:
         _noted.pop()
 
@@ -103,7 +108,10 @@ def launch(
     that is not C-contiguous or has more than MAX_ELEMENTS elements.
     """
     if _noted:
-        _noted[-1][file, options] = None
+        modules, note = _noted[-1]
+        if (file, options) not in modules:
+            modules[file, options] = None
+            note(file, options)
         return
     kernel = _kernel(cupy(), file, name, options)
     with _observers[-1](file, name, arguments) if _observers else nullcontext():

@@ -1,6 +1,7 @@
 """Compiling the kernels of a computation before it runs."""
 
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import minddpm
 from minddpm import backend
 from minddpm.gpucheck import checks
+from minddpm.kernels import cuda
 from minddpm.kernels.cuda import ahead, launch
 from minddpm.kernels.emulator.cupy_on_cpu import RawModule
 
@@ -67,6 +69,19 @@ def test_a_training_step_compiles_what_was_noted_and_nothing_else(compiled, prec
     other.train_step()
     for array, expected in zip(arrays(trainer), arrays(other), strict=True):
         np.testing.assert_array_equal(array, expected)
+
+
+def test_a_file_compiles_while_others_are_still_to_be_noted(compiled, emulated_cupy):
+    def run():
+        cuda.silu(emulated_cupy.zeros(8, "float32"))
+        limit = time.monotonic() + 20
+        while not compiled and time.monotonic() < limit:
+            time.sleep(0.01)
+        begun.extend(compiled)
+
+    begun = []
+    assert ahead.compile_ahead(run) == (1, [])
+    assert begun == [("pointwise.cu", ())]
 
 
 def test_a_file_that_does_not_compile_is_named_and_raises_when_it_is_used(compiled, monkeypatch):
