@@ -56,7 +56,7 @@ ITS_OWN = ("install", "stats")  # all other public names exist in CuPy
 __version__ = "0 (the stand-in)"
 __all__ = [
     "install", "stats", *FUNCTIONS, *SHARED, "RawKernel", "RawModule", "array", "asarray",
-    "ascontiguousarray", "asnumpy", "cuda", "empty", "empty_like", "get_array_module",
+    "ascontiguousarray", "asnumpy", "copyto", "cuda", "empty", "empty_like", "get_array_module",
     "get_default_memory_pool", "get_default_pinned_memory_pool", "lib", "ndarray",
 ]  # fmt: skip
 
@@ -129,6 +129,11 @@ def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
 def asnumpy(a: Any) -> np.ndarray:
     """Return the array as a NumPy array on the host."""
     return a.get() if isinstance(a, ndarray) else np.asarray(a)
+
+
+def copyto(dst: ndarray, src: ndarray) -> None:
+    """Copy an array into another one of this shape and dtype."""
+    dst[...] = src
 
 
 def get_array_module(*args: Any) -> ModuleType:
