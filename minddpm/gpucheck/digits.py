@@ -1,5 +1,6 @@
 """A training for some seconds, and how good the digits are that its model then draws."""
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -19,11 +20,13 @@ from minddpm.gpucheck.checks import first_line, new_trainer
 from minddpm.training.ddpm import Trainer
 
 SECONDS = 90  # at most
-TRAINING = 0.75  # of the time; the rest is for sampling and the judge
+TRAINING = 0.8  # of the time; the rest is for sampling and the judge
+COOLDOWN = 0.25  # of the steps, at the end, in which the learning rate falls to zero
 SAMPLES, SHOWN, SAMPLING_STEPS = 1024, 64, 20
 REAL = 4000  # digits whose features the samples' are compared with
 SURE = np.log(0.95)
 SYNCHRONISED = 10  # steps that are launched without waiting for the device
+TIMED = 50  # steps, by which it is estimated how many fit into the time
 
 
 class Digits(NamedTuple):
@@ -58,9 +61,7 @@ def digits(seconds: float, picture: Path, quick: bool) -> Digits:
     except InputError as why:  # no digits anywhere
         return Digits(missing=str(why))
     try:
-        config = {**minddpm.SMALL, "sample_size": data.images.shape[1]}
-        batch = timings.QUICK_BATCH if quick else timings.BATCH
-        trainer = new_trainer(config, data, batch_size=batch)
+        trainer = _trainer(data, quick)
         found = _train(trainer, seconds)._replace(data=data.source)
         with trainer.ema.applied():
             samples = _samples(trainer, timings.QUICK_BATCH if quick else SAMPLES)
@@ -74,15 +75,35 @@ def digits(seconds: float, picture: Path, quick: bool) -> Digits:
     return found._replace(picture=str(picture))
 
 
+def _trainer(data: ImageDataset, quick: bool) -> Trainer:
+    config = {**minddpm.SMALL, "sample_size": data.images.shape[1]}
+    batch = timings.QUICK_BATCH if quick else timings.BATCH
+    return new_trainer(config, data, batch_size=batch, cooldown=COOLDOWN)
+
+
 def _train(trainer: Trainer, seconds: float) -> Digits:
-    begun, loss = time.monotonic(), np.nan
-    while time.monotonic() < begun + seconds or not trainer.step:
-        for _ in range(SYNCHRONISED):
-            record = trainer.train_step()
-        loss = float(backend.to_numpy(record.losses).mean())
-        if not np.isfinite(loss):
-            raise ArithmeticError(f"the loss of step {record.step} is {loss}")
+    """Train for as many steps as fit into the seconds, by the time of some of them."""
+    begun = time.monotonic()
+    _steps(trainer, SYNCHRONISED)  # the first ones are recorded, to be replayed
+    timed = time.monotonic()
+    loss = _steps(trainer, TIMED)
+    now = time.monotonic()
+    more = int((begun + seconds - now) / (now - timed) * TIMED)
+    steps = trainer.step + max(0, more)
+    trainer.options = dataclasses.replace(trainer.options, steps=steps)
+    while trainer.step < steps:
+        loss = _steps(trainer, min(SYNCHRONISED, steps - trainer.step))
     return Digits(trainer.step, time.monotonic() - begun, loss)
+
+
+def _steps(trainer: Trainer, count: int) -> float:
+    """Do so many steps; return the loss of the last one, which waits for the device."""
+    for _ in range(count):
+        record = trainer.train_step()
+    loss = float(backend.to_numpy(record.losses).mean())
+    if not np.isfinite(loss):
+        raise ArithmeticError(f"the loss of step {record.step} is {loss}")
+    return loss
 
 
 def _samples(trainer: Trainer, count: int) -> np.ndarray:

@@ -17,19 +17,19 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 @pytest.fixture
 def train(emulated_cupy, monkeypatch, tmp_path):
-    """Return train() -> Digits: two training steps and two sampling steps of images of 8 x 8."""
+    """Return train() -> Digits: four training steps and two sampling steps of images of 8 x 8."""
     monkeypatch.setattr(minddpm, "SMALL", checks.TINY)
     monkeypatch.setattr(timings, "QUICK_BATCH", 2)
-    for name in ("SAMPLING_STEPS", "SYNCHRONISED"):
+    for name in ("SAMPLING_STEPS", "SYNCHRONISED", "TIMED"):
         monkeypatch.setattr(digits, name, 2)
     data = ImageDataset(checks.strokes(90, 8), None, "strokes")
     monkeypatch.setattr(digits, "load_mnist", lambda: data)
-    return lambda: digits.digits(0.0, tmp_path / "digits.png", quick=True)
+    return lambda seconds=0.0: digits.digits(seconds, tmp_path / "digits.png", quick=True)
 
 
 def test_a_training(train, tmp_path):
     found = train()
-    assert (found.steps, found.data, found.problem, found.note) == (2, "strokes", "", "")
+    assert (found.steps, found.data, found.problem, found.note) == (4, "strokes", "", "")
     assert found.loss > 0
     assert 0 <= found.sure <= 1
     assert 0 <= found.sure_of_real <= 1
@@ -37,6 +37,25 @@ def test_a_training(train, tmp_path):
     assert found.picture == str(tmp_path / "digits.png")
     with Image.open(found.picture) as picture:
         assert picture.width > 16
+
+
+def test_the_time_of_some_steps_determines_their_number(train, monkeypatch):
+    """4 steps take 8 s; 5 more fit into the seconds. The rate falls during the last quarter."""
+    clock, rates, right = [0.0], [], Trainer.train_step
+
+    def step(self):
+        clock[0] += 2.0
+        record = right(self)
+        rates.append(self.optimizer.lr)
+        return record
+
+    monkeypatch.setattr(Trainer, "train_step", step)
+    monkeypatch.setattr(digits.time, "monotonic", lambda: clock[0])
+    found = train(18.5 / digits.TRAINING)
+    assert (found.steps, found.training_seconds, found.problem) == (9, 18.0, "")
+    warm_up = [rate / (step + 1) for step, rate in enumerate(rates)]
+    np.testing.assert_allclose(warm_up[:8], warm_up[0])
+    np.testing.assert_allclose(warm_up[8], warm_up[0] / 2)
 
 
 def test_enough_images_have_an_fid(train):
@@ -60,7 +79,7 @@ def test_a_full_disk_costs_the_picture_only(train, monkeypatch):
 
     monkeypatch.setattr(digits, "save_png", full)
     found = train()
-    assert found.steps == 2
+    assert found.steps == 4
     assert found.sure is not None
     assert found.picture == ""
     assert found.note.endswith("digits.png could not be written")
