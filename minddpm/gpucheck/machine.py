@@ -92,7 +92,7 @@ def state() -> dict[str, str]:
 
 
 def _clocks() -> str:
-    """Return the clocks, temperature and power of the GPU as nvidia-smi prints them."""
+    """Return the clocks, temperature and power of the GPU, by nvidia-smi."""
     fields = "clocks.sm,clocks.mem,temperature.gpu,power.draw"
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
@@ -100,7 +100,10 @@ def _clocks() -> str:
     except (OSError, subprocess.TimeoutExpired) as problem:
         return f"not available: {problem}"
     lines = (done.stdout or done.stderr).splitlines() or ["without a message"]
-    return f"not available: {lines[0]}" if done.returncode else lines[0]
+    if done.returncode:
+        return f"not available: {lines[0]}"
+    multiprocessors, memory, temperature, power = lines[0].split(", ")
+    return f"{multiprocessors}, memory {memory}, {temperature} C, {power}"
 
 
 def _version(number: int) -> str:

@@ -23,15 +23,24 @@ CONVOLUTIONS = {  # (H, C, C_out) of the small UNet
     "14x14 64->64": (14, 64, 64),
     "7x7 128->64": (7, 128, 64),
 }
+# With channels_last, and the rung that rounds as it does.
+THEIRS = {
+    "PyTorch, FP32": None,
+    "PyTorch, TF32": "6 tensor cores, TF32",
+    "PyTorch, half": "6 tensor cores, half",
+}
+# PyTorch rounds the result to half, too, and may round sums of gw's slices once more.
+HALF_RESULT = 2.0**-10
 Runner = tuple[Run, Callable[[Any], Any]]
 
 
 def tasks(quick: bool) -> list[Task]:
     """Return the timings of every contestant's forward and backward; quick: a smaller batch."""
     batch, rounds = (timings.QUICK_BATCH, 5) if quick else (timings.BATCH, 21)
-    contestants = [f"rung {name}" for name in available_rungs()]
-    contestants += ["rung 5 Winograd", "chosen (cupy)", "cupy-reference"]
-    contestants.append("PyTorch, channels_last")
+    rungs = available_rungs()
+    contestants = sorted(["rung 5 Winograd", *(f"rung {name}" for name in rungs)], key=_number)
+    contestants += ["chosen (cupy)", "cupy-reference"]
+    contestants += [who for who, rung in THEIRS.items() if rung is None or rung in rungs]
     return [
         _convolution(name, Convolution(batch, H, H, C, C_out), backward, who, rounds)
         for name, (H, C, C_out) in CONVOLUTIONS.items()
@@ -40,10 +49,20 @@ def tasks(quick: bool) -> list[Task]:
     ]
 
 
+def _number(who: str) -> str:
+    return who.split()[1]  # of a rung
+
+
+@cache
+def _arrays(c: Convolution, stored: str) -> list[np.ndarray]:
+    """Return x, w, b and gy, of which a rung that stores this type rounds no bit."""
+    return [rounded(array, stored) for array in c.arrays()[:4]]
+
+
 @cache
 def _expected(c: Convolution, backward: bool, stored: str) -> Any:
     """Return the reference's result, for all that are compared with it."""
-    x, w, b, gy = (rounded(array, stored) for array in c.arrays()[:4])
+    x, w, b, gy = _arrays(c, stored)
     if backward:
         return reference.conv2d_backward(gy, x, w, 1, c.padding)[:2]
     return reference.conv2d(x, w, b, 1, c.padding)
@@ -51,15 +70,19 @@ def _expected(c: Convolution, backward: bool, stored: str) -> Any:
 
 def _convolution(name: str, c: Convolution, backward: bool, who: str, rounds: int) -> Task:
     def prepare() -> Run:
-        if who.startswith("PyTorch") and (missing := pytorch_problem()):
+        if who in THEIRS and (missing := pytorch_problem()):
             raise NotAvailableError(missing)
         minddpm.set_backend("cupy")
-        rung = RUNGS.get(who.removeprefix("rung "))
+        rung = RUNGS.get(THEIRS.get(who) or who.removeprefix("rung "))
         stored = "float32" if rung is None else rung.stored
-        x, w, b, gy = (rounded(array, stored) for array in c.arrays()[:4])
-        make = _pytorch if who.startswith("PyTorch") else _ours
-        run, result = make(who, c, backward, x, w, b, gy)
-        tolerance = max(TOLERANCE, sums_tolerance(rung, _depth(c, rung))) if rung else TOLERANCE
+        make = _pytorch if who in THEIRS else _ours
+        run, result = make(who, c, backward, *_arrays(c, stored))
+        tolerance = TOLERANCE
+        if rung is not None:
+            depth = c.depth if who in THEIRS else _depth(c, rung)
+            tolerance = max(tolerance, sums_tolerance(rung, depth))
+        if who == "PyTorch, half":
+            tolerance += HALF_RESULT
         verify(result(run()), _expected(c, backward, stored), tolerance)
         return run
 
@@ -99,23 +122,29 @@ def _ours(who: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Runn
     return lambda: kernels.conv2d(x, w, b, 1, c.padding), lambda y: y
 
 
-def _pytorch(_: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Runner:
+def _pytorch(who: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Runner:
     """Return the same pair as _ours() for PyTorch, which uses cuDNN."""
     import torch
 
     torch.backends.cudnn.benchmark = True  # choose the fastest algorithm for the shape
-    torch.backends.cudnn.allow_tf32 = False  # use float32, like the others
-    x, w, b, gy = (torch.from_numpy(a).cuda() for a in arrays)
+    torch.backends.cudnn.allow_tf32 = who == "PyTorch, TF32"
+    kind = torch.float16 if who == "PyTorch, half" else torch.float32
+    x, w, b, gy = (torch.from_numpy(a).to("cuda", kind) for a in arrays)
     x, gy = (a.permute(0, 3, 1, 2) for a in (x, gy))  # channels stay last in memory
     w = w.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
     if not backward:
         return (
             lambda: torch.nn.functional.conv2d(x, w, b, padding=1),
-            lambda y: y.permute(0, 2, 3, 1).cpu().numpy(),
+            lambda y: _host(y, 0, 2, 3, 1),
         )
     x, w = x.requires_grad_(), w.requires_grad_()
     y = torch.nn.functional.conv2d(x, w, b, padding=1)
     return (
         lambda: torch.autograd.grad(y, (x, w), gy, retain_graph=True),
-        lambda r: (r[0].permute(0, 2, 3, 1).cpu().numpy(), r[1].permute(2, 3, 1, 0).cpu().numpy()),
+        lambda r: (_host(r[0], 0, 2, 3, 1), _host(r[1], 2, 3, 1, 0)),
     )
+
+
+def _host(x: Any, *axes: int) -> np.ndarray:
+    """Return a tensor of PyTorch with its axes in this order, as float32."""
+    return x.permute(axes).float().cpu().numpy()

@@ -51,18 +51,23 @@ def sampling_steps(quick: bool) -> list[Task]:
 
 
 def run_all(quick: bool) -> None:
-    """Run all kernels of a training step in every precision, and of a sampling step."""
+    """Run all kernels of a training step in every precision, and of a sampling step.
+
+    Then CuPy's own kernels, hundreds, which it compiles one after the other.
+    """
     batch = timings.QUICK_BATCH if quick else timings.BATCH
     for precision in ("float32", *(name for name in TENSOR_CORES if name in backend.precisions())):
         small_trainer("cupy", precision, minddpm.SMALL, batch, replay=False).train_step()
     _steps("cupy", minddpm.SMALL, batch, replay=False)()
+    small_trainer(PLAIN, "float32", minddpm.SMALL, batch, replay=False).train_step()
+    minddpm.set_backend("cupy")
 
 
 def _task(what: str, who: str, prepare: Any, quick: bool) -> Task:
     batch, rounds = (timings.QUICK_BATCH, 5) if quick else (timings.BATCH, 21)
     run = partial(prepare, minddpm.SMALL, batch)
-    title = f"{what} step, {batch} images"
-    return Task(title, who, run, rounds, calls=1, queued=QUEUED, images=batch)
+    title, queued = f"{what} step, {batch} images", 0 if who == PLAIN else QUEUED
+    return Task(title, who, run, rounds, calls=1, queued=queued, images=batch)
 
 
 def _training(name: str, precision: str, replay: bool, config: dict, batch: int) -> Run:
@@ -118,10 +123,11 @@ def _steps(name: str, config: dict, batch: int, replay: bool) -> Callable[[], St
 def pytorch(what: str, how: tuple[str, ...], quick: bool) -> list[Task]:
     """Return PyTorch's timings of a "training" or "sampling" step, in the GPU's own precisions.
 
-    how: "eager", "graph", "compiled". Without PyTorch there is one timing, which says so.
+    how: "eager", "graph", "compiled". Without PyTorch there is one timing, of the eager ones, which
+    says so.
     """
     if pytorch_problem("diffusers"):
-        return [_task(what, "PyTorch", _missing, quick)]
+        return [_task(what, "PyTorch", _missing, quick)] * ("eager" in how)
     run = {"training": _torch_training, "sampling": _torch_sampling}[what]
     known = ("FP32", *(name.upper() for name in backend.precisions()))
     modes = [mode for mode in MODES if mode.how in how and mode.precision.upper() in known]

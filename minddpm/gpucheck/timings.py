@@ -18,7 +18,7 @@ from minddpm.gpucheck.checks import first_line
 TOLERANCE = 1e-4
 BATCH, QUICK_BATCH = 128, 16
 CALLS = 10  # calls between two events
-SECONDS = 2.0  # after which no further round begins
+SECONDS = 1.0  # after which no further round begins
 # Keeps the device busy until the host has queued all calls. Without it, the time of a short kernel
 # would be the time that Python takes to launch it.
 WAIT = """extern "C" __global__ void wait(long long cycles) {
@@ -38,7 +38,7 @@ class Timing(NamedTuple):
 
     milliseconds: of the device; None if the result was wrong or the code failed; problem describes
     the error. queued: of the device, if several calls are launched before the first one starts.
-    host: milliseconds until Python has launched it. memory: bytes of the device that it needed.
+    host: milliseconds until Python has launched it. memory: bytes of the device that a step needed.
     images: of a call. flops: the count by the definition. bytes: that are read and written.
     missing: why it cannot be timed here.
     """
@@ -98,7 +98,8 @@ class Task(NamedTuple):
             host = launching_time(run, self.rounds)
             single = device_time(run, self.rounds, self.calls, host)
             queued = device_time(run, self.rounds, self.queued, host) if self.queued else None
-            memory = max(0, memory_in_use() - before)
+            # A single kernel's arrays may lie in what the pool already had.
+            memory = max(0, memory_in_use() - before) if self.images else None
         except NotAvailableError as why:
             return timing._replace(missing=str(why))
         except Exception as problem:  # a wrong result, or any error of the device

@@ -10,7 +10,7 @@ process ends by itself, with exit code LOST, after a row that has left the devic
     {"kind": "plan", "machine": {...}, "emulated": false, "rows": [["check", "silu"], ...]}
     {"kind": "begin", "row": 0}
     {"kind": "check", "row": 0, "seconds": 0.1, "name": "silu", "error": 1e-7, ...}
-    {"kind": "state", "when": "after row 0", "clocks": "1410 MHz, ...", ...}
+    {"kind": "state", "when": "after silu", "clocks": "1410 MHz, ...", ...}
     {"kind": "end"}
 
 A state comes before the first row and after the last one of each kind.
@@ -33,7 +33,7 @@ from minddpm.errors import InputError
 from minddpm.gpucheck import machine
 
 LOST = 3  # the exit code if the device can no longer be used
-DIGITS = 1 / 3  # of the seconds that are left may be used for the training
+DIGITS = 0.4  # of the seconds that are left may be used for the training
 
 
 class Item(NamedTuple):
@@ -56,8 +56,8 @@ def items(settings: Settings, emulated: bool) -> list[Item]:
     """Return all rows, in the order in which they are worth a GPU's time.
 
     First whether results are right; then what users run, training and sampling, beside PyTorch and
-    beside what the card reaches at most; a training; single convolutions; what takes long to
-    compile; and last compute-sanitizer, which is slow. The emulator is not timed.
+    beside what the card reaches at most; a training; compute-sanitizer, some seconds if it is
+    installed; single convolutions; and last what takes long to compile. The emulator is not timed.
     """
     from minddpm.gpucheck import ceilings, checks, digits, kernel_checks, rung_timings, step_timings
 
@@ -84,10 +84,10 @@ def items(settings: Settings, emulated: bool) -> list[Item]:
         *map(_timed, step_timings.pytorch("sampling", early, quick)),
         Item("resources", "registers and memory of the kernels", _resources),
         Item("digits", "a training", partial(_digits, digits.digits, settings)),
+        *(Item("sanitizer", tool, partial(_sanitized, tool)) for tool in machine.TOOLS),
         *map(_timed, rung_timings.tasks(quick)),
         *map(_timed, step_timings.pytorch("training", late, quick)),
         *map(_timed, step_timings.pytorch("sampling", late, quick)),
-        *(Item("sanitizer", tool, partial(_sanitized, tool)) for tool in machine.TOOLS),
     ]  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def records(first: int, settings: Settings) -> Iterator[dict[str, Any]]:
     listed = items(settings._replace(quick=settings.quick or emulated), emulated)
     plan = [[item.kind, item.name] for item in listed]
     yield {"kind": "plan", "machine": facts, "emulated": emulated, "rows": plan}
-    yield {"kind": "state", "when": f"before row {first}", **machine.state()}
+    yield {"kind": "state", "when": f"before {listed[first].name}", **machine.state()}
     for number, item in enumerate(listed[first:], first):
         yield {"kind": "begin", "row": number}
         begun = time.monotonic()
@@ -174,7 +174,7 @@ def records(first: int, settings: Settings) -> Iterator[dict[str, Any]]:
         if not usable():
             raise SystemExit(LOST)
         if number + 1 == len(listed) or listed[number + 1].kind != item.kind:
-            yield {"kind": "state", "when": f"after row {number}", **machine.state()}
+            yield {"kind": "state", "when": f"after {item.name}", **machine.state()}
     yield {"kind": "end"}
 
 

@@ -335,15 +335,17 @@ def test_all_results_are_verified_before_they_are_timed(emulated_cupy, monkeypat
     times = make([*steps, *rungs])
     assert [t.problem for t in times if t.problem] == []
     missing = [t for t in times if t.missing]
-    assert {t.who for t in missing} == {"PyTorch, channels_last"}
+    assert {t.who for t in missing} == set(rung_timings.THEIRS)
     assert len(steps) == 6 + 3
-    assert len(rungs) == 2 * (len(ladder.RUNGS) + 4)
-    assert len(runs) == len(rungs) - len(missing) + 2 * len(steps)
+    assert len(rungs) == 2 * (len(ladder.RUNGS) + 6)
+    queued = [t for t in times if t.queued]
+    assert {t.who for t in times if t.images} - {t.who for t in queued} == {"cupy-reference"}
+    assert len(runs) == len(rungs) - len(missing) + len(steps) + len(queued)
     training = times[0]
     assert (training.milliseconds, training.queued, training.images_per_second) == (2, 2, 1000)
     assert training.memory > 0
     flops = 2 * 2 * 49 * 9 * 12 * 8
-    assert times[-2].gflops == 2 * flops / 2e-3 / 1e9
+    assert times[-4].gflops == 2 * flops / 2e-3 / 1e9
     assert {t.flops for t in times} == {flops, 2 * flops, None}
 
     monkeypatch.setattr(cuda, "sampler_step_normal", lambda x, *_: (x, x))
@@ -386,6 +388,7 @@ def test_without_pytorch_its_rows_say_so(monkeypatch, emulated_cupy, small_sizes
     (task,) = step_timings.pytorch("sampling", ("eager", "graph"), quick=True)
     timing = task()
     assert (timing.who, timing.missing, timing.problem) == ("PyTorch", missing, "")
+    assert step_timings.pytorch("sampling", ("compiled",), quick=True) == []
     assert worker._timing(task)["ok"] is None
 
 
