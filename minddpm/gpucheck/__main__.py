@@ -23,6 +23,7 @@ The exit code is 1 if a check failed or a file was not written, 2 for wrong use.
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -139,8 +140,10 @@ class Lines:
 
 
 def content(plan: dict[str, Any], rows: list[dict[str, Any]], quick: bool) -> dict[str, Any]:
-    """Return the content of the JSON file."""
+    """Return the content of the JSON file: without folders of this machine."""
+    trained = of_kind(rows, "digits")
     return {
+        "date": time.strftime("%Y-%m-%d"),
         "machine": plan["machine"],
         "emulated": plan["emulated"],
         "quick": quick or plan["emulated"],
@@ -150,7 +153,7 @@ def content(plan: dict[str, Any], rows: list[dict[str, Any]], quick: bool) -> di
         "steps": of_kind(rows, "step"),
         "compiled": of_kind(rows, "compile"),
         "resources": of_kind(rows, "resources"),
-        "digits": of_kind(rows, "digits"),
+        "digits": [{**row, "picture": Path(row.get("picture", "")).name} for row in trained],
         "states": of_kind(rows, "state"),
         "not run": [row["name"] for row in rows if row["kind"] == "not run"],
     }

@@ -6,14 +6,23 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from minddpm.gpucheck.tables import (
+    CEILINGS_NOTE,
+    TIMES,
     Record,
     by_task,
     ceilings,
+    compiled,
     digits,
     failures,
+    notable,
     number,
     of_kind,
+    sanitizer,
     share,
+    states_table,
+    times,
+    used_times,
+    why_not,
 )
 
 STYLE = """
@@ -23,10 +32,11 @@ h1, h2, h3 { line-height: 1.2; } h3 { margin: 1.2rem 0 .3rem; font-size: 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { border-bottom: 1px solid #ddd; padding: .2rem .6rem; text-align: left; }
 th { font-weight: 600; vertical-align: bottom; text-align: right; }
-td:first-child { width: 15rem; overflow-wrap: anywhere; }
+td:first-child { width: 19rem; overflow-wrap: anywhere; }
 td.number { text-align: right; white-space: nowrap; }
-td.bar { width: 30%; } td.bar div { background: #4878a8; height: .9rem; min-width: 1px; }
+td.bar { width: 25%; } td.bar div { background: #4878a8; height: .9rem; min-width: 1px; }
 td.bar div.theirs { background: #b0b8c0; }
+td.bar div.longer { mask-image: linear-gradient(to right, #000 60%, transparent); }
 .failed { color: #b00020; font-weight: 600; }
 img { width: 100%; max-width: 32rem; image-rendering: pixelated; }
 @media (max-width: 40rem) {
@@ -39,13 +49,15 @@ img { width: 100%; max-width: 32rem; image-rendering: pixelated; }
 }
 """
 THEIRS = "PyTorch", "cupy-reference"  # with a paler bar
-TIMES = ("ms", "ms, queued", "ms of the host", "images/s", "MiB", "GFLOP/s", "% of FFMA's", "GB/s")
+CUT = 8  # times the shortest bar
 
 
 def page(plan: Record, rows: Sequence[Record]) -> str:
     """Return the page for the records of supervisor.results()."""
     facts, failed = plan["machine"], failures(rows)
-    verdict = f'<p class="failed">{failed} rows failed.</p>' if failed else "<p>No row failed.</p>"
+    verdict = (
+        f'<p class="failed">Rows that failed: {failed}.</p>' if failed else "<p>No row failed.</p>"
+    )
     parts = [f"<h1>minddpm on {html.escape(facts['GPU'])}</h1>", verdict]
     parts.append(_table(f"<td>{name}</td><td>{html.escape(facts[name])}</td>" for name in facts))
     if plan["emulated"]:
@@ -53,10 +65,13 @@ def page(plan: Record, rows: Sequence[Record]) -> str:
     parts += map(_digits, of_kind(rows, "digits"))
     measured = ceilings(rows)
     for what, some in by_task(of_kind(rows, "timing")).items():
-        parts.append(f"<h2>{html.escape(what)}</h2>{_timings(some, measured.get('FFMA'))}")
+        parts.append(f"<h2>{html.escape(what)}</h2>{_timings(some, measured)}")
     parts += [_step(row, measured) for row in of_kind(rows, "step") if row.get("kernels")]
+    parts += [f"<p>{CEILINGS_NOTE}</p>"] * bool(measured)
     parts += map(_resources, of_kind(rows, "resources"))
+    parts += [f"<p>{html.escape(compiled(row))}</p>" for row in of_kind(rows, "compile")]
     parts += ["<h2>Compared with the reference</h2>", _checks(of_kind(rows, "check"))]
+    parts.append(f"<p>{html.escape(sanitizer(of_kind(rows, 'sanitizer')))}</p>")
     parts += [_states(of_kind(rows, "state"))]
     missing = [row["name"] for row in rows if row["kind"] == "not run"]
     if missing:
@@ -87,36 +102,25 @@ def _digits(row: Record) -> str:
     return f"<h2>A training</h2><p>{html.escape(digits(row))}</p>{image}"
 
 
-def _timings(rows: list[Record], ceiling: float | None) -> str:
-    """Return a bar of each contestant's time on the device, and its numbers."""
-    longest = max((row.get("milliseconds") or 0 for row in rows), default=0)
-    numbers = [_numbers(row, ceiling) for row in rows]
-    used = [i for i in range(len(TIMES)) if any(each[i] for each in numbers if each)]
-    lines = []
-    for row, found in zip(rows, numbers, strict=True):
+def _timings(rows: list[Record], measured: dict[str, float]) -> str:
+    """Return a bar of each contestant's time on the device, and its numbers.
+
+    Bars much longer than the shortest one are cut off, so that the others can be compared.
+    """
+    every = [row["milliseconds"] for row in rows if row.get("milliseconds")]
+    longest = max((time for time in every if time <= CUT * min(every)), default=0)
+    used, lines = used_times(rows, measured), []
+    for row in rows:
         who = html.escape(row.get("who", row["name"]))
-        if found:
+        if found := times(row, measured):
             named = [(TIMES[i], found[i]) for i in used]
-            bar = _bar(row["milliseconds"], longest, who.startswith(THEIRS))
+            bar = _bar(row["milliseconds"], longest, who)
             lines.append(_line(who, bar, named))
         else:
-            why = html.escape(row.get("missing") or row["problem"])
+            why = html.escape(why_not(row))
             failed = ' class="failed"' * (not row.get("missing"))
             lines.append(f'<td>{who}</td><td colspan="{1 + len(used)}"{failed}>{why}</td>')
     return _table(lines, ["", "", *(TIMES[i] for i in used)])
-
-
-def _numbers(row: Record, ceiling: float | None) -> list[str]:
-    """Return the texts of TIMES, or nothing without a time."""
-    time = row.get("milliseconds")
-    if time is None:
-        return []
-    of_peak = 100 * row["gflops"] / ceiling if row["gflops"] and ceiling else None
-    return [
-        f"{time:.4f}", number(row["queued"], 4), number(row["host"], 4),
-        number(row["images_per_second"]), number((row["memory"] or 0) / 2**20),
-        number(row["gflops"]), number(of_peak), number(row["gigabytes"]),
-    ]  # fmt: skip
 
 
 def _step(row: Record, measured: dict[str, float]) -> str:
@@ -139,22 +143,26 @@ def _step(row: Record, measured: dict[str, float]) -> str:
 def _resources(row: Record) -> str:
     names = "registers", "stack, bytes", "shared, bytes", "registers, stack by the table"
     lines = []
-    for each in row.get("kernels", ()):
+    shown, rest = notable(row)
+    for each in shown:
         keys = ("registers", "stack", "shared")
         numbers = ["not available" if each[key] is None else f"{each[key]}" for key in keys]
         numbers.append(", ".join(map(str, each["expected"] or ())))
         name = html.escape(f"{each['name']} {each['options']}".strip())
         lines.append(_line(name, None, zip(names, numbers, strict=True)))
-    return f"<h2>Compiled kernels on this GPU</h2>{_table(lines, ['', *names])}"
+    variants = f"<p>Variants of these with options, without a stack: {rest}.</p>"
+    return f"<h2>Compiled kernels on this GPU</h2>{_table(lines, ['', *names])}{variants}"
 
 
 def _states(rows: list[Record]) -> str:
-    names = [name for name in (rows[-1] if rows else {}) if name not in ("kind", "when")]
+    if not rows:
+        return ""
+    (title, *names), found = states_table(rows)
     lines = [
-        _line(html.escape(row["when"]), None, [(n, html.escape(row.get(n, ""))) for n in names])
-        for row in rows
+        _line(html.escape(when), None, zip(names, map(html.escape, texts), strict=True))
+        for when, *texts in found
     ]
-    return f"<h2>The card meanwhile</h2>{_table(lines, ['', *names])}"
+    return f"<h2>{title[0].upper()}{title[1:]}</h2>{_table(lines, ['', *names])}"
 
 
 def _checks(rows: list[Record]) -> str:
@@ -174,9 +182,11 @@ def _checks(rows: list[Record]) -> str:
     return _table(lines, ["", "largest error", "allowed", ""])
 
 
-def _bar(value: float, longest: float, theirs: bool = False) -> str:
-    kind = ' class="theirs"' * theirs
-    return f'<div{kind} style="width: {100 * value / longest if longest else 0:.1f}%"></div>'
+def _bar(value: float, longest: float, who: str = "") -> str:
+    """Return a bar of this part of the longest one; one that is longer fades at its end."""
+    kinds = ["theirs"] * who.startswith(THEIRS) + ["longer"] * (value > longest)
+    kind = f' class="{" ".join(kinds)}"' * bool(kinds)
+    return f'<div{kind} style="width: {min(100, 100 * value / longest):.1f}%"></div>'
 
 
 def _line(name: str, bar: str | None, named: Iterable[tuple[str, str]]) -> str:

@@ -7,23 +7,32 @@ from minddpm.commands import cli
 
 Record = dict[str, Any]
 TENSOR = "conv6_tensor"  # the file whose products are those of tensor cores
+FFMA, TENSOR_CORES, COPY = "FFMA", "tensor cores, half", "copy in memory"  # measured ceilings
+TIMES = ("ms", "ms, queued", "ms of the host", "images/s", "MiB", "GFLOP/s, effective",
+         "% of its ceiling", "GB/s")  # fmt: skip
+CEILINGS_NOTE = (
+    f"Ceilings: {FFMA} and {TENSOR_CORES} are loops of nothing but arithmetic, {COPY} copies far "
+    "more than the L2 cache holds. A kernel whose arrays stay in that cache may exceed the copy, "
+    "and one that reads an array several times moves more than is counted."
+)
 
 
 def tables(plan: Record, rows: Sequence[Record]) -> str:
     """Return all tables as Markdown, and a sentence about rows that did not run."""
-    parts = [*map(_compiled, of_kind(rows, "compile")), _checks(of_kind(rows, "check"))]
+    parts = [*map(compiled, of_kind(rows, "compile")), _checks(of_kind(rows, "check"))]
     if plan["emulated"]:
         parts.append("Nothing was timed: the emulator is not a GPU.")
     else:
-        parts.append(_timings(of_kind(rows, "timing")))
-        parts += [_step(row, ceilings(rows)) for row in of_kind(rows, "step")]
+        measured = ceilings(rows)
+        for what, some in by_task(of_kind(rows, "timing")).items():
+            parts.append(cli.markdown(*timings_table(what, some, measured)))
+        parts += [_step(row, measured) for row in of_kind(rows, "step")]
+        parts += [CEILINGS_NOTE] * bool(measured)
         parts += map(_resources, of_kind(rows, "resources"))
         parts += map(digits, of_kind(rows, "digits"))
-        parts.append(_sanitizer(of_kind(rows, "sanitizer")))
-    states = of_kind(rows, "state")
-    for name in (key for key in (states[-1] if states else {}) if key not in ("kind", "when")):
-        values = [f"{state['when']} {state[name]}" for state in states if name in state]
-        parts.append(f"{name}: {'; '.join(values)}")
+        parts.append(sanitizer(of_kind(rows, "sanitizer")))
+    if states := of_kind(rows, "state"):
+        parts.append(cli.markdown(*states_table(states)))
     missing = [row["name"] for row in rows if row["kind"] == "not run"]
     if missing:
         parts.append(
@@ -63,9 +72,14 @@ def verdict(ok: bool) -> str:
     return "ok" if ok else "FAILED"
 
 
-def number(x: float | None, digits: int = 0) -> str:
-    """Return x for a table; an empty cell for None and 0."""
-    return f"{x:.{digits}f}" if x else ""
+def number(x: float | None) -> str:
+    """Return x as an integer for a table; an empty cell for None and 0."""
+    return f"{x:.0f}" if x else ""
+
+
+def milliseconds(x: float | None) -> str:
+    """Return x with four digits, however short the time is; an empty cell for None."""
+    return f"{x:#.4g}".removesuffix(".") if x else ""
 
 
 def ceilings(rows: Sequence[Record]) -> dict[str, float]:
@@ -77,6 +91,54 @@ def ceilings(rows: Sequence[Record]) -> dict[str, float]:
     }
 
 
+def times(row: Record, measured: dict[str, float]) -> list[str]:
+    """Return the texts of TIMES, or nothing without a time.
+
+    Products in half and bfloat16 are compared with the loop of tensor cores, those in float32 with
+    that of FFMA; none with TF32, whose ceiling is not measured.
+    """
+    if not row.get("milliseconds"):
+        return []
+    who, gflops = row["who"], row["gflops"]
+    ceiling = measured.get(TENSOR_CORES if "half" in who or "bfloat16" in who else FFMA)
+    part = 100 * gflops / ceiling if gflops and ceiling and "TF32" not in who else None
+    return [
+        *(milliseconds(row[name]) for name in ("milliseconds", "queued", "host")),
+        number(row["images_per_second"]), number((row["memory"] or 0) / 2**20),
+        number(gflops), number(part) if row["what"] != "ceiling" else "", number(row["gigabytes"]),
+    ]  # fmt: skip
+
+
+def used_times(rows: Sequence[Record], measured: dict[str, float]) -> list[int]:
+    """Return which of TIMES one of the rows has."""
+    numbers = [times(row, measured) for row in rows]
+    return [i for i in range(len(TIMES)) if any(each[i] for each in numbers if each)]
+
+
+def why_not(row: Record) -> str:
+    """Return why a timing has no time."""
+    return row.get("missing") or f"FAILED {row['problem']}"
+
+
+def timings_table(
+    what: str, rows: Sequence[Record], measured: dict[str, float]
+) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the lines of one task: only columns that one of its rows has."""
+    used, lines = used_times(rows, measured) or [0], []
+    for row in rows:
+        found = times(row, measured)
+        cells = [found[i] for i in used] if found else [why_not(row), *[""] * (len(used) - 1)]
+        lines.append([row.get("who", row["name"]), *cells])
+    return [what, *(TIMES[i] for i in used)], lines
+
+
+def states_table(rows: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the lines of the states between the rows."""
+    names = [name for name in rows[-1] if name not in ("kind", "when")]
+    lines = [[row["when"], *(row.get(name, "") for name in names)] for row in rows]
+    return ["the card meanwhile", *names], lines
+
+
 def share(kernel: Record, measured: dict[str, float]) -> tuple[float, str] | None:
     """Return how much of the time a kernel would need at the card's measured ceilings, in %.
 
@@ -84,16 +146,16 @@ def share(kernel: Record, measured: dict[str, float]) -> tuple[float, str] | Non
     ceiling of a copy, with the name of that ceiling; None if neither is known.
     """
     nanoseconds = 1e3 * kernel["microseconds"]
-    arithmetic = "tensor cores, half" if kernel["name"].startswith(TENSOR) else "FFMA"
+    arithmetic = TENSOR_CORES if kernel["name"].startswith(TENSOR) else FFMA
     found = [
         (100 * amount / measured[name] / nanoseconds, name)
-        for amount, name in ((kernel["flops"], arithmetic), (kernel["bytes"], "copy in memory"))
+        for amount, name in ((kernel["flops"], arithmetic), (kernel["bytes"], COPY))
         if amount and name in measured and nanoseconds
     ]
     return max(found, default=None)
 
 
-def _compiled(row: Record) -> str:
+def compiled(row: Record) -> str:
     if row["kind"] == "lost":
         return f"compilation: FAILED {row['problem']}"
     lines = [f"{row['modules']} modules of kernels compiled in {row['seconds']:.0f} s."]
@@ -111,25 +173,6 @@ def _checks(rows: list[Record]) -> str:
                 [row["name"], f"{float(row['error']):.1e}", f"{row['tolerance']:.0e}", end]
             )
     return cli.markdown(["compared with the reference", "largest error", "allowed", ""], lines)
-
-
-def _timings(rows: list[Record]) -> str:
-    lines = []
-    for row in (row for some in by_task(rows).values() for row in some):
-        if row["kind"] == "lost":
-            lines.append([row["name"], "", f"FAILED {row['problem']}", *[""] * 6])
-            continue
-        time = number(row["milliseconds"], 4)
-        time = time or row["missing"] or f"FAILED {row['problem']}"
-        lines.append(
-            [
-                row["what"], row["who"], time, number(row["queued"], 4), number(row["host"], 4),
-                number(row["images_per_second"]), number((row["memory"] or 0) / 2**20),
-                number(row["gflops"]), number(row["gigabytes"]),
-            ]
-        )  # fmt: skip
-    head = ["device events, median", "who", "ms", "ms, queued", "ms of the host", "images/s", "MiB"]
-    return cli.markdown([*head, "GFLOP/s, effective", "GB/s"], lines)
 
 
 def _step(row: Record, measured: dict[str, float]) -> str:
@@ -161,16 +204,26 @@ def of_ceiling(kernel: Record, measured: dict[str, float]) -> str:
 
 
 def _resources(row: Record) -> str:
+    """Return the table of the kernels without options, and of all that need a stack."""
     if row["kind"] == "lost":
         return f"{row['name']}: FAILED {row['problem']}"
+    shown, rest = notable(row)
     lines = []
-    for each in row["kernels"]:
+    for each in shown:
         cells = ("registers", "stack", "shared")
         found = ["not available" if each[name] is None else f"{each[name]}" for name in cells]
         expected = "/".join(map(str, each["expected"])) if each["expected"] else ""
         lines.append([f"{each['name']} {each['options']}".strip(), *found, expected])
     head = ["kernel", "registers", "stack, bytes", "shared, bytes"]
-    return cli.markdown([*head, "registers/stack of the table in kernels/cuda/README.md"], lines)
+    table = cli.markdown([*head, "registers/stack of the table in kernels/cuda/README.md"], lines)
+    return table + f"\n\nVariants of these with options, without a stack: {rest}."
+
+
+def notable(row: Record) -> tuple[list[Record], int]:
+    """Return the kernels without options or with a stack, and the number of the others."""
+    kernels = row.get("kernels", ())
+    shown = [each for each in kernels if not each["options"] or each["stack"] != 0]
+    return shown, len(kernels) - len(shown)
 
 
 def digits(row: Record) -> str:
@@ -193,7 +246,7 @@ def digits(row: Record) -> str:
     return text + (row["picture"] or f"No picture: {row['note']}")
 
 
-def _sanitizer(rows: list[Record]) -> str:
+def sanitizer(rows: list[Record]) -> str:
     lines = []
     for row in rows:
         ok, tool = row.get("ok"), row.get("tool", row["name"])

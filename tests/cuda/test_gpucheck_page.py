@@ -34,7 +34,9 @@ KERNELS = [
     kernel("pointwise: adam", 1, 90.0, moved=6_750_000),
 ]
 NEEDS = [
-    {"name": "norm: group_norm", "options": "-DSTORED", "registers": 44, "stack": 0, "shared": 32,
+    {"name": "norm: group_norm", "options": "-DSTORED", "registers": 44, "stack": 8, "shared": 32,
+     "expected": None},
+    {"name": "norm: group_norm", "options": "-DBF16", "registers": 43, "stack": 0, "shared": 32,
      "expected": None},
     {"name": "random: dropout", "options": "", "registers": None, "stack": None, "shared": None,
      "expected": [40, 0]},
@@ -64,7 +66,7 @@ ROWS = [
     {"kind": "lost", "of": "timing", "name": "conv 28x28, rung 2", "problem": "it hung",
      "ok": False},
     timing("training step, 128 images", "PyTorch NCHW, FP32, compiled", 20.0),
-    {"kind": "state", "when": "after row 3", "clocks": "1590 MHz, 5000 MHz, 61, 68 W"},
+    {"kind": "state", "when": "after FFMA", "clocks": "1590 MHz, memory 5000 MHz, 61 C, 68 W"},
     {"kind": "not run", "of": "timing", "name": "conv 14x14, rung 4"},
 ]  # fmt: skip
 
@@ -78,13 +80,13 @@ def test_every_row_is_on_the_page():
     made = page(PLAN, ROWS)
     assert "A &lt;card&gt;" in made
     assert "wrong &amp; bad" in made
-    assert "3 rows failed" in made
+    assert "Rows that failed: 3." in made
     assert made.index("silu") < made.index("add<")
     for part in (
-        "it hung", "off by 3", "|10.0000|8.0000|10.0000|12800|1024|", "|6000|75|",
-        "|1.0000|1.0000|300|", "|PyTorch|torch is not installed|", "conv 14x14, rung 4",
-        "|900.0|90.0|30|50|FFMA|", "|90.0|9.0|1|25|copy in memory|", "|44|0|32|", "|40, 0|",
-        "1590 MHz", "Trained for 1200 steps", "OSError: full",
+        "it hung", "off by 3", "|10.00|8.000|10.00|12800|1024|", "|6000|75|",
+        "|1.000|1.000|300|", "|PyTorch|torch is not installed|", "conv 14x14, rung 4",
+        "|900.0|90.0|30|50|FFMA|", "|90.0|9.0|1|25|copy in memory|", "|44|8|32|", "|40, 0|",
+        "without a stack: 1.", "1590 MHz", "Trained for 1200 steps", "OSError: full",
     ):  # fmt: skip
         assert part in text(made), part
     assert made.count("<h2>training step, 128 images</h2>") == 1
@@ -94,20 +96,29 @@ def test_every_row_is_on_the_page():
     assert widths[:3] == [25.0, 100.0, 50.0]
 
 
+def test_a_bar_that_is_much_longer_is_cut_off():
+    made = page(PLAN, [timing("a", who, time) for who, time in zip("bcd", (1, 8, 9), strict=True)])
+    bars = re.findall(r'<div( class="longer")? style="width: ([0-9.]+)%"', made)
+    assert bars == [("", "12.5"), ("", "100.0"), (' class="longer"', "100.0")]
+
+
 def test_every_row_is_in_the_tables():
     made = tables.tables(PLAN, ROWS)
     for part in (
         "12 modules of kernels compiled in 61 s.\nFAILED norm.cu: bad",
         "| silu | nan | 1e-05 | FAILED wrong & bad |",
-        "cupy, replayed | 10.0000 | 8.0000 | 10.0000 | 12800 | 1024 |  |  |",
-        "| PyTorch | torch is not installed |", "FAILED off by 3", "FAILED it hung",
+        "| training step, 128 images | ms | ms, queued | ms of the host | images/s | MiB |\n",
+        "| cupy, replayed | 10.00 | 8.000 | 10.00 | 12800 | 1024 |\n",
+        "| PyTorch | torch is not installed |", "| rung 4 | 2.000 | 2.000 | 6000 | 75 |\n",
+        "FAILED off by 3", "FAILED it hung",
         "| conv4_registers: conv2d | 30 | 900.0 | 90.0 | 50 of FFMA |",
         "| pointwise: adam | 1 | 90.0 | 9.0 | 25 of copy in memory |", "64.5 us for each",
-        "| norm: group_norm -DSTORED | 44 | 0 | 32 |  |", "not available | 40/0 |",
+        "| norm: group_norm -DSTORED | 44 | 8 | 32 |  |", "without a stack: 1.",
+        "not available | 40/0 |",
         "Trained for 1200 steps in 66 s (MNIST), loss 0.0300. FID of the samples by our own judge "
         "0.40, of as many real digits 0.05. The judge is 95% sure of 75% of the samples, of 99% of "
         "real digits. No picture: OSError: full",
-        "clocks: after row 3 1590 MHz",
+        "| after FFMA | 1590 MHz, memory 5000 MHz, 61 C, 68 W |",
         "from 'conv 14x14, rung 4' on",
     ):  # fmt: skip
         assert part in made, part
@@ -118,6 +129,19 @@ def test_the_picture_is_in_the_page(tmp_path):
     made = page(PLAN, [{**DIGITS, "picture": str(file)}])
     assert 'src="data:image/png;base64,iVBOR' in made
     assert "<img" not in page(PLAN, [{**DIGITS, "picture": str(tmp_path / "gone.png")}])
+
+
+@pytest.mark.parametrize(
+    ("who", "part"),
+    [("rung 4", "50"), ("rung 6, half", "25"), ("rung 6, bfloat16", "25"), ("rung 6, TF32", "")],
+)
+def test_products_are_compared_with_the_ceiling_of_their_precision(who, part):
+    row = timing("conv", who, 1.0, gflops=4000.0)
+    measured = {"FFMA": 8000.0, "tensor cores, half": 16000.0}
+    assert tables.times(row, measured)[tables.TIMES.index("% of its ceiling")] == part
+    assert tables.timings_table("conv", [row], {})[0] == [
+        "conv", "ms", "ms of the host", "GFLOP/s, effective"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
