@@ -1,12 +1,11 @@
-// Attention without an L x L matrix in memory: the softmax is updated from tile to tile of keys.
+// Attention without an L x L matrix in memory: the softmax is updated from chunk to chunk of keys.
 //
 //     s_j = c q . k_j;  p_j = e^(s_j - max) / sum;  y = sum_j p_j v_j;  c = 1 / sqrt(D)
 //
-// Each warp has one query. Keys pass through shared memory in tiles of 32, one key for each lane,
-// so that a lane computes a full score without data from other lanes. Then the roles change: a lane
-// has every 32nd of the D channels of the result. When a larger score appears, the sums over
-// earlier tiles are multiplied by e^(old max - new max) (Milakov and Gimelshein 2018; Dao et al.
-// 2022).
+// LANES neighbouring lanes have one query. Each holds 8 channels of it and of its result in
+// registers. Keys and values pass through shared memory, ROWS at a time, where all queries read the
+// same key at once. When a chunk has a larger score than all before, the sums over earlier keys are
+// multiplied by e^(old max - new max) (Milakov and Gimelshein 2018; Dao et al. 2022).
 //
 // The backward recomputes the scores, and from them p_j = e^(s_j - log sum e^s), of which the forward
 // stores the logarithm of each query. The sum over keys in the gradient of the softmax needs no pass
@@ -15,202 +14,194 @@
 //     gp_j = gy . v_j;  delta = sum_j p_j gp_j = gy . y;  gs_j = c p_j (gp_j - delta)
 //     gq = sum_j gs_j k_j;  gk_j = sum over queries of gs_j q;  gv_j = sum over queries of p_j gy
 //
-// All arrays are [N, L, heads * D], D at most 256, but log_sums [N, heads, L]. Block (32, 7), grid
-// (ceil(L / 7) heads N), twice as much for the gradients, in one dimension because the others end at
-// 65,535; dynamic shared memory: 4 (32 (D + 1) + 14 D) bytes, one tile per block and two rows per
-// warp.
+// A GPU has an instruction for 2^x: scores are multiplied by log2(e), and logarithms have base 2.
+//
+// All arrays are [N, L, heads * D], D at most 8 LANES, but log_sums [N, heads, L]. Block (THREADS),
+// grid (ceil(L / ROWS) heads N), twice as much for the gradients, in one dimension because the others
+// end at 65,535. vector: whether D and all addresses allow to read four numbers at once.
 
-#define WARPS 7  // 8 warps with D = 256 would need 128 bytes more than the 48 KB of every GPU
-#define PARTS 8  // parts of 32 channels: D <= 256
+#ifndef LANES
+#define LANES 1  // or another power of two up to 32
+#endif
+#define ROWS (LANES > 4 ? 256 / LANES : 64)  // of a block's queries, and of keys at a time
+#define THREADS (ROWS * LANES)
+#define CHUNK 8                                // keys for which sums are multiplied once
 #define INFINITE __uint_as_float(0x7f800000u)  // NVRTC has no header that defines it
-#define EVERY(d, r) int r = 0, d = threadIdx.x; r < PARTS && d < D; r++, d += 32
+#define LOG2_E 1.44269504f
 
-// What a warp computes: the row (a query or a key) of head `number`, counted over all images; the
-// head begins at `first` and its rows are `step` numbers apart.
-struct Position {
-    int row, number, step;
-    long long first;
-    __device__ Position(int block, int L, int D, int heads) {
-        int tiles = (L + WARPS - 1) / WARPS;
-        row = block % tiles * WARPS + threadIdx.y;
-        number = block / tiles;
-        step = heads * D;
-        first = (long long)(number / heads) * L * step + number % heads * D;
+// Numbers of a lane's 8 channels.
+struct __align__(16) Part {
+    float at[8];
+    __device__ void multiply(float factor) {
+#pragma unroll
+        for (int c = 0; c < 8; c++) at[c] *= factor;
+    }
+    __device__ void add(float weight, const Part& x) {
+#pragma unroll
+        for (int c = 0; c < 8; c++) at[c] += weight * x.at[c];
     }
 };
 
-__device__ inline float warp_sum(float x) {
-    for (int lanes = 16; lanes; lanes /= 2) x += __shfl_xor_sync(0xffffffffu, x, lanes);
-    return x;
-}
-
-__device__ inline float warp_max(float x) {
-    for (int lanes = 16; lanes; lanes /= 2) {
-        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, lanes));
-    }
-    return x;
-}
-
-// Load D channels of 32 rows, beginning with row `first`, into the tile [32, D + 1]; the + 1 puts
-// rows into different banks. Rows beyond the last are zero.
-__device__ inline void load_tile(const float* x, int first, int L, int step, int D, float* tile) {
-    for (int r = threadIdx.y; r < 32; r += WARPS) {
-        for (int d = threadIdx.x; d < D; d += 32) {
-            int row = first + r;
-            tile[r * (D + 1) + d] = row < L ? x[(long long)row * step + d] : 0.0f;
-        }
-    }
-}
-
-// Load a warp's own row.
-__device__ inline void load_row(const float* x, int row, int L, int step, int D, float* to) {
-    for (int d = threadIdx.x; d < D; d += 32) {
-        to[d] = row < L ? x[(long long)row * step + d] : 0.0f;
-    }
-}
-
-__device__ inline float dot(const float* row, const float* tile, int D) {
+// The product of two rows; all lanes of a row return it.
+__device__ inline float dot(const Part& x, const Part& y) {
     float sum = 0.0f;
-#pragma unroll 4  // unrolling more spills registers on some architectures
-    for (int d = 0; d < D; d++) sum += row[d] * tile[threadIdx.x * (D + 1) + d];
+#pragma unroll
+    for (int c = 0; c < 8; c++) sum += x.at[c] * y.at[c];
+#pragma unroll
+    for (int lanes = LANES / 2; lanes; lanes /= 2) {
+        sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+    }
     return sum;
 }
 
-// sums += the tile's rows, each multiplied by its lane's weight.
-__device__ inline void add_rows(float weight, const float* tile, int D, float* sums) {
-    for (int j = 0; j < 32; j++) {
-        float w = __shfl_sync(0xffffffffu, weight, j);
-#pragma unroll
-        for (EVERY(d, r)) sums[r] += w * tile[j * (D + 1) + d];
+// ROWS rows in shared memory. Neighbouring lanes have neighbouring vectors, in different banks.
+struct Tile {
+    float4 halves[2][THREADS];
+    __device__ void put(const Part& part) {
+        halves[0][threadIdx.x] = *(const float4*)part.at;
+        halves[1][threadIdx.x] = *(const float4*)(part.at + 4);
     }
-}
-
-__device__ inline void store_row(float* x, int row, int L, int step, int D, const float* sums,
-                                 float factor) {
-    if (row >= L) return;
-#pragma unroll
-    for (EVERY(d, r)) x[(long long)row * step + d] = factor * sums[r];
-}
-
-extern "C" __global__ void __launch_bounds__(32 * WARPS)
-attention(const float* q, const float* k, const float* v, float* y, float* log_sums, int L, int D,
-          int heads) {
-    extern __shared__ float memory[];
-    float *tile = memory, *row = memory + 32 * (D + 1) + threadIdx.y * 2 * D;
-    Position position(blockIdx.x, L, D, heads);
-    int step = position.step, query = position.row;
-    long long head = position.first;
-    float scale = 1.0f / sqrtf((float)D), largest = -INFINITE, total = 0.0f, sums[PARTS] = {};
-    load_row(q + head, query, L, step, D, row);
-    for (int first = 0; first < L; first += 32) {
-        __syncthreads();  // all threads are done with the tile
-        load_tile(k + head, first, L, step, D, tile);
-        __syncthreads();
-        float s = first + threadIdx.x < L ? scale * dot(row, tile, D) : -INFINITE;
-        float before = largest;
-        largest = fmaxf(largest, warp_max(s));
-        float shrink = expf(before - largest), p = expf(s - largest);
-        total = total * shrink + warp_sum(p);
-#pragma unroll
-        for (int r = 0; r < PARTS; r++) sums[r] *= shrink;
-        __syncthreads();
-        load_tile(v + head, first, L, step, D, tile);
-        __syncthreads();
-        add_rows(p, tile, D, sums);
+    __device__ Part get(int row) const {
+        Part part;
+        *(float4*)part.at = halves[0][row * LANES + threadIdx.x % LANES];
+        *(float4*)(part.at + 4) = halves[1][row * LANES + threadIdx.x % LANES];
+        return part;
     }
-    store_row(y + head, query, L, step, D, sums, 1.0f / total);
-    if (threadIdx.x == 0 && query < L) {
-        log_sums[(long long)position.number * L + query] = largest + logf(total);
-    }
-}
-
-// What the blocks of both gradients take.
-struct Backward {
-    const float *gy, *q, *k, *v, *y, *log_sums;
-    float *gq, *gk, *gv;
-    int L, D;
 };
 
-// Compute gq; memory: a tile, then two rows for each warp.
-__device__ inline void gradient_q(const Backward& b, const Position& position, float* memory) {
-    int L = b.L, D = b.D, step = position.step, query = position.row;
-    long long head = position.first;
-    float *tile = memory, *row = memory + 32 * (D + 1) + threadIdx.y * 2 * D, *gradient = row + D;
-    float scale = 1.0f / sqrtf((float)D), delta = 0.0f, log_sum = 0.0f, sums[PARTS] = {};
-    load_row(b.q + head, query, L, step, D, row);
-    load_row(b.gy + head, query, L, step, D, gradient);
-    if (query < L) {
-        for (int d = threadIdx.x; d < D; d += 32) {
-            delta += gradient[d] * b.y[head + (long long)query * step + d];
+// The head of a block: `number`, counted over all images. It begins at `first`, its rows are `step`
+// numbers apart. A thread has row `own` of it, and loads every ROWS-th from `loaded` on.
+struct Head {
+    int L, D, vector, number, step, own, loaded = threadIdx.x / LANES;
+    long long first;
+    __device__ Head(int block, int L, int D, int heads, int vector) : L(L), D(D), vector(vector) {
+        int tiles = (L + ROWS - 1) / ROWS;
+        number = block / tiles;
+        step = heads * D;
+        own = block % tiles * ROWS + loaded;
+        first = (long long)(number / heads) * L * step + number % heads * D;
+    }
+    __device__ long long place(int row) const {
+        return first + (long long)row * step + threadIdx.x % LANES * 8;
+    }
+    // Copy this lane's channels of a row, none beyond the last row.
+    __device__ void copy(float* to, const float* from, int row) const {
+        int channels = row < L ? D - (int)threadIdx.x % LANES * 8 : 0;
+#pragma unroll
+        for (int c = 0; c < 8; c++) {
+            if (c >= channels) continue;
+            if (!vector) to[c] = from[c];
+            else if (c % 4 == 0) *(float4*)(to + c) = *(const float4*)(from + c);
         }
-        log_sum = b.log_sums[(long long)position.number * L + query];
     }
-    delta = warp_sum(delta);
-    for (int first = 0; first < L; first += 32) {
-        __syncthreads();
-        load_tile(b.v + head, first, L, step, D, tile);
-        __syncthreads();
-        float gp = dot(gradient, tile, D);
-        __syncthreads();
-        load_tile(b.k + head, first, L, step, D, tile);
-        __syncthreads();
-        float p = first + threadIdx.x < L ? expf(scale * dot(row, tile, D) - log_sum) : 0.0f;
-        add_rows(scale * p * (gp - delta), tile, D, sums);
+    __device__ Part load(const float* x, int row) const {
+        Part part = {};
+        copy(part.at, x + place(row), row);
+        return part;
     }
-    store_row(b.gq + head, query, L, step, D, sums, 1.0f);
-}
+    __device__ void store(float* x, const Part& part) const { copy(x + place(own), part.at, own); }
+};
 
-// Compute gk and gv with the roles exchanged: a warp has one key, a lane one query.
-__device__ inline void gradient_kv(const Backward& b, const Position& position, float* memory) {
-    __shared__ float deltas[32];  // of the tile's queries
-    int L = b.L, D = b.D, step = position.step, key = position.row;
-    long long head = position.first;
-    float *tile = memory, *k_row = memory + 32 * (D + 1) + threadIdx.y * 2 * D, *v_row = k_row + D;
-    float scale = 1.0f / sqrtf((float)D), gk_sums[PARTS] = {}, gv_sums[PARTS] = {};
-    load_row(b.k + head, key, L, step, D, k_row);
-    load_row(b.v + head, key, L, step, D, v_row);
-    for (int first = 0; first < L; first += 32) {
-        int query = first + threadIdx.x;
-        float log_sum = query < L ? b.log_sums[(long long)position.number * L + query] : 0.0f;
+extern "C" __global__ void __launch_bounds__(THREADS)
+attention(const float* q, const float* k, const float* v, float* y, float* log_sums, int L, int D,
+          int heads, int vector) {
+    __shared__ Tile keys, values;
+    Head head(blockIdx.x, L, D, heads, vector);
+    Part query = head.load(q, head.own), sums = {};
+    query.multiply(LOG2_E / sqrtf((float)D));
+    float largest = -INFINITE, total = 0.0f;
+    for (int first = 0; first < L; first += ROWS) {
+        __syncthreads();  // all threads are done with the tiles
+        keys.put(head.load(k, first + head.loaded));
+        values.put(head.load(v, first + head.loaded));
         __syncthreads();
-        load_tile(b.q + head, first, L, step, D, tile);
-        __syncthreads();
-        float p = expf(scale * dot(k_row, tile, D) - log_sum);  // beyond L, q and gy are zero
-        __syncthreads();
-        load_tile(b.gy + head, first, L, step, D, tile);
-        __syncthreads();
-        for (int r = threadIdx.y; r < 32 && first + r < L; r += WARPS) {
-            float delta = 0.0f;
-            for (int d = threadIdx.x; d < D; d += 32) {
-                delta += tile[r * (D + 1) + d] * b.y[head + (long long)(first + r) * step + d];
+        int rows = min(ROWS, L - first);
+#pragma unroll 1
+        for (int chunk = 0; chunk < rows; chunk += CHUNK) {
+            float s[CHUNK], before = largest;
+#pragma unroll
+            for (int j = 0; j < CHUNK; j++) s[j] = dot(query, keys.get(chunk + j));
+            if (chunk + CHUNK > rows) {
+#pragma unroll
+                for (int j = 1; j < CHUNK; j++) s[j] = chunk + j < rows ? s[j] : -INFINITE;
             }
-            delta = warp_sum(delta);
-            if (threadIdx.x == 0) deltas[r] = delta;
+#pragma unroll
+            for (int j = 0; j < CHUNK; j++) largest = fmaxf(largest, s[j]);
+            float shrink = exp2f(before - largest);
+            total *= shrink;
+            sums.multiply(shrink);
+#pragma unroll
+            for (int j = 0; j < CHUNK; j++) {
+                float p = exp2f(s[j] - largest);
+                total += p;
+                sums.add(p, values.get(chunk + j));
+            }
         }
-        __syncthreads();
-        float gs = query < L ? scale * p * (dot(v_row, tile, D) - deltas[threadIdx.x]) : 0.0f;
-        add_rows(p, tile, D, gv_sums);
-        __syncthreads();
-        load_tile(b.q + head, first, L, step, D, tile);
-        __syncthreads();
-        add_rows(gs, tile, D, gk_sums);
     }
-    store_row(b.gk + head, key, L, step, D, gk_sums, 1.0f);
-    store_row(b.gv + head, key, L, step, D, gv_sums, 1.0f);
+    sums.multiply(1.0f / total);
+    head.store(y, sums);
+    if (threadIdx.x % LANES == 0 && head.own < L) {
+        log_sums[(long long)head.number * L + head.own] = largest + log2f(total);
+    }
 }
 
-// Without the 4 (blocks on a multiprocessor) the compiler keeps so few registers that it spills some.
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 4)
+// What a block of the gradients has in shared memory.
+struct Tiles {
+    Tile left, right;
+    float log_sums[ROWS], deltas[ROWS];
+};
+
+// A row on the left is a query or a key, on the right the query's gy or the key's value. Each thread
+// has one of both and sums over the others: over keys to gq, or over queries to gk and gv.
+template <bool OVER_QUERIES>
+__device__ inline void gradients(const Head& head, Tiles& tiles, const float* log_sums,
+                                 const float* y, const float* own_left, const float* own_right,
+                                 const float* lefts, const float* rights, float* to_left,
+                                 float* to_right) {
+    float scale = 1.0f / sqrtf((float)head.D), log_sum = 0.0f, delta = 0.0f;
+    Part left = head.load(own_left, head.own), right = head.load(own_right, head.own);
+    Part left_sums = {}, right_sums = {};
+    left.multiply(scale * LOG2_E);
+    log_sums += (long long)head.number * head.L;
+    if (!OVER_QUERIES) {
+        if (head.own < head.L) log_sum = log_sums[head.own];
+        delta = dot(right, head.load(y, head.own));
+    }
+    for (int first = 0; first < head.L; first += ROWS) {
+        int row = first + head.loaded, rows = min(ROWS, head.L - first);
+        __syncthreads();
+        Part loaded = head.load(rights, row);
+        tiles.left.put(head.load(lefts, row));
+        tiles.right.put(loaded);
+        if (OVER_QUERIES) {
+            if (row < head.L) tiles.log_sums[head.loaded] = log_sums[row];
+            tiles.deltas[head.loaded] = dot(loaded, head.load(y, row));
+        }
+        __syncthreads();
+#pragma unroll 4
+        for (int j = 0; j < rows; j++) {
+            Part other_left = tiles.left.get(j), other_right = tiles.right.get(j);
+            if (OVER_QUERIES) log_sum = tiles.log_sums[j], delta = tiles.deltas[j];
+            float p = exp2f(dot(left, other_left) - log_sum);
+            left_sums.add(p * (dot(right, other_right) - delta), other_left);
+            if (OVER_QUERIES) right_sums.add(p, other_right);
+        }
+    }
+    left_sums.multiply(scale);
+    head.store(to_left, left_sums);
+    if (OVER_QUERIES) head.store(to_right, right_sums);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
 attention_gradients(const float* gy, const float* q, const float* k, const float* v, const float* y,
-                    const float* log_sums, float* gq, float* gk, float* gv, int L, int D,
-                    int heads) {
-    extern __shared__ float memory[];
-    Backward arrays = {gy, q, k, v, y, log_sums, gq, gk, gv, L, D};
+                    const float* log_sums, float* gq, float* gk, float* gv, int L, int D, int heads,
+                    int vector) {
+    __shared__ Tiles tiles;
     int half = gridDim.x / 2, block = blockIdx.x;
-    Position position(block % half, L, D, heads);
-    if (block < half) {
-        gradient_kv(arrays, position, memory);  // first, because it takes longer
+    Head head(block % half, L, D, heads, vector);
+    if (block < half) {  // first, because it takes longer
+        gradients<true>(head, tiles, log_sums, y, k, v, q, gy, gk, gv);
     } else {
-        gradient_q(arrays, position, memory);
+        gradients<false>(head, tiles, log_sums, y, q, gy, k, v, gq, nullptr);
     }
 }

@@ -1,7 +1,7 @@
 """Attention without an L x L matrix in memory (attention.cu)."""
 
 from minddpm.kernels import reference
-from minddpm.kernels.cuda.launch import blocks, empty, launch
+from minddpm.kernels.cuda.launch import aligned, blocks, empty, launch
 from minddpm.kernels.float32 import float32_only
 
 MAX_HEAD_CHANNELS = 256  # the most that attention.cu supports
@@ -9,10 +9,13 @@ MAX_HEAD_CHANNELS = 256  # the most that attention.cu supports
 
 def _launch(name: str, parts: int, q, heads: int, *arrays) -> None:
     N, L, C = q.shape
-    D = C // heads
+    D, lanes = C // heads, 1  # lanes: of a query, with 8 channels each
+    while 8 * lanes < D:
+        lanes *= 2
+    rows = min(64, 256 // lanes)
     launch(
-        "attention.cu", name, (parts * blocks(L, 7) * heads * N,), (32, 7), *arrays, L, D, heads,
-        shared=4 * (32 * (D + 1) + 14 * D),
+        "attention.cu", name, (parts * blocks(L, rows) * heads * N,), (rows * lanes,), *arrays, L,
+        D, heads, D % 4 == 0 and aligned(*arrays), options=(f"-DLANES={lanes}",),
     )  # fmt: skip
 
 
