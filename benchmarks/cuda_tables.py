@@ -53,12 +53,11 @@ TILES = {  # name: file, macros, kernels
     "linears": ("linears.cu", (), ("linears", "linears_backward")),
     "Winograd, fused": ("conv5_fused.cu", (), ("conv2d_fused",)),
     "Winograd": ("conv5_winograd.cu", (), ("at_points", "weights_at_points")),
+    "heads of 8": ("attention.cu", (), ("attention", "attention_gradients")),
+    "heads of 64": ("attention.cu", ("LANES=8",), ("attention", "attention_gradients")),
 }
-TENSOR = {  # of conv6_tensor.cu: macros, bytes of a number of x
-    "half": ((), 4),
-    "half, x stored": (("STORED",), 2),
-    "TF32": (("TF32",), 4),
-}
+# Of conv6_tensor.cu: macros, bytes of a number of x.
+TENSOR = {"half": ((), 4), "half, x stored": (("STORED",), 2), "TF32": (("TF32",), 4)}
 TENSOR_COLUMNS = {64: ((), 64), 32: (("COLUMNS=32",), 128)}  # macros, rows
 TENSOR_PRODUCTS = 32 * 32 * 16  # for which instructions are counted
 FORWARD, BACKWARD, TILE_SHARED = 168, 248, 12288  # registers and bytes of rung 4, at most
@@ -122,7 +121,7 @@ def ceilings() -> Table:
             cells = "/".join(per_256), "/".join(busy), "/".join(limits), str(divisions)
             rows.append([f"{name}: {kernel}", *cells])
     head = ["main loop", "instructions for 256 FFMA", "FMA unit busy, %, at most", "set by"]
-    return [*head, "divisions"], rows
+    return [*head, "divisions or 2^x"], rows
 
 
 def tensor() -> Table:

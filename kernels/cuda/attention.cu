@@ -25,9 +25,10 @@
 #endif
 #define ROWS (LANES > 4 ? 256 / LANES : 64)  // of a block's queries, and of keys at a time
 #define THREADS (ROWS * LANES)
-#define CHUNK 8                                // keys for which sums are multiplied once
-#define INFINITE __uint_as_float(0x7f800000u)  // NVRTC has no header that defines it
+#define LANE ((int)threadIdx.x % LANES)
+#define CHUNK 8  // keys for which sums are multiplied once
 #define LOG2_E 1.44269504f
+#define INFINITE __uint_as_float(0x7f800000u)  // NVRTC has no header that defines it
 
 // Numbers of a lane's 8 channels.
 struct __align__(16) Part {
@@ -47,10 +48,7 @@ __device__ inline float dot(const Part& x, const Part& y) {
     float sum = 0.0f;
 #pragma unroll
     for (int c = 0; c < 8; c++) sum += x.at[c] * y.at[c];
-#pragma unroll
-    for (int lanes = LANES / 2; lanes; lanes /= 2) {
-        sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
-    }
+    for (int lanes = LANES / 2; lanes; lanes /= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
     return sum;
 }
 
@@ -63,8 +61,8 @@ struct Tile {
     }
     __device__ Part get(int row) const {
         Part part;
-        *(float4*)part.at = halves[0][row * LANES + threadIdx.x % LANES];
-        *(float4*)(part.at + 4) = halves[1][row * LANES + threadIdx.x % LANES];
+        *(float4*)part.at = halves[0][row * LANES + LANE];
+        *(float4*)(part.at + 4) = halves[1][row * LANES + LANE];
         return part;
     }
 };
@@ -81,12 +79,10 @@ struct Head {
         own = block % tiles * ROWS + loaded;
         first = (long long)(number / heads) * L * step + number % heads * D;
     }
-    __device__ long long place(int row) const {
-        return first + (long long)row * step + threadIdx.x % LANES * 8;
-    }
+    __device__ long long place(int row) const { return first + (long long)row * step + 8 * LANE; }
     // Copy this lane's channels of a row, none beyond the last row.
     __device__ void copy(float* to, const float* from, int row) const {
-        int channels = row < L ? D - (int)threadIdx.x % LANES * 8 : 0;
+        int channels = row < L ? D - 8 * LANE : 0;
 #pragma unroll
         for (int c = 0; c < 8; c++) {
             if (c >= channels) continue;
@@ -121,9 +117,9 @@ attention(const float* q, const float* k, const float* v, float* y, float* log_s
             float s[CHUNK], before = largest;
 #pragma unroll
             for (int j = 0; j < CHUNK; j++) s[j] = dot(query, keys.get(chunk + j));
-            if (chunk + CHUNK > rows) {
+            if (chunk + CHUNK > rows) {  // the last chunk
 #pragma unroll
-                for (int j = 1; j < CHUNK; j++) s[j] = chunk + j < rows ? s[j] : -INFINITE;
+                for (int j = 0; j < CHUNK; j++) s[j] = chunk + j < rows ? s[j] : -INFINITE;
             }
 #pragma unroll
             for (int j = 0; j < CHUNK; j++) largest = fmaxf(largest, s[j]);
@@ -140,7 +136,7 @@ attention(const float* q, const float* k, const float* v, float* y, float* log_s
     }
     sums.multiply(1.0f / total);
     head.store(y, sums);
-    if (threadIdx.x % LANES == 0 && head.own < L) {
+    if (LANE == 0 && head.own < L) {
         log_sums[(long long)head.number * L + head.own] = largest + log2f(total);
     }
 }
@@ -174,8 +170,11 @@ __device__ inline void gradients(const Head& head, Tiles& tiles, const float* lo
         tiles.left.put(head.load(lefts, row));
         tiles.right.put(loaded);
         if (OVER_QUERIES) {
-            if (row < head.L) tiles.log_sums[head.loaded] = log_sums[row];
-            tiles.deltas[head.loaded] = dot(loaded, head.load(y, row));
+            float loaded_delta = dot(loaded, head.load(y, row));
+            if (LANE == 0 && row < head.L) {
+                tiles.log_sums[head.loaded] = log_sums[row];
+                tiles.deltas[head.loaded] = loaded_delta;
+            }
         }
         __syncthreads();
 #pragma unroll 4

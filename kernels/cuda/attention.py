@@ -15,7 +15,8 @@ def _launch(name: str, parts: int, q, heads: int, *arrays) -> None:
     rows = min(64, 256 // lanes)
     launch(
         "attention.cu", name, (parts * blocks(L, rows) * heads * N,), (rows * lanes,), *arrays, L,
-        D, heads, D % 4 == 0 and aligned(*arrays), options=(f"-DLANES={lanes}",),
+        D, heads, D % 4 == 0 and aligned(*arrays),
+        options=(f"-DLANES={lanes}",) if lanes > 1 else (),
     )  # fmt: skip
 
 

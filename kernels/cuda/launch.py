@@ -97,15 +97,14 @@ def launch(
     grid: tuple[int, ...],
     block: tuple[int, ...],
     *arguments: Any,
-    shared: int = 0,
     options: tuple[str, ...] = (),
 ) -> None:
     """Run a kernel of kernels/cuda/<file>, compiled on first use.
 
     arguments: arrays (None is a null pointer), Python integers for int and floats for float
     parameters, NumPy scalars for any other type, a NumPy array with one structure to pass by value.
-    shared: bytes of dynamic shared memory. options: of the compiler. Raises ValueError for an array
-    that is not C-contiguous or has more than MAX_ELEMENTS elements.
+    options: of the compiler. Raises ValueError for an array that is not C-contiguous or has more than
+    MAX_ELEMENTS elements.
     """
     if _noted:
         modules, note = _noted[-1]
@@ -115,7 +114,7 @@ def launch(
         return
     kernel = _kernel(cupy(), file, name, options)
     with _observers[-1](file, name, arguments) if _observers else nullcontext():
-        kernel(grid, block, tuple(map(_argument, arguments)), shared_mem=shared)
+        kernel(grid, block, tuple(map(_argument, arguments)))
 
 
 def each(file: str, name: str, n: int, *arguments: Any) -> None:

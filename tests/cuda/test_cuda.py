@@ -261,25 +261,37 @@ def test_a_batch_of_more_images_than_a_grid_has_rows(monkeypatch):
 # --- attention.cu --------------------------------------------------------------------------------
 
 
+def attention_and_gradients(kernels, heads, gy, *qkv):
+    """Return y, and gq, gk and gv."""
+    y, saved = kernels.attention(*qkv, heads)
+    return y, kernels.attention_backward(gy, *qkv, saved, heads)
+
+
 @few_examples
 @given(
     N=st.integers(1, 2), L=st.sampled_from([1, 4, 31, 49, 70]), heads=st.sampled_from([1, 3]),
-    D=st.sampled_from([1, 8, 33, 256, 257]), scale=st.sampled_from([1.0, 20.0]),
+    D=st.sampled_from([1, 5, 8, 16, 30, 33, 40, 128, 256, 257]), scale=st.sampled_from([1.0, 20.0]),
 )  # fmt: skip
+@example(N=1, L=196, heads=1, D=8, scale=20.0)
 def test_attention(N, L, heads, D, scale):
     q, k, v, gy = draw(0, *[(N, L, heads * D)] * 4)
     q *= np.float32(scale)  # scores beyond the range of e^x
-
-    def both(kernels, gy, *qkv):
-        y, saved = kernels.attention(*qkv, heads)
-        return y, kernels.attention_backward(gy, *qkv, saved, heads)
-
-    results = in_every_order(partial(both, cuda), gy, q, k, v)
-    expected = both(reference, *(a.astype(float) for a in (gy, q, k, v)))
+    results = in_every_order(partial(attention_and_gradients, cuda, heads), gy, q, k, v)
+    expected = attention_and_gradients(reference, heads, *(a.astype(float) for a in (gy, q, k, v)))
     for result, wanted, tolerance in zip(
         results, flat(expected), (1e-5, 1e-4, 1e-4, 1e-4), strict=True
     ):
         check(result, wanted, tolerance)
+
+
+def test_attention_reads_no_vector_of_an_array_that_is_not_aligned():
+    shifted = [cupy_on_cpu.asarray(x)[1:].reshape(2, 5, 8) for x in draw(0, *[81] * 4)]
+    results, expected = (
+        flat(attention_and_gradients(cuda, 1, *arrays))
+        for arrays in (shifted, [x.copy() for x in shifted])
+    )
+    for result, wanted in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(result.get(), wanted.get())
 
 
 # --- peak.cu, peak_tensor.cu ---------------------------------------------------------------------

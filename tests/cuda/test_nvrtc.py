@@ -78,6 +78,7 @@ int main() {
 
 CONV6 = cuda.FOLDER / "conv6_tensor.cu"
 VARIANTS = {  # other macros with which kernels/cuda compiles files
+    "attention.cu": [(f"LANES={lanes}",) for lanes in (2, 4, 8, 16, 32)],
     "conv4_registers.cu": [
         ("COLUMNS=32",),
         ("TILE=64",),
@@ -242,6 +243,19 @@ def test_the_main_loops_are_arithmetic(tile, architecture):
         assert 256 * loop.instructions / loop.arithmetic <= most, kernel
         assert loop.ceiling(architecture) >= least, kernel
         assert loop.divisions == 0
+
+
+@disassembler
+@pytest.mark.parametrize("architecture", TWO)
+def test_the_main_loops_of_attention(architecture):
+    """A key costs 16, 24 or 32 FFMA for y, gq, or gk and gv, and few other instructions."""
+    program = nvrtc.compile(cuda.FOLDER / "attention.cu", architecture)
+    code = disassembly.disassemble(program.cubin)
+    for kernel, keys, most in (("attention", 8, [27]), ("attention_gradients", 4, [34, 43])):
+        loops = mainloop.main_loops(code[kernel], architecture)
+        assert len(loops) == len(most)
+        for loop, instructions in zip(loops, most, strict=True):
+            assert loop.instructions / keys <= instructions
 
 
 @disassembler

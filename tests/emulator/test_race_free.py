@@ -76,7 +76,9 @@ BODIES = [
     (test_cuda.test_the_loops_that_measure_a_ceiling, dict()),
     (test_cuda.test_group_norm, dict(N=2, P=37, groups=8, size=4, with_silu=True, seed=0)),
     (test_cuda.test_group_norm, dict(N=2, P=7, groups=2, size=5, with_silu=False, seed=0)),
-    (test_cuda.test_attention, dict(N=1, L=10, heads=2, D=33, scale=1.0)),
+    # two tiles, and two blocks; a lane to a query, and eight:
+    *((test_cuda.test_attention, dict(N=1, L=L, heads=1, D=D, scale=1.0))
+      for L, D in ((66, 4), (34, 33))),
     *((test_conv.test_a_rung, dict(rung=rung, data=Drawn(4, 1, True))) for rung in ladder.RUNGS),
     # one that cannot use vectors:
     (test_conv.test_a_rung, dict(rung="4 register tile", data=Drawn(3, 0, True))),

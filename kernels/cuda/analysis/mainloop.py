@@ -42,6 +42,7 @@ UNITS = {
 DIVISION = frozenset(("F2I", "I2F", "MUFU"))  # a division of integers has some of them
 FMA_CYCLES = {75: 2, 80: 2}  # 16 lanes for float32; later architectures have 32: 1 cycle
 SHARED = frozenset(("LDS", "STS", "LDSM", "LDGSTS"))
+GLOBAL, FROM_SHARED = ("LDG", "LDGSTS"), ("LDS",)  # loads
 LANES = 32
 
 
@@ -81,26 +82,29 @@ def _products(instruction: dict[str, Any]) -> int:
     return math.prod(map(int, shape.groups())) if shape else LANES * _is_arithmetic(instruction)
 
 
-def _is_vector_load(instruction: dict[str, Any]) -> bool:
-    return name(instruction) in ("LDG", "LDGSTS") and "128" in instruction["opcode"]
+def _is_vector_load(instruction: dict[str, Any], names: tuple[str, ...] = GLOBAL) -> bool:
+    return name(instruction) in names and "128" in instruction["opcode"]
 
 
 def main_loops(code: Code, architecture: int) -> list[Loop]:
     """Return the innermost loops that do arithmetic on vectors from memory, the best path of each.
 
-    The best path has the most arithmetic, then the most vectors and stores to shared memory, then
-    the fewest instructions: what whole tiles of aligned arrays take. Loops inside it run once.
+    From global memory, or from shared memory if no loop fetches any from global. The best path has
+    the most arithmetic, then the most vectors and stores to shared memory, then the fewest
+    instructions: what whole tiles of aligned arrays take. Loops inside it run once.
     """
     jumps = {i: _target(at) for i, at in enumerate(code) if name(at) == "BRA"}
     loops = [(start, i) for i, start in jumps.items() if start is not None and start <= i]
     loops = [loop for loop in loops if any(map(_is_arithmetic, code[loop[0] : loop[1]]))]
-    found = []
-    for start, end in loops:
-        if not any((s, e) != (start, end) and start <= s and e <= end for s, e in loops):
-            path = _best_path(code, jumps, start, end)
-            if any(map(_is_vector_load, path)):
-                found.append(_counted(path, architecture))
-    return found
+    paths = [
+        _best_path(code, jumps, start, end)
+        for start, end in loops
+        if not any((s, e) != (start, end) and start <= s and e <= end for s, e in loops)
+    ]
+    for memory in (GLOBAL, FROM_SHARED):
+        if found := [path for path in paths if any(_is_vector_load(at, memory) for at in path)]:
+            return [_counted(path, architecture) for path in found]
+    return []
 
 
 def _target(instruction: dict[str, Any]) -> int | None:
