@@ -103,8 +103,8 @@ def launch(
 
     arguments: arrays (None is a null pointer), Python integers for int and floats for float
     parameters, NumPy scalars for any other type, a NumPy array with one structure to pass by value.
-    options: of the compiler. Raises ValueError for an array that is not C-contiguous or has more than
-    MAX_ELEMENTS elements.
+    options: of the compiler. Raises ValueError for an array that is not C-contiguous or has more
+    than MAX_ELEMENTS elements.
     """
     if _noted:
         modules, note = _noted[-1]
