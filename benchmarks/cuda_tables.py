@@ -95,7 +95,7 @@ def _needs(name: str, programs: dict[int, Program]) -> list[str]:
     return [
         f"{first.threads or 'any'}",
         "/".join(registers),
-        f"{shared}{' + dynamic' * first.dynamic}",
+        f"{shared}",
         "/".join(percent),
         f"{max(need.stack for need in needs.values())}",
         f"{max(need.spills for need in needs.values())}",

@@ -26,7 +26,6 @@ class Resources(NamedTuple):
     registers: of a thread. spills: bytes that a thread stores and loads because registers are
     short. stack: bytes of its local memory, for spills and for arrays whose index the compiler does
     not know. shared: bytes of a block. threads: of a block, by __launch_bounds__, or None without.
-    dynamic: whether it uses shared memory whose size is set at the launch.
     """
 
     registers: int
@@ -34,7 +33,6 @@ class Resources(NamedTuple):
     stack: int
     shared: int
     threads: int | None
-    dynamic: bool
 
 
 class Program(NamedTuple):
@@ -103,10 +101,9 @@ def _result(program: ctypes.c_void_p, what: str) -> bytes:
 def _resources(log: str, ptx: str) -> Iterator[tuple[str, Resources]]:
     """Yield each kernel in source order; ptx: the code in PTX, the compiler's assembly language.
 
-    The log has registers, spills and bytes; PTX has the block's threads and `dynamic`.
+    The log has registers, spills and bytes; PTX has the block's threads.
     """
     logs = {part.partition("'")[0]: part for part in log.split("Compiling entry function '")[1:]}
-    arrays = re.findall(r"\.extern \.shared .*?(\w+)\[\];", ptx)
     for body in re.split(r"\.entry\s+", ptx)[1:]:
         name = body.partition("(")[0]
         numbers = [
@@ -120,5 +117,4 @@ def _resources(log: str, ptx: str) -> Iterator[tuple[str, Resources]]:
         ]
         bounds = re.search(r"\.maxntid ([\d, ]+)", body)  # one number, or three
         threads = math.prod(map(int, bounds[1].split(","))) if bounds else None
-        dynamic = any(re.search(rf"\b{array}\b", body) for array in arrays)
-        yield name, Resources(*numbers, threads, dynamic)
+        yield name, Resources(*numbers, threads)

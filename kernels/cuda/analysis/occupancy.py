@@ -46,7 +46,7 @@ LIMITS = {
 def resident_blocks(architecture: int, threads: int, registers: int, shared: int) -> int:
     """Return how many blocks one multiprocessor of sm_<architecture> holds; 0 if not even one.
 
-    threads: of a block. registers: of a thread. shared: bytes of a block, static and dynamic.
+    threads: of a block. registers: of a thread. shared: bytes of a block.
     Raises InputError for an architecture or a block that does not exist.
     """
     if architecture not in LIMITS:
