@@ -48,8 +48,8 @@ def kernel_checks(quick: bool) -> list[Check]:
 
 
 def run_all(quick: bool) -> None:
-    """Run all kernels that kernel_checks runs."""
-    for some in comparisons(quick).values():
+    """Run all kernels that kernel_checks runs, those first that take longest to compile: rungs."""
+    for some in reversed(comparisons(quick).values()):
         for comparison in some:
             comparison.ours()
 

@@ -59,8 +59,10 @@ def run_all(quick: bool) -> None:
     for precision in ("float32", *(name for name in TENSOR_CORES if name in backend.precisions())):
         small_trainer("cupy", precision, minddpm.SMALL, batch, replay=False).train_step()
     _steps("cupy", minddpm.SMALL, batch, replay=False)()
-    small_trainer(PLAIN, "float32", minddpm.SMALL, batch, replay=False).train_step()
-    minddpm.set_backend("cupy")
+    try:
+        small_trainer(PLAIN, "float32", minddpm.SMALL, batch, replay=False).train_step()
+    finally:
+        minddpm.set_backend("cupy")
 
 
 def _task(what: str, who: str, prepare: Any, quick: bool) -> Task:

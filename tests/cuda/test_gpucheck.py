@@ -417,23 +417,29 @@ def test_pytorch_is_timed_in_the_precisions_of_the_gpu(monkeypatch, emulated_cup
 )
 def test_the_verdict_of_compute_sanitizer(monkeypatch, tmp_path, code, summary, ok):
     tool = tmp_path / "compute-sanitizer"
-    tool.write_text(f"#!/bin/sh\necho ========= $2\necho '{summary}'\nexit {code}\n")
+    lines = "echo ========= $2", f"echo '{summary}'", "echo ran 3 of 4 checks", f"exit {code}"
+    tool.write_text("\n".join(("#!/bin/sh", *lines, "")))
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     verdict = machine.sanitized("racecheck")
-    assert verdict == ("racecheck", ok, summary.strip("= "))
+    assert verdict == ("racecheck", ok, f"{summary.strip('= ')}, ran 3 of 4 checks")
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert machine.sanitized("racecheck").ok is None
 
 
 @needs_compiler
-def test_compute_sanitizer_runs_every_kernel_without_the_pool(emulated_cupy, monkeypatch):
+def test_compute_sanitizer_runs_every_kernel_without_the_pool(emulated_cupy, monkeypatch, capsys):
     pools = []
     monkeypatch.setattr(emulated_cupy.cuda, "set_allocator", pools.append, raising=False)
     emulated_cupy.stats.reset()
-    exec(machine.SHORT_CHECK, {})
+    limit = f"+ {machine.SANITIZED}"
+    exec(machine.SHORT_CHECK.replace(limit, "+ 3000"), {})
     assert pools == [None]
     assert emulated_cupy.stats.launches > 200
+    count = len(kernel_checks.kernel_checks(quick=True))
+    assert capsys.readouterr().out == f"ran {count} of {count} checks\n"
+    exec(machine.SHORT_CHECK.replace(limit, "+ 0"), {})
+    assert capsys.readouterr().out == f"ran 0 of {count} checks\n"
 
 
 # --- a step by kernel, and the card's ceilings ---------------------------------------------------
