@@ -29,8 +29,8 @@ THEIRS = {
     "PyTorch, TF32": "6 tensor cores, TF32",
     "PyTorch, half": "6 tensor cores, half",
 }
-# PyTorch rounds the result to half, too, and may round sums of gw's slices once more.
-HALF_RESULT = 2.0**-10
+# PyTorch rounds results to half, too, and the sums of gw's slices more than once.
+HALF_RESULT = 2.0**-9
 Runner = tuple[Run, Callable[[Any], Any]]
 
 
@@ -73,22 +73,29 @@ def _convolution(name: str, c: Convolution, backward: bool, who: str, rounds: in
         if who in THEIRS and (missing := pytorch_problem()):
             raise NotAvailableError(missing)
         minddpm.set_backend("cupy")
-        rung = RUNGS.get(THEIRS.get(who) or who.removeprefix("rung "))
-        stored = "float32" if rung is None else rung.stored
+        stored = rung.stored if (rung := _rung(who)) else "float32"
         make = _pytorch if who in THEIRS else _ours
         run, result = make(who, c, backward, *_arrays(c, stored))
-        tolerance = TOLERANCE
-        if rung is not None:
-            depth = c.depth if who in THEIRS else _depth(c, rung)
-            tolerance = max(tolerance, sums_tolerance(rung, depth))
-        if who == "PyTorch, half":
-            tolerance += HALF_RESULT
-        verify(result(run()), _expected(c, backward, stored), tolerance)
+        verify(result(run()), _expected(c, backward, stored), _tolerance(who, c))
         return run
 
     what = f"conv {name}{' backward' * backward}, {c.N} images"
     flops = 2 * c.N * c.H * c.W * c.KH * c.KW * c.C * c.C_out * (1 + backward)
     return Task(what, who, prepare, rounds, flops=flops)
+
+
+def _rung(who: str) -> Rung | None:
+    """Return a contestant's rung, or the one that rounds as it does; None if it rounds nothing."""
+    return RUNGS.get(THEIRS.get(who) or who.removeprefix("rung "))
+
+
+def _tolerance(who: str, c: Convolution) -> float:
+    rung = _rung(who)
+    if rung is None:
+        return TOLERANCE
+    depth = c.depth if who in THEIRS else _depth(c, rung)
+    more = HALF_RESULT if who == "PyTorch, half" else 0.0
+    return max(TOLERANCE, sums_tolerance(rung, depth)) + more
 
 
 def _depth(c: Convolution, rung: Rung) -> int:
@@ -104,7 +111,7 @@ def _ours(who: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Runn
     x, w, b, gy = mapped(backend.xp.asarray, arrays)
     s = Sizes.of((x,), w.shape, 1, c.padding)
     y = backend.xp.empty(gy.shape, "float32")
-    rung = RUNGS.get(who.removeprefix("rung "))
+    rung = _rung(who)
     if rung is not None:
         if backward and rung.file in FUSED_BACKWARD:  # as in training: gw in slices of the pixels
             return lambda: ladder.backward(s, gy, (x,), w, rung=rung), lambda r: (*r.gxs, r.w)
@@ -122,14 +129,16 @@ def _ours(who: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Runn
     return lambda: kernels.conv2d(x, w, b, 1, c.padding), lambda y: y
 
 
-def _pytorch(who: str, c: Convolution, backward: bool, *arrays: np.ndarray) -> Runner:
+def _pytorch(
+    who: str, c: Convolution, backward: bool, *arrays: np.ndarray, device: str = "cuda"
+) -> Runner:
     """Return the same pair as _ours() for PyTorch, which uses cuDNN."""
     import torch
 
     torch.backends.cudnn.benchmark = True  # choose the fastest algorithm for the shape
     torch.backends.cudnn.allow_tf32 = who == "PyTorch, TF32"
     kind = torch.float16 if who == "PyTorch, half" else torch.float32
-    x, w, b, gy = (torch.from_numpy(a).to("cuda", kind) for a in arrays)
+    x, w, b, gy = (torch.from_numpy(a).to(device, kind) for a in arrays)
     x, gy = (a.permute(0, 3, 1, 2) for a in (x, gy))  # channels stay last in memory
     w = w.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
     if not backward:

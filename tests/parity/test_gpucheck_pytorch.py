@@ -14,7 +14,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from minddpm.gpucheck import checks, machine, modes, pytorch, step_timings  # noqa: E402
-from minddpm.gpucheck.arrays import WrongResultError  # noqa: E402
+from minddpm.gpucheck import rung_timings as rungs  # noqa: E402
+from minddpm.gpucheck.arrays import WrongResultError, largest_error  # noqa: E402
+from minddpm.gpucheck.convolutions import Convolution  # noqa: E402
 from minddpm.gpucheck.modes import Mode  # noqa: E402
 
 BATCH = 2
@@ -51,6 +53,18 @@ def test_a_step_has_our_results(request, what, layout, precision):
     else:
         assert first.shape == (BATCH, 1, 8, 8)
         assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("who", rungs.THEIRS)
+def test_a_convolution_has_our_results(who, backward):
+    """Half rounds its results; without TF32, a CPU computes both others in float32."""
+    c = Convolution(8, 14, 14, 64, 64)
+    stored = rungs._rung(who).stored if rungs._rung(who) else "float32"
+    run, result = rungs._pytorch(who, c, backward, *rungs._arrays(c, stored), device="cpu")
+    error = largest_error(result(run()), rungs._expected(c, backward, stored))
+    assert error < rungs._tolerance(who, c)
+    assert (error > 1e-4) == (who == "PyTorch, half")
 
 
 def test_bfloat16_rounds(training):
