@@ -26,7 +26,6 @@ SAMPLES, SHOWN, SAMPLING_STEPS = 1024, 64, 20
 REAL = 4000  # digits whose features the samples' are compared with
 SURE = np.log(0.95)
 SYNCHRONISED = 10  # steps that are launched without waiting for the device
-TIMED = 50  # steps, by which it is estimated how many fit into the time
 
 
 class Digits(NamedTuple):
@@ -82,17 +81,20 @@ def _trainer(data: ImageDataset, quick: bool) -> Trainer:
 
 
 def _train(trainer: Trainer, seconds: float) -> Digits:
-    """Train for as many steps as fit into the seconds, by the time of some of them."""
+    """Train for as many steps as fit into the seconds.
+
+    Their number follows from the time of those so far, until the learning rate begins to fall.
+    """
     begun = time.monotonic()
-    _steps(trainer, SYNCHRONISED)  # the first ones are recorded, to be replayed
-    timed = time.monotonic()
-    loss = _steps(trainer, TIMED)
-    now = time.monotonic()
-    more = int((begun + seconds - now) / (now - timed) * TIMED)
-    steps = trainer.step + max(0, more)
-    trainer.options = dataclasses.replace(trainer.options, steps=steps)
-    while trainer.step < steps:
-        loss = _steps(trainer, min(SYNCHRONISED, steps - trainer.step))
+    loss = _steps(trainer, SYNCHRONISED)  # the first ones are recorded, to be replayed
+    replayed, first = time.monotonic(), trainer.step
+    while trainer.step < trainer.options.steps:
+        loss = _steps(trainer, min(SYNCHRONISED, trainer.options.steps - trainer.step))
+        now = time.monotonic()
+        if trainer.step <= trainer.options.cooldown_begins:
+            more = (begun + seconds - now) * (trainer.step - first) / (now - replayed)
+            steps = trainer.step + max(0, int(more))
+            trainer.options = dataclasses.replace(trainer.options, steps=steps)
     return Digits(trainer.step, time.monotonic() - begun, loss)
 
 

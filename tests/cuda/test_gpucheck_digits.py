@@ -20,7 +20,7 @@ def train(emulated_cupy, monkeypatch, tmp_path):
     """Return train() -> Digits: four training steps and two sampling steps of images of 8 x 8."""
     monkeypatch.setattr(minddpm, "SMALL", checks.TINY)
     monkeypatch.setattr(timings, "QUICK_BATCH", 2)
-    for name in ("SAMPLING_STEPS", "SYNCHRONISED", "TIMED"):
+    for name in ("SAMPLING_STEPS", "SYNCHRONISED"):
         monkeypatch.setattr(digits, name, 2)
     data = ImageDataset(checks.strokes(90, 8), None, "strokes")
     monkeypatch.setattr(digits, "load_mnist", lambda: data)
@@ -40,11 +40,14 @@ def test_a_training(train, tmp_path):
 
 
 def test_the_time_of_some_steps_determines_their_number(train, monkeypatch):
-    """4 steps take 8 s; 5 more fit into the seconds. The rate falls during the last quarter."""
-    clock, rates, right = [0.0], [], Trainer.train_step
+    """4 steps take 8 s; 5 more fit into the seconds. The rate falls during the last quarter.
+
+    If steps then take longer, there are fewer.
+    """
+    clock, rates, right, later = [0.0], [], Trainer.train_step, [2.0]
 
     def step(self):
-        clock[0] += 2.0
+        clock[0] += 2.0 if self.step < 4 else later[0]
         record = right(self)
         rates.append(self.optimizer.lr)
         return record
@@ -56,6 +59,9 @@ def test_the_time_of_some_steps_determines_their_number(train, monkeypatch):
     warm_up = [rate / (step + 1) for step, rate in enumerate(rates)]
     np.testing.assert_allclose(warm_up[:8], warm_up[0])
     np.testing.assert_allclose(warm_up[8], warm_up[0] / 2)
+    clock[0], later[0] = 0.0, 3.0
+    found = train(18.5 / digits.TRAINING)
+    assert (found.steps, found.training_seconds) == (7, 17.0)
 
 
 def test_enough_images_have_an_fid(train):

@@ -180,9 +180,11 @@ launch.FOLDER = Path("kernels").resolve()
 
 @needs_compiler
 def test_a_missing_header_costs_the_rows_that_need_it(gpucheck):
-    code, stdout, _ = gpucheck(fault=NO_HEADER, names=("add", "group_norm", "silu"))
+    names = "add", "group_norm", "silu"
+    code, stdout, _ = gpucheck(fault=NO_HEADER, names=names)
     assert code == 1
-    lines = [line for line in stdout.splitlines() if line.startswith("| ")][-3:]
+    starts = tuple(f"| {name} |" for name in names)
+    lines = [line for line in stdout.splitlines() if line.startswith(starts)]
     assert [line.split(" | ")[-1][:6] for line in lines] == ["ok |", "FAILED", "ok |"]
     assert "narrow.cuh" in lines[1]
 
@@ -202,7 +204,7 @@ machine.is_emulated = lambda: False
 minddpm.SMALL, timings.QUICK_BATCH, timings.SECONDS = checks.TINY, 2, 0
 timings.wait = lambda cycles: None
 digits.load_mnist = lambda: ImageDataset(checks.strokes(90, 8), None, "strokes")
-digits.SAMPLING_STEPS = digits.SYNCHRONISED = digits.TIMED = 2
+digits.SAMPLING_STEPS = digits.SYNCHRONISED = 2
 digits.SECONDS, step_timings.QUEUED = 2, 1
 """
 EVERY_KIND = (
@@ -285,4 +287,4 @@ def test_the_seconds_end_a_training(gpucheck):
     assert time.monotonic() - begun < 40
     (row,) = json.loads(Path("gpucheck.json").read_text())["digits"]
     assert row["steps"] > 2
-    assert 3 < row["training_seconds"] < 12
+    assert 3 < row["training_seconds"] < 18  # 0.4 * 0.8 * 40, as far as steps take equally long
