@@ -34,6 +34,7 @@ th, td { border-bottom: 1px solid #ddd; padding: .2rem .6rem; text-align: left; 
 th { font-weight: 600; vertical-align: bottom; text-align: right; }
 td:first-child { width: 19rem; overflow-wrap: anywhere; }
 td.number { text-align: right; white-space: nowrap; }
+td[data-name="which"] { white-space: nowrap; }
 td.bar { width: 25%; } td.bar div { background: #4878a8; height: .9rem; min-width: 1px; }
 td.bar div.theirs { background: #b0b8c0; }
 td.bar div.longer { mask-image: linear-gradient(to right, #000 60%, transparent); }
@@ -62,6 +63,8 @@ def page(plan: Record, rows: Sequence[Record]) -> str:
     parts.append(_table(f"<td>{name}</td><td>{html.escape(facts[name])}</td>" for name in facts))
     if plan["emulated"]:
         parts.append("<p>Nothing was timed: the emulator is not a GPU.</p>")
+    else:
+        parts.append("<p>Below, a bar that fades at its end is longer than there is room for.</p>")
     parts += map(_digits, of_kind(rows, "digits"))
     measured = ceilings(rows)
     for what, some in by_task(of_kind(rows, "timing")).items():
