@@ -8,8 +8,9 @@
 
 struct TwoLayers : Forward {
     const float* bias_2;
-    __device__ void store(int row, int k, float value) const {
-        Forward::store(row, k, value + bias_2[k]);
+    template <class V> __device__ void store(int row, int k, V values) const {
+        add(values, bias_2 + k);
+        Forward::store(row, k, values);
     }
 };
 

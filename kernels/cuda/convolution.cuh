@@ -41,6 +41,7 @@ typedef float Stored;
 #endif
 #include "digits.cuh"
 #include "ptx.cuh"
+#include "vector.cuh"
 
 #define SIZES                                                                                     \
     int N, int H, int W, int C, int OH, int OW, int K, int KH, int KW, int stride, int top,       \
@@ -120,11 +121,12 @@ template <class T> struct ForwardOf {
     __device__ Entry<float> b_at(const DepthB& d, int k) const {
         return {w + (d.number * s.K + k), k < s.K};
     }
-    __device__ void store(int row, int k, float value) const {
-        if (bias) value += bias[k];
-        if (shift) value += shift[(long long)(row / (s.OH * s.OW)) * s.K + k];
+    template <class V> __device__ void store(int row, int k, V values) const {
+        if (bias) add(values, bias + k);
+        if (shift) add(values, shift + ((long long)(row / (s.OH * s.OW)) * s.K + k));
         long long at = (long long)row * s.K + k;
-        y[at] = extra ? value + extra[at] : value;
+        if (extra) add(values, extra + at);
+        *(V*)(y + at) = values;
     }
 };
 typedef ForwardOf<Stored> Forward;
@@ -174,12 +176,13 @@ struct GradientX {
         int tap = d.high >> (2 * UP);
         return {jump(w + (tap * s.C * s.K + d.low), c, s.K), c < s.C};
     }
-    __device__ void store(int row, int c, float value) const {
-        if (bias) value += bias[c];
+    template <class V> __device__ void store(int row, int c, V values) const {
+        if (bias) add(values, bias + c);
         bool first = c < C1;
         long long at = first ? (long long)row * C1 + c : (long long)row * (s.C - C1) + (c - C1);
         const float* partial = first ? partial1 : partial2;
-        (first ? gx1 : gx2)[at] = partial ? value + partial[at] : value;
+        if (partial) add(values, partial + at);
+        *(V*)((first ? gx1 : gx2) + at) = values;
     }
 };
 
@@ -216,7 +219,9 @@ template <class T> struct GradientWOf {
     __device__ Entry<float> b_at(const DepthB& pixel, int k) const {
         return {gy + (pixel.number * s.K + k), k < s.K};
     }
-    __device__ void store(int d, int k, float value) const { gw[(long long)d * s.K + k] = value; }
+    template <class V> __device__ void store(int d, int k, V values) const {
+        *(V*)(gw + ((long long)d * s.K + k)) = values;
+    }
 };
 typedef GradientWOf<Stored> GradientW;
 

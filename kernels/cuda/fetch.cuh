@@ -2,6 +2,7 @@
 // including file defines these and THREADS; P is a problem as in convolution.cuh.
 
 #include "digits.cuh"
+#include "vector.cuh"
 
 #ifndef LANES
 #define LANES THREADS  // that read one depth of a line across the depth, at most
@@ -32,11 +33,6 @@ template <class P> struct SideB {
     __device__ static Depth depth(const P& p, int d) { return p.b_depth(d); }
     __device__ static Radix radix(const P& p) { return p.b_radix(); }
     __device__ static auto at(const P& p, int column, const Depth& d) { return p.b_at(d, column); }
-};
-
-template <class T, int numbers> struct __align__(numbers * sizeof(T)) Vector {
-    static constexpr int length = numbers;
-    T at[numbers];
 };
 
 // A thread's vectors of one tile: AT_ONCE lines at one depth, and the same lines at other depths;

@@ -104,9 +104,14 @@ muon_gram(const float* x, float* gram, Matrices all) {
 
 struct Polynomial : Plain {
     float a, b, c;
-    __device__ void store(int row, int column, float value) const {
-        float of_gram = left[(long long)row * columns_ + column];
-        Plain::store(row, column, c * value + b * of_gram + (row == column ? a : 0.0f));
+    template <class V> __device__ void store(int row, int column, V values) const {
+        V of_gram = *(const V*)(left + ((long long)row * columns_ + column));
+#pragma unroll
+        for (int i = 0; i < FLOATS<V>; i++) {
+            float& value = one_of(values, i);
+            value = c * value + b * one_of(of_gram, i) + (row == column + i ? a : 0.0f);
+        }
+        Plain::store(row, column, values);
     }
 };
 
@@ -129,11 +134,14 @@ struct Update : Plain {
     float *param, *average;
     int wide;
     float step, keep, rest;
-    __device__ void store(int row, int column, float value) const {
-        int at = wide ? column * rows_ + row : row * columns_ + column;
-        float p = keep * param[at] - step * value;
-        param[at] = p;
-        if (average) average[at] += rest * (p - average[at]);
+    template <class V> __device__ void store(int row, int column, V values) const {
+#pragma unroll
+        for (int i = 0; i < FLOATS<V>; i++, column++) {
+            int at = wide ? column * rows_ + row : row * columns_ + column;
+            float p = keep * param[at] - step * one_of(values, i);
+            param[at] = p;
+            if (average) average[at] += rest * (p - average[at]);
+        }
     }
 };
 

@@ -1,5 +1,6 @@
 // Products of matrices that are in memory as they are: problems for the register tile (product.cuh).
 #include "digits.cuh"
+#include "vector.cuh"
 
 struct Plain {  // matrix product of rows x depth and depth x columns
     typedef float A;
@@ -25,8 +26,8 @@ struct Plain {  // matrix product of rows x depth and depth x columns
     __device__ Entry<float> b_at(const Number& d, int column) const {
         return {right + (d.number * columns_ + column), column < columns_};
     }
-    __device__ void store(int row, int column, float value) const {
-        result[(long long)row * columns_ + column] = value;
+    template <class V> __device__ void store(int row, int column, V values) const {
+        *(V*)(result + ((long long)row * columns_ + column)) = values;
     }
 };
 

@@ -27,15 +27,17 @@ typedef float Input;
 template <class Side> struct Layout {
     static constexpr bool DEEP = Side::along_depth;
     static constexpr int GROUPS = Side::length / 8;  // of threads, which have the same eight lines
+    // Of these, so many are neighbours: GROUPS threads store whole sectors of 32 bytes.
+    static constexpr int NEAR = DEEP ? (GROUPS < 8 ? 8 / GROUPS : 1) : 4;
     // Return which row or column is the i-th of a group's eight.
     __device__ static int number(int group, int i) {
-        return DEEP ? group + i * GROUPS : group * 4 + i % 4 + i / 4 * (Side::length / 2);
+        return group * NEAR + i % NEAR + i / NEAR * NEAR * GROUPS;
     }
     // Return where row or column i is at depth d. Along the depth a line has two vectors. Eight
-    // lanes read one of them from eight neighbouring lines; the second four have them swapped, so
-    // that all are in different banks.
+    // lanes read one of them from eight neighbouring lines, or four lanes from every second line;
+    // every second four lines have them swapped, so that all are in different banks.
     __device__ static int place(int i, int d) {
-        return DEEP ? i * DEPTH + (d / 4 ^ i % GROUPS / 4 % 2) * 4 : d * Side::length + i;
+        return DEEP ? i * DEPTH + (d / 4 ^ i / 4 % 2) * 4 : d * Side::length + i;
     }
     // Load a thread's eight numbers at depths d to d + 3, from `tile`.
     __device__ static void load(float (&to)[4][8], const float* tile, int group, int d) {
@@ -106,16 +108,24 @@ struct Tile {
             }
         }
     }
-    template <class P>
-    __device__ void store(const P& p, float*, int row0, int column0) const {
+    // Store neighbouring columns together, if they are at multiples of four numbers.
+    template <class P> __device__ void store(const P& p, float*, int row0, int column0) const {
+        typedef Vector<float, Layout<SideB<P>>::NEAR> Near;
+        bool together = p.vector();
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
+        for (int n = 0; n < numbers; n += Near::length) {
+            int row = row0 + Layout<SideA<P>>::number(down(), n / 8);
+            int column = column0 + Layout<SideB<P>>::number(right(), n % 8);
+            Near near;
 #pragma unroll
-            for (int j = 0; j < 8; j++) {
-                int at_row = row0 + Layout<SideA<P>>::number(down(), i);
-                int at_column = column0 + Layout<SideB<P>>::number(right(), j);
-                if (at_row < p.rows() && at_column < p.columns()) {
-                    p.store(at_row, at_column, sums[i][j]);
+            for (int i = 0; i < Near::length; i++) near.at[i] = sums[n / 8][n % 8 + i];
+            if (row >= p.rows() || column >= p.columns()) continue;
+            if (together) {
+                p.store(row, column, near);
+            } else {
+#pragma unroll
+                for (int i = 0; i < Near::length; i++) {
+                    if (column + i < p.columns()) p.store(row, column + i, near.at[i]);
                 }
             }
         }

@@ -47,12 +47,28 @@ def excess(lines: list[Line], space: str, kind: str) -> float:
     return sum(line.transactions for line in chosen) / sum(line.ideal for line in chosen)
 
 
-@pytest.mark.parametrize("rung", [name for name in ladder.RUNGS if name.startswith("4")])
-def test_the_default_convolution_wastes_little(forward, rung):
-    lines = forward(ladder.RUNGS[rung])
-    assert excess(lines, "global", "load") <= 1.3
-    ways = max(line.worst for line in lines if line.space == "shared")  # of a bank conflict
-    assert ways <= 2
+@pytest.mark.parametrize("name", [name for name in ladder.RUNGS if name.startswith("4")])
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_the_default_convolution_wastes_little(stand_in, monkeypatch, name, shortcut):
+    """Forward and backward, alone and with all that is added to their results."""
+    rung = ladder.RUNGS[name]
+    x, w, b, shift, extra = map(
+        cupy_on_cpu.asarray, draw(0, IMAGES, (3, 3, 32, 32), 32, (2, 32), IMAGES)
+    )
+    more = {"shift": shift, "extra": extra} if shortcut else {}
+    sizes = ladder.Sizes.of((x,), w.shape, 1, ((1, 1), (1, 1)))
+    monkeypatch.setattr(emulation, "mode", "profile")
+    for run in (
+        lambda: ladder.forward(sizes, (x,), w, b, x.copy(), rung=rung, **more),
+        lambda: ladder.backward(sizes, x, (x,), w, rung=rung, partial=(extra,) * shortcut),
+    ):
+        monkeypatch.setattr(emulation, "profile", [])
+        run()
+        lines = emulation.profile
+        assert excess(lines, "global", "load") <= 1.3
+        assert excess(lines, "global", "store") <= 1.3
+        ways = max(line.worst for line in lines if line.space == "shared")  # of a bank conflict
+        assert ways <= 2
 
 
 # bfloat16 has the code of half.

@@ -1,0 +1,20 @@
+// Numbers that are neighbours in memory and move together. A problem (convolution.cuh) takes a result
+// as V: a float, or a Vector of floats at a multiple of its size.
+#ifndef VECTOR
+#define VECTOR
+
+template <class T, int numbers> struct __align__(numbers * sizeof(T)) Vector {
+    static constexpr int length = numbers;
+    T at[numbers];
+};
+
+template <class V> constexpr int FLOATS = sizeof(V) / sizeof(float);
+
+template <class V> __device__ inline float& one_of(V& numbers, int i) { return ((float*)&numbers)[i]; }
+
+template <class V> __device__ inline void add(V& numbers, const float* from) {
+    V more = *(const V*)from;
+#pragma unroll
+    for (int i = 0; i < FLOATS<V>; i++) one_of(numbers, i) += one_of(more, i);
+}
+#endif
