@@ -17,4 +17,19 @@ template <class V> __device__ inline void add(V& numbers, const float* from) {
 #pragma unroll
     for (int i = 0; i < FLOATS<V>; i++) one_of(numbers, i) += one_of(more, i);
 }
+
+// Store those of a problem's results that are within it; together, if rows begin at multiples of 16
+// bytes.
+template <class P, class V>
+__device__ inline void store_within(const P& p, int row, int column, V values) {
+    if (row >= p.rows() || column >= p.columns()) return;
+    if (p.vector()) {
+        p.store(row, column, values);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < FLOATS<V>; i++) {
+        if (column + i < p.columns()) p.store(row, column + i, one_of(values, i));
+    }
+}
 #endif

@@ -67,8 +67,10 @@ def test_the_default_convolution_wastes_little(stand_in, monkeypatch, name, shor
         lines = emulation.profile
         assert excess(lines, "global", "load") <= 1.3
         assert excess(lines, "global", "store") <= 1.3
-        ways = max(line.worst for line in lines if line.space == "shared")  # of a bank conflict
-        assert ways <= 2
+        shared = [line for line in lines if line.space == "shared"]
+        assert max(line.worst for line in shared) <= 2  # ways of a bank conflict
+        loads = [n for n in shared if n.kind == "load" and n.place.startswith("product.cuh")]
+        assert sum(n.transactions for n in loads) == 2 * sum(n.requests for n in loads) > 0
 
 
 # bfloat16 has the code of half.
@@ -175,6 +177,13 @@ extern "C" __global__ void branches(int* counts, const int* x) {
     if (threadIdx.x < 3) atomicAdd(counts, x[threadIdx.x]);
     for (int i = threadIdx.x; i < 64; i += 32) counts[1 + i] = 0;
 }
+extern "C" __global__ void pairs(float* y, int distance) {
+    __shared__ float4 copy[32];
+    copy[threadIdx.x] = make_float4(0, 0, 0, 0);
+    __syncthreads();
+    int i = threadIdx.x / (2 * distance) * distance + threadIdx.x % distance;
+    ((float4*)y)[threadIdx.x] = copy[i];
+}
 """
 
 
@@ -218,6 +227,13 @@ def test_wide_accesses_take_several_passes():
     assert profile("doubles", device_empty(32, "float64"))["shared", "store"][4:9] == (
         1, 256, 2, 2, 1,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("distance", "passes"), [(1, 2), (2, 2), (4, 4), (32, 4)])
+def test_lanes_in_pairs_share_a_pass(distance, passes):
+    """Lanes i and i ^ distance read the same 16 bytes."""
+    line = profile("pairs", device_empty(128), np.int32(distance))["shared", "load"]
+    assert (line.requests, line.transactions) == (1, passes)
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -10,7 +10,9 @@
 //
 // Shared memory has 32 banks of 4 bytes; in one pass each bank delivers one word, to all lanes that
 // read it. Ideally a request takes one pass; two with 8 bytes per lane, each for half of the lanes;
-// four with 16 bytes.
+// four with 16 bytes. Half as many are enough for a load if all lanes i and i ^ 1 read the same
+// bytes, or all lanes i and i ^ 2: both get them in one pass (NVIDIA's developer forum, thread 77228,
+// "Unexpected shared memory bank conflict").
 //
 // Of each instruction the costliest request is kept, lane by lane, so that it can be drawn. A lane
 // takes no part in a request if it does not reach the access: lanes diverge, or have ended.
@@ -80,8 +82,22 @@ void add_global(Lanes begin, Lanes end, Cost& cost) {
     cost.worst = std::max(cost.worst, sectors);
 }
 
+// Whether each lane i reads the same bytes as lane i ^ distance, unless that takes no part.
+bool in_pairs(Lanes begin, Lanes end, int distance) {
+    uintptr_t at[LANES] = {};
+    for (Lanes e = begin; e < end; e++) at[e->thread % LANES] = e->at;
+    return std::all_of(begin, end, [&](const Entry& e) {
+        uintptr_t other = at[e.thread % LANES ^ distance];
+        return other == 0 || other == e.at;
+    });
+}
+
 void add_shared(Lanes begin, Lanes end, Cost& cost) {
     uint32_t together = begin->bytes > 8 ? LANES / 4 : begin->bytes > 4 ? LANES / 2 : LANES;
+    bool load = begin->kind == READ;
+    if (load && together < LANES && (in_pairs(begin, end, 1) || in_pairs(begin, end, 2))) {
+        together *= 2;
+    }
     cost.bytes += pieces(begin, end, 1).size();
     for (Lanes first = begin, last; first < end; first = last) {
         auto group = [&](Lanes e) { return e->thread % LANES / together; };
