@@ -193,12 +193,12 @@ struct Tile {
         }
     }
     // Store 16 rows at a time through the warp's own patch of shared memory, which add_up() no
-    // longer needs, so that lanes that are neighbours store neighbouring numbers.
+    // longer needs, so that eight lanes store a row's 32 columns.
     template <class P>
     __device__ void store(const P& p, float* memory, int row0, int column0) const {
         typedef Layout<SideB<P>> Right;
         const int line = Right::by_matrix ? 40 : 33;  // without bank conflicts
-        int lane = threadIdx.x % 32, column = column0 + right() + lane;
+        int lane = threadIdx.x % 32, four_from = lane % 8 * 4;
         float* patch = memory + threadIdx.x / 32 * 16 * line;
 #pragma unroll
         for (int i = 0; i < WARP_ROWS / 16; i++) {
@@ -209,11 +209,18 @@ struct Tile {
             }
             __syncwarp();  // the patch is complete
 #pragma unroll
-            for (int j = 0; j < 16; j++) {
-                int row = row0 + down() + Layout<SideA<P>>::in_tile(16 * i + j);
-                if (row < p.rows() && column < p.columns()) {
-                    p.store(row, column, patch[j * line + lane]);
+            for (int j = 0; j < 16; j += 4) {
+                int its_row = j + lane / 8;
+                const float* from = patch + its_row * line + four_from;
+                Vector<float, 4> four;
+                if constexpr (Right::by_matrix) {
+                    four = *(const Vector<float, 4>*)from;
+                } else {
+#pragma unroll
+                    for (int n = 0; n < 4; n++) four.at[n] = from[n];
                 }
+                int row = row0 + down() + Layout<SideA<P>>::in_tile(16 * i + its_row);
+                store_within(p, row, column0 + right() + four_from, four);
             }
             __syncwarp();  // all lanes have read it
         }
