@@ -2,9 +2,10 @@
 //
 // A block has one group of one image, or as many as fill the sectors of 32 bytes in which memory is
 // read and written: a pixel of one group may be half of one. A thread keeps its numbers in
-// registers, so that x and gy are read once, unless an image is large. Sums pass between the
-// threads of a warp by shuffles, and between warps through shared memory. The grid has one
-// dimension, because the others end at 65,535.
+// registers, so that they are read once, unless an image is large. A multiprocessor has room for
+// several blocks: some wait for memory while others compute. Sums pass between the threads of a
+// warp by shuffles, and between warps through shared memory. The grid has one dimension, because
+// the others end at 65,535.
 //
 // x may be the concatenation of two parts: the first has C1 channels.
 //
@@ -12,7 +13,8 @@
 // would round it anyway. All sums and the statistics are float32.
 //
 // LANES numbers are read together. -DLANES=1 is for groups or parts of x that are not whole vectors
-// of four, or addresses that are not multiples of 16 bytes.
+// of four, or addresses that are not multiples of 16 bytes. -DWIDE is for groups of more channels
+// than the threads of a block read together; it keeps nothing in registers.
 #ifdef STORED
 #include "narrow.cuh"
 typedef Narrow Stored;
@@ -25,8 +27,13 @@ __device__ inline Stored stored(float x) { return x; }
 #define LANES 4
 #endif
 
-#define KEPT 7            // vectors: 8 of both x and gy would spill registers
-#define MOST_THREADS 512  // of a block; norm.py chooses fewer if they keep all numbers
+#ifdef WIDE
+#define KEPT 0
+#else
+#define KEPT 7  // vectors in a thread's registers, in norm.py, too
+#endif
+#define MOST_THREADS 448  // of a block, in norm.py, too
+#define MOST_THREADS_BACKWARD 320
 #include "block_sum.cuh"
 #include "last_block.cuh"
 
@@ -35,22 +42,33 @@ template <class T> struct alignas(LANES * sizeof(T)) Vector {
 };
 typedef Vector<float> Numbers;
 
-// An array [pixels, C] that is split into two parts, of C1 and of C - C1 channels.
-struct Parts {
-    const float *part1, *part2;
-    int C1, C;
+// The vectors at one channel of an image's pixels.
+template <class T> struct Column {
+    T* first;
+    int stride;
 
-    __device__ Numbers* at(int pixel, int c) const {
-        return (Numbers*)(c < C1 ? part1 + (pixel * C1 + c)
-                                 : part2 + (pixel * (C - C1) + (c - C1)));
+    __device__ Vector<T>& operator[](int pixel) const {
+        // The compiler does not see it, and would use slower instructions for any memory.
+        __builtin_assume(__isGlobal(first));
+        return *(Vector<T>*)(first + pixel * stride);
     }
 };
 
-// What a thread reads: the vectors at channels c, c + step, ... of pixels row, row + rows, ... Most
-// groups are so narrow that c is enough. groups: of a block. blocks: of an image.
+// An array [pixels, C] that is split into two parts, of C1 and of C - C1 channels.
+struct Parts {
+    const float *part1, *part2;
+    int C1, C, start;  // start: the first pixel of an image
+
+    __device__ Column<float> at(int c) const {
+        if (c < C1) return {(float*)part1 + (start * C1 + c), C1};
+        return {(float*)part2 + (start * (C - C1) + (c - C1)), C - C1};
+    }
+};
+
+// What a thread reads: the vectors at channel c, and with -DWIDE at c + step, ..., of pixels row,
+// row + rows, ... groups: of a block. blocks: of an image.
 struct Share {
     int block, image, group, start, c, step, end, row, rows, P, width;
-    bool keeps;  // if its only channels are those at c
 
     __device__ Share(int P, int size, int groups, int blocks) : P(P) {
         block = blockIdx.x % blocks, image = blockIdx.x / blocks, start = image * P;
@@ -58,162 +76,220 @@ struct Share {
         int threads = blockDim.x / groups, place = threadIdx.x / groups;
         int columns = min(size / LANES, threads);
         c = group * size + place % columns * LANES, step = columns * LANES;
-        end = (group + 1) * size, keeps = step >= size;
+        end = (group + 1) * size;
         row = place / columns, rows = threads / columns, width = columns * groups;
         if (row >= rows) row = 1 << 30;  // these threads have no pixel
     }
+    template <class F> __device__ void each_channel(F f) const {
+#ifdef WIDE
+        for (int i = c; i < end; i += step) f(i);
+#else
+        f(c);
+#endif
+    }
     // Call f(i, pixel) for all pixels; i: where the i-th vector is kept, KEPT if it is not.
     template <class F> __device__ void each_pixel(F f) const {
+        each_kept(f);
+        each_other([&](int pixel) { f(KEPT, pixel); });
+    }
+    template <class F> __device__ void each_kept(F f) const {
 #pragma unroll
         for (int i = 0; i < KEPT; i++) {
-            if (keeps && row + i * rows < P) f(i, start + row + i * rows);
+            if (row + i * rows < P) f(i, row + i * rows);
         }
-        for (int p = row + keeps * KEPT * rows; p < P; p += rows) f(KEPT, start + p);
+    }
+    template <class F> __device__ void each_other(F f) const {
+        for (int p = row + KEPT * rows; p < P; p += rows) f(p);
+    }
+    // Call f(i, pixel, inside) for all kept vectors. Without a branch the compiler can issue many
+    // reads before the first number arrives: instead of no pixel f gets the last, and is told.
+    template <class F> __device__ void each_kept_or_last(F f) const {
+#pragma unroll
+        for (int i = 0; i < KEPT; i++) f(i, min(row + i * rows, P - 1), row + i * rows < P);
     }
     // Return the sums over all rows, in the threads of row 0. All threads of a block call it, but
     // of a block with only one row some may have more channels than others.
     __device__ Numbers sum_rows(Numbers sums) const {
-        __shared__ Numbers shared[MOST_THREADS];
+        __shared__ Numbers shared[MOST_THREADS_BACKWARD];
         if (rows == 1) return sums;
         __syncthreads();  // the previous sums are read
         shared[threadIdx.x] = sums;
-        for (int height = rows, half; height > 1; height = half) {
-            half = (height + 1) / 2;
+        for (int height = rows, part; height > 1; height = part) {
+            part = (height + 7) / 8;  // eight rows become one: fewer barriers than in pairs
             __syncthreads();
-            if (row + half >= height) continue;
-            Numbers other = shared[threadIdx.x + half * width];
-            for (int j = 0; j < LANES; j++) sums.of[j] += other.of[j];
+            if (row >= part) continue;
+            for (int i = row + part; i < height; i += part) {
+                Numbers other = shared[threadIdx.x + (i - row) * width];
+                for (int j = 0; j < LANES; j++) sums.of[j] += other.of[j];
+            }
             shared[threadIdx.x] = sums;
         }
         return sums;
     }
 };
 
+// Return 1 / (1 + e^-z), right to a few units in the last place; 0 where e^-z overflows.
+__device__ inline float sigmoid(float z) { return __fdividef(1.0f, 1.0f + __expf(-z)); }
+
 // grid (blocks * N). y [N, P, C] = f((x - mean) rstd w + b); f: SiLU if with_silu, else identity.
-extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
+extern "C" __global__ void __launch_bounds__(MOST_THREADS, 2)
 group_norm(const float* x1, const float* x2, int C1, const float* weight, const float* bias,
            Stored* y, float* mean_out, float* rstd_out, int P, int C, int size, int groups,
            int blocks, float eps, int with_silu) {
     Share mine(P, size, groups, blocks);
-    Parts x = {x1, x2, C1, C};
+    Parts x = {x1, x2, C1, C, mine.start};
     int count = P * size;
     Numbers kept[KEPT + 1];
     float sum = 0.0f;
-    for (int c = mine.c; c < mine.end; c += mine.step) {
+    mine.each_channel([&](int c) {
+        Column<float> column = x.at(c);
         mine.each_pixel([&](int i, int pixel) {
-            kept[i] = *x.at(pixel, c);
+            kept[i] = column[pixel];
             for (int j = 0; j < LANES; j++) sum += kept[i].of[j];
         });
-    }
+    });
     float mean = block_sum(sum, groups) / count;
     // Squared deviations from the mean: E[x^2] - E[x]^2 would cancel where |mean| >> std.
     float squares = 0.0f;
-    for (int c = mine.c; c < mine.end; c += mine.step) {
+    mine.each_channel([&](int c) {
+        Column<float> column = x.at(c);
         mine.each_pixel([&](int i, int pixel) {
-            Numbers number = i < KEPT ? kept[i] : *x.at(pixel, c);
+            Numbers number = i < KEPT ? kept[i] : column[pixel];
             for (int j = 0; j < LANES; j++) {
                 squares += (number.of[j] - mean) * (number.of[j] - mean);
             }
         });
-    }
+    });
     float rstd = 1.0f / sqrtf(block_sum(squares, groups) / count + eps);
     if (threadIdx.x < groups) {
         int at = mine.image * (C / size) + mine.group;
         mean_out[at] = mean;
         rstd_out[at] = rstd;
     }
-    for (int c = mine.c; c < mine.end; c += mine.step) {
-        Numbers w = *(const Numbers*)(weight + c), b = *(const Numbers*)(bias + c);
+    mine.each_channel([&](int c) {
+        Numbers scale = *(const Numbers*)(weight + c), b = *(const Numbers*)(bias + c);
+        for (int j = 0; j < LANES; j++) scale.of[j] *= rstd;
+        Column<Stored> to = {y + (mine.start * C + c), C};
+        Column<float> column = x.at(c);
         mine.each_pixel([&](int i, int pixel) {
-            Numbers number = i < KEPT ? kept[i] : *x.at(pixel, c);
+            Numbers number = i < KEPT ? kept[i] : column[pixel];
             Vector<Stored> result;
             for (int j = 0; j < LANES; j++) {
-                float z = (number.of[j] - mean) * rstd * w.of[j] + b.of[j];
-                result.of[j] = stored(with_silu ? z / (1.0f + expf(-z)) : z);
+                float z = (number.of[j] - mean) * scale.of[j] + b.of[j];
+                result.of[j] = stored(with_silu ? z * sigmoid(z) : z);
             }
-            *(Vector<Stored>*)(y + (pixel * C + c)) = result;
+            to[pixel] = result;
         });
-    }
+    });
 }
 
-// Return dz = gy f'(z) for one element; n = (x - mean) rstd.
-__device__ inline float slope(float gy, float n, float weight, float bias, int with_silu) {
-    if (!with_silu) return gy;
-    float z = n * weight + bias, s = 1.0f / (1.0f + expf(-z));
-    return gy * s * (1.0f + z * (1.0f - s));
+__device__ inline float silu_slope(float z) {
+    float s = sigmoid(z);
+    return s * (1.0f + z * (1.0f - s));
 }
 
-// grid (blocks * N). With averages over the group:
+// grid (blocks * N). With averages over the group, and n = (x - mean) rstd:
 //     gx = rstd (w dz - avg(w dz) - n avg(w dz n));  gweight = sum dz n;  gbias = sum dz
+// A thread keeps dz; x, which costs one operation, is read again, most likely from a cache.
 // partial1, partial2: gradients already accumulated for the parts of x, added to gx unless null.
-// sums [2, N, C]: per-image sums of dz and dz n over pixels. The last block to finish for the same
-// groups sums them over images. counters [blocks]: zero on entry and on exit.
-extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
+// sums [N, 2, C]: per-image sums of dz and dz n over pixels. The last block to finish them for the
+// same groups sums them over images. counters [blocks]: zero on entry and on exit.
+extern "C" __global__ void __launch_bounds__(MOST_THREADS_BACKWARD, 2)
 group_norm_backward(const float* gy, const float* x1, const float* x2, int C1,
                     const float* weight, const float* bias, const float* mean, const float* rstd,
                     const float* partial1, const float* partial2, float* gx1, float* gx2,
                     float* gweight, float* gbias, float* sums, unsigned* counters, int P, int C,
                     int size, int groups, int blocks, int with_silu) {
     Share mine(P, size, groups, blocks);
-    Parts x = {x1, x2, C1, C}, partial = {partial1, partial2, C1, C};
-    Parts gx = {gx1, gx2, C1, C};
-    int N = gridDim.x / blocks, count = P * size, at = mine.image * (C / size) + mine.group;
+    Parts x = {x1, x2, C1, C, mine.start}, gx = {gx1, gx2, C1, C, mine.start};
+    Parts partial = {partial1, partial2, C1, C, mine.start};
+    int count = P * size, at = mine.image * (C / size) + mine.group;
     float m = mean[at], r = rstd[at], average = 0.0f, average_n = 0.0f;
-    Numbers kept_dz[KEPT + 1], kept_n[KEPT + 1];
-    auto compute = [&](int i, int pixel, int c, const Numbers& w) {
-        Numbers gradient = *(const Numbers*)(gy + (pixel * C + c)), number = *x.at(pixel, c);
+    Numbers kept[KEPT + 1];
+    auto compute = [&](int i, int pixel, int c, const Numbers& number, const Numbers& scale) {
+        kept[i] = *(const Numbers*)(gy + ((mine.start + pixel) * C + c));
         Numbers b = *(const Numbers*)(bias + c);
         for (int j = 0; j < LANES; j++) {
-            kept_n[i].of[j] = (number.of[j] - m) * r;
-            kept_dz[i].of[j] =
-                slope(gradient.of[j], kept_n[i].of[j], w.of[j], b.of[j], with_silu);
+            float slope = silu_slope((number.of[j] - m) * scale.of[j] + b.of[j]);
+            kept[i].of[j] *= with_silu ? slope : 1.0f;
         }
     };
-    for (int c = mine.c; c < mine.end; c += mine.step) {
-        Numbers w = *(const Numbers*)(weight + c), sum = {}, sum_n = {};
-        mine.each_pixel([&](int i, int pixel) {
-            compute(i, pixel, c, w);
-            for (int j = 0; j < LANES; j++) {
-                sum.of[j] += kept_dz[i].of[j];
-                sum_n.of[j] += kept_dz[i].of[j] * kept_n[i].of[j];
-            }
-        });
-        sum = mine.sum_rows(sum), sum_n = mine.sum_rows(sum_n);
-        if (mine.row > 0) continue;
-        *(Numbers*)(sums + (mine.image * C + c)) = sum;
-        *(Numbers*)(sums + ((N + mine.image) * C + c)) = sum_n;
-        for (int j = 0; j < LANES; j++) {
-            average += w.of[j] * sum.of[j];
-            average_n += w.of[j] * sum_n.of[j];
-        }
-    }
-    average = block_sum(average, groups) / count;
-    average_n = block_sum(average_n, groups) / count;
-    for (int c = mine.c; c < mine.end; c += mine.step) {
+    auto scaled = [&](int c) {
         Numbers w = *(const Numbers*)(weight + c);
-        bool adds = c < C1 ? partial1 : partial2;
-        mine.each_pixel([&](int i, int pixel) {
-            if (i == KEPT) compute(i, pixel, c, w);
-            Numbers result = {}, dz = kept_dz[i], n = kept_n[i];
-            if (adds) result = *partial.at(pixel, c);
+        for (int j = 0; j < LANES; j++) w.of[j] *= r;
+        return w;
+    };
+    mine.each_channel([&](int c) {
+        Numbers scale = scaled(c), sum = {}, sum_n = {};
+        Column<float> column = x.at(c);
+        auto add_up = [&](int i, int pixel, bool inside) {
+            Numbers number = column[pixel];
+            compute(i, pixel, c, number, scale);
+            if (!inside) kept[i] = {};
             for (int j = 0; j < LANES; j++) {
-                result.of[j] += r * (w.of[j] * dz.of[j] - average - n.of[j] * average_n);
+                sum.of[j] += kept[i].of[j];
+                sum_n.of[j] += kept[i].of[j] * (number.of[j] - m);
             }
-            *gx.at(pixel, c) = result;
+        };
+        mine.each_kept_or_last(add_up);
+        mine.each_other([&](int pixel) { add_up(KEPT, pixel, true); });
+        for (int j = 0; j < LANES; j++) sum_n.of[j] *= r;
+        sum = mine.sum_rows(sum), sum_n = mine.sum_rows(sum_n);
+        if (mine.row > 0) return;
+        *(Numbers*)(sums + (2 * mine.image * C + c)) = sum;
+        *(Numbers*)(sums + ((2 * mine.image + 1) * C + c)) = sum_n;
+        for (int j = 0; j < LANES; j++) {
+            average += scale.of[j] * sum.of[j];
+            average_n += scale.of[j] * sum_n.of[j];
+        }
+    });
+    average = block_sum(average, groups) / count;
+    average_n = r * block_sum(average_n, groups) / count;
+    int N = gridDim.x / blocks;
+    // block_sum had barriers, so thread 0 can publish the sums while others go on.
+    __shared__ bool last;
+    if (threadIdx.x == 0) last = count_block(counters + mine.block, N);
+    mine.each_channel([&](int c) {
+        Numbers scale = scaled(c);
+        Column<float> column = x.at(c), added = partial.at(c), to = gx.at(c);
+        bool adds = c < C1 ? partial1 : partial2;
+        // All reads come before the first write, behind which the compiler would not move them.
+        auto finish = [&](int i, Numbers number) {
+            for (int j = 0; j < LANES; j++) {
+                kept[i].of[j] = kept[i].of[j] * scale.of[j] - average;
+                kept[i].of[j] -= (number.of[j] - m) * average_n;
+            }
+        };
+        auto add = [&](int i, int pixel) {
+            Numbers number = added[pixel];
+            for (int j = 0; j < LANES; j++) kept[i].of[j] += number.of[j];
+        };
+        mine.each_kept([&](int i, int pixel) { finish(i, column[pixel]); });
+        if (adds) mine.each_kept(add);
+        mine.each_kept_or_last([&](int i, int pixel, bool inside) {
+            if (inside) to[pixel] = kept[i];
         });
-    }
-    if (!last_block(counters + mine.block, N)) return;
-    for (int c = mine.c; c < mine.end; c += mine.step) {
+        mine.each_other([&](int pixel) {
+            Numbers number = column[pixel];
+            compute(KEPT, pixel, c, number, scale);
+            finish(KEPT, number);
+            if (adds) add(KEPT, pixel);
+            to[pixel] = kept[KEPT];
+        });
+    });
+    __syncthreads();
+    if (!last) return;
+    mine.each_channel([&](int c) {
         Numbers sum = {}, sum_n = {};
         for (int i = mine.row; i < N; i += mine.rows) {
             for (int j = 0; j < LANES; j++) {
-                sum.of[j] += __ldcg(sums + (i * C + c + j));
-                sum_n.of[j] += __ldcg(sums + ((N + i) * C + c + j));
+                sum.of[j] += __ldcg(sums + (2 * i * C + c + j));
+                sum_n.of[j] += __ldcg(sums + ((2 * i + 1) * C + c + j));
             }
         }
         sum = mine.sum_rows(sum), sum_n = mine.sum_rows(sum_n);
-        if (mine.row > 0) continue;
+        if (mine.row > 0) return;
         *(Numbers*)(gbias + c) = sum;
         *(Numbers*)(gweight + c) = sum_n;
-    }
+    });
 }

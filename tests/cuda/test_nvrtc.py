@@ -90,7 +90,7 @@ VARIANTS = {  # other macros with which kernels/cuda compiles files
         for kind in ((), ("TF32",), ("STORED",), ("BF16",), ("BF16", "STORED"))
         for columns in ((), ("COLUMNS=32",))
     ][1:],
-    "norm.cu": [("LANES=1",), ("STORED",), ("STORED", "BF16")],
+    "norm.cu": [("LANES=1",), ("STORED",), ("WIDE",), ("LANES=1", "WIDE"), ("STORED", "BF16")],
 }
 SINCE_80 = {"TF32", "BF16"}
 # These differ from the others in numbers alone, so the oldest and one of the newest are enough.

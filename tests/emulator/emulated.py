@@ -35,7 +35,7 @@ def norm_backward(library: Library, order: int = 0) -> list[np.ndarray]:
     weight, bias = (device_array(rng.standard_normal(C, np.float32)) for _ in range(2))
     mean, rstd = (device_array(rng.random((N, groups), np.float32)) for _ in range(2))
     results = device_empty(x.shape), device_empty(C), device_empty(C)
-    sums, counters = device_empty((2, N, C)), device_array(np.zeros(groups, np.uint32))
+    sums, counters = device_empty((N, 2, C)), device_array(np.zeros(groups, np.uint32))
     none, C1 = np.uint64(0), np.int32(C)
     library.launch(
         "group_norm_backward", (groups * N,), (256,),

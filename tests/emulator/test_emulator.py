@@ -59,7 +59,7 @@ def test_a_barrier_that_not_all_threads_reach():
 
 
 def test_a_write_beyond_a_shared_array():
-    library = planted("norm.cu", "shared[MOST_THREADS];", "shared[224];")
+    library = planted("norm.cu", "shared[MOST_THREADS_BACKWARD];", "shared[224];")
     with pytest.raises(EmulatorError, match=r"beyond the end of shared \(3584 bytes\)"):
         norm_backward(library)
 

@@ -41,7 +41,7 @@ def test_a_missing_barrier(right, wrong, write, read, order):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_blocks_that_write_the_same_element(order):
-    right = "(sums + (mine.image * C + c)) = sum;"
+    right = "(sums + (2 * mine.image * C + c)) = sum;"
     line = place("norm.cu", right)
     with pytest.raises(
         EmulatorError,
@@ -55,11 +55,11 @@ def test_blocks_that_write_the_same_element(order):
 @pytest.mark.parametrize("missing", [1, 2])
 def test_a_missing_fence(tmp_path, missing, order):
     shutil.copytree(CUDA, tmp_path, dirs_exist_ok=True)
-    header, fence = tmp_path / "last_block.cuh", "        __threadfence();\n"
+    header, fence = tmp_path / "last_block.cuh", "    __threadfence();\n"
     first, second, rest = header.read_text().split(fence)
     parts = (first, second, fence, rest) if missing == 1 else (first, fence, second, rest)
     header.write_text("".join(parts))
-    write = place("norm.cu", "(sums + (mine.image * C + c)) = sum;")
+    write = place("norm.cu", "(sums + (2 * mine.image * C + c)) = sum;")
     read = place("norm.cu", "sum.of[j] += __ldcg(")
     with pytest.raises(
         EmulatorError,
@@ -88,7 +88,7 @@ def test_outside_of_an_array(right, wrong, message):
 
 
 def test_outside_of_a_shared_array():
-    library = planted("norm.cu", "shared[MOST_THREADS];", "shared[224];", "race")
+    library = planted("norm.cu", "shared[MOST_THREADS_BACKWARD];", "shared[224];", "race")
     line = place("norm.cu", "shared[threadIdx.x] =")
     with pytest.raises(
         EmulatorError,
@@ -101,7 +101,7 @@ def test_uninitialised_shared_memory():
     library = planted("norm.cu", "shared[threadIdx.x] = sums;", "", "race")
     line = place("norm.cu", "other = shared[")
     with pytest.raises(
-        EmulatorError, match=f"uninitialised: {line} reads 16 bytes at 2048 of shared, which nobody"
+        EmulatorError, match=f"uninitialised: {line} reads 16 bytes at 512 of shared, which nobody"
     ):
         norm_backward(library)
 
