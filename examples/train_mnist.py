@@ -22,24 +22,34 @@ from minddpm.diffusion.reverse import PREDICTIONS, VARIANCES
 from minddpm.generate import seconds_per_run
 from minddpm.models.config import LABEL_NAMES
 from minddpm.training.ddpm import Trainer, TrainingOptions
-from minddpm.training.options import OPTIMIZERS
+from minddpm.training.options import OPTIMIZERS, T_DRAWS
+from minddpm.training.recipe import DIGITS, PLAIN, Recipe
 from minddpm.training.run_directory import RunDirectory
 
 DEFAULT_OUT = Path("runs/mnist")
-MODELS = {"small": minddpm.SMALL, "paper": minddpm.PAPER}
+MODELS = {"one-block": minddpm.ONE_BLOCK, "small": minddpm.SMALL, "paper": minddpm.PAPER}
+# A sampler that needs few steps, and with noise, which removes earlier errors of the model.
+SAMPLER, SAMPLING_STEPS = "dpm_solver_sde", 20
 
-# Options stored with the run: --resume reads them from run.json.
-RUN_OPTIONS: dict[str, Any] = {
-    **training_run.MACHINE,
-    "model": "small",
-    "timesteps": 1000,
-    "schedule": "linear",
-    "prediction": "epsilon",
-    "variance": "fixed_small",
-    "image_folder": None,
-    "image_size": 28,
-    **dataclasses.asdict(TrainingOptions()),
-}
+
+def run_options(model: str, recipe: Recipe) -> dict[str, Any]:
+    """Return the options stored with a run: --resume reads them from run.json."""
+    return {
+        **training_run.MACHINE,
+        "model": model,
+        "timesteps": 1000,
+        "schedule": recipe.schedule,
+        "prediction": recipe.prediction,
+        "variance": "fixed_small",
+        "image_folder": None,
+        "image_size": 28,
+        **dataclasses.asdict(recipe.options),
+    }
+
+
+RUN_OPTIONS = run_options("one-block", DIGITS)
+# What a run.json means that lacks an option: its run is older than the option.
+BEFORE = run_options("small", PLAIN)
 CHOICES: dict[str, Any] = {
     "precision": list(backend.PRECISIONS),
     "model": list(MODELS),
@@ -48,6 +58,7 @@ CHOICES: dict[str, Any] = {
     "variance": VARIANCES,
     "loss": LOSSES,
     "optimizer": list(OPTIMIZERS),
+    "draw_t": T_DRAWS,
 }
 
 
@@ -57,7 +68,9 @@ def parse() -> argparse.Namespace:
     )
     training_run.add_run(parser, DEFAULT_OUT)
     parser.add_argument("--samples", type=cli.positive, default=64, help="samples to draw (64)")
-    parser.add_argument("--sample-steps", type=cli.positive, help="sampling steps (250, at most T)")
+    parser.add_argument(
+        "--sample-steps", type=cli.positive, help=f"sampling steps ({SAMPLING_STEPS})"
+    )
     group = parser.add_argument_group("the run", "stored in run.json and reused by --resume")
     length = group.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=cli.positive, help="passes over the data; sets --steps")
@@ -80,12 +93,15 @@ def parse() -> argparse.Namespace:
     add("clip_norm", float, "largest norm of the gradient")
     add("weight_decay", float, "decoupled weight decay (AdamW)")
     add("ema_decay", float, "decay of the averaged weights, which are used for sampling")
-    add("model", str, "small: 1.6M parameters; paper: Ho et al.'s CIFAR-10 model, 35.7M")
+    add(
+        "model", str, "one-block: 1.1M parameters; small: 1.6M; paper: CIFAR-10's in Ho et al., 36M"
+    )
     add("timesteps", cli.positive, "T, the length of the diffusion process")
     add("schedule", str, "noise schedule")
     add("prediction", str, "the quantity that the network predicts")
     add("variance", str, "variance of the reverse step; learned_range needs --loss hybrid or vlb")
     add("loss", str, "simple; vlb: the bound in bits/dim; hybrid: simple + 0.001 vlb")
+    add("draw_t", str, "log-snr: draw t so that log SNR is normal, in --loss simple")
     for name, text in (
         ("importance-sampling", "draw t in proportion to its RMS loss, for --loss vlb"),
         ("class-conditional", "condition on the class, and drop some labels to allow guidance"),
@@ -130,7 +146,7 @@ def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]
 def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> int:
     started = time.perf_counter()
     T = options["timesteps"]
-    sample_steps = min(250, T) if args.sample_steps is None else args.sample_steps
+    sample_steps = min(SAMPLING_STEPS, T) if args.sample_steps is None else args.sample_steps
     minddpm.samplers.timesteps(T, sample_steps)  # check steps before training
     trainer = prepare(args, run, options)
     backend.compile_ahead(lambda: (trainer.trial(), seconds_per_run(trainer.unet, args.samples)))
@@ -144,7 +160,7 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
         return cli.INTERRUPTED
     run_figures.draw_loss(run)
     with trainer.ema.applied():
-        run_figures.draw_samples(run, unet, diffusion, args.samples, "ddpm", sample_steps, seed)
+        run_figures.draw_samples(run, unet, diffusion, args.samples, SAMPLER, sample_steps, seed)
     print(
         f"{(time.perf_counter() - started) / 60:.1f} min, {cli.peak_memory()}. "
         "Wrote samples.png, denoising.gif, forward.png, loss.png, loss.csv and the model "
@@ -156,7 +172,7 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
 
 
 def main() -> int:
-    return training_run.run_command(parse(), DEFAULT_OUT, RUN_OPTIONS, CHOICES, train)
+    return training_run.run_command(parse(), DEFAULT_OUT, RUN_OPTIONS, CHOICES, train, BEFORE)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from minddpm.backend import set_backend  # noqa: E402
 from minddpm.diffusion import GaussianDiffusion, samplers, schedules  # noqa: E402
 from minddpm.errors import GraphError, InputError  # noqa: E402
 from minddpm.generate import generate  # noqa: E402
-from minddpm.models import PAPER, SMALL, UNet2D  # noqa: E402
+from minddpm.models import ONE_BLOCK, PAPER, SMALL, UNet2D  # noqa: E402
 from minddpm.pipeline import load  # noqa: E402
 from minddpm.random import manual_seed  # noqa: E402
 from minddpm.replay import replayed  # noqa: E402
@@ -27,6 +27,7 @@ from minddpm.training import Trainer  # noqa: E402
 from minddpm.version import __version__  # noqa: E402
 
 __all__ = [
+    "ONE_BLOCK",
     "PAPER",
     "SMALL",
     "GaussianDiffusion",

@@ -14,7 +14,7 @@ CASES = {  # changes of the model, of the diffusion, options
     "dropout and classes": (
         {"dropout": 0.2, "num_class_embeds": 4}, {}, {"class_conditional": True},
     ),
-    "v": ({}, {"prediction": "v"}, {}),
+    "v": ({}, {"prediction": "v"}, {"draw_t": "log-snr"}),
     "x0": ({}, {"prediction": "x0"}, {}),
     "weight decay": ({}, {}, {"weight_decay": 0.1}),
     "a small norm": ({}, {}, {"clip_norm": 1e-3}),

@@ -15,7 +15,7 @@ from minddpm.data import ImageDataset, load_folder, load_mnist
 from minddpm.errors import InputError
 from minddpm.training.loop import Loop
 from minddpm.training.options import LoopOptions
-from minddpm.training.run_directory import RUN, RunDirectory
+from minddpm.training.run_directory import BEFORE_COOLDOWN, RUN, STATE, RunDirectory
 
 Options = TypeVar("Options", bound=LoopOptions)
 
@@ -92,16 +92,18 @@ def choose_options(
     run: RunDirectory,
     defaults: dict[str, Any],
     choices: dict[str, Any],
+    before: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the options of the run: the defaults or, if resuming, those in run.json.
 
-    Flags given by the user override them. choices: option -> allowed values, if restricted. Raises
-    InputError for a flag that contradicts the resumed run.
+    Flags given by the user override them. choices: option -> allowed values, if restricted. before:
+    the values of options that run.json may lack, if not the defaults. Raises InputError for a flag
+    that contradicts the resumed run.
     """
     given = {name: value for name in defaults if (value := getattr(args, name)) is not None}
     if not args.resume:
         return {**defaults, **given}
-    stored = stored_options(run, defaults, choices)
+    stored = stored_options(run, before or defaults, choices)
     for name, value in given.items():
         moved = name in MAY_MOVE and stored[name] is not None
         if name not in MAY_CHANGE and not moved and value != stored[name]:
@@ -164,21 +166,26 @@ def check_same_data(run: RunDirectory, dataset: ImageDataset, uses_labels: bool 
 
 
 def check_cooldown(loop: Loop) -> None:
-    """Raise InputError if the new options would change the learning rate of steps already done.
+    """Go back to the step before the cooldown if the new options move it, as more steps do.
 
-    Another number of steps moves the start of the cooldown. Once the cooldown has started, a run
-    cannot be extended.
+    Raises InputError if they would change the learning rate of the steps before it, too.
     """
     kind, now = type(loop.options), loop.options
     before = training_options(kind, {**dataclasses.asdict(kind()), **loop.run.read_info()[0]})
     same = (before.steps, before.cooldown) == (now.steps, now.cooldown)
-    if not same and loop.step > min(before.cooldown_begins, now.cooldown_begins):
+    first = min(before.cooldown_begins, now.cooldown_begins)
+    if same or loop.step <= first:
+        return
+    if (loop.run.path / BEFORE_COOLDOWN).is_file():
+        loop.resume(BEFORE_COOLDOWN)
+    if loop.step > first:
         raise InputError(
             f"{loop.run.path} is at step {loop.step} of a run with steps={before.steps} and "
             f"cooldown={before.cooldown}, and steps={now.steps} with cooldown={now.cooldown} would "
             "change the learning rate of steps already done: leave out --steps, --epochs and "
             "--cooldown, or start a new run with another --out."
         )
+    loop.save_state(STATE)  # a kill before the next checkpoint must not bring the cooled one back
 
 
 def resume_command(run: RunDirectory) -> str:
@@ -194,10 +201,14 @@ def resume_command(run: RunDirectory) -> str:
 def run_command(
     args: argparse.Namespace, default_out: Path, defaults: dict[str, Any],
     choices: dict[str, Any], train: Callable[[argparse.Namespace, RunDirectory, dict], int],
+    before: dict[str, Any] | None = None,
 ) -> int:  # fmt: skip
-    """Choose the run and its options, call train(args, run, options) and return its exit code."""
+    """Choose the run and its options, call train(args, run, options) and return its exit code.
+
+    defaults, choices, before: as in choose_options.
+    """
     run = choose_run(args, default_out)
-    options = choose_options(args, run, defaults, choices)
+    options = choose_options(args, run, defaults, choices, before)
     start(options)
     return interruptible(run, lambda: train(args, run, options))
 

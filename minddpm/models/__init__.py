@@ -3,7 +3,7 @@
 The other networks (classifier, VAE, GAN) are in baselines/.
 """
 
-from minddpm.models.config import PAPER, SMALL
+from minddpm.models.config import ONE_BLOCK, PAPER, SMALL
 from minddpm.models.unet import UNet2D
 
-__all__ = ["PAPER", "SMALL", "UNet2D"]
+__all__ = ["ONE_BLOCK", "PAPER", "SMALL", "UNet2D"]

@@ -109,7 +109,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D")
 
-# The default model for MNIST: 1,623,169 parameters.
+# The model for MNIST that is timed and checked throughout: 1,623,169 parameters.
 SMALL: dict[str, Any] = {
     "sample_size": 28,
     "in_channels": 1,
@@ -120,6 +120,10 @@ SMALL: dict[str, Any] = {
     "layers_per_block": 2,
     "norm_num_groups": 8,
 }
+
+# The same with one residual block per resolution instead of two: 1,112,801 parameters, and about
+# twice as many training steps in a minute, which digits gain more from.
+ONE_BLOCK: dict[str, Any] = {**SMALL, "layers_per_block": 1}
 
 # The CIFAR-10 model of Ho et al. 2020, appendix B, under diffusers' names (these are the keys of
 # google/ddpm-cifar10-32): 35.7M parameters.

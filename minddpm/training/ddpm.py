@@ -9,6 +9,7 @@ import numpy as np
 from minddpm import backend, nn, random
 from minddpm.data import ImageDataset, batch_indices, to_float
 from minddpm.diffusion import GaussianDiffusion
+from minddpm.diffusion.draw_t import draw_by_log_snr
 from minddpm.errors import InputError
 from minddpm.models import UNet2D
 from minddpm.pipeline import save_pipeline
@@ -31,7 +32,7 @@ from minddpm.training.run_directory import LOSS_COLUMNS, RunDirectory
 class Batch(NamedTuple):
     """What a step computes with: images x0 [N, H, W, C], t [N], classes and weights of the losses.
 
-    labels int64 [N], None without classes; weights [N], None if t is drawn uniformly.
+    labels int64 [N], None without classes; weights [N], None if they are 1.
     """
 
     x0: backend.Array
@@ -189,10 +190,15 @@ class Trainer(Loop):
         return np.where(u < self.options.label_dropout, no_class, labels).astype(np.int64)
 
     def _draw_t(self, N: int, step: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return t [N] and the weights of their losses [N], None if t is drawn uniformly."""
+        """Return t [N] and the weights of their losses [N], None if they are not weighted.
+
+        The bound is a sum over all t, so the losses that have it are never drawn by log SNR.
+        """
         seed = self.options.seed
         if self.importance is not None:
             return self.importance.draw(N, seed, step)
+        if self.options.draw_t == "log-snr" and self.options.loss == "simple":
+            return draw_by_log_snr(self.diffusion.alphas_cumprod, N, seed, step), None
         return random.integers(self.diffusion.T, N, seed, random.TIMESTEP, step), None
 
     def _diagnose(self, step: int, loss: float) -> str:

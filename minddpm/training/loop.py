@@ -16,7 +16,7 @@ from minddpm import backend, nn
 from minddpm.backend import Array
 from minddpm.data import ImageDataset
 from minddpm.training.options import LoopOptions
-from minddpm.training.run_directory import LOSS, LossLog, RunDirectory
+from minddpm.training.run_directory import BEFORE_COOLDOWN, LOSS, STATE, LossLog, RunDirectory
 
 State = dict[str, dict[str, Array]]  # group -> name -> array of a checkpoint
 
@@ -72,8 +72,8 @@ class Loop:
     def bytes_needed(self) -> int:
         """Return the largest disk space that the run needs, reached while it writes new files."""
         arrays = [array for named in self.state().values() for array in named.values()]
-        # 3: old checkpoint, new checkpoint and the model; 20 MB: the figures.
-        return 3 * sum(array.nbytes for array in arrays) + 20_000_000
+        # 4: old and new checkpoint, the one before the cooldown, the model; 20 MB: the figures.
+        return 4 * sum(array.nbytes for array in arrays) + 20_000_000
 
     def parameters(self) -> int:
         """Return the number of trained parameters."""
@@ -107,6 +107,8 @@ class Loop:
         with _interrupt_flag() as interrupted:
             with bar:
                 while self.step < options.steps and not interrupted.is_set():
+                    if 0 < self.step == options.cooldown_begins:
+                        self.save_state(BEFORE_COOLDOWN)
                     records.append(self.train_step())
                     bar.update()
                     save = self.step % options.checkpoint_every == 0
@@ -126,17 +128,21 @@ class Loop:
 
     def save(self) -> None:
         """Write the checkpoint, then call export()."""
+        self.save_state(STATE)
+        self.export()
+
+    def save_state(self, file: str) -> None:
+        """Write all arrays on which the next step depends to this file of the run."""
         host = {
             group: {name: backend.to_numpy(array) for name, array in named.items()}
             for group, named in self.state().items()
         }
-        self.run.save_state(host, self.step)
-        self.export()
+        self.run.save_state(host, self.step, file)
 
-    def resume(self) -> int:
+    def resume(self, file: str = STATE) -> int:
         """Load the run's checkpoint and return its step; return 0 if there is no checkpoint."""
         self.run.lock()
-        self.step = self.run.load_state(self.state(), self.optional) or 0
+        self.step = self.run.load_state(self.state(), self.optional, file) or 0
         self.resumed()
         return self.step
 

@@ -8,6 +8,7 @@ from minddpm.diffusion.losses import LOSSES
 from minddpm.errors import InputError
 
 OPTIMIZERS = {"adam": nn.Adam, "muon": nn.Muon}
+T_DRAWS = ("uniform", "log-snr")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class TrainingOptions(LoopOptions):
 
     optimizer: str = "adam"
     loss: str = "simple"
+    draw_t: str = "uniform"
     importance_sampling: bool = False
     class_conditional: bool = False
     label_dropout: float = 0.1
@@ -73,5 +75,7 @@ class TrainingOptions(LoopOptions):
             )
         if self.loss not in LOSSES:
             raise InputError(f"unknown loss {self.loss!r}: choose {', '.join(LOSSES)}.")
+        if self.draw_t not in T_DRAWS:
+            raise InputError(f"unknown draw_t {self.draw_t!r}: choose {', '.join(T_DRAWS)}.")
         if not 0 <= self.label_dropout <= 1:
             raise InputError(f"label_dropout={self.label_dropout}: choose 0 .. 1.")

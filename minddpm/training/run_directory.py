@@ -26,6 +26,7 @@ from minddpm.storage.tensors import check_same_names, read_tensors, write_tensor
 from minddpm.version import __version__
 
 STATE = "training_state.safetensors"
+BEFORE_COOLDOWN = "before_cooldown.safetensors"  # the state from which a longer run continues
 RUN = "run.json"
 LOSS = "loss.csv"
 LOSS_COLUMNS = ("step", "loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4", "grad_norm", "lr")
@@ -98,18 +99,21 @@ class RunDirectory:
             raise InputError(f"{self.path / RUN} has no options and data: give a run of minddpm.")
         return options, data
 
-    def save_state(self, arrays: dict[str, dict[str, np.ndarray]], step: int) -> None:
+    def save_state(
+        self, arrays: dict[str, dict[str, np.ndarray]], step: int, file: str = STATE
+    ) -> None:
         """Write the checkpoint; arrays: group ("raw", "ema", "adam_m", ...) -> name -> array."""
         tensors = {
             f"{group}/{name}": array
             for group, named in arrays.items()
             for name, array in named.items()
         }
-        write_tensors(self.path / STATE, tensors, {"step": str(step)})
+        write_tensors(self.path / file, tensors, {"step": str(step)})
 
     def load_state(
-        self, like: dict[str, dict[str, np.ndarray]], optional: Sequence[str] = ()
-    ) -> int | None:
+        self, like: dict[str, dict[str, np.ndarray]], optional: Sequence[str] = (),
+        file: str = STATE,
+    ) -> int | None:  # fmt: skip
         """Fill the arrays of `like` from the checkpoint and return its step.
 
         Return None if there is no checkpoint yet. optional: groups that may be missing from `like`
@@ -117,7 +121,7 @@ class RunDirectory:
         Raises InputError if the checkpoint is damaged or belongs to another architecture, or if the
         run would write outside its directory.
         """
-        path = self.path / STATE
+        path = self.path / file
         if self.path.exists():
             check_no_links(self.path)
         self._remove_leftovers()

@@ -18,6 +18,7 @@ from minddpm.diffusion.scheduler_file import load_diffusion
 from minddpm.generate import ADAPTIVE, SAMPLERS
 from minddpm.models.pretrained import WEIGHTS
 from minddpm.pipeline import save_pipeline
+from minddpm.training.run_directory import BEFORE_COOLDOWN
 
 
 def test_training_writes_its_files(trained):
@@ -120,14 +121,34 @@ def test_resuming_continues_with_the_same_options(command, digits, tmp_path):
     assert "resuming run at step 2" in stdout
     options = json.loads((tmp_path / "run" / "run.json").read_text())["options"]
     assert (options["steps"], options["batch_size"]) == (3, 2)
-    refused(command("train_mnist", *out, *more, "--lr", 0.5), "lr=0.001", "--lr", "--out")
+    refused(command("train_mnist", *out, *more, "--lr", 0.5), "lr=0.002", "--lr", "--out")
     refused(command("train_mnist", *out, *more, "--steps", 2), "already at step 3", "--steps")
+
+
+# The options of Ho et al. 2020, which runs had before there were others.
+PLAIN = ["--model", "small", "--optimizer", "adam", "--lr", "1e-3", "--prediction", "epsilon"]
+PLAIN += ["--schedule", "linear", "--draw-t", "uniform", "--cooldown", "0", "--ema-decay", "0.999"]
+
+
+def test_an_older_run_resumes_with_the_options_that_it_had(command, digits, tmp_path):
+    run = ["--data-dir", digits, "--out", "run", "--backend", "numpy"]
+    assert command("train_mnist", *run, *QUICK, *PLAIN)[0] == 0
+    run_json = tmp_path / "run" / "run.json"
+    info = json.loads(run_json.read_text())
+    for name in ("cooldown", "optimizer", "draw_t"):
+        del info["options"][name]
+    run_json.write_text(json.dumps(info))
+    more = ["--resume", "--steps", 3, "--sample-steps", 2, "--samples", 4]
+    assert command("train_mnist", *run, *more)[0] == 0
+    options = json.loads(run_json.read_text())["options"]
+    now = options["cooldown"], options["optimizer"], options["draw_t"]
+    assert now == (0.0, "adam", "uniform")
 
 
 def test_a_cooldown_that_has_started_cannot_be_extended(command, digits, tmp_path):
     run = ["--data-dir", digits, "--out", "run", "--backend", "numpy"]
     more = [*run, "--resume", "--sample-steps", 2, "--samples", 4]
-    assert command("train_mnist", *run, *QUICK)[0] == 0  # 2 steps at a constant rate
+    assert command("train_mnist", *run, *QUICK, "--cooldown", 0)[0] == 0
     run_json = tmp_path / "run" / "run.json"
     info = json.loads(run_json.read_text())
     del info["options"]["cooldown"]  # as in a run from before this option existed
@@ -138,7 +159,10 @@ def test_a_cooldown_that_has_started_cannot_be_extended(command, digits, tmp_pat
     assert snapshot(tmp_path) == before
     assert command("train_mnist", *more, "--steps", 4, "--cooldown", 0.5)[0] == 0
     assert command("train_mnist", *more)[0] == 0  # the run is finished
-    refused(command("train_mnist", *more, "--steps", 6), "step 4 of", "steps=6", "--cooldown")
+    code, stdout, _ = command("train_mnist", *more, "--steps", 6)
+    assert (code, "resuming run at step 2" in stdout) == (0, True)  # where the cooldown began
+    (tmp_path / "run" / BEFORE_COOLDOWN).unlink()
+    refused(command("train_mnist", *more, "--steps", 8), "step 6 of", "steps=8", "--cooldown")
 
 
 def test_resuming_with_other_data_is_refused(command, digits, tmp_path):
@@ -259,7 +283,7 @@ def test_help_exits_with_code_0(command, name):
         (["--lr", "nan"], ["lr=", "above 0"]),
         (["--ema-decay", "1.5"], ["ema_decay=1.5", "1."]),
         (["--cooldown", "1.5"], ["cooldown=1.5", "a constant rate"]),
-        (["--timesteps", "10"], ["choose T above 20"]),
+        (["--timesteps", "10", "--schedule", "linear"], ["choose T above 20"]),
         (["--sample-steps", "41"], ["41", "1 .. 40"]),
         (["--resume"], ["no run"]),
         (["--steps", "3", "--epochs", "1"], ["--epochs", "not allowed"]),

@@ -42,7 +42,11 @@ def load_commands() -> dict[str, ModuleType]:
     """Return the modules of all commands, with small networks."""
     modules = {name: load(name) for name in (*COMMANDS, *TRAININGS)}
     tiny = {**TINIEST, "sample_size": 28}
-    modules["train_mnist"].MODELS = {"small": tiny, "paper": {**tiny, "in_channels": 3}}
+    modules["train_mnist"].MODELS = {
+        "one-block": tiny,
+        "small": tiny,
+        "paper": {**tiny, "in_channels": 3},
+    }
     return modules
 
 

@@ -132,7 +132,7 @@ def train(words: list[str], before: Callable[[], Any] = lambda: None) -> int:
     """Import examples/train_mnist.py, call before(), train a tiny model; return the exit code."""
     module = load("train_mnist")
     before()
-    module.MODELS = {"small": TINIEST}
+    module.MODELS = {"one-block": TINIEST}
     sys.argv = ["examples/train_mnist.py", *words]
     return cli.run(module.main)
 

@@ -9,6 +9,7 @@ import pytest
 from builders import TINIEST, make_trainer, noise_images, read_files, tiny_run
 
 import minddpm
+from minddpm.commands import training_run
 from minddpm.training.ddpm import TrainingDivergedError, TrainingOptions
 from minddpm.training.run_directory import LOSS, LOSS_COLUMNS, read_loss
 from refusals import refused
@@ -100,6 +101,22 @@ def test_the_rate_falls_at_the_end_of_a_resumed_run_too(tmp_path):
     second = tiny_run(tmp_path / "parts", steps=8, warmup_steps=2, cooldown=0.5, log_every=1)
     assert second.resume() == 4
     assert second.train(progress=False)
+    assert read_files(tmp_path / "parts") == read_files(tmp_path / "reference")
+
+
+def test_a_cooled_run_goes_back_before_its_cooldown_to_become_longer(tmp_path, monkeypatch):
+    """Also if the process is killed before its next checkpoint."""
+    reference = tiny_run(tmp_path / "reference", steps=12, cooldown=0.25, log_every=1)
+    assert reference.train(progress=False)
+    assert tiny_run(tmp_path / "parts", steps=8, cooldown=0.5, log_every=1).train(progress=False)
+    second = tiny_run(tmp_path / "parts", steps=12, cooldown=0.25, log_every=1)
+    assert second.resume() == 8
+    monkeypatch.setattr(second.run, "read_info", lambda: ({"steps": 8, "cooldown": 0.5}, {}))
+    training_run.check_cooldown(second)
+    assert second.step == 4
+    third = tiny_run(tmp_path / "parts", steps=12, cooldown=0.25, log_every=1)
+    assert third.resume() == 4
+    assert third.train(progress=False)
     assert read_files(tmp_path / "parts") == read_files(tmp_path / "reference")
 
 
