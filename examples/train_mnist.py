@@ -1,7 +1,7 @@
 """Train a DDPM on MNIST (or a folder of images); write the model, samples and loss curves.
 
     python examples/train_mnist.py
-    python examples/train_mnist.py --out runs/mnist --resume --steps 4000
+    python examples/train_mnist.py --out runs/mnist --resume --steps 6000
 
 diffusers can also open the run directory: DDPMPipeline.from_pretrained("runs/mnist").
 """
