@@ -1,6 +1,6 @@
 """DDPM, GAN and VAE with one interface: a training loop, and samples from a trained run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from minddpm.baselines.vae.training import VAELoop, VAEOptions
 from minddpm.data import ImageDataset
 from minddpm.diffusion.scheduler_file import load_diffusion
 from minddpm.generate import generate, spacing
-from minddpm.models import SMALL
 from minddpm.training.ddpm import Trainer, TrainingOptions
 from minddpm.training.loop import Loop
 from minddpm.training.options import LoopOptions
+from minddpm.training.recipe import PLAIN
 from minddpm.training.run_directory import RunDirectory
 
 # For all trainings: with a constant learning rate, the quality of the last weights varies.
@@ -68,14 +68,14 @@ class DDPM(System):
     curves = {"all t": "loss", "t in quarter 1": "loss_q1", "t in quarter 4": "loss_q4"}  # noqa: RUF012
 
     def options(self, steps: int, seed: int) -> TrainingOptions:
-        return TrainingOptions(steps=steps, seed=seed, cooldown=COOLDOWN)
+        return replace(PLAIN.options, steps=steps, seed=seed, cooldown=COOLDOWN)
 
     def loop(self, dataset: ImageDataset, run: RunDirectory, options: LoopOptions) -> Trainer:
         minddpm.manual_seed(options.seed)
         _, H, _, C = dataset.images.shape
-        unet = minddpm.UNet2D(**{**SMALL, "sample_size": H, "in_channels": C, "out_channels": C})
-        diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(self.T))
-        return Trainer(unet, diffusion, dataset, run, options)
+        changes = {"sample_size": H, "in_channels": C, "out_channels": C}
+        unet = minddpm.UNet2D(**{**PLAIN.model, **changes})
+        return Trainer(unet, PLAIN.diffusion(self.T), dataset, run, options)
 
     def sample(self, run: Path, count: int, seed: int, sampler: Sampler) -> np.ndarray:
         unet, diffusion = minddpm.UNet2D.from_pretrained(run), load_diffusion(run)
