@@ -11,7 +11,7 @@ diffusers = pytest.importorskip("diffusers")
 
 from builders import TINY  # noqa: E402
 
-from minddpm import PAPER, SMALL, UNet2D  # noqa: E402
+from minddpm import ONE_BLOCK, PAPER, SMALL, UNet2D  # noqa: E402
 from minddpm.models.config import DEFAULTS  # noqa: E402
 
 BASE = {**TINY, "in_channels": 3, "out_channels": 3}
@@ -31,6 +31,7 @@ NARROW_PAPER = {**PAPER, "block_out_channels": (32, 64, 64, 64), "dropout": 0.0}
 CONFIGS = {
     "base": BASE,
     "SMALL": SMALL,
+    "ONE_BLOCK": ONE_BLOCK,
     "narrow PAPER": NARROW_PAPER,
     "one level": {**BASE, **ONE_LEVEL},
     "three levels": {**BASE, **THREE_LEVELS},
@@ -202,7 +203,9 @@ def test_our_defaults_are_those_of_diffusers():
     assert {name: p.default for name, p in signature.items() if name != "self"} == DEFAULTS
 
 
-@pytest.mark.parametrize(("config", "count"), [(SMALL, 1_623_169), (PAPER, 35_746_307)])
+@pytest.mark.parametrize(
+    ("config", "count"), [(SMALL, 1_623_169), (ONE_BLOCK, 1_112_801), (PAPER, 35_746_307)]
+)
 def test_parameter_counts(config, count):
     theirs = diffusers.UNet2DModel(**config)
     assert sum(p.numel() for p in theirs.parameters()) == count
