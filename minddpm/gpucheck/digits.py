@@ -16,12 +16,13 @@ from minddpm.evaluation.metrics import FeatureStatistics, frechet_distance
 from minddpm.evaluation.metrics.judge import Judge, load_judge
 from minddpm.generate import generate
 from minddpm.gpucheck import timings
-from minddpm.gpucheck.checks import first_line, new_trainer
+from minddpm.gpucheck.checks import first_line
 from minddpm.training.ddpm import Trainer
+from minddpm.training.recipe import DIGITS
+from minddpm.training.run_directory import RunDirectory
 
 SECONDS = 90  # at most
 TRAINING = 0.8  # of the time; the rest is for sampling and the judge
-COOLDOWN = 0.25  # of the steps, at the end, in which the learning rate falls to zero
 SAMPLES, SHOWN, SAMPLING_STEPS = 1024, 64, 20
 REAL = 4000  # digits whose features the samples' are compared with
 SURE = np.log(0.95)
@@ -52,7 +53,7 @@ class Digits(NamedTuple):
 
 
 def digits(seconds: float, picture: Path, quick: bool) -> Digits:
-    """Train the small UNet for a part of the seconds, at most SECONDS, and judge its samples."""
+    """Train a UNet for a part of the seconds, at most SECONDS, and judge its samples."""
     seconds = TRAINING * min(seconds, SECONDS)
     minddpm.set_backend("cupy")
     try:
@@ -75,9 +76,12 @@ def digits(seconds: float, picture: Path, quick: bool) -> Digits:
 
 
 def _trainer(data: ImageDataset, quick: bool) -> Trainer:
-    config = {**minddpm.SMALL, "sample_size": data.images.shape[1]}
+    """Return a trainer by the recipe of examples/train_mnist.py, with a GPU's batch."""
+    minddpm.manual_seed(0)
+    unet = minddpm.UNet2D(**{**DIGITS.model, "sample_size": data.images.shape[1]})
     batch = timings.QUICK_BATCH if quick else timings.BATCH
-    return new_trainer(config, data, batch_size=batch, cooldown=COOLDOWN)
+    options = dataclasses.replace(DIGITS.options, batch_size=batch)
+    return Trainer(unet, DIGITS.diffusion(), data, RunDirectory("gpucheck"), options)
 
 
 def _train(trainer: Trainer, seconds: float) -> Digits:

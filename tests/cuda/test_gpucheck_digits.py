@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import minddpm
 from minddpm.data import ImageDataset
 from minddpm.errors import InputError
 from minddpm.gpucheck import checks, digits, timings
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 @pytest.fixture
 def train(emulated_cupy, monkeypatch, tmp_path):
     """Return train() -> Digits: four training steps and two sampling steps of images of 8 x 8."""
-    monkeypatch.setattr(minddpm, "SMALL", checks.TINY)
+    monkeypatch.setattr(digits, "DIGITS", digits.DIGITS._replace(model=checks.TINY))
     monkeypatch.setattr(timings, "QUICK_BATCH", 2)
     for name in ("SAMPLING_STEPS", "SYNCHRONISED"):
         monkeypatch.setattr(digits, name, 2)

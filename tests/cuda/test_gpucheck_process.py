@@ -203,6 +203,7 @@ ahead.DELAY = 0
 machine.is_emulated = lambda: False
 minddpm.SMALL, timings.QUICK_BATCH, timings.SECONDS = checks.TINY, 2, 0
 timings.wait = lambda cycles: None
+digits.DIGITS = digits.DIGITS._replace(model=checks.TINY)
 digits.load_mnist = lambda: ImageDataset(checks.strokes(90, 8), None, "strokes")
 digits.SAMPLING_STEPS = digits.SYNCHRONISED = 2
 digits.SECONDS, step_timings.QUEUED = 2, 1
