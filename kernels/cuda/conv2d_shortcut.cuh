@@ -4,6 +4,9 @@
 //
 // h is the convolution's only input. x has two parts, as in convolution.cuh, and float32 numbers,
 // even if h is stored in 16 bits. Names that end in 2 are those of the linear layer.
+#ifndef BOUNDS_SHORTCUT
+#define BOUNDS_SHORTCUT BOUNDS_X  // of the gradients, which need the most registers
+#endif
 #define SIZES_2 {N, 1, OH * OW, C_2, 1, OH * OW, K, 1, 1, 1, 0, 0, vector_2}
 
 struct TwoLayers : Forward {
@@ -32,7 +35,7 @@ conv2d_shortcut(const Stored* h, const float* w, const float* bias, const float*
 
 // Grid: the tiles of gw * slices, those of gw_2 * slices_2, N * ceil(K / 32), tiles of gh and of gx.
 // counters [tiles_w + tiles_w_2 + ceil(K / 32)]: zero on entry and on exit.
-extern "C" __global__ void __launch_bounds__(BOUNDS_X)
+extern "C" __global__ void __launch_bounds__(BOUNDS_SHORTCUT)
 conv2d_shortcut_gradients(const float* gy, const Stored* h, const float* w, float* gh, float* gw,
                           float* gshift, float* gbias, const float* x1, const float* x2, int C1,
                           int C_2, const float* w_2, const float* partial1, const float* partial2,

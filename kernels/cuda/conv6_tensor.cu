@@ -41,7 +41,15 @@
 #define STAGES 2
 #endif
 // Blocks on a multiprocessor; more would spill registers.
-#define BOUNDS THREADS, (WARP_ROWS == 64 ? 4 : COLUMNS == 32 && __CUDA_ARCH__ < 800 ? 2 : 3)
+#ifdef TF32
+#define BLOCKS (COLUMNS == 32 ? 4 : 3)
+#elif __CUDA_ARCH__ >= 800
+#define BLOCKS (COLUMNS == 32 ? 3 : 4)
+#else
+#define BLOCKS (COLUMNS == 32 ? 2 : 3)
+#endif
+#define BOUNDS THREADS, BLOCKS
+#define BOUNDS_SHORTCUT THREADS, (BLOCKS == 4 && WARP_ROWS == 32 ? 3 : BLOCKS)
 
 #ifdef TF32
 #if __CUDA_ARCH__ < 800

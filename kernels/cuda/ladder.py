@@ -178,7 +178,8 @@ def choose_rung(s: Sizes, rows: int, *columns: int, dtype: str = "float32") -> R
     if dtype != "float32":
         tensor_cores = next(name for name, rung in RUNGS.items() if rung.stored == dtype)
     if tensor_cores:
-        return RUNGS[tensor_cores + NARROW * (max(columns) <= 32)]
+        # A backward (two products) of 32 columns is faster in tiles of 64: on an H200 by 2 to 14 %.
+        return RUNGS[tensor_cores + NARROW * (columns[0] <= 32 and len(columns) == 1)]
     return register_tile(rows, *columns)
 
 

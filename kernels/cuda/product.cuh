@@ -8,7 +8,11 @@
 #define COLUMNS 64  // or 32, for few columns
 #endif
 #define DEPTH 8
+#if __CUDA_ARCH__ >= 800
+#define STAGES 3  // tiles in shared memory: two are on their way while one is multiplied
+#else
 #define STAGES 2
+#endif
 #define THREADS (TILE / 8 * (COLUMNS / 8))
 // Threads on a multiprocessor; more would spill registers. gx has both sides along the depth.
 #define BOUNDS THREADS, (384 / THREADS)

@@ -33,7 +33,7 @@ from minddpm.errors import InputError
 from minddpm.gpucheck import machine
 
 LOST = 3  # the exit code if the device can no longer be used
-DIGITS = 0.4  # of the seconds that are left may be used for the training
+DIGITS = 0.3  # of the seconds that are left may be used for the training
 
 
 class Item(NamedTuple):
@@ -56,8 +56,9 @@ def items(settings: Settings, emulated: bool) -> list[Item]:
     """Return all rows, in the order in which they are worth a GPU's time.
 
     First whether results are right; then what users run, training and sampling, beside PyTorch and
-    beside what the card reaches at most; a training; compute-sanitizer, some seconds if it is
-    installed; single convolutions; and last what takes long to compile. The emulator is not timed.
+    beside what the card reaches at most; a training; accesses outside arrays by compute-sanitizer,
+    if it is installed; single convolutions; races; and last what takes long to compile. The
+    emulator is not timed.
     """
     from minddpm.gpucheck import ceilings, checks, digits, kernel_checks, rung_timings, step_timings
 
@@ -69,6 +70,7 @@ def items(settings: Settings, emulated: bool) -> list[Item]:
     if emulated:
         return checked
     early, late = ("eager", "graph"), ("compiled",)
+    sanitizers = [Item("sanitizer", tool, partial(_sanitized, tool)) for tool in machine.TOOLS]
     return [
         Item("compile", "all kernels", partial(_compiled, quick)),
         *checked,
@@ -84,8 +86,9 @@ def items(settings: Settings, emulated: bool) -> list[Item]:
         *map(_timed, step_timings.pytorch("sampling", early, quick)),
         Item("resources", "registers and memory of the kernels", _resources),
         Item("digits", "a training", partial(_digits, digits.digits, settings)),
-        *(Item("sanitizer", tool, partial(_sanitized, tool)) for tool in machine.TOOLS),
+        *sanitizers[:1],
         *map(_timed, rung_timings.tasks(quick)),
+        *sanitizers[1:],  # slower
         *map(_timed, step_timings.pytorch("training", late, quick)),
         *map(_timed, step_timings.pytorch("sampling", late, quick)),
     ]  # fmt: skip
