@@ -25,11 +25,11 @@ from minddpm.baselines.sampling import load_baseline, sample_baseline
 from minddpm.baselines.vae.model import VAE
 from minddpm.commands import cli
 from minddpm.data import ImageDataset, load_mnist, to_float, to_uint8
+from minddpm.data.image_archive import read_images
 from minddpm.diffusion import GaussianDiffusion
 from minddpm.diffusion.sampling.steps import timesteps
 from minddpm.drawing import save_png, strip
 from minddpm.errors import InputError
-from minddpm.evaluation.image_archive import read_images
 from minddpm.evaluation.metrics.judge import SHIPPED, Judge, load_judge
 from minddpm.evaluation.metrics.likelihood import bits_per_dim, vae_bits_per_dim
 from minddpm.evaluation.metrics.nearest import nearest

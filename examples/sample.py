@@ -17,11 +17,11 @@ from minddpm.commands import cli
 from minddpm.commands.classes import class_grid, find_label, labels_of_all_classes
 from minddpm.data import to_uint8
 from minddpm.data.class_names import listing
+from minddpm.data.image_archive import IMAGES, LABELS
 from minddpm.diffusion.sampling.respacing import is_respacing
 from minddpm.diffusion.scheduler_file import load_diffusion
 from minddpm.drawing import save_png
 from minddpm.errors import InputError
-from minddpm.evaluation.image_archive import IMAGES, LABELS
 from minddpm.generate import (
     ADAPTIVE,
     SAMPLERS,

@@ -1,5 +1,6 @@
 """A set of images, and the maps between pixels and the network's range."""
 
+import mmap
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ class ImageDataset:
     labels: int64 ``[n]``, each >= 0, or None if the images have no classes.
     source: one line about the origin of the images, for logs and ``run.json``.
     label_names: the name of each class, or None. A class may have no image.
+    mapping: the file in which the images lie, if they are not in memory. checksum: of the images,
+    if it is known.
     Raises InputError if an array has another type or shape, or names do not fit the labels.
     """
 
@@ -25,6 +28,8 @@ class ImageDataset:
     labels: np.ndarray | None
     source: str
     label_names: tuple[str, ...] | None = None
+    mapping: mmap.mmap | None = None
+    checksum: int | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -62,6 +67,15 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.images)
 
+    def pixels(self, chosen: np.ndarray) -> np.ndarray:
+        """Return a copy of the images with these indices, uint8 [len(chosen), H, W, C]."""
+        copies = self.images[chosen]
+        if self.mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            # Else the process would come to hold every page of the file that it ever read; they
+            # remain in the system's cache of files, which gives memory back when it is needed.
+            self.mapping.madvise(mmap.MADV_DONTNEED)
+        return copies
+
     @property
     def num_classes(self) -> int:
         """The number of classes; 0 if the images have none."""
@@ -82,7 +96,8 @@ class ImageDataset:
         They are source, count and checksum and, of images with classes, the labels' checksum and
         the names of the classes.
         """
-        entries = {"source": self.source, "images": len(self), "checksum": _checksum(self.images)}
+        of_images = _checksum(self.images) if self.checksum is None else self.checksum
+        entries = {"source": self.source, "images": len(self), "checksum": of_images}
         if self.labels is not None:
             names = None if self.label_names is None else list(self.label_names)
             entries |= {"label_checksum": _checksum(self.labels), "label_names": names}

@@ -1,113 +1,68 @@
-"""A folder of images, of any size and format, as one data set."""
+"""A folder or .zip archive of images, of any size and format, as one data set."""
 
+import io
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
-from tqdm import tqdm
 
-from minddpm.data.class_names import listing, natural_order, printable
 from minddpm.data.dataset import ImageDataset
-from minddpm.data.pixel_depth import Depths
+from minddpm.data.decode import FEW, decode
+from minddpm.data.fit import Size, check_fit
+from minddpm.data.image_cache import stored_pixels
+from minddpm.data.image_files import ImageFiles
 from minddpm.errors import InputError
 
 
-def load_folder(directory: str | os.PathLike, size: int, channels: int) -> ImageDataset:
+def load_folder(
+    directory: str | os.PathLike, size: int | Size, channels: int | None = None
+) -> ImageDataset:
     """Load every image below ``directory``, in the order of the sorted paths.
 
     An image is rotated upright (EXIF), scaled to 8 bits (by the rules in pixel_depth.py; the
-    scale of deeper images is printed on stderr), composed on white if it is transparent, resized so
-    that its short side is ``size`` (antialiased), and cropped at its centre. Names that begin with
+    scale of deeper images is printed on stderr), composed on white if it is transparent, resized
+    (antialiased) so that it covers ``size``, and cropped at its centre. Names that begin with
     a dot are ignored; links are followed, except to a folder that contains the link. A file that is
     not a readable image of at most MAX_PIXELS (pixel_depth.py) is skipped and named on stderr.
-    channels: 1 (grey) or 3 (RGB). Returns images uint8 ``[n, size, size, channels]``; a label is
+    size: (height, width), or one number for both. channels: 1 (grey), 3 (RGB) or None: 3 if any
+    image has colour. Returns images uint8 ``[n, H, W, channels]``; a label is
     the index of the image's first-level sub-folder in natural order (1, 2, 10), and label_names
     are their names. A sub-folder without a readable image keeps its number, and is named on stderr.
-    Both are None if any image has no sub-folder.
+    Both are None if any image has no sub-folder. A dataset.json (image_files.py) replaces them.
     Raises InputError if an argument is out of range, or there is no readable image.
     """
-    directory = Path(directory)
-    if channels not in (1, 3):
-        raise InputError(f"channels={channels} is invalid: give 1 (grey) or 3 (RGB).")
-    if size < 1:
-        raise InputError(f"size={size} is invalid: give at least 1 pixel.")
-    if not directory.is_dir():
+    size = (size, size) if isinstance(size, int) else size
+    check_fit(size, channels)
+    if not Path(directory).is_dir():
         raise InputError(f"{directory} is not a folder: give the folder with the images.")
-
-    paths = sorted(_files(directory, _containing(directory)))
-    depths, arrays, skipped = Depths(), {}, 0
-    for path in tqdm(paths, desc="images", disable=None):  # None: no bar in a log file
-        try:
-            image = depths.open(path)
-            arrays[path] = None if image is None else _to_array(image, size, channels)
-        except Exception as error:  # Pillow's readers raise many kinds on a damaged file
-            tqdm.write(f"{path}: not a readable image, skipped ({error})", file=sys.stderr)
-            skipped += 1
-    deep = [path for path, array in arrays.items() if array is None]
-    for path in tqdm(deep, desc="scaling", disable=None if deep else True):
-        arrays[path] = _to_array(depths.scaled(path), size, channels)
-    if skipped:
-        print(f"{directory}: skipped {skipped} of {len(paths)} files", file=sys.stderr)
-    for sentence in depths.notes():
-        print(f"{directory}: {sentence}", file=sys.stderr)
-    if not arrays:
-        raise InputError(
-            f"{directory} holds no readable image: give a folder with PNG, JPEG or other images."
-        )
-    labels, names = _labels(directory, list(arrays))
-    source = f"{len(arrays):,} images in {directory}"
-    return ImageDataset(np.stack(list(arrays.values())), labels, source, names)
+    return _in_memory(ImageFiles(directory), size, channels)
 
 
-def _files(folder: Path, above: set[Path]) -> Iterator[Path]:
-    """Yield the files below a folder, links included; above: the real paths that contain it."""
-    real = folder.resolve()
-    if real in above:
-        print(f"{folder}: a link to a folder that contains it, skipped", file=sys.stderr)
-        return
-    try:
-        entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    except OSError as error:
-        print(f"{folder}: not a readable folder, skipped ({error.strerror})", file=sys.stderr)
-        return
-    for path in entries:
-        if os.path.isdir(path):  # unlike Path.is_dir, it is False where access is denied
-            yield from _files(path, above | _containing(folder) | {real})
-        elif os.path.isfile(path) or not os.path.exists(path):  # opening names a broken link
-            yield path
+def load_image_files(
+    place: str | os.PathLike, size: Size, channels: int | None = None
+) -> ImageDataset:
+    """Load a folder or a .zip as load_folder does, but keep the pixels of many files on disk.
+
+    Those of more than FEW files (decode.py) are decoded by several processes, into the cache.
+    """
+    check_fit(size, channels)
+    files = ImageFiles(place)
+    if len(files.names) <= FEW:
+        return _in_memory(files, size, channels)
+    stored = stored_pixels(files, size, channels)
+    return _dataset(
+        files, stored.names, stored.images, mapping=stored.mapping, checksum=stored.checksum
+    )
 
 
-def _containing(folder: Path) -> set[Path]:
-    return set(folder.resolve().parents)
+def _in_memory(files: ImageFiles, size: Size, channels: int | None) -> ImageDataset:
+    out = io.BytesIO()
+    found = decode(files, size, channels, out)
+    images = np.frombuffer(out.getbuffer(), np.uint8).reshape(len(found.names), *size, -1)
+    return _dataset(files, found.names, np.ascontiguousarray(images[..., : found.channels]))
 
 
-def _to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    # Every mode (palette, grey, CMYK, with alpha or not) becomes RGBA and is composed on white:
-    # resizing first would mix the hidden colour of transparent pixels into the edges.
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    flat = Image.alpha_composite(white, image).convert("L" if channels == 1 else "RGB")
-    square = ImageOps.fit(flat, (size, size), method=Image.Resampling.BICUBIC)
-    return np.asarray(square).reshape(size, size, channels)
-
-
-def _labels(directory: Path, paths: list[Path]) -> tuple[np.ndarray | None, tuple | None]:
-    """Return the labels and the names of the classes, and report classes without an image."""
-    parts = [path.relative_to(directory).parts for path in paths]
-    if any(len(part) == 1 for part in parts):
-        return None, None
-    visible = [path for path in directory.iterdir() if not path.name.startswith(".")]
-    folders = [path.name for path in visible if os.path.isdir(path)]
-    numbers = {name: number for number, name in enumerate(natural_order(folders))}
-    labels = np.array([numbers[part[0]] for part in parts], np.int64)
-    names = tuple(map(printable, numbers))
-    if empty := [names[i] for i in sorted(set(numbers.values()) - set(labels.tolist()))]:
-        print(
-            f"{directory}: no readable image of the classes {listing(empty)}; they keep their "
-            "numbers, but cannot be learned",
-            file=sys.stderr,
-        )
-    return labels, names
+def _dataset(files: ImageFiles, names: list[str], images: np.ndarray, **on_disk) -> ImageDataset:
+    labels, label_names = files.classes(names)
+    source = f"{len(names):,} images in {files.place}"
+    return ImageDataset(images, labels, source, label_names, **on_disk)

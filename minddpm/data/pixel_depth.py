@@ -15,7 +15,7 @@ A float image with NaN or an infinite value counts as unreadable.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -51,7 +51,7 @@ class Depths:
     def __init__(self) -> None:
         self._ranges: dict[str, _Range] = {}
 
-    def open(self, path: Path) -> Image.Image | None:
+    def open(self, path: Path | BinaryIO) -> Image.Image | None:
         """Return the image, upright, with 8 bits per channel.
 
         Return None for grey values of more than 8 bits: `scaled` needs the range of all of them.
@@ -69,7 +69,7 @@ class Depths:
         self._note(decoded.kind, visible)
         return None
 
-    def scaled(self, path: Path) -> Image.Image:
+    def scaled(self, path: Path | BinaryIO) -> Image.Image:
         """Return an image for which `open` returned None, after all have been opened."""
         image, kind, values, inverted = _decode(path)
         black, white = black_and_white(kind, self._ranges[kind])
@@ -98,12 +98,20 @@ class Depths:
                 )
         return sentences
 
+    def merge(self, other: "Depths") -> None:
+        """Add the ranges of other images of the same folder."""
+        for kind, found in other._ranges.items():
+            self._add(kind, found)
+
     def _note(self, kind: str, values: np.ndarray) -> None:
         if values.size == 0:  # all of them are transparent
             values = np.zeros(1)
+        self._add(kind, _Range(float(values.min()), float(values.max()), 1))
+
+    def _add(self, kind: str, found: _Range) -> None:
         low, high, images = self._ranges.get(kind, (np.inf, -np.inf, 0))
-        low, high = min(low, float(values.min())), max(high, float(values.max()))
-        self._ranges[kind] = _Range(low, high, images + 1)
+        low, high = min(low, found.low), max(high, found.high)
+        self._ranges[kind] = _Range(low, high, images + found.images)
 
 
 def black_and_white(kind: str, found: _Range) -> tuple[float, float]:
@@ -117,7 +125,7 @@ def black_and_white(kind: str, found: _Range) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
-def _decode(path: Path) -> _Decoded:
+def _decode(path: Path | BinaryIO) -> _Decoded:
     with Image.open(path) as opened:
         if opened.format == "EPS":
             raise ValueError("an EPS file is a program, which Ghostscript would run")

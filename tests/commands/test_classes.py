@@ -10,8 +10,8 @@ from PIL import Image
 
 from minddpm import GaussianDiffusion, UNet2D, schedules
 from minddpm.commands.classes import class_grid, find_label, labels_of_all_classes
+from minddpm.data.image_archive import read_images
 from minddpm.drawing import GUTTER
-from minddpm.evaluation.image_archive import read_images
 from minddpm.pipeline import save_pipeline
 from minddpm.training.run_directory import RUN
 from refusals import refused as refused_sentence

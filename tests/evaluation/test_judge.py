@@ -16,8 +16,8 @@ from minddpm.baselines.classifier.training import (
 )
 from minddpm.baselines.model_file import save_model
 from minddpm.data import ImageDataset, fallback
+from minddpm.data.image_archive import read_images
 from minddpm.errors import InputError
-from minddpm.evaluation.image_archive import read_images
 from minddpm.evaluation.metrics import classification
 from minddpm.evaluation.metrics.judge import SHIPPED, load_judge, save_classifier
 from minddpm.evaluation.report import Reference, check_samples, evaluate, shuffled_pixels

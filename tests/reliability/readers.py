@@ -32,11 +32,11 @@ from minddpm.baselines.sampling import load_baseline
 from minddpm.commands.run_figures import draw_loss
 from minddpm.data import load_folder, load_mnist
 from minddpm.data.download import DownloadError, download_all
+from minddpm.data.image_archive import read_images
 from minddpm.errors import InputError
 from minddpm.evaluation.comparison import runs
 from minddpm.evaluation.comparison.systems import DDPM
 from minddpm.evaluation.comparison.table import summary
-from minddpm.evaluation.image_archive import read_images
 from minddpm.evaluation.metrics.judge import load_judge
 from minddpm.storage.tensors import read_tensors
 from minddpm.training.run_directory import LOSS_COLUMNS, LossLog, RunDirectory, read_loss

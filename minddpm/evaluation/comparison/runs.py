@@ -14,11 +14,11 @@ from minddpm.baselines.sampling import bound, load_baseline
 from minddpm.baselines.vae.model import VAE, active_units
 from minddpm.commands import training_run
 from minddpm.data import ImageDataset, to_float, to_uint8
+from minddpm.data.image_archive import read_images
 from minddpm.diffusion.scheduler_file import load_diffusion
 from minddpm.errors import InputError
 from minddpm.evaluation.comparison.systems import DDPM, SLIDES, SYSTEMS, Sampler, System
 from minddpm.evaluation.comparison.table import summary
-from minddpm.evaluation.image_archive import read_images
 from minddpm.evaluation.metrics.likelihood import bits_per_dim
 from minddpm.evaluation.report import Reference, evaluate
 from minddpm.generate import generate

@@ -6,8 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from minddpm.evaluation import image_archive
-from minddpm.evaluation.image_archive import read_images
+from minddpm.data import image_archive
+from minddpm.data.image_archive import read_images
 from refusals import refused
 
 HEADER = "{{'descr': '|u1', 'fortran_order': False, 'shape': {}}}\n"

@@ -5,23 +5,26 @@ from pathlib import Path
 
 import numpy as np
 
-from minddpm.data import to_uint8
+from minddpm.data.dataset import to_uint8
 from minddpm.errors import InputError
 
 IMAGES, LABELS = "images", "labels"
+IMAGE_NAMES, LABEL_NAMES = (IMAGES, "x_train", "x"), (LABELS, "y_train", "y")
 MAX_BYTES = 2**30  # of the arrays that are read: 1.3 million digits of uint8
 
 
 def read_images(path: Path) -> tuple[np.ndarray, np.ndarray | None, str]:
     """Return images uint8 [n, H, W, C], labels int64 [n] or None, and the assumed range as text.
 
-    The file holds 'images' (or one array of any name), [n, H, W] or [n, H, W, C] with C 1 or 3:
-    integers in 0 .. 255, or floats in [0, 1] or [-1, 1]; and optionally 'labels', the intended
-    class of each image.
+    The file holds 'images' (or 'x_train', 'x', or one array of any name), [n, H, W] or
+    [n, H, W, C] with C 1 or 3: integers in 0 .. 255, or floats in [0, 1] or [-1, 1]; and
+    optionally 'labels' (or 'y_train', 'y'), the class of each image.
     Raises InputError for another shape or range, NaN, no images, arrays of more than MAX_BYTES, or
     a file that is no .npz.
     """
     name, images, labels = _read(path)
+    if labels is not None and labels.shape == (len(images), 1):  # as Keras stores CIFAR-10's
+        labels = labels[:, 0]
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[3] not in (1, 3):
@@ -48,8 +51,9 @@ def _read(path: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
         try:
             archive = zipfile.ZipFile(file)
             members = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
-            name = _choose(members, path)
-            arrays = {n: _array(archive, members[n]) for n in (name, LABELS) if n in members}
+            name, label_name = _choose(members, path)
+            images = _array(archive, members[name])
+            labels = _array(archive, members[label_name]) if label_name else None
         except InputError:
             raise
         except Exception as error:  # zipfile and NumPy raise many kinds on a damaged file
@@ -57,25 +61,27 @@ def _read(path: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
                 f"{path} is not a complete .npz file ({error}): write it with np.savez(file, "
                 f"{IMAGES}=...)."
             ) from error
-    return name, arrays[name], arrays.get(LABELS)
+    return name, images, labels
 
 
-def _choose(members: dict[str, zipfile.ZipInfo], path: Path) -> str:
-    """Return the name of the array of images, after checking the sizes of what will be read."""
-    name = IMAGES if IMAGES in members else next(iter(members), "")
-    if not members or (name != IMAGES and len(members) > 1):
+def _choose(members: dict[str, zipfile.ZipInfo], path: Path) -> tuple[str, str | None]:
+    """Return the names of images and labels, after checking the sizes of what will be read."""
+    known = next((name for name in IMAGE_NAMES if name in members), None)
+    labels = next((name for name in LABEL_NAMES if name in members), None)
+    name = known or next(iter(members), "")
+    if not members or (known is None and len(members) > 1):
         raise InputError(
             f"{path} has the arrays {', '.join(members) or '(none)'}: save the images as "
             f"np.savez(file, {IMAGES}=...)."
         )
     # A compressed file may hold a thousand times its own size.
-    size = sum(members[n].file_size for n in (name, LABELS) if n in members)
+    size = sum(members[n].file_size for n in {name, labels} - {None})
     if size > MAX_BYTES:
         raise InputError(
             f"{path} holds arrays of {size:,} bytes, and at most {MAX_BYTES:,} are read: save "
             "fewer images, or save them as uint8."
         )
-    return name
+    return name, labels
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:

@@ -1,0 +1,98 @@
+"""The decoded pixels of a folder on disk: decoded once, then read where they lie.
+
+<key>.pixels holds uint8 [n, H, W, C], and <key>.json the shape, a checksum and the names of the
+files. The key depends on the names and stamps of all files, the size and the channels, so a changed
+folder is decoded again. Any of these files may be deleted.
+"""
+
+import hashlib
+import json
+import mmap
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from minddpm.data.decode import decode
+from minddpm.data.fit import Size, size_option
+from minddpm.data.image_files import ImageFiles
+from minddpm.errors import InputError
+from minddpm.storage.atomic import atomic_write
+from minddpm.storage.cache_folder import cache_directory
+from minddpm.storage.json_files import write_json
+
+VERSION = 1  # of the rules by which images are decoded: another number decodes them again
+CHUNK = 1 << 24  # bytes
+
+
+class Stored(NamedTuple):
+    """Pixels uint8 [n, H, W, C] in a mapped file, their checksum and the names of their files."""
+
+    images: np.ndarray
+    mapping: mmap.mmap
+    checksum: int
+    names: list[str]
+
+
+def stored_pixels(files: ImageFiles, size: Size, channels: int | None) -> Stored:
+    """Return the pixels of image files from the cache, after decoding them if it lacks them.
+
+    channels: None for those of the images. Raises InputError as `decode` does.
+    """
+    base = cache_directory("images") / _key(files, size, channels)
+    pixels, info = base.with_suffix(".pixels"), base.with_suffix(".json")
+    found = _open(pixels, info, files)
+    if found is None:
+        _write(pixels, info, files, size, channels)
+        found = _open(pixels, info, files)
+    if found is None:
+        raise InputError(f"{pixels} was changed by another program: run the command again.")
+    return found
+
+
+def _key(files: ImageFiles, size: Size, channels: int | None) -> str:
+    digest = hashlib.sha256(f"{VERSION} {size_option(size)} {channels}".encode())
+    for name, stamp in zip(files.names, files.stamps, strict=True):
+        digest.update(f"\0{name}\0{stamp}".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+def _open(pixels: Path, info: Path, files: ImageFiles) -> Stored | None:
+    """Return what is stored, None if it is absent or incomplete."""
+    try:
+        stated = json.loads(info.read_bytes())
+        shape, checksum = tuple(stated["shape"]), int(stated["checksum"])
+        names = [files.names[i] for i in stated["files"]]
+        with pixels.open("rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        images = np.frombuffer(mapping, np.uint8).reshape(shape)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return Stored(images, mapping, checksum, names) if len(names) == len(images) else None
+
+
+def _write(
+    pixels: Path, info: Path, files: ImageFiles, size: Size, channels: int | None
+) -> None:  # fmt: skip
+    info.unlink(missing_ok=True)
+    with atomic_write(pixels) as file:
+        found = decode(files, size, channels, file)
+        written = found.channels if channels is not None else 3
+    if found.channels != written:
+        _keep_one_channel(pixels)
+    checksum = 0
+    with pixels.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            checksum = zlib.crc32(chunk, checksum)
+    number = {name: i for i, name in enumerate(files.names)}
+    shape = (len(found.names), *size, found.channels)
+    numbers = [number[name] for name in found.names]
+    write_json(info, {"shape": shape, "checksum": checksum, "files": numbers})
+
+
+def _keep_one_channel(path: Path) -> None:
+    """Rewrite pixels with three equal channels with one of them."""
+    with path.open("rb") as rgb, atomic_write(path) as grey:
+        while chunk := rgb.read(3 * CHUNK):
+            grey.write(chunk[::3])

@@ -1,0 +1,106 @@
+"""Many image files: decoded once by other processes, then read from the disk."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minddpm.data import decode, folder, image_cache
+from minddpm.data.folder import load_folder, load_image_files
+from minddpm.data.image_files import ImageFiles
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder, and every folder counts as one of many files."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(folder, "FEW", 0)
+    return tmp_path / "xdg" / "minddpm" / "images"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for i in range(7):
+        path = tmp_path / "photos" / ("cat" if i < 4 else "dog") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6), (i, 20, 30)).save(path)
+    return tmp_path / "photos"
+
+
+def no_decoding(monkeypatch):
+    def fail(*_):
+        raise AssertionError("the images were decoded again")
+
+    monkeypatch.setattr(image_cache, "decode", fail)
+
+
+def test_the_second_start_decodes_nothing(photos, monkeypatch):
+    (photos / "cat" / "0a.png").write_bytes(b"damaged")
+    first, expected = load_image_files(photos, (6, 8)), load_folder(photos, (6, 8))
+    assert first.mapping is not None
+    no_decoding(monkeypatch)
+    for data in (first, load_image_files(photos, (6, 8))):
+        np.testing.assert_array_equal(data.images, expected.images)
+        assert data.identity() == expected.identity()
+        assert data.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    chosen = np.array([5, 0, 5])
+    np.testing.assert_array_equal(data.pixels(chosen), expected.images[chosen])
+    assert data.pixels(chosen).flags.writeable
+
+
+@pytest.mark.parametrize("change", ["content", "name", "size", "channels", "damaged cache"])
+def test_a_change_decodes_again(photos, change, cache):
+    before = load_image_files(photos, (6, 8)).images.copy()
+    size, channels = (6, 8), None
+    first = photos / "cat" / "0.png"
+    if change == "content":
+        stat = first.stat()
+        Image.new("RGB", (8, 6), (99, 20, 30)).save(first)
+        os.utime(first, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as if it had not changed
+    elif change == "name":
+        first.rename(photos / "dog" / "9.png")
+    elif change == "size":
+        size = (4, 4)
+    elif change == "channels":
+        channels = 1
+    else:
+        next(cache.glob("*.pixels")).write_bytes(b"cut")
+    now = load_image_files(photos, size, channels)
+    np.testing.assert_array_equal(now.images, load_folder(photos, size, channels).images)
+    if change == "content":
+        assert (now.images[0] != before[0]).any()
+
+
+def test_grey_images_are_stored_with_one_channel(tmp_path):
+    for i in range(3):
+        Image.new("L", (8, 6), 100 + i).save(tmp_path / f"{i}.png")
+    data = load_image_files(tmp_path, (6, 8))
+    assert data.images.shape == (3, 6, 8, 1)
+    assert data.images[:, 0, 0, 0].tolist() == [100, 101, 102]
+
+
+def test_worker_processes_decode_the_same(photos, monkeypatch, capsys):
+    (photos / "dog" / "bad.png").write_bytes(b"damaged")
+    Image.fromarray(np.full((6, 8), 500, np.uint16)).save(photos / "cat" / "deep.png")
+    alone = load_folder(photos, (6, 8))
+    capsys.readouterr()
+    monkeypatch.setattr(decode, "FEW", 0)
+    monkeypatch.setattr(decode, "PART", 2)
+    monkeypatch.setattr(decode, "_cores", lambda: 1)
+    np.testing.assert_array_equal(load_folder(photos, (6, 8)).images, alone.images)
+    stderr = capsys.readouterr().err
+    assert "bad.png: not a readable image, skipped" in stderr
+    assert "hold 500 .. 500" in stderr
+
+
+def test_stamps_of_an_archive_follow_the_content(tmp_path):
+    import zipfile
+
+    stamps = []
+    for value in (1, 2):
+        Image.new("L", (2, 2), value).save(tmp_path / "a.png")
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.write(tmp_path / "a.png", "a.png")
+        stamps.append(ImageFiles(tmp_path / "a.zip").stamps)
+    assert stamps[0] != stamps[1]
