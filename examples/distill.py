@@ -49,6 +49,7 @@ RUN_OPTIONS: dict[str, Any] = {
     **{name: getattr(DistillationOptions(), name) for name in FLAGS},
     "teacher": None,
     "teacher_steps": None,
+    "data": None,
     "image_folder": None,
 }
 
@@ -61,9 +62,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--samples", type=cli.positive, default=64, help="samples to draw (64)")
     group = parser.add_argument_group("the run", "stored in run.json and reused by --resume")
     group.add_argument("--model", dest="teacher", type=Path, help="directory of the trained model")
-    group.add_argument(
-        "--image-folder", type=Path, help="the images of the model, if they are not MNIST's"
-    )
+    training_run.add_data(group)
     for name, (kind, text) in FLAGS.items():
         default = "" if RUN_OPTIONS[name] is None else f" (default: {RUN_OPTIONS[name]})"
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{text}{default}")
@@ -98,7 +97,7 @@ def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]
     kind = {**options, "class_conditional": unet.num_classes > 0}
     training = training_run.training_options(DistillationOptions, kind)
     H, W = image_size(unet)
-    dataset = training_run.load_data(args, options, H, unet.config["in_channels"])
+    dataset = training_run.load_data(args, options, (H, W), unet.config["in_channels"])
     if dataset.images.shape[1:] != (H, W, unet.config["in_channels"]):
         raise InputError(
             f"{options['teacher']} is a model of images {(H, W, unet.config['in_channels'])}, but "

@@ -24,14 +24,19 @@ from minddpm.baselines.classifier.training import (
 )
 from minddpm.commands import cli, training_run
 from minddpm.commands.run_figures import draw_log
-from minddpm.data import ImageDataset, load_mnist, to_float
+from minddpm.data import ImageDataset, to_float
+from minddpm.data.named import GREY_28, load_named
 from minddpm.drawing import grid, save_png
 from minddpm.evaluation.metrics.judge import save_classifier
 from minddpm.training.run_directory import RunDirectory
 
 DEFAULT_OUT = Path("runs/classifier")
 FILE = "classifier.safetensors"
-RUN_OPTIONS: dict[str, Any] = {**training_run.MACHINE, **dataclasses.asdict(ClassifierOptions())}
+RUN_OPTIONS: dict[str, Any] = {
+    **training_run.MACHINE,
+    "data": "mnist",
+    **dataclasses.asdict(ClassifierOptions()),
+}
 
 
 def parse() -> argparse.Namespace:
@@ -39,7 +44,8 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     training_run.add_run(parser, DEFAULT_OUT)
-    training_run.add_options(parser, ClassifierOptions())
+    group = training_run.add_options(parser, ClassifierOptions())
+    group.add_argument("--data", choices=GREY_28, help="the images (mnist)")
     return parser.parse_args()
 
 
@@ -56,11 +62,11 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
     started = time.perf_counter()
     training = training_run.training_options(ClassifierOptions, options)
     minddpm.manual_seed(training.seed)
-    loop = ClassifierLoop(Classifier(), load_mnist(args.data_dir), run, training)
+    loop = ClassifierLoop(Classifier(), load_named(options["data"], args.data_dir), run, training)
     training_run.begin(args, loop, options)
     if not training_run.train(loop):
         return cli.INTERRUPTED
-    test = load_mnist(args.data_dir, "test")
+    test = load_named(options["data"], args.data_dir, "test")
     with loop.ema.applied():
         fraction_correct = accuracy(loop.module, test.images, test.labels)
         draw_mistakes(run, loop.module, test)
@@ -76,7 +82,8 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
 
 
 def main() -> int:
-    return training_run.run_command(parse(), DEFAULT_OUT, RUN_OPTIONS, {}, train)
+    choices = {"data": list(GREY_28)}
+    return training_run.run_command(parse(), DEFAULT_OUT, RUN_OPTIONS, choices, train)
 
 
 if __name__ == "__main__":

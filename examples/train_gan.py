@@ -17,12 +17,16 @@ from minddpm.baselines.gan.training import GENERATOR_FILE, GANLoop, GANOptions
 from minddpm.baselines.sampling import sample_generator
 from minddpm.commands import cli, training_run
 from minddpm.commands.run_figures import draw_log
-from minddpm.data import load_mnist
+from minddpm.data.named import GREY_28, load_named
 from minddpm.drawing import grid, save_png
 from minddpm.training.run_directory import RunDirectory
 
 DEFAULT_OUT = Path("runs/gan")
-RUN_OPTIONS: dict[str, Any] = {**training_run.MACHINE, **dataclasses.asdict(GANOptions())}
+RUN_OPTIONS: dict[str, Any] = {
+    **training_run.MACHINE,
+    "data": "mnist",
+    **dataclasses.asdict(GANOptions()),
+}
 
 
 def parse() -> argparse.Namespace:
@@ -30,7 +34,8 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     training_run.add_run(parser, DEFAULT_OUT)
-    training_run.add_options(parser, GANOptions())
+    group = training_run.add_options(parser, GANOptions())
+    group.add_argument("--data", choices=GREY_28, help="the images (mnist)")
     return parser.parse_args()
 
 
@@ -38,7 +43,9 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
     started = time.perf_counter()
     training = training_run.training_options(GANOptions, options)
     minddpm.manual_seed(training.seed)
-    loop = GANLoop(Generator(), Discriminator(), load_mnist(args.data_dir), run, training)
+    loop = GANLoop(
+        Generator(), Discriminator(), load_named(options["data"], args.data_dir), run, training
+    )
     training_run.begin(args, loop, options)
     if not training_run.train(loop):
         return cli.INTERRUPTED
@@ -56,7 +63,8 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
 
 
 def main() -> int:
-    return training_run.run_command(parse(), DEFAULT_OUT, RUN_OPTIONS, {}, train)
+    choices = {"data": list(GREY_28)}
+    return training_run.run_command(parse(), DEFAULT_OUT, RUN_OPTIONS, choices, train)
 
 
 if __name__ == "__main__":

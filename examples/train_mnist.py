@@ -1,6 +1,7 @@
-"""Train a DDPM on MNIST (or a folder of images); write the model, samples and loss curves.
+"""Train a DDPM on MNIST or other images; write the model, samples and loss curves.
 
     python examples/train_mnist.py
+    python examples/train_mnist.py --data DIR --image-size 48x96 --model tiny --out runs/photos
     python examples/train_mnist.py --out runs/mnist --resume --steps 6000
 
 diffusers can also open the run directory: DDPMPipeline.from_pretrained("runs/mnist").
@@ -16,18 +17,20 @@ from typing import Any
 
 import minddpm
 from minddpm import backend
-from minddpm.commands import cli, run_figures, training_run
+from minddpm.commands import cli, model_options, run_figures, training_run
+from minddpm.data import ImageDataset
+from minddpm.data.fit import parse_size, size_option
 from minddpm.diffusion.losses import LOSSES
 from minddpm.diffusion.reverse import PREDICTIONS, VARIANCES
+from minddpm.errors import InputError
 from minddpm.generate import seconds_per_run
-from minddpm.models.config import LABEL_NAMES
 from minddpm.training.ddpm import Trainer, TrainingOptions
 from minddpm.training.options import OPTIMIZERS, T_DRAWS
 from minddpm.training.recipe import DIGITS, PLAIN, Recipe
-from minddpm.training.run_directory import RunDirectory
+from minddpm.training.run_directory import STATE, RunDirectory
 
 DEFAULT_OUT = Path("runs/mnist")
-MODELS = {"one-block": minddpm.ONE_BLOCK, "small": minddpm.SMALL, "paper": minddpm.PAPER}
+MODELS = model_options.PRESETS
 # A sampler that needs few steps, and with noise, which removes earlier errors of the model.
 SAMPLER, SAMPLING_STEPS = "dpm_solver_sde", 20
 
@@ -36,13 +39,16 @@ def run_options(model: str, recipe: Recipe) -> dict[str, Any]:
     """Return the options stored with a run: --resume reads them from run.json."""
     return {
         **training_run.MACHINE,
+        **model_options.OPTIONS,
         "model": model,
         "timesteps": 1000,
         "schedule": recipe.schedule,
         "prediction": recipe.prediction,
         "variance": "fixed_small",
+        "data": None,
         "image_folder": None,
-        "image_size": 28,
+        "image_size": None,
+        "channels": None,
         **dataclasses.asdict(recipe.options),
     }
 
@@ -93,9 +99,8 @@ def parse() -> argparse.Namespace:
     add("clip_norm", float, "largest norm of the gradient")
     add("weight_decay", float, "decoupled weight decay (AdamW)")
     add("ema_decay", float, "decay of the averaged weights, which are used for sampling")
-    add(
-        "model", str, "one-block: 1.1M parameters; small: 1.6M; paper: CIFAR-10's in Ho et al., 36M"
-    )
+    add("model", str, "one-block: 1.1M parameters; small: 1.6M; cifar10, paper: Ho et al.'s, 36M")
+    model_options.add_model(group, cli.positive)
     add("timesteps", cli.positive, "T, the length of the diffusion process")
     add("schedule", str, "noise schedule")
     add("prediction", str, "the quantity that the network predicts")
@@ -105,20 +110,54 @@ def parse() -> argparse.Namespace:
     for name, text in (
         ("importance-sampling", "draw t in proportion to its RMS loss, for --loss vlb"),
         ("class-conditional", "condition on the class, and drop some labels to allow guidance"),
+        ("flip", "flip a random half of the images from left to right"),
     ):
         group.add_argument(f"--{name}", action="store_true", default=None, help=text)
     add("label_dropout", float, "probability that an image's class is dropped")
-    add("image_folder", Path, "train on the images in this folder instead of MNIST")
-    add("image_size", cli.positive, "height and width of the images of --image-folder")
+    training_run.add_data(group)
+    group.add_argument(
+        "--image-size", type=image_size, metavar="N or HxW",
+        help="64, or height x width as 48x96: scale the images to cover it, and crop their centres "
+        "(default: the size of the data set; 28 for a folder or .zip)",
+    )  # fmt: skip
+    group.add_argument(
+        "--channels", type=int, choices=(1, 3), help="1: grey, 3: colour (default: as they are)"
+    )
     add("log_every", cli.positive, "steps per row of loss.csv")
     add("checkpoint_every", cli.positive, "steps between checkpoints")
-    return training_run.parse_data(parser)
+    args = training_run.parse_data(parser)
+    given = [name for name in ("model", "config", "init_from") if getattr(args, name) is not None]
+    if len(given) > 1:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        parser.error(f"{flags} each choose a model: give only one")
+    return args
+
+
+def image_size(text: str) -> int | str:
+    """Return a size as run.json stores it; an argparse type."""
+    try:
+        return size_option(parse_size(text))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def load_images(args: argparse.Namespace, options: dict[str, Any]) -> ImageDataset:
+    """Return the images, and store their size and channels in the options."""
+    size, channels = options["image_size"], options["channels"]
+    if args.resume and channels is None and options["image_folder"] is not None:
+        channels = MODELS[options["model"]]["in_channels"]  # a run from before --channels existed
+    dataset = training_run.load_data(args, options, None if size is None else parse_size(size),
+                                     channels)  # fmt: skip
+    _, H, W, C = dataset.images.shape
+    options |= {"image_size": size_option((H, W)), "channels": C}
+    return dataset
 
 
 def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> Trainer:
     """Return the trainer before its first step; create only an empty directory."""
-    channels = MODELS[options["model"]]["in_channels"]
-    dataset = training_run.load_data(args, options, options["image_size"], channels)
+    dataset = load_images(args, options)
+    H = dataset.images.shape[1]
+    architecture = model_options.choose_architecture(options, MODELS[options["model"]], H)
     if args.epochs is not None:
         options["steps"] = -(-args.epochs * len(dataset) // options["batch_size"])
     diffusion = minddpm.GaussianDiffusion(
@@ -128,16 +167,12 @@ def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]
     )
     training = training_run.training_options(TrainingOptions, options)
     minddpm.manual_seed(training.seed)
-    _, H, W, C = dataset.images.shape
-    config = {**MODELS[options["model"]], "sample_size": H, "in_channels": C, "out_channels": C}
-    if options["variance"] == "learned_range":
-        config["out_channels"] = 2 * C
-    if training.class_conditional and dataset.labels is not None:
-        config["num_class_embeds"] = dataset.num_classes + 1  # the last means "no class"
-        if dataset.label_names is not None:
-            config[LABEL_NAMES] = dataset.label_names
-    unet = minddpm.UNet2D(**config)
-    unet.check_image_size(H, W)
+    unet = model_options.build_unet(
+        architecture, dataset, options["variance"] == "learned_range", training.class_conditional,
+        training.batch_size,
+    )  # fmt: skip
+    if options["init_from"] and not (args.resume and (run.path / STATE).exists()):
+        model_options.initialise(unet, options["init_from"])
     trainer = Trainer(unet, diffusion, dataset, run, training)
     training_run.open_run(args, trainer)
     return trainer

@@ -21,13 +21,15 @@ from minddpm.baselines.vae.model import LIKELIHOODS, VAE, active_units
 from minddpm.baselines.vae.training import VAE_FILE, VAELoop, VAEOptions
 from minddpm.commands import cli, training_run
 from minddpm.commands.run_figures import draw_log
-from minddpm.data import ImageDataset, load_mnist, to_float
+from minddpm.data import ImageDataset, to_float
+from minddpm.data.named import GREY_28, load_named
 from minddpm.drawing import grid, save_png, strip
 from minddpm.training.run_directory import RunDirectory
 
 DEFAULT_OUT = Path("runs/vae")
 RUN_OPTIONS: dict[str, Any] = {
     **training_run.MACHINE,
+    "data": "mnist",
     "likelihood": "bernoulli",
     "latent": 16,
     **dataclasses.asdict(VAEOptions()),
@@ -40,6 +42,7 @@ def parse() -> argparse.Namespace:
     )
     training_run.add_run(parser, DEFAULT_OUT)
     group = training_run.add_options(parser, VAEOptions())
+    group.add_argument("--data", choices=GREY_28, help="the images (mnist)")
     group.add_argument("--likelihood", choices=LIKELIHOODS, help="of each pixel (bernoulli)")
     group.add_argument("--latent", type=cli.positive, help="latent dimensions (16)")
     return parser.parse_args()
@@ -64,11 +67,11 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
     training = training_run.training_options(VAEOptions, options)
     minddpm.manual_seed(training.seed)
     vae = VAE(latent=options["latent"], likelihood=options["likelihood"])
-    loop = VAELoop(vae, load_mnist(args.data_dir), run, training)
+    loop = VAELoop(vae, load_named(options["data"], args.data_dir), run, training)
     training_run.begin(args, loop, options)
     if not training_run.train(loop):
         return cli.INTERRUPTED
-    test = load_mnist(args.data_dir, "test")
+    test = load_named(options["data"], args.data_dir, "test")
     with loop.ema.applied():
         save_png(grid(sample_vae(vae, 64, training.seed)), run.path / "samples.png")
         shown = test.images[:16]
@@ -86,7 +89,7 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
 
 
 def main() -> int:
-    choices = {"likelihood": list(LIKELIHOODS)}
+    choices = {"likelihood": list(LIKELIHOODS), "data": list(GREY_28)}
     return training_run.run_command(parse(), DEFAULT_OUT, RUN_OPTIONS, choices, train)
 
 

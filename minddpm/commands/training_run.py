@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from minddpm import backend
-from minddpm.commands import cli
+from minddpm.commands import cli, model_options
 from minddpm.commands.classes import check_same_classes
-from minddpm.data import ImageDataset, load_folder, load_mnist
+from minddpm.data import ImageDataset
+from minddpm.data.fit import Size
+from minddpm.data.named import NAMES
+from minddpm.data.sources import load_images
 from minddpm.errors import InputError
 from minddpm.training.loop import Loop
 from minddpm.training.options import LoopOptions
@@ -21,8 +24,11 @@ Options = TypeVar("Options", bound=LoopOptions)
 
 # Options of every training command, in addition to those of its loop.
 MACHINE: dict[str, Any] = {"backend": "auto", "threads": None, "precision": "float32"}
-# Options with default None, and their type.
-OPTIONAL = {"threads": int, "image_folder": str, "teacher": str, "teacher_steps": int}
+# Options with default None, and their types.
+OPTIONAL: dict[str, tuple[type, ...]] = {
+    "threads": (int,), "data": (str,), "image_folder": (str,), "image_size": (int, str),
+    "channels": (int,), "teacher": (str,), "teacher_steps": (int,), **model_options.TYPES,
+}  # fmt: skip
 LOOP_HELP = {
     "steps": "number of training steps",
     "batch_size": "images per step",
@@ -39,39 +45,56 @@ LOOP_HELP = {
 # Options that may change when a run is resumed. Those in MACHINE change only the rounding; the
 # others do not affect the steps already done, as check_cooldown verifies.
 MAY_CHANGE = ("steps", "cooldown", "log_every", "checkpoint_every", *MACHINE)
-MAY_MOVE = ("image_folder", "teacher")  # their checksums are in run.json
+MAY_MOVE = ("data", "image_folder", "teacher", "init_from")  # their checksums are in run.json
 
 
 def add_run(parser: argparse.ArgumentParser, default_out: Path) -> None:
     """Add the flags that every training command has in addition to its options."""
     cli.add_machine(parser)
-    parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
+    parser.add_argument("--data-dir", type=Path, help="folder with the files of a named data set")
     parser.add_argument("--out", type=Path, help=f"run directory (default: a new {default_out})")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
 
 
+def add_data(group: Any) -> None:
+    """Add the flags --data and --image-folder to an argument group; `parse_data` checks them."""
+    group.add_argument(
+        "--data",
+        help=f"{', '.join(NAMES)}, a folder of images, a .zip or .npz file (default: mnist)",
+    )
+    group.add_argument("--image-folder", help="the same as --data, for a folder")
+
+
 def parse_data(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Return the arguments of a command with --data-dir and --image-folder, only one of them."""
+    """Return the arguments of a command with the flags of `add_data`, only one of them."""
     args = parser.parse_args()
-    if args.image_folder is not None:
+    if args.data is not None and args.image_folder is not None:
+        parser.error("--data and --image-folder both name the images: give only one")
+    for name in ("data", "image_folder"):
+        given = getattr(args, name)
+        if given is None or (name == "data" and given in NAMES):
+            continue
         if args.data_dir is not None:
-            parser.error("--data-dir is for MNIST, --image-folder for other images: give only one")
-        args.image_folder = str(args.image_folder.resolve())  # --resume may run elsewhere
+            parser.error(
+                f"--data-dir is for {', '.join(NAMES)}, --{name.replace('_', '-')} {given} for "
+                "other images: give only one"
+            )
+        setattr(args, name, str(Path(given).resolve()))  # --resume may run elsewhere
     return args
 
 
 def load_data(
-    args: argparse.Namespace, options: dict[str, Any], size: int, channels: int
+    args: argparse.Namespace, options: dict[str, Any], size: Size | None, channels: int | None
 ) -> ImageDataset:
-    """Return MNIST's training set, or the images of --image-folder in this size."""
-    if options["image_folder"] is None:
-        return load_mnist(args.data_dir)
-    if args.resume and not Path(options["image_folder"]).is_dir():
+    """Return the images of --data or --image-folder; None: the size or the channels they have."""
+    name = "data" if options["image_folder"] is None else "image_folder"
+    data = options[name] or "mnist"
+    if args.resume and data not in NAMES and not Path(data).exists():
         raise InputError(
-            f"{options['image_folder']}, with the images of the run, does not exist: give its new "
-            "place with --image-folder."
+            f"{data}, with the images of the run, does not exist: give its new place with "
+            f"--{name.replace('_', '-')}."
         )
-    return load_folder(options["image_folder"], size, channels)
+    return load_images(data, size, channels, args.data_dir)
 
 
 def choose_run(args: argparse.Namespace, default_out: Path) -> RunDirectory:
@@ -132,7 +155,7 @@ def stored_options(
 def _same_type(name: str, value: Any, default: Any) -> bool:
     """Return whether a value from run.json has the type of the default."""
     if default is None:
-        return value is None or type(value) is OPTIONAL[name]
+        return value is None or type(value) in OPTIONAL[name]
     return type(value) in ((int, float) if isinstance(default, float) else (type(default),))
 
 

@@ -42,7 +42,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises InputError for a missing or damaged file, and for a model that is not a UNet2DModel.
     """
-    path = folder / CONFIG
+    return read_config_file(folder / CONFIG)
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Return the configuration in a JSON file, as read_config does."""
     config = read_json(path)
     kind = config.get("_class_name", "UNet2DModel")
     if kind != "UNet2DModel":

@@ -8,6 +8,7 @@ import numpy as np
 
 from minddpm import backend, nn, random
 from minddpm.data import ImageDataset, batch_indices, to_float
+from minddpm.data.prefetch import Prefetched
 from minddpm.diffusion import GaussianDiffusion
 from minddpm.diffusion.draw_t import draw_by_log_snr
 from minddpm.errors import InputError
@@ -107,6 +108,7 @@ class Trainer(Loop):
         self.loss_scale = LossScale(options.batch_size * dataset.images[0].size)
         self.changed = (*self.optimizer.arrays(self.ema), *self.loss_scale.arrays())
         self.replay = ReplayedStep(unet, self.changed)
+        self.read = Prefetched(self._chosen, dataset.pixels, ahead=dataset.mapping is not None)
 
     # --- one step --------------------------------------------------------------------------------
 
@@ -134,11 +136,18 @@ class Trainer(Loop):
         """Draw what a step computes with, but for its noise."""
         options = self.options
         # line 2: x0 ~ q(x0). CuPy copies asynchronously, through its own pinned memory.
-        chosen = batch_indices(len(self.dataset.images), options.batch_size, step, options.seed)
-        x0 = backend.xp.asarray(to_float(self.dataset.images[chosen]))
+        chosen, pixels = self.read(step)
+        if options.flip:
+            flipped = random.integers(2, len(pixels), options.seed, random.AUGMENT, step) == 1
+            pixels[flipped] = pixels[flipped, :, ::-1]
+        x0 = backend.xp.asarray(to_float(pixels))
         # line 3: t
         t, weights = self._draw_t(len(x0), step)
         return Batch(x0, t, self._draw_labels(chosen, step), weights)
+
+    def _chosen(self, step: int) -> np.ndarray:
+        """Return the indices of the images of a step."""
+        return batch_indices(len(self.dataset), self.options.batch_size, step, self.options.seed)
 
     def _gradients(
         self, step: int, x0: backend.Array, t: np.ndarray, labels: np.ndarray | None,

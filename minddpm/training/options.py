@@ -65,6 +65,7 @@ class TrainingOptions(LoopOptions):
     importance_sampling: bool = False
     class_conditional: bool = False
     label_dropout: float = 0.1
+    flip: bool = False
 
     def __post_init__(self) -> None:
         """Raise InputError for a value out of range."""
