@@ -197,4 +197,5 @@ def initialise(unet: UNet2D, directory: str) -> None:
     dropped = ["class_embedding"] if trained.num_classes and not unet.num_classes else []
     what = [f"{part} starts anew" for part in dict.fromkeys(new)]
     what += [f"{part} is left out" for part in dropped]
-    print(f"weights of {directory}{'; ' if what else ''}{', '.join(what)}", flush=True)
+    sentence = "; ".join([f"starting from the weights of {directory}", *what])
+    print(sentence, flush=True)

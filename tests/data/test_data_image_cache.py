@@ -1,12 +1,17 @@
 """Many image files: decoded once by other processes, then read from the disk."""
 
+import mmap
 import os
+import re
+import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from minddpm.data import decode, folder, image_cache
+from minddpm.data import ImageDataset, decode, folder, image_cache
 from minddpm.data.folder import load_folder, load_image_files
 from minddpm.data.image_files import ImageFiles
 
@@ -95,8 +100,6 @@ def test_worker_processes_decode_the_same(photos, monkeypatch, capsys):
 
 
 def test_stamps_of_an_archive_follow_the_content(tmp_path):
-    import zipfile
-
     stamps = []
     for value in (1, 2):
         Image.new("L", (2, 2), value).save(tmp_path / "a.png")
@@ -104,3 +107,20 @@ def test_stamps_of_an_archive_follow_the_content(tmp_path):
             archive.write(tmp_path / "a.png", "a.png")
         stamps.append(ImageFiles(tmp_path / "a.zip").stamps)
     assert stamps[0] != stamps[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+def test_what_was_read_does_not_stay_in_memory(tmp_path):
+    def megabytes():
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"RssFile:\s+(\d+)", status)[1]) / 1000
+
+    shape = (1000, 100, 100, 3)  # 30 MB
+    (tmp_path / "a.pixels").write_bytes(bytes(30_000_000))
+    with (tmp_path / "a.pixels").open("rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    data = ImageDataset(np.frombuffer(mapping, np.uint8).reshape(shape), None, "a", mapping=mapping)
+    before = megabytes()
+    for start in range(0, 1000, 50):
+        data.pixels(np.arange(start, start + 50))
+    assert megabytes() < before + 5

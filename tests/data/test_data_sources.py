@@ -72,12 +72,12 @@ def test_labels_of_dataset_json(tmp_path, archive):
 
 
 def test_images_that_are_not_square(tmp_path):
-    pixels = np.zeros((12, 40, 3), np.uint8)
-    pixels[:, 8:32] = RED
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     data = load_folder(tmp_path, (12, 24))
-    assert data.images.shape == (1, 12, 24, 3)
-    assert (data.images == np.array(RED)).all()  # cropped at its centre
+    np.testing.assert_array_equal(data.images, pixels[None, :, 8:32])  # cropped at its centre
+    for size in ((24, 12), (6, 30)):
+        assert load_folder(tmp_path, size).images.shape == (1, *size, 3)
 
 
 def test_channels_are_those_of_the_images(tmp_path):
