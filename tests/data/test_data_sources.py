@@ -66,7 +66,8 @@ def test_labels_of_dataset_json(tmp_path, archive):
     assert load({"labels": None}).labels is None
     with refused("no label for 1 of 3 images", "00000/img2.png"):
         load({"labels": pairs[:2]})
-    for wrong in ({}, [], {"labels": [["a.png", 0.5]]}, {"labels": [["a.png", -1]]}, {"labels": 3}):
+    labels = ([["a.png", 0.5]], [["a.png", -1]], [["a.png", 10**30]], [[[], 1]], 3)
+    for wrong in ({}, [], *({"labels": value} for value in labels)):
         with refused("dataset.json", "correct it"):
             load(wrong)
 
