@@ -97,11 +97,15 @@ def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]
     kind = {**options, "class_conditional": unet.num_classes > 0}
     training = training_run.training_options(DistillationOptions, kind)
     H, W = image_size(unet)
-    dataset = training_run.load_data(args, options, (H, W), unet.config["in_channels"])
+    size, channels = (H, W), unet.config["in_channels"]
+    if options["data"] is None and options["image_folder"] is None:
+        size = channels = None  # MNIST as it is: a model of other images needs these to be named
+    dataset = training_run.load_data(args, options, size, channels)
     if dataset.images.shape[1:] != (H, W, unet.config["in_channels"]):
         raise InputError(
             f"{options['teacher']} is a model of images {(H, W, unet.config['in_channels'])}, but "
-            f"those of {dataset.source} are {dataset.images.shape[1:]}: give the model's images."
+            f"those of {dataset.source} are {dataset.images.shape[1:]}: give the model's images "
+            "with --data."
         )
     checksum = identity(teacher)
     if args.resume and not checksum.items() <= run.read_info()[1].items():
