@@ -14,8 +14,9 @@
 #define STAGES 2
 #endif
 #define THREADS (TILE / 8 * (COLUMNS / 8))
-// Threads on a multiprocessor; more would spill registers. gx has both sides along the depth.
-#define BOUNDS THREADS, (384 / THREADS)
+// Threads on a multiprocessor; more would spill registers, up to sm_80 those of the smallest tile,
+// of which there are few. gx has both sides along the depth.
+#define BOUNDS THREADS, ((THREADS == 32 && __CUDA_ARCH__ <= 800 ? 256 : 384) / THREADS)
 #define BOUNDS_X THREADS, (256 / THREADS)
 #define LANES (THREADS / DEPTH)  // of fetch.cuh: each depth of a tile is read at once
 #define SIDE_A (DEPTH * TILE)
