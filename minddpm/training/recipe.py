@@ -23,18 +23,17 @@ class Recipe(NamedTuple):
 # Ho et al. 2020 for digits: a linear schedule, the noise as target, Adam at a constant rate.
 PLAIN = Recipe(SMALL, "linear", "epsilon", TrainingOptions())
 
-# The best digits that we know of for five minutes on two cores. Each line was tried against PLAIN's
-# at equal time, with one training each.
+# The best digits that we know of for five minutes on two cores; docs/results.md has what was tried.
 DIGITS = Recipe(
     model=ONE_BLOCK,  # half the work of a step, so twice the steps
     schedule="cosine",  # linear spends a third of its t on images that are all but noise
     prediction="v",  # the noise says little about the image at large t, the image at small t
     options=TrainingOptions(
         optimizer="muon",  # a step of Adam serves few directions of a weight matrix (nn/muon.py)
-        lr=2e-3,  # 4e-3 was worse
+        lr=2e-3,  # 4e-3 was no better
         steps=2900,  # five minutes
         cooldown=0.25,  # at a constant rate the last steps only jump about the minimum
         ema_decay=0.995,  # averages 200 steps, well within the cooldown; .999 remembers the start
-        draw_t="log-snr",  # most steps where a digit takes shape (diffusion/draw_t.py)
+        draw_t="log-snr",  # fewer steps at both ends, almost clean and almost noise (draw_t.py)
     ),
 )
