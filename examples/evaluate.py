@@ -255,6 +255,7 @@ def evaluate_baseline(
     args: argparse.Namespace, network: Judge, baseline: VAE | Generator
 ) -> dict[str, Any]:
     """Return the metrics of a VAE or a GAN; only a Gaussian VAE has a bound in bits/dim."""
+    cli.check_trained_on_mnist(args.model)
     numbers = {}
     has_bound = args.images and isinstance(baseline, VAE)
     if has_bound:

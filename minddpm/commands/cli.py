@@ -18,6 +18,7 @@ from minddpm.generate import image_size
 from minddpm.models import UNet2D
 from minddpm.storage.atomic import check_writable
 from minddpm.training.loop import TrainingDivergedError
+from minddpm.training.run_directory import RUN, RunDirectory
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 NO_MEMORY = "error: not enough memory{}: choose smaller numbers."
@@ -170,6 +171,7 @@ def load_model_and_data(
     Raises InputError if there are fewer digits than `images`, or the model expects another image
     shape or other classes.
     """
+    check_trained_on_mnist(directory)
     unet = UNet2D.from_pretrained(directory).eval()
     diffusion, data = load_diffusion(directory), load_mnist(data_dir, "test")
     expected = (*image_size(unet), unet.config["in_channels"])
@@ -185,6 +187,18 @@ def load_model_and_data(
         )
     check_images(images, data)
     return unet, diffusion, data
+
+
+def check_trained_on_mnist(directory: Path) -> None:
+    """Raise InputError if the model's run.json names other images. (Others' models have none.)"""
+    if not (directory / RUN).is_file():
+        return
+    options, _ = RunDirectory(directory).read_info()
+    other = options.get("image_folder") or options.get("data")
+    if other not in (None, "mnist"):
+        raise InputError(
+            f"{directory} was trained on {other}: choose a model that was trained on MNIST."
+        )
 
 
 def check_images(images: int, data: ImageDataset) -> None:

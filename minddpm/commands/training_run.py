@@ -45,7 +45,7 @@ LOOP_HELP = {
 # Options that may change when a run is resumed. Those in MACHINE change only the rounding; the
 # others do not affect the steps already done, as check_cooldown verifies.
 MAY_CHANGE = ("steps", "cooldown", "log_every", "checkpoint_every", *MACHINE)
-MAY_MOVE = ("data", "image_folder", "teacher", "init_from")  # their checksums are in run.json
+MAY_MOVE = ("data", "image_folder", "teacher")  # their checksums are in run.json
 
 
 def add_run(parser: argparse.ArgumentParser, default_out: Path) -> None:

@@ -1,8 +1,9 @@
 """A run directory: the files that training writes, and how a run resumes from them.
 
 training_state.safetensors alone determines the state of a run. It is one file, renamed into place
-when it is complete, so a kill at any moment leaves the previous checkpoint intact. Everything else
-(the pipeline for diffusers, the figures) can be regenerated from it.
+when it is complete, so a kill at any moment leaves the previous checkpoint intact. Only a run that
+is made longer needs another one, before_cooldown.safetensors. Everything else (the pipeline for
+diffusers, the figures) can be regenerated.
 """
 
 import csv
@@ -126,7 +127,8 @@ class RunDirectory:
             check_no_links(self.path)
         self._remove_leftovers()
         if not path.exists():
-            if any(self.path.rglob("*.safetensors")):
+            # A run killed before its first checkpoint may have the state before its cooldown.
+            if any(p.name != BEFORE_COOLDOWN for p in self.path.rglob("*.safetensors")):
                 raise InputError(
                     f"{path} is missing, so that the run would start again and overwrite its "
                     "model: restore the file, or choose another --out."

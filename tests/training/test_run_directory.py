@@ -11,7 +11,14 @@ from builders import read_files, tiny_run
 from safetensors.numpy import load_file, save_file
 
 from minddpm import InputError
-from minddpm.training.run_directory import LOSS, RUN, STATE, RunDirectory, read_loss
+from minddpm.training.run_directory import (
+    BEFORE_COOLDOWN,
+    LOSS,
+    RUN,
+    STATE,
+    RunDirectory,
+    read_loss,
+)
 
 # --- killed --------------------------------------------------------------------------------------
 
@@ -65,6 +72,15 @@ def test_fifty_kills_while_saving_leave_a_complete_checkpoint(tmp_path):
         assert not list(path.rglob(".*.tmp"))
     assert steps == sorted(steps)
     assert steps[-1] > 25  # so checkpoints were indeed being written
+
+
+def test_a_run_killed_between_cooldown_and_first_checkpoint_starts_again(tmp_path):
+    tiny_run(tmp_path / "run").save_state(BEFORE_COOLDOWN)
+    run = tiny_run(tmp_path / "run")
+    assert run.run.load_state(run.state()) is None
+    (tmp_path / "run" / BEFORE_COOLDOWN).rename(tmp_path / "run" / "model.safetensors")
+    with pytest.raises(InputError, match="would start again"):
+        run.run.load_state(run.state())
 
 
 # --- bad input -----------------------------------------------------------------------------------
