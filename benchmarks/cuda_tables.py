@@ -60,7 +60,7 @@ TILES = {  # name: file, macros, kernels
 TENSOR = {"half": ((), 4), "half, x stored": (("STORED",), 2), "TF32": (("TF32",), 4)}
 TENSOR_COLUMNS = {64: ((), 64), 32: (("COLUMNS=32",), 128)}  # macros, rows
 TENSOR_PRODUCTS = 32 * 32 * 16  # for which instructions are counted
-FORWARD, BACKWARD, TILE_SHARED = 168, 248, 12288  # registers and bytes of rung 4, at most
+FORWARD, BACKWARD = 168, 254  # registers of rung 4, at most
 BEGIN_AND_END = 4  # of a block, in iterations
 MAX_CHANNELS = 4096  # the largest number that crossings() tries
 Table = tuple[list[str], list[list[str]]]
@@ -262,8 +262,9 @@ def _busy(
     card: Card, products: int, rung: ladder.Rung, registers: int, kinds: list[tuple[int, int]]
 ) -> str:
     """Return the percentage; kinds: the number of blocks of each kind, and their iterations."""
-    threads = rung.block[0]
-    resident = resident_blocks(card.architecture, threads, registers, TILE_SHARED)
+    threads, stages = rung.block[0], 3 if card.architecture >= 80 else 2
+    shared = stages * 8 * (rung.rows + rung.columns) * 4  # numbers of a depth of 8
+    resident = resident_blocks(card.architecture, threads, registers, shared)
     blocks = [Block(threads // 32, its + BEGIN_AND_END) for n, its in kinds for _ in range(n)]
     time = schedule.time(blocks, card.multiprocessors, resident)
     iterations = products / (32 * 8 * 8 * 8)  # of a warp

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from minddpm.commands import cli
+from minddpm.errors import InputError
 from minddpm.gpucheck import tables as measured
 from minddpm.gpucheck.rung_timings import CONVOLUTIONS
 from minddpm.kernels.cuda.ladder import RUNGS
@@ -150,6 +151,10 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help=f"write {FILE.relative_to(ROOT)}")
     parser.add_argument("--keep", type=Path, metavar="JSON", help="a run of gpucheck to keep")
     args = parser.parse_args()
+    if args.keep:
+        gpu, kept = (read_json(path)["machine"]["GPU"] for path in (args.keep, RESULTS))
+        if gpu != kept:
+            raise InputError(f"{args.keep} is of {gpu}, and {FILE.name} of {kept}: keep that one apart.")
     tables = made(args.keep or RESULTS)
     print(*tables.values(), sep="\n\n")
     if args.keep:

@@ -105,7 +105,7 @@ attention(const float* q, const float* k, const float* v, float* y, float* log_s
     Head head(blockIdx.x, L, D, heads, vector);
     Part query = head.load(q, head.own), sums = {};
     query.multiply(LOG2_E / sqrtf((float)D));
-    float largest = -INFINITE, total = 0.0f;
+    float largest = -3.4e38f, total = 0.0f;  // finite: infinity minus infinity is NaN
     for (int first = 0; first < L; first += ROWS) {
         __syncthreads();  // all threads are done with the tiles
         keys.put(head.load(k, first + head.loaded));

@@ -154,7 +154,8 @@ def depth_slices(tiles: int, warps: int, depth: int, count: int) -> int:
     warps: of a block. count: of multiprocessors. The time is estimated in iterations of the main
     loop. The warps of a quarter of a multiprocessor take turns; one alone uses half of the time.
     A block begins and ends in four iterations, writes its sums in two, and reads those of each
-    slice in one. All slices run together: a multiprocessor's registers hold 12 warps.
+    slice in one. All slices run together: a multiprocessor's registers hold 12 warps, if blocks of
+    one warp are not limited further (product.cuh).
     """
 
     def resident(slices: int) -> int:
@@ -178,7 +179,7 @@ def choose_rung(s: Sizes, rows: int, *columns: int, dtype: str = "float32") -> R
     if dtype != "float32":
         tensor_cores = next(name for name, rung in RUNGS.items() if rung.stored == dtype)
     if tensor_cores:
-        # A backward (two products) of 32 columns is faster in tiles of 64: on an H200 by 2 to 14 %.
+        # A backward (two products) of 32 columns is faster in tiles of 64 (docs/gpu.md).
         return RUNGS[tensor_cores + NARROW * (columns[0] <= 32 and len(columns) == 1)]
     return register_tile(rows, *columns)
 

@@ -1,7 +1,7 @@
 // Group normalisation with or without SiLU. x [N, P, C]: P pixels, `size` channels per group.
 //
 // A block has one group of one image, or as many as fill the sectors of 32 bytes in which memory is
-// read and written: a pixel of one group may be half of one. A thread keeps its numbers in
+// read and written (two of them in the backward): a pixel of one group may be half of one. A thread keeps its numbers in
 // registers, so that they are read once, unless an image is large. A multiprocessor has room for
 // several blocks: some wait for memory while others compute. Sums pass between the threads of a
 // warp by shuffles, and between warps through shared memory. The grid has one dimension, because
@@ -128,7 +128,7 @@ struct Share {
     }
 };
 
-// Return 1 / (1 + e^-z), right to a few units in the last place; 0 where e^-z overflows.
+// Return 1 / (1 + e^-z). The relative error grows with -z, to 1e-5; the result is 0 below -87.
 __device__ inline float sigmoid(float z) { return __fdividef(1.0f, 1.0f + __expf(-z)); }
 
 // grid (blocks * N). y [N, P, C] = f((x - mean) rstd w + b); f: SiLU if with_silu, else identity.

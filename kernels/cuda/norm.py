@@ -7,9 +7,8 @@ from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, empty, 
 from minddpm.kernels.float32 import float32_only
 
 KEPT = 7  # vectors in a thread's registers, as in norm.cu
-# Threads of a block at most, as in norm.cu, and its warps at least. With four warps in the forward
-# an H200 took 6 % longer for the 41 norms of the small UNet. In the backward, where each block has
-# sums of its own, it took 22 % less with 64 bytes of a pixel in a block than with 32.
+# Threads of a block at most, as in norm.cu, and its warps at least: a forward has few threads that
+# wait for many others. A backward's block has sums of its own, so there should be fewer of them.
 FORWARD, BACKWARD = (448, 2), (320, 4)
 # Options of norm.cu by the type of the y that it writes (narrow.cuh).
 OPTIONS = {"float32": (), "float16": ("-DSTORED",), BFLOAT16: ("-DSTORED", "-DBF16")}

@@ -11,7 +11,8 @@ run with the same run on the NumPy backend. Then training steps and sampling ste
 device events, next to plain CuPy and, if it is installed, PyTorch; one step is taken apart, kernel
 by kernel, beside what the card's multipliers, tensor cores and memory reach. A model is trained
 for at most 90 seconds, its digits are judged, and drawn in a PNG file beside the JSON file. If
-compute-sanitizer is on the PATH, it also checks the kernels. Then come the rungs, one by one.
+compute-sanitizer is on the PATH, it looks for accesses outside arrays. Then come the rungs, one by
+one, and last races and PyTorch's compiled steps.
 
 Each result is printed as a line of JSON as soon as it is known, and kept in a file beside the JSON
 file; the tables follow at the end. A kernel that hangs or ends its process costs its own row.

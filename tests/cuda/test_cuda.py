@@ -284,6 +284,16 @@ def test_attention(N, L, heads, D, scale):
         check(result, wanted, tolerance)
 
 
+def test_attention_forgets_scores_that_overflow():
+    """The first 8 keys of a chunk have -infinity, the others ordinary scores."""
+    q, k, v = draw(0, (1, 20, 8), (1, 20, 8), (1, 20, 8))
+    q[..., 0], k[:, :8, 0], k[:, 8:, 0] = 1e30, -1e30, 0.0
+    y, _ = cuda.attention(*map(cupy_on_cpu.asarray, (q, k, v)), 1)
+    with np.errstate(over="ignore"):
+        wanted, _ = reference.attention(q, k, v, 1)
+    np.testing.assert_allclose(y.get(), wanted, atol=1e-5)
+
+
 def test_attention_reads_no_vector_of_an_array_that_is_not_aligned():
     shifted = [cupy_on_cpu.asarray(x)[1:].reshape(2, 5, 8) for x in draw(0, *[81] * 4)]
     results, expected = (

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 import gpu_tables
+from minddpm import InputError
 from minddpm.gpucheck.rung_timings import CONVOLUTIONS
 from tables import replace
 
@@ -49,6 +50,10 @@ def test_another_run_is_kept(monkeypatch, tmp_path, capsys):
     assert "| cupy, replayed | 123.5 |  | " in page
     assert "cupy, eager" not in page
     assert "wrote gpu.md" in capsys.readouterr().out
+    content["machine"]["GPU"] = "another"
+    other.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="of another, and gpu.md of NVIDIA H200"):
+        gpu_tables.main()
 
 
 @pytest.mark.parametrize("missing", ["steps", "digits", "sanitizer"])

@@ -433,13 +433,26 @@ def test_compute_sanitizer_runs_every_kernel_without_the_pool(emulated_cupy, mon
     monkeypatch.setattr(emulated_cupy.cuda, "set_allocator", pools.append, raising=False)
     emulated_cupy.stats.reset()
     limit = f"+ {machine.SANITIZED}"
-    exec(machine.SHORT_CHECK.replace(limit, "+ 3000"), {})
+    with pytest.raises(SystemExit, match="False"):
+        exec(machine.SHORT_CHECK.replace(limit, "+ 3000"), {})
     assert pools == [None]
     assert emulated_cupy.stats.launches > 200
     count = len(kernel_checks.kernel_checks(quick=True))
-    assert capsys.readouterr().out == f"ran {count} of {count} checks\n"
-    exec(machine.SHORT_CHECK.replace(limit, "+ 0"), {})
-    assert capsys.readouterr().out == f"ran 0 of {count} checks\n"
+    assert capsys.readouterr().out == f"ran {count} of {count} checks, {count} right\n"
+
+
+@needs_compiler
+def test_compute_sanitizer_says_nothing_of_kernels_that_were_not_launched(
+    emulated_cupy, monkeypatch, capsys
+):
+    def fails(*_):
+        raise RuntimeError("no launch")
+
+    monkeypatch.setattr(emulated_cupy.cuda, "set_allocator", print, raising=False)
+    monkeypatch.setattr(launch, "_kernel", fails)
+    with pytest.raises(SystemExit, match="True"):
+        exec(machine.SHORT_CHECK, {})
+    assert ", 0 right" in capsys.readouterr().out
 
 
 # --- a step by kernel, and the card's ceilings ---------------------------------------------------
