@@ -154,7 +154,9 @@ def main() -> int:
     if args.keep:
         gpu, kept = (read_json(path)["machine"]["GPU"] for path in (args.keep, RESULTS))
         if gpu != kept:
-            raise InputError(f"{args.keep} is of {gpu}, and {FILE.name} of {kept}: keep that one apart.")
+            raise InputError(
+                f"{args.keep} is of {gpu}, and {FILE.name} of {kept}: keep it in another file."
+            )
     tables = made(args.keep or RESULTS)
     print(*tables.values(), sep="\n\n")
     if args.keep:
