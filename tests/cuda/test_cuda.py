@@ -222,6 +222,7 @@ def test_replayed(N, P):
 )  # fmt: skip
 @example(N=2, P=3, groups=2, size=1030, with_silu=True, seed=0)  # channels that are not kept
 @example(N=2, P=400, groups=2, size=20, with_silu=False, seed=0)  # and pixels
+@example(N=2, P=3, groups=2, size=2052, with_silu=True, seed=0)  # channels, in vectors
 def test_group_norm(N, P, groups, size, with_silu, seed):
     C = groups * size
     x, gy, weight, bias = draw(seed, (N, P, C), (N, P, C), C, C)

@@ -78,11 +78,7 @@ CONV6 = cuda.FOLDER / "conv6_tensor.cu"
 VARIANTS = {  # other macros with which kernels/cuda compiles files
     "attention.cu": [(f"LANES={lanes}",) for lanes in (2, 4, 8, 16, 32)],
     "conv4_registers.cu": [
-        ("COLUMNS=32",),
-        ("TILE=64",),
-        ("TILE=64", "COLUMNS=32"),
-        ("UP=1",),
-        ("STRIDE=2",),
+        ("COLUMNS=32",), ("TILE=64",), ("TILE=64", "COLUMNS=32"), ("UP=1",), ("STRIDE=2",),
     ],
     "linears.cu": [("COLUMNS=32",), ("TILE=64",), ("TILE=64", "COLUMNS=32")],
     "conv6_tensor.cu": [
@@ -90,8 +86,11 @@ VARIANTS = {  # other macros with which kernels/cuda compiles files
         for kind in ((), ("TF32",), ("STORED",), ("BF16",), ("BF16", "STORED"))
         for columns in ((), ("COLUMNS=32",))
     ][1:],
-    "norm.cu": [("LANES=1",), ("STORED",), ("WIDE",), ("LANES=1", "WIDE"), ("STORED", "BF16")],
-}
+    "norm.cu": [
+        ("LANES=1",), ("STORED",), ("WIDE",), ("LANES=1", "WIDE"), ("STORED", "BF16"),
+        ("STORED", "WIDE"), ("LANES=1", "STORED"),
+    ],
+}  # fmt: skip
 SINCE_80 = {"TF32", "BF16"}
 # These differ from the others in numbers alone, so the oldest and one of the newest are enough.
 ON_TWO, TWO = {"TILE=64", "UP=1", "STRIDE=2"}, (75, 90)
