@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from roundings import NARROW, to_bfloat16, to_half, to_tf32
 
+from minddpm.kernels import precision as format_in_use
 from minddpm.kernels import reference
+from minddpm.kernels.cuda import ladder
 from minddpm.kernels.cuda.ladder import Sizes
 from minddpm.kernels.cuda.launch import FOLDER
-from minddpm.kernels.emulator import Library, device_array, device_empty
+from minddpm.kernels.emulator import Library, cupy_on_cpu, device_array, device_empty
 
 pytestmark = needs_compiler
 NULL = np.uint64(0)
@@ -132,3 +134,16 @@ def test_x_may_be_stored_as_the_cores_read_it(precision, narrow, C, parts):
         results.append((y, gw))
     for float32, stored in zip(*results, strict=True):
         np.testing.assert_array_equal(stored, float32)
+
+
+def test_a_backward_of_32_columns_takes_tiles_of_64(emulated_kernels, monkeypatch):
+    """The forward, of one product, takes tiles of 32."""
+    monkeypatch.setattr(format_in_use, "_precision", "fp16")
+    options = []
+    monkeypatch.setattr(ladder, "launch", lambda *a, **named: options.append(named["options"]))
+    x, w = (cupy_on_cpu.zeros(n, "float32") for n in ((2, 7, 7, 32), (3, 3, 32, 32)))
+    s = Sizes.of((x,), w.shape, 1, ((1, 1), (1, 1)))
+    y = x.copy()
+    ladder.forward(s, (x,), w, None, y)
+    ladder.backward(s, y, (x,), w)
+    assert options == [("-DCOLUMNS=32",), ()]
