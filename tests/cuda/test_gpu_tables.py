@@ -52,7 +52,7 @@ def test_another_run_is_kept(monkeypatch, tmp_path, capsys):
     assert "wrote gpu.md" in capsys.readouterr().out
     content["machine"]["GPU"] = "another"
     other.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="of another, and .* of NVIDIA H200"):
+    with pytest.raises(InputError, match=r"of another, and .* of NVIDIA H200"):
         gpu_tables.main()
 
 
