@@ -35,7 +35,7 @@ def parse() -> argparse.Namespace:
     )
     training_run.add_run(parser, DEFAULT_OUT)
     group = training_run.add_options(parser, GANOptions())
-    group.add_argument("--data", choices=GREY_28, help="the images (mnist)")
+    training_run.add_grey_data(group)
     return parser.parse_args()
 
 

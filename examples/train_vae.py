@@ -42,7 +42,7 @@ def parse() -> argparse.Namespace:
     )
     training_run.add_run(parser, DEFAULT_OUT)
     group = training_run.add_options(parser, VAEOptions())
-    group.add_argument("--data", choices=GREY_28, help="the images (mnist)")
+    training_run.add_grey_data(group)
     group.add_argument("--likelihood", choices=LIKELIHOODS, help="of each pixel (bernoulli)")
     group.add_argument("--latent", type=cli.positive, help="latent dimensions (16)")
     return parser.parse_args()

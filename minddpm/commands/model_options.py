@@ -91,7 +91,8 @@ def choose_architecture(options: dict[str, Any], preset: dict[str, Any], H: int)
     The configuration of --init-from is stored in options, as --resume does not need the directory.
     Raises InputError for options that contradict each other, and for impossible values.
     """
-    single = [name for name in ("widths", "blocks", "attention", "norm_groups") if options[name]]
+    names = ("widths", "blocks", "attention", "norm_groups")
+    single = [name for name in names if options[name] is not None]
     if options["init_from"] and options["config"] is None:
         if single:
             raise InputError(
@@ -100,13 +101,13 @@ def choose_architecture(options: dict[str, Any], preset: dict[str, Any], H: int)
         folder = model_folder(Path(options["init_from"]))
         options["config"] = _read_architecture(folder / CONFIG)
     config = complete_config(preset if options["config"] is None else options["config"])
-    if options["widths"]:
+    if options["widths"] is not None:
         config["block_out_channels"] = _numbers("widths", options["widths"])
     if options["blocks"]:
         config["layers_per_block"] = options["blocks"]
     if options["norm_groups"]:
         config["norm_num_groups"] = options["norm_groups"]
-    if options["widths"] or options["attention"]:
+    if options["widths"] is not None or options["attention"] is not None:
         levels = len(config["block_out_channels"])
         with_attention = _levels_with_attention(options["attention"], H, levels)
         kinds = ["Attn" if i in with_attention else "" for i in range(levels)]
@@ -118,7 +119,7 @@ def choose_architecture(options: dict[str, Any], preset: dict[str, Any], H: int)
 def _numbers(name: str, text: str) -> list[int]:
     words = text.split(",")
     if not all(word.isascii() and word.isdecimal() and 0 < len(word) < 6 for word in words):
-        raise InputError(f"--{name} {text} is no list of numbers: give some such as 32,64,128.")
+        raise InputError(f"--{name} {text!r} is no list of numbers: give some such as 32,64,128.")
     return [int(word) for word in words]
 
 

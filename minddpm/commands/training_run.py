@@ -13,7 +13,7 @@ from minddpm.commands import cli, model_options
 from minddpm.commands.classes import check_same_classes
 from minddpm.data import ImageDataset
 from minddpm.data.fit import Size
-from minddpm.data.named import NAMES
+from minddpm.data.named import GREY_28, NAMES
 from minddpm.data.sources import load_images
 from minddpm.errors import InputError
 from minddpm.training.loop import Loop
@@ -63,6 +63,11 @@ def add_data(group: Any) -> None:
         help=f"{', '.join(NAMES)}, a folder of images, a .zip or .npz file (default: mnist)",
     )
     group.add_argument("--image-folder", help="the same as --data, for a folder")
+
+
+def add_grey_data(group: Any) -> None:
+    """Add the flag --data of the models that are made for grey images of 28 x 28."""
+    group.add_argument("--data", choices=GREY_28, help="the images (mnist)")
 
 
 def parse_data(parser: argparse.ArgumentParser) -> argparse.Namespace:

@@ -27,8 +27,9 @@ MAX_BYTES = 10_000 * RECORD  # of a file
 
 
 def has_cifar(folder: Path) -> bool:
-    """Return whether a folder has the archive or the binary files."""
-    return (folder / ARCHIVE).is_file() or (folder / FILES["train"][0]).is_file()
+    """Return whether a folder has the archive or all binary files."""
+    names = [*FILES["train"], *FILES["test"]]
+    return (folder / ARCHIVE).is_file() or all((folder / name).is_file() for name in names)
 
 
 def read_cifar(folder: Path, splits: tuple[str, ...]) -> ImageDataset:
@@ -61,8 +62,10 @@ def _from_tar(folder: Path, names: list[str]) -> list[bytes]:
     """Return the contents of the named files in the archive, without unpacking it."""
     path, found = folder / ARCHIVE, {}
     if not path.is_file():
+        missing = [name for name in names if not (folder / name).is_file()]
         raise InputError(
-            f"{folder} holds neither {ARCHIVE} nor {names[0]}: put CIFAR-10's binary version there."
+            f"{folder} holds neither {ARCHIVE} nor {', '.join(missing)}: put CIFAR-10's binary "
+            "version there."
         )
     try:
         with tarfile.open(path, "r:gz") as archive:
@@ -73,5 +76,7 @@ def _from_tar(folder: Path, names: list[str]) -> list[bytes]:
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise InputError(f"{path} is damaged ({error}): delete it and fetch it again.") from error
     if missing := [name for name in names if name not in found]:
-        raise InputError(f"{path} lacks {missing[0]}: fetch CIFAR-10's binary version again.")
+        raise InputError(
+            f"{path} lacks {', '.join(missing)}: fetch CIFAR-10's binary version again."
+        )
     return [found[name] for name in names]

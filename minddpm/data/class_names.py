@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+MAX_CLASSES = 2**16
 LISTED = 12  # the most names in one message
 
 

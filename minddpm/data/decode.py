@@ -72,8 +72,6 @@ def decode(files: ImageFiles, size: Size, channels: int | None, out: BinaryIO) -
         raise InputError(
             f"{place} holds no readable image: give a folder with PNG, JPEG or other images."
         )
-    if skipped := len(files.names) - len(names):
-        print(f"{place}: skipped {skipped} of {len(files.names)} files", file=sys.stderr)
     for sentence in depths.notes():
         print(f"{place}: {sentence}", file=sys.stderr)
     return Pixels(names, channels or (3 if colour else 1))
@@ -125,7 +123,7 @@ def _decode(place: Path, size: Size, channels: int, names: list[str]) -> _Decode
             image = depths.open(open_file(place, name))
             images[name] = None if image is None else fit_image(image, size, channels)
             colour = colour or _is_colour(images[name])
-        except InputError:
+        except (InputError, MemoryError):
             raise
         except Exception as error:  # Pillow's readers raise many kinds on a damaged file
             errors[name] = str(error)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from minddpm.data.download import CHUNK, TIMEOUT, DownloadError
 from minddpm.errors import InputError
+from minddpm.storage.lock import lock
 
 
 class Remote(NamedTuple):
@@ -31,13 +32,17 @@ class Remote(NamedTuple):
 def fetch(remote: Remote, folder: Path) -> None:
     """Download a file into a folder; it gets its name once it is complete and verified.
 
-    Until then it is `<name>.part`, which the next call continues.
+    Until then it is `<name>.part`, which the next call continues. A second process waits until the
+    first has ended.
     Raises DownloadError, whose message is a clause, and InputError if it cannot be written.
     """
     path = folder / remote.name
     part = path.with_name(f"{path.name}.part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _held = lock(folder, wait=True)  # until this function returns
+        if path.is_file():  # another process has downloaded it meanwhile
+            return
         with part.open("ab") as file:
             if file.tell() < remote.length:
                 _continue(remote, file)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,8 @@ def load_image_files(
 ) -> ImageDataset:
     """Load a folder or a .zip as load_folder does, but keep the pixels of many files on disk.
 
-    Those of more than FEW files (decode.py) are decoded by several processes, into the cache.
+    Those of more than FEW files (decode.py) are decoded by several processes, into the cache. What
+    is read from it again is not described again, except for how many files were skipped.
     """
     check_fit(size, channels)
     files = ImageFiles(place)
@@ -63,6 +65,8 @@ def _in_memory(files: ImageFiles, size: Size, channels: int | None) -> ImageData
 
 
 def _dataset(files: ImageFiles, names: list[str], images: np.ndarray, **on_disk) -> ImageDataset:
+    if skipped := len(files.names) - len(names):
+        print(f"{files.place}: skipped {skipped} of {len(files.names)} files", file=sys.stderr)
     labels, label_names = files.classes(names)
     source = f"{len(names):,} images in {files.place}"
     return ImageDataset(images, labels, source, label_names, **on_disk)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minddpm.data.class_names import MAX_CLASSES
 from minddpm.data.dataset import to_uint8
 from minddpm.errors import InputError
 
@@ -19,10 +20,10 @@ def read_images(path: Path) -> tuple[np.ndarray, np.ndarray | None, str]:
     The file holds 'images' (or 'x_train', 'x', or one array of any name), [n, H, W] or
     [n, H, W, C] with C 1 or 3: integers in 0 .. 255, or floats in [0, 1] or [-1, 1]; and
     optionally 'labels' (or 'y_train', 'y'), the class of each image.
-    Raises InputError for another shape or range, NaN, no images, arrays of more than MAX_BYTES, or
-    a file that is no .npz.
+    Raises InputError for another shape or range, NaN, no images, more than MAX_CLASSES, arrays of
+    more than MAX_BYTES, or a file that is no .npz.
     """
-    name, images, labels = _read(path)
+    name, images, label_name, labels = _read(path)
     if labels is not None and labels.shape == (len(images), 1):  # as Keras stores CIFAR-10's
         labels = labels[:, 0]
     if images.ndim == 3:
@@ -38,15 +39,20 @@ def read_images(path: Path) -> tuple[np.ndarray, np.ndarray | None, str]:
         )
     if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
         raise InputError(
-            f"{path}: {LABELS!r} is {labels.dtype} {labels.shape} for {len(images)} images: give "
-            "one integer for each, or leave them out."
+            f"{path}: {label_name!r} is {labels.dtype} {labels.shape} for {len(images)} images: "
+            "give one integer for each, or leave them out."
+        )
+    if labels is not None and labels.max() >= MAX_CLASSES:
+        raise InputError(
+            f"{path}: {label_name!r} has the label {labels.max()}: number the classes from 0 to "
+            f"{MAX_CLASSES - 1} at most."
         )
     pixels, note = _pixels(images, f"{path}: {name!r}")
     return pixels, None if labels is None else labels.astype(np.int64), note
 
 
-def _read(path: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
-    """Return the name of the array of images, this array, and the labels, as they are stored."""
+def _read(path: Path) -> tuple[str, np.ndarray, str | None, np.ndarray | None]:
+    """Return the name of the array of images and this array, then those of the labels."""
     with path.open("rb") as file:
         try:
             archive = zipfile.ZipFile(file)
@@ -61,7 +67,7 @@ def _read(path: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
                 f"{path} is not a complete .npz file ({error}): write it with np.savez(file, "
                 f"{IMAGES}=...)."
             ) from error
-    return name, images, labels
+    return name, images, label_name, labels
 
 
 def _choose(members: dict[str, zipfile.ZipInfo], path: Path) -> tuple[str, str | None]:

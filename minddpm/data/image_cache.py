@@ -8,6 +8,7 @@ folder is decoded again. Any of these files may be deleted.
 import hashlib
 import json
 import mmap
+import tempfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -40,12 +41,17 @@ def stored_pixels(files: ImageFiles, size: Size, channels: int | None) -> Stored
 
     channels: None for those of the images. Raises InputError as `decode` does.
     """
-    base = cache_directory("images") / _key(files, size, channels)
+    folder = cache_directory("images")
+    # None last: a resumed run gives the channels that the images turned out to have.
+    for asked in (channels, None):
+        base = folder / _key(files, size, asked)
+        found = _open(base.with_suffix(".pixels"), base.with_suffix(".json"), files)
+        if found is not None and channels in (None, found.images.shape[3]):
+            return found
+    base = folder / _key(files, size, channels)
     pixels, info = base.with_suffix(".pixels"), base.with_suffix(".json")
+    _write(pixels, info, files, size, channels)
     found = _open(pixels, info, files)
-    if found is None:
-        _write(pixels, info, files, size, channels)
-        found = _open(pixels, info, files)
     if found is None:
         raise InputError(f"{pixels} was changed by another program: run the command again.")
     return found
@@ -75,24 +81,16 @@ def _open(pixels: Path, info: Path, files: ImageFiles) -> Stored | None:
 def _write(
     pixels: Path, info: Path, files: ImageFiles, size: Size, channels: int | None
 ) -> None:  # fmt: skip
-    info.unlink(missing_ok=True)
-    with atomic_write(pixels) as file:
-        found = decode(files, size, channels, file)
-        written = found.channels if channels is not None else 3
-    if found.channels != written:
-        _keep_one_channel(pixels)
     checksum = 0
-    with pixels.open("rb") as file:
-        while chunk := file.read(CHUNK):
+    # Nobody else sees this file: two processes may decode the same folder at once.
+    with tempfile.TemporaryFile(dir=pixels.parent) as decoded, atomic_write(pixels) as file:
+        found = decode(files, size, channels, decoded)
+        every = 3 if channels is None and found.channels == 1 else 1  # of three equal channels
+        decoded.seek(0)
+        while chunk := decoded.read(3 * CHUNK)[::every]:
             checksum = zlib.crc32(chunk, checksum)
+            file.write(chunk)
     number = {name: i for i, name in enumerate(files.names)}
     shape = (len(found.names), *size, found.channels)
     numbers = [number[name] for name in found.names]
     write_json(info, {"shape": shape, "checksum": checksum, "files": numbers})
-
-
-def _keep_one_channel(path: Path) -> None:
-    """Rewrite pixels with three equal channels with one of them."""
-    with path.open("rb") as rgb, atomic_write(path) as grey:
-        while chunk := rgb.read(3 * CHUNK):
-            grey.write(chunk[::3])

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from PIL import Image
 
-from minddpm.data.class_names import listing, natural_order, printable
+from minddpm.data.class_names import MAX_CLASSES, listing, natural_order, printable
 from minddpm.errors import InputError
 
 LABELS_FILE = "dataset.json"
-MAX_CLASSES = 2**16
 MAX_FILE = 2**28  # bytes of a file in an archive: a small archive may hold far more
 Classes = tuple[np.ndarray | None, tuple[str, ...] | None]  # labels and their names
 
@@ -39,7 +39,7 @@ def open_file(place: Path, name: str) -> Path | BinaryIO:
 def _archive(place: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(place)
-    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
         raise InputError(
             f"{place} is not a complete .zip archive ({error}): give a folder, or a .zip of images."
         ) from error
@@ -57,7 +57,7 @@ class ImageFiles:
         self.place = Path(place)
         _archive.cache_clear()  # a file of this name may have been written since
         found = self._in_folder() if self.place.is_dir() else self._in_archive()
-        found.pop(LABELS_FILE, None)
+        found.pop(self._outer + LABELS_FILE, None)
         self.names = sorted(found, key=lambda name: Path(name).parts)
         self.stamps = [found[name] for name in self.names]
 
@@ -82,10 +82,12 @@ class ImageFiles:
             for info in _archive(self.place).infolist()
             if not info.is_dir() and not _is_hidden(info.filename)
         }
-        tops = {name.partition("/")[0] for name in found}
-        nested = [name for name in found if name.count("/") >= 2]
         # Archives often have one folder around everything: it is no class.
-        self._outer = f"{tops.pop()}/" if len(tops) == 1 and len(nested) == len(found) else ""
+        images = [name for name in found if _may_be_an_image(name)] or list(found)
+        tops = {name.partition("/")[0] for name in images}
+        outer = f"{tops.pop()}/" if len(tops) == 1 else ""
+        nested = all(name.count("/") >= 2 for name in images)
+        self._outer = outer if nested or outer + LABELS_FILE in found else ""
         inner = [name.removeprefix(self._outer) for name in found]
         self._folders = list({name.partition("/")[0] for name in inner if "/" in name})
         return found
@@ -95,10 +97,10 @@ class ImageFiles:
 
         Reports classes without a file on stderr. Raises InputError for a damaged dataset.json.
         """
+        inner = [name.removeprefix(self._outer) for name in names]
         stated = self._stated_labels()
         if stated is not None:
-            return _look_up(names, stated, self.place)
-        inner = [name.removeprefix(self._outer) for name in names]
+            return _look_up(inner, stated, self.place)
         if any("/" not in name for name in inner):
             return None, None
         numbers = {name: number for number, name in enumerate(natural_order(self._folders))}
@@ -119,8 +121,8 @@ class ImageFiles:
             if self.place.is_dir():
                 path = self.place / LABELS_FILE
                 file = path.read_bytes() if path.is_file() else None
-            elif LABELS_FILE in _archive(self.place).namelist():
-                file = open_file(self.place, LABELS_FILE).read()
+            elif self._outer + LABELS_FILE in _archive(self.place).namelist():
+                file = open_file(self.place, self._outer + LABELS_FILE).read()
             if file is None:
                 return None
             stated = dict(json.loads(file)["labels"] or [])
@@ -145,6 +147,11 @@ def _look_up(names: list[str], stated: dict[str, int], place: Path) -> Classes:
             f"such as {missing[0]}: add them, or remove the file."
         )
     return np.array([stated[name] for name in names], np.int64), None
+
+
+def _may_be_an_image(name: str) -> bool:
+    Image.init()
+    return Path(name).suffix.lower() in Image.EXTENSION
 
 
 def _is_hidden(name: str) -> bool:

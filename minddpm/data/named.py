@@ -92,7 +92,7 @@ def load_named(
         raise InputError(f'split {split!r} is unknown: give "train" or "test".')
     known = _SETS[name]
     folder = Path(os.path.expanduser(data_dir)) if data_dir else cache_home() / name
-    if not data_dir:
+    if not data_dir and not (name == "cifar10" and has_cifar(folder)):
         _complete(known, folder)
     if name == "cifar10":
         return read_cifar(folder, (split,))
@@ -102,7 +102,7 @@ def load_named(
 def _complete(known: _Named, folder: Path) -> None:
     """Download what the folder lacks."""
     for remote in known.files:
-        if find_idx(folder, remote.name.removesuffix(".gz")) or has_cifar(folder):
+        if find_idx(folder, remote.name.removesuffix(".gz")):
             continue
         try:
             fetch(remote, folder)

@@ -26,13 +26,13 @@ class Lock:
 _held: WeakValueDictionary[tuple[int, int], Lock] = WeakValueDictionary()
 
 
-def lock(directory: Path) -> Lock | None:
+def lock(directory: Path, wait: bool = False) -> Lock | None:
     """Lock an existing directory until the returned object is deleted or the process ends.
 
     The directory itself is locked, so that no file is left in it; the operating system releases
     the lock even if the process is killed. Returns None if there are no locks: on Windows, or on a
     file system without them.
-    Raises InputError if another process has locked the directory.
+    wait: until another process has released it. Else raises InputError if one has locked it.
     """
     if fcntl is None:
         return None
@@ -45,7 +45,7 @@ def lock(directory: Path) -> Lock | None:
     if key in _held:
         return _held[key]
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError as error:
         raise InputError(
             f"another process is training in {directory}: wait until it has ended, or choose "
