@@ -37,3 +37,13 @@ def test_an_archive_that_is_larger_inside_than_the_limit_is_not_decompressed(tmp
     monkeypatch.setattr(zipfile.ZipFile, "open", None)
     with refused("a.npz", "384 bytes", "at most 256", "fewer images"):
         read_images(tmp_path / "a.npz")
+
+
+def test_labels_are_refused_by_the_name_of_their_array(tmp_path):
+    images = np.zeros((2, 8, 8), np.uint8)
+    for labels, word in ((np.zeros(3, int), "(3,) for 2 images"), (np.array([0, 2**16]), "65536")):
+        np.savez(tmp_path / "a.npz", x=images, y=labels)
+        with refused("'y'", word):
+            read_images(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", x=images, y=[0, 2**16 - 1])
+    assert read_images(tmp_path / "a.npz")[1].tolist() == [0, 2**16 - 1]

@@ -124,3 +124,38 @@ def test_what_was_read_does_not_stay_in_memory(tmp_path):
     for start in range(0, 1000, 50):
         data.pixels(np.arange(start, start + 50))
     assert megabytes() < before + 5
+
+
+def test_a_second_start_says_again_how_many_files_were_skipped(photos, capsys):
+    (photos / "cat" / "0a.png").write_bytes(b"damaged")
+    for _ in range(2):
+        load_image_files(photos, (6, 8))
+        assert capsys.readouterr().err.count("skipped 1 of 8 files") == 1
+
+
+def test_a_resumed_run_uses_what_its_first_start_decoded(photos, monkeypatch):
+    first = load_image_files(photos, (6, 8))
+    no_decoding(monkeypatch)
+    np.testing.assert_array_equal(load_image_files(photos, (6, 8), 3).images, first.images)
+    with pytest.raises(AssertionError, match="decoded again"):
+        load_image_files(photos, (6, 8), 1)
+
+
+def test_two_processes_that_decode_the_same_folder(photos, monkeypatch):
+    original, calls = image_cache.decode, []
+
+    def at_once(files, size, channels, out):
+        found = original(files, size, channels, out)
+        calls.append(1)
+        if len(calls) == 1:  # the second starts and ends before the first has stored its pixels
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "getpid", lambda: 1)
+                other.append(load_image_files(photos, (6, 8)).images.copy())
+        return found
+
+    expected, other = load_folder(photos, (6, 8)).images, []
+    monkeypatch.setattr(image_cache, "decode", at_once)
+    mine = load_image_files(photos, (6, 8)).images
+    for images in (mine, other[0], load_image_files(photos, (6, 8)).images):
+        np.testing.assert_array_equal(images, expected)
+    assert len(calls) == 2

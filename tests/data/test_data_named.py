@@ -5,7 +5,10 @@ No test uses the network: every file here is tiny and written by the test.
 
 import hashlib
 import io
+import subprocess
+import sys
 import tarfile
+import threading
 import urllib.error
 
 import numpy as np
@@ -89,6 +92,58 @@ def test_another_file_never_gets_the_name(web, tmp_path, content, reason):
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
+HOLDER = """
+import pathlib, sys
+from minddpm.storage.lock import lock
+held, path = lock(pathlib.Path(sys.argv[1])), pathlib.Path(sys.argv[1], "a.bin")
+print(flush=True)
+sys.stdin.readline()
+path.with_name("a.bin.part").write_bytes(bytes(range(256)) * 5)
+path.with_name("a.bin.part").rename(path)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks on Windows")
+def test_two_processes_that_download_the_same_file(web, tmp_path):
+    answers = web()
+    (tmp_path / "a.bin.part").write_bytes(CONTENT[:500])
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()  # it has the lock
+        mine = threading.Thread(target=fetch, args=(REMOTE, tmp_path))
+        mine.start()
+        mine.join(0.2)
+        assert mine.is_alive()  # it waits
+        other.communicate(b"\n")
+        mine.join(10)
+    assert answers.ranges == []
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_only_all_files_of_cifar10_are_not_downloaded(monkeypatch, tmp_path):
+    folder, fetched = tmp_path / "minddpm" / "cifar10", []
+
+    def fail(remote, _):
+        fetched.append(remote.name)
+        raise DownloadError("no network")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(named, "fetch", fail)
+    folder.mkdir(parents=True)
+    for name in FILES["train"]:
+        (folder / name).write_bytes(records(1, 0))
+    with refused("no network"):
+        load_named("cifar10")
+    (folder / "test_batch.bin").write_bytes(records(1, 0))
+    assert len(load_named("cifar10")) == 5
+    (tmp_path / "minddpm" / "kmnist").mkdir()
+    (tmp_path / "minddpm" / "kmnist" / FILES["train"][0]).write_bytes(b"of another set")
+    with refused("no network"):
+        load_named("kmnist")
+    assert fetched == ["cifar-10-binary.tar.gz", "train-images-idx3-ubyte.gz"]
+
+
 @pytest.mark.parametrize("name", ["fashion-mnist", "kmnist", "cifar10"])
 def test_without_a_network_one_sentence_says_what_to_put_where(name, monkeypatch, tmp_path):
     def no_network(*_, **__):
@@ -151,6 +206,9 @@ def test_damaged_cifar10_is_refused(tmp_path):
     with refused("label 11"):
         load_named("cifar10", tmp_path)
     (tmp_path / FILES["train"][1]).unlink()
+    (tmp_path / FILES["train"][3]).unlink()
+    with refused("nor data_batch_2.bin, data_batch_4.bin:"):
+        load_named("cifar10", tmp_path)
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"\x1f\x8b damaged")
     with refused("cifar-10-binary.tar.gz is damaged"):
         load_named("cifar10", tmp_path)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from minddpm.data import decode
 from minddpm.data.fit import parse_size, size_option
 from minddpm.data.folder import load_folder
 from minddpm.data.sources import load_images
@@ -126,3 +127,41 @@ def test_sizes():
     for text in ("", "x", "48x", "0", "8x0", "-8", "1e3", "4x4x4", "999999"):
         with refused("size"):
             parse_size(text)
+
+
+def test_what_stands_beside_the_class_folders_of_an_archive(tmp_path):
+    for name in ("cat/1.png", "dog/1.png"):
+        png(tmp_path / "all" / "photos" / name, RED)
+    with zipfile.ZipFile(zipped(tmp_path / "all", tmp_path / "a.zip"), "a") as archive:
+        archive.writestr("photos/README.txt", "text")
+    assert load_images(tmp_path / "a.zip", (4, 6)).label_names == ("cat", "dog")
+    labels = {"labels": [["cat/1.png", 3], ["dog/1.png", 5]]}
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+        archive.writestr("photos/dataset.json", json.dumps(labels))
+    assert load_images(tmp_path / "a.zip", (4, 6)).labels.tolist() == [3, 5]
+
+
+def test_dataset_json_beside_the_images_in_one_folder_of_an_archive(tmp_path):
+    png(tmp_path / "all" / "photos" / "1.png", RED)
+    with zipfile.ZipFile(zipped(tmp_path / "all", tmp_path / "a.zip"), "a") as archive:
+        archive.writestr("photos/dataset.json", json.dumps({"labels": [["1.png", 3]]}))
+    assert load_images(tmp_path / "a.zip", (4, 6)).labels.tolist() == [3]
+
+
+def test_an_archive_with_an_invalid_name_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("é.png", "")  # its name is marked as UTF-8
+    content = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(content.replace("é".encode(), b"\xff\xff"))
+    with refused("a.zip", "not a complete .zip archive"):
+        load_images(tmp_path / "a.zip", (4, 6))
+
+
+def test_too_little_memory_is_not_an_unreadable_image(tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    png(tmp_path / "a.png", RED)
+    monkeypatch.setattr(decode, "fit_image", fail)
+    with pytest.raises(MemoryError):
+        load_folder(tmp_path, (4, 6))
