@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -141,21 +142,23 @@ def test_a_resumed_run_uses_what_its_first_start_decoded(photos, monkeypatch):
         load_image_files(photos, (6, 8), 1)
 
 
-def test_two_processes_that_decode_the_same_folder(photos, monkeypatch):
-    original, calls = image_cache.decode, []
+def test_two_processes_that_decode_the_same_folder(tmp_path, monkeypatch):
+    grey = tmp_path / "grey"
+    grey.mkdir()
+    for i in range(3):
+        Image.new("L", (8, 6), 100 + i).save(grey / f"{i}.png")
+    original, other = image_cache.atomic_write, []
 
-    def at_once(files, size, channels, out):
-        found = original(files, size, channels, out)
-        calls.append(1)
-        if len(calls) == 1:  # the second starts and ends before the first has stored its pixels
-            with monkeypatch.context() as patch:
-                patch.setattr(os, "getpid", lambda: 1)
-                other.append(load_image_files(photos, (6, 8)).images.copy())
-        return found
+    @contextmanager
+    def then_the_other(path):
+        with original(path) as file:
+            yield file
+        monkeypatch.setattr(image_cache, "atomic_write", original)
+        if not other:  # it starts and ends before this one continues
+            other.append(load_image_files(grey, (6, 8)).images.copy())
 
-    expected, other = load_folder(photos, (6, 8)).images, []
-    monkeypatch.setattr(image_cache, "decode", at_once)
-    mine = load_image_files(photos, (6, 8)).images
-    for images in (mine, other[0], load_image_files(photos, (6, 8)).images):
+    expected = load_folder(grey, (6, 8)).images
+    monkeypatch.setattr(image_cache, "atomic_write", then_the_other)
+    mine = load_image_files(grey, (6, 8)).images
+    for images in (mine, other[0], load_image_files(grey, (6, 8)).images):
         np.testing.assert_array_equal(images, expected)
-    assert len(calls) == 2
