@@ -108,7 +108,9 @@ class Trainer(Loop):
         self.loss_scale = LossScale(options.batch_size * dataset.images[0].size)
         self.changed = (*self.optimizer.arrays(self.ema), *self.loss_scale.arrays())
         self.replay = ReplayedStep(unet, self.changed)
-        self.read = Prefetched(self._chosen, dataset.pixels, ahead=dataset.mapping is not None)
+        # No method of self: the run is locked until nothing refers to this object (lock.py).
+        indices = partial(batch_indices, len(dataset), options.batch_size, seed=options.seed)
+        self.read = Prefetched(indices, dataset.pixels, ahead=dataset.mapping is not None)
 
     # --- one step --------------------------------------------------------------------------------
 
@@ -144,10 +146,6 @@ class Trainer(Loop):
         # line 3: t
         t, weights = self._draw_t(len(x0), step)
         return Batch(x0, t, self._draw_labels(chosen, step), weights)
-
-    def _chosen(self, step: int) -> np.ndarray:
-        """Return the indices of the images of a step."""
-        return batch_indices(len(self.dataset), self.options.batch_size, step, self.options.seed)
 
     def _gradients(
         self, step: int, x0: backend.Array, t: np.ndarray, labels: np.ndarray | None,
