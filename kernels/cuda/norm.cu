@@ -1,7 +1,7 @@
 // Group normalisation with or without SiLU. x [N, P, C]: P pixels, `size` channels per group.
 //
 // A block has one group of one image, or as many as fill the sectors of 32 bytes in which memory is
-// read and written (two of them in the backward): a pixel of one group may be half of one. A thread keeps its numbers in
+// read and written, of y in 16 bits, too: a pixel of one group may be a quarter of one. A thread keeps its numbers in
 // registers, so that they are read once, unless an image is large. A multiprocessor has room for
 // several blocks: some wait for memory while others compute. Sums pass between the threads of a
 // warp by shuffles, and between warps through shared memory. The grid has one dimension, because

@@ -7,6 +7,7 @@ from minddpm.kernels.cuda.launch import aligned, blocks, counters, cupy, empty, 
 from minddpm.kernels.float32 import float32_only
 
 KEPT = 7  # vectors in a thread's registers, as in norm.cu
+NEIGHBOURS = 16  # they fill sectors of 32 bytes, those stored in 16 bits, too
 # Threads of a block at most, as in norm.cu, and its warps at least: a forward has few threads that
 # wait for many others. A backward's block has sums of its own, so there should be fewer of them.
 FORWARD, BACKWARD = (448, 2), (320, 4)
@@ -14,18 +15,17 @@ FORWARD, BACKWARD = (448, 2), (320, 4)
 OPTIONS = {"float32": (), "float16": ("-DSTORED",), BFLOAT16: ("-DSTORED", "-DBF16")}
 
 
-def _layout(xs, groups, most_threads, warps, neighbours, *arrays):
+def _layout(xs, groups, most_threads, warps, *arrays):
     """Return options, the threads of a block, its groups, and the number of an image's blocks.
 
-    warps: that a block has at least. neighbours: numbers of a pixel that a block has at least, if
-    the groups can be divided like that: they fill sectors of 32 bytes. arrays: that are read or
-    written in vectors, as xs are.
+    A block has NEIGHBOURS numbers of a pixel, if the groups can be divided like that. warps: that it
+    has at least. arrays: that are read or written in vectors, as xs are.
     """
     size, pixels = sum(x.shape[-1] for x in xs) // groups, math.prod(xs[0].shape[1:-1])
     vector = size % 4 == xs[0].shape[-1] % 4 == 0 and aligned(*xs, *arrays)
     lanes, together = 4 if vector else 1, 1
     while (
-        together * size % neighbours
+        together * size % NEIGHBOURS
         and groups % (2 * together) == 0
         and 2 * together * size <= most_threads * lanes
     ):
@@ -42,7 +42,7 @@ def normalise(xs, weight, bias, groups, eps, with_silu, stored="float32"):
     P, C1 = xs[0].size // (N * xs[0].shape[-1]), xs[0].shape[-1]
     y = cupy().empty((*xs[0].shape[:-1], C), stored)
     mean, rstd = empty((N, groups), (N, groups))
-    lanes, block, split = _layout(xs, groups, *FORWARD, 32 // y.itemsize, weight, bias, y)
+    lanes, block, split = _layout(xs, groups, *FORWARD, weight, bias, y)
     launch(
         "norm.cu", "group_norm", (split[1] * N,), block, *two_parts(xs), C1, weight, bias, y, mean,
         rstd, P, C, C // groups, *split, eps, with_silu, options=OPTIONS[stored] + lanes,
@@ -57,7 +57,7 @@ def normalise_backward(gy, xs, weight, bias, mean, rstd, groups, with_silu, part
     gxs = empty(*(x.shape for x in xs))
     gweight, gbias, sums = empty(C, C, (N, 2, C))
     arrays = gy, weight, bias, *partial, *gxs, gweight, gbias, sums
-    lanes, block, split = _layout(xs, groups, *BACKWARD, 16, *arrays)
+    lanes, block, split = _layout(xs, groups, *BACKWARD, *arrays)
     launch(
         "norm.cu", "group_norm_backward", (split[1] * N,), block, gy, *two_parts(xs), C1, weight,
         bias, mean, rstd, *two_parts(partial), *two_parts(gxs), gweight, gbias, sums,
