@@ -18,8 +18,8 @@ OPTIONS = {"float32": (), "float16": ("-DSTORED",), BFLOAT16: ("-DSTORED", "-DBF
 def _layout(xs, groups, most_threads, warps, *arrays):
     """Return options, the threads of a block, its groups, and the number of an image's blocks.
 
-    A block has NEIGHBOURS numbers of a pixel, if the groups can be divided like that. warps: that it
-    has at least. arrays: that are read or written in vectors, as xs are.
+    A block has NEIGHBOURS numbers of a pixel, if the groups can be divided like that, and at least
+    `warps` warps. arrays: that are read or written in vectors, as xs are.
     """
     size, pixels = sum(x.shape[-1] for x in xs) // groups, math.prod(xs[0].shape[1:-1])
     vector = size % 4 == xs[0].shape[-1] % 4 == 0 and aligned(*xs, *arrays)
