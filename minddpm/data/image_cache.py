@@ -44,16 +44,14 @@ def stored_pixels(files: ImageFiles, size: Size, channels: int | None) -> Stored
     folder = cache_directory("images")
     # None last: a resumed run gives the channels that the images turned out to have.
     for asked in (channels, None):
-        base = folder / _key(files, size, asked)
-        found = _open(base.with_suffix(".pixels"), base.with_suffix(".json"), files)
+        found = _open(folder / _key(files, size, asked), files)
         if found is not None and channels in (None, found.images.shape[3]):
             return found
     base = folder / _key(files, size, channels)
-    pixels, info = base.with_suffix(".pixels"), base.with_suffix(".json")
-    _write(pixels, info, files, size, channels)
-    found = _open(pixels, info, files)
+    _write(base, files, size, channels)
+    found = _open(base, files)
     if found is None:
-        raise InputError(f"{pixels} was changed by another program: run the command again.")
+        raise InputError(f"{base}.pixels was changed by another program: run the command again.")
     return found
 
 
@@ -64,13 +62,13 @@ def _key(files: ImageFiles, size: Size, channels: int | None) -> str:
     return digest.hexdigest()[:32]
 
 
-def _open(pixels: Path, info: Path, files: ImageFiles) -> Stored | None:
-    """Return what is stored, None if it is absent or incomplete."""
+def _open(base: Path, files: ImageFiles) -> Stored | None:
+    """Return what is stored, None if it is absent or incomplete; base: without a suffix."""
     try:
-        stated = json.loads(info.read_bytes())
+        stated = json.loads(base.with_suffix(".json").read_bytes())
         shape, checksum = tuple(stated["shape"]), int(stated["checksum"])
         names = [files.names[i] for i in stated["files"]]
-        with pixels.open("rb") as file:
+        with base.with_suffix(".pixels").open("rb") as file:
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         images = np.frombuffer(mapping, np.uint8).reshape(shape)
     except (OSError, ValueError, LookupError, TypeError):
@@ -78,10 +76,8 @@ def _open(pixels: Path, info: Path, files: ImageFiles) -> Stored | None:
     return Stored(images, mapping, checksum, names) if len(names) == len(images) else None
 
 
-def _write(
-    pixels: Path, info: Path, files: ImageFiles, size: Size, channels: int | None
-) -> None:  # fmt: skip
-    checksum = 0
+def _write(base: Path, files: ImageFiles, size: Size, channels: int | None) -> None:
+    pixels, checksum = base.with_suffix(".pixels"), 0
     # Nobody else sees this file: two processes may decode the same folder at once.
     with tempfile.TemporaryFile(dir=pixels.parent) as decoded, atomic_write(pixels) as file:
         found = decode(files, size, channels, decoded)
@@ -93,4 +89,4 @@ def _write(
     number = {name: i for i, name in enumerate(files.names)}
     shape = (len(found.names), *size, found.channels)
     numbers = [number[name] for name in found.names]
-    write_json(info, {"shape": shape, "checksum": checksum, "files": numbers})
+    write_json(base.with_suffix(".json"), {"shape": shape, "checksum": checksum, "files": numbers})
