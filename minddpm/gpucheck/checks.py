@@ -1,5 +1,6 @@
 """What a check is, and the checks of models: sampling by a CUDA graph, a short training."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -17,7 +18,8 @@ from minddpm.generate import image_size
 from minddpm.gpucheck.arrays import largest_error, mapped
 from minddpm.gpucheck.convolutions import draw
 from minddpm.kernels.cuda.launch import observed_by
-from minddpm.training.ddpm import Trainer, TrainingOptions
+from minddpm.training.ddpm import Trainer
+from minddpm.training.recipe import PLAIN, Recipe
 from minddpm.training.run_directory import RunDirectory
 
 TINY = {
@@ -88,15 +90,15 @@ def strokes(count: int, size: int, seed: int = 0) -> np.ndarray:
     return images
 
 
-def new_trainer(config: dict, data: ImageDataset, **options: Any) -> Trainer:
-    """Return a trainer of a new model on the active backend; options: of TrainingOptions."""
+def new_trainer(recipe: Recipe, data: ImageDataset, **changed: Any) -> Trainer:
+    """Return a trainer of a new model on the active backend; changed: options of the recipe."""
     minddpm.manual_seed(0)
     return Trainer(
-        minddpm.UNet2D(**config),
-        minddpm.GaussianDiffusion(minddpm.schedules.linear(1000)),
+        minddpm.UNet2D(**recipe.model),
+        recipe.diffusion(),
         data,
         RunDirectory("gpucheck"),  # only a name: nothing is saved
-        TrainingOptions(**options),
+        dataclasses.replace(recipe.options, **changed),
     )
 
 
@@ -110,7 +112,8 @@ def small_trainer(
     minddpm.set_backend(name)
     backend.set_precision(precision)
     data = ImageDataset(strokes(2 * batch, config["sample_size"]), None, "strokes")
-    trainer = new_trainer(config, data, batch_size=batch, warmup_steps=1)
+    recipe = PLAIN._replace(model=config)
+    trainer = new_trainer(recipe, data, batch_size=batch, warmup_steps=1)
     if not replay:
         trainer.model, trainer.replay = trainer.unet, lambda function, *inputs: function(*inputs)
     return trainer

@@ -16,10 +16,9 @@ from minddpm.evaluation.metrics import FeatureStatistics, frechet_distance
 from minddpm.evaluation.metrics.judge import Judge, load_judge
 from minddpm.generate import generate
 from minddpm.gpucheck import timings
-from minddpm.gpucheck.checks import first_line
+from minddpm.gpucheck.checks import first_line, new_trainer
 from minddpm.training.ddpm import Trainer
 from minddpm.training.recipe import DIGITS
-from minddpm.training.run_directory import RunDirectory
 
 SECONDS = 90  # at most
 TRAINING = 0.8  # of the time; the rest is for sampling and the judge
@@ -77,11 +76,9 @@ def digits(seconds: float, picture: Path, quick: bool) -> Digits:
 
 def _trainer(data: ImageDataset, quick: bool) -> Trainer:
     """Return a trainer by the recipe of examples/train_mnist.py, with a GPU's batch."""
-    minddpm.manual_seed(0)
-    unet = minddpm.UNet2D(**{**DIGITS.model, "sample_size": data.images.shape[1]})
+    model = {**DIGITS.model, "sample_size": data.images.shape[1]}
     batch = timings.QUICK_BATCH if quick else timings.BATCH
-    options = dataclasses.replace(DIGITS.options, batch_size=batch)
-    return Trainer(unet, DIGITS.diffusion(), data, RunDirectory("gpucheck"), options)
+    return new_trainer(DIGITS._replace(model=model), data, batch_size=batch)
 
 
 def _train(trainer: Trainer, seconds: float) -> Digits:
