@@ -1,11 +1,11 @@
 // Group normalisation with or without SiLU. x [N, P, C]: P pixels, `size` channels per group.
 //
 // A block has one group of one image, or as many as fill the sectors of 32 bytes in which memory is
-// read and written, of y in 16 bits, too: a pixel of one group may be a quarter of one. A thread keeps its numbers in
-// registers, so that they are read once, unless an image is large. A multiprocessor has room for
-// several blocks: some wait for memory while others compute. Sums pass between the threads of a
-// warp by shuffles, and between warps through shared memory. The grid has one dimension, because
-// the others end at 65,535.
+// read and written, of y in 16 bits, too: a pixel of one group may be a quarter of one. A thread
+// keeps its numbers in registers, so that they are read once, unless an image is large. A
+// multiprocessor has room for several blocks: some wait for memory while others compute. Sums pass
+// between the threads of a warp by shuffles, and between warps through shared memory. The grid has
+// one dimension, because the others end at 65,535.
 //
 // x may be the concatenation of two parts: the first has C1 channels.
 //
@@ -102,7 +102,7 @@ struct Share {
         for (int p = row + KEPT * rows; p < P; p += rows) f(p);
     }
     // Call f(i, pixel, inside) for all kept vectors. Without a branch the compiler can issue many
-    // reads before the first number arrives: instead of no pixel f gets the last, and is told.
+    // reads before the first number arrives. Where there is none, f gets the last, not inside.
     template <class F> __device__ void each_kept_or_last(F f) const {
 #pragma unroll
         for (int i = 0; i < KEPT; i++) f(i, min(row + i * rows, P - 1), row + i * rows < P);
