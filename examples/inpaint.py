@@ -3,82 +3,13 @@
     python examples/inpaint.py --model runs/mnist
     python examples/inpaint.py --model runs/mnist --missing top --steps 250 --resample 10
 
-Writes one PNG. Each row shows a digit, its known part, and the model's completions.
+This is `minddpm inpaint`: the code is in minddpm/commands/inpaint.py.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
-import minddpm
-from minddpm import backend, random
 from minddpm.commands import cli
-from minddpm.data import to_float
-from minddpm.diffusion.sampling import inpaint
-from minddpm.drawing import save_png, strip
-from minddpm.generate import conditioned, seconds_per_run
-
-PARTS = ("top", "bottom", "left", "right", "centre")
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    cli.add_model_and_data(parser)
-    parser.add_argument("--count", type=cli.positive, default=8, help="number of digits (8)")
-    parser.add_argument("--tries", type=cli.positive, default=4, help="completions per digit (4)")
-    parser.add_argument(
-        "--missing", choices=PARTS, default="bottom", help="missing part (default: bottom)"
-    )
-    parser.add_argument("--steps", type=int, default=100, help="sampling steps (100)")
-    parser.add_argument("--resample", type=cli.positive, default=5, help="runs of each step (5)")
-    parser.add_argument("--seed", type=int, default=0, help="random seed (0)")
-    parser.add_argument("--out", type=Path, help="PNG (default: inpaint.png, or a free name)")
-    return parser.parse_args()
-
-
-def known_mask(H: int, W: int, missing: str) -> np.ndarray:
-    """Return a mask float32 [H, W, 1]: 1 where the image is known, 0 where it is missing."""
-    mask = np.ones((H, W, 1), np.float32)
-    rows, columns = {
-        "top": (slice(0, H // 2), slice(None)), "bottom": (slice(H // 2, None), slice(None)),
-        "left": (slice(None), slice(0, W // 2)), "right": (slice(None), slice(W // 2, None)),
-        "centre": (slice(H // 4, -(H // 4)), slice(W // 4, -(W // 4))),
-    }[missing]  # fmt: skip
-    mask[rows, columns] = 0
-    return mask
-
-
-def main() -> None:
-    args = parse()
-    random.check_seed(args.seed)
-    out = cli.new_file(args.out, "inpaint.png")
-    cli.start(args)
-    unet, diffusion, data = cli.load_model_and_data(args.model, args.data_dir, args.count)
-    minddpm.samplers.timesteps(diffusion.T, args.steps)  # raises if the number is invalid
-    x0 = to_float(data.images[: args.count])
-    mask = known_mask(*x0.shape[1:3], args.missing)
-    N = args.count * args.tries
-    seconds = seconds_per_run(unet, N) * args.steps * args.resample
-    print(f"{N} samples in {args.steps} steps, each {args.resample} times: {seconds:.0f} s")
-    repeated = backend.xp.asarray(np.repeat(x0, args.tries, axis=0))
-    model = conditioned(unet, np.repeat(data.labels[: args.count], args.tries))
-    steps = inpaint(
-        diffusion, model, repeated, backend.xp.asarray(mask), args.steps,
-        resample=args.resample, seed=args.seed, spacing="linspace",
-    )  # fmt: skip
-    for step in tqdm(steps, total=args.steps, unit="step"):
-        samples = step.x
-    samples = backend.to_numpy(samples).reshape(args.count, args.tries, *x0.shape[1:])
-    grey = np.where(mask == 1, x0, 0)
-    columns = [x0, grey, *(samples[:, i] for i in range(args.tries))]
-    save_png(strip(columns, ["digit", "known", *["filled"] * args.tries], scale=3), out)
-    print(f"wrote {out}")
-
+from minddpm.commands.inpaint import main
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

@@ -1,18 +1,27 @@
-"""Shared by the tests of the commands in examples/."""
+"""Shared by the tests of the commands."""
 
 import importlib.util
 import re
 from pathlib import Path
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+# The examples whose code is a command of the package.
+IN_THE_PACKAGE = {
+    "train_mnist": "train", "sample": "sample", "evaluate": "evaluate", "compare_models": "compare",
+    "distill": "distill", "inpaint": "inpaint", "interpolate": "interpolate",
+}  # fmt: skip
 NUMPY = ["--backend", "numpy"]
 QUICK = ["--steps", "2", "--batch-size", "2", "--timesteps", "40", "--sample-steps", "2"]
 QUICK += ["--samples", "4", *NUMPY]
 
 
 def load(name):
-    """Import the module examples/<name>.py."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    """Import the code of examples/<name>.py, as a module that no one else has."""
+    file = EXAMPLES / f"{name}.py"
+    if name in IN_THE_PACKAGE:
+        file = ROOT / "minddpm" / "commands" / f"{IN_THE_PACKAGE[name]}.py"
+    spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     "errors", "version", "storage", "kernels", "backend", "random", "autodiff", "nn", "models",
     "diffusion", "pipeline", "replay", "generate", "data", "drawing", "training", "",
-    "baselines", "commands", "evaluation", "gpucheck", "examples", "benchmarks",
+    "baselines", "commands", "evaluation", "gpucheck", "a command", "__main__", "examples",
+    "benchmarks",
 )  # fmt: skip
 KERNEL_ROOMS = (
     "arrays", "shapes", "gpu", "jit", "precision", "reference", "float32", "pixels", "comparison",
@@ -50,8 +51,13 @@ def imports(module: str) -> set[str]:
 
 
 def place(module: str, order: tuple[str, ...], depth: int) -> int:
-    """Return the position of a module's room; depth: the part of its name that is the room."""
+    """Return the position of a module's room; depth: the part of its name that is the room.
+
+    A file of commands/ with a main() is in a room of its own: evaluation/ shares the other files.
+    """
     parts = [*module.split("."), ""]
+    if parts[1] == "commands" and "\ndef main(" in MODULES[module].read_text():
+        return order.index("a command")
     return order.index(parts[depth] if parts[0] == "minddpm" else parts[0])
 
 

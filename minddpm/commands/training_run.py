@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from minddpm import backend
-from minddpm.commands import cli, model_options
+from minddpm.commands import cli, model_options, program
 from minddpm.commands.classes import check_same_classes
 from minddpm.data import ImageDataset
 from minddpm.data.fit import Size
@@ -218,7 +218,7 @@ def check_cooldown(loop: Loop) -> None:
 
 def resume_command(run: RunDirectory) -> str:
     """Return text that tells the user the command that continues this run."""
-    words = [sys.executable, *sys.argv]
+    words = [*program.words(), *sys.argv[1:]]
     if "--out" not in words:
         words += ["--out", str(run.path)]
     if "--resume" not in words:

@@ -44,7 +44,7 @@ SECONDS = 480
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m minddpm.gpucheck",
+        prog=None if sys.argv[0].startswith("minddpm ") else "python -m minddpm.gpucheck",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,0 +1,290 @@
+"""Evaluate a trained model, or any images of digits: FID, related metrics and bits/dim.
+
+    minddpm evaluate --model runs/mnist
+    minddpm evaluate --model runs/mnist --count 10000 --sampler ddpm --steps 250
+    minddpm evaluate --model runs/vae
+    minddpm evaluate --samples digits.npz --json digits.json
+
+Every image metric is shown beside its value for real digits and for images that are not digits;
+the lines below the table name these images. For a DDPM, the table also shows the bound on the
+likelihood of MNIST's test digits: L_T, the terms between L_T and L_0, and L_0. The bound is
+estimated from a few t per digit; with --exact it is computed from every t.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minddpm import random
+from minddpm.baselines.gan.model import Generator
+from minddpm.baselines.sampling import load_baseline, sample_baseline
+from minddpm.baselines.vae.model import VAE
+from minddpm.commands import cli
+from minddpm.data import ImageDataset, load_mnist, to_float, to_uint8
+from minddpm.data.image_archive import read_images
+from minddpm.diffusion import GaussianDiffusion
+from minddpm.diffusion.sampling.steps import timesteps
+from minddpm.drawing import save_png, strip
+from minddpm.errors import InputError
+from minddpm.evaluation.metrics.judge import SHIPPED, Judge, load_judge
+from minddpm.evaluation.metrics.likelihood import bits_per_dim, vae_bits_per_dim
+from minddpm.evaluation.metrics.nearest import nearest
+from minddpm.evaluation.report import Reference, check_samples, evaluate
+from minddpm.generate import (
+    ADAPTIVE,
+    SAMPLERS,
+    generate,
+    own_steps,
+    sampler_options,
+    seconds_per_run,
+)
+from minddpm.models import UNet2D
+from minddpm.storage.json_files import write_json
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cli.add_machine(parser)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", type=Path, help="directory of the model")
+    source.add_argument("--samples", type=Path, help="an .npz file with 'images' (and 'labels')")
+    parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
+    parser.add_argument("--judge", type=Path, default=SHIPPED, help="a classifier.safetensors")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the samples, t and the noise (0)"
+    )
+    parser.add_argument(
+        "--batch-size", type=cli.positive, default=125, help="images per batch (125)"
+    )
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument(
+        "--nearest",
+        type=Path,
+        help="PNG file: samples above their nearest training digits",
+    )
+    parser.add_argument(
+        "--classification-steps", type=int, default=1000,
+        help="training steps of a classifier on the samples alone (1000; 0: no classifier)",
+    )  # fmt: skip
+    group = parser.add_argument_group("options for --model")
+    group.add_argument("--count", type=int, default=1000, help="samples to draw (1000; 0: none)")
+    group.add_argument(
+        "--sampler", choices=SAMPLERS, help="default: dpm_solver, or that of a distilled model"
+    )
+    group.add_argument("--steps", type=cli.positive, help="default: 20, or a distilled model's")
+    group.add_argument(
+        "--guidance", type=float, default=1.0, help="strength of the conditioning (1: no guidance)"
+    )
+    group.add_argument(
+        "--judge-labels", action="store_true",
+        help="classification score: use the judge's labels, not those given to the model",
+    )  # fmt: skip
+    group.add_argument(
+        "--images", type=int, default=1000, help="test digits for bits/dim (1000; 0: none)"
+    )
+    group.add_argument("--draws", type=cli.positive, default=20, help="values of t per image (20)")
+    group.add_argument("--exact", action="store_true", help="use every t instead of draws")
+    args = parser.parse_args()
+    for name in ("classification_steps", "count", "images"):
+        if getattr(args, name) < 0:
+            parser.error(f"--{name.replace('_', '-')} is below 0")
+    return args
+
+
+def likelihood(
+    args: argparse.Namespace, unet: UNet2D, diffusion: GaussianDiffusion, data: ImageDataset
+) -> dict[str, Any]:
+    """Print the expected time and return the bound on test digits."""
+    runs = diffusion.T if args.exact else args.draws + 1
+    seconds = seconds_per_run(unet, args.batch_size) * runs * args.images / args.batch_size
+    how = "every t" if args.exact else f"{args.draws} t per image, and t = 0"
+    print(f"bits/dim of {args.images} images, {how}: about {seconds / 60:.1f} min", flush=True)
+    draws = None if args.exact else args.draws
+    return bits_per_dim(unet, diffusion, data, args.images, draws, args.batch_size, args.seed)
+
+
+def choose_sampler(args: argparse.Namespace, diffusion: GaussianDiffusion) -> None:
+    """Set args.sampler and args.steps where they are None: to those of a distilled model."""
+    own = diffusion.sampling
+    if args.sampler is None:
+        args.sampler = own.sampler if own and own.steps else "dpm_solver"
+    args.steps = args.steps or own_steps(diffusion, args.sampler, None) or 20
+
+
+def draw(
+    args: argparse.Namespace, unet: UNet2D, diffusion: GaussianDiffusion
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
+    """Return uint8 samples, their labels (None with --judge-labels), and the sampling options."""
+    labels = np.arange(args.count) % unet.num_classes if unet.num_classes else None
+    runs = args.steps * (2 if args.sampler == "probability_flow" else 1)
+    batches = args.count / args.batch_size
+    seconds = seconds_per_run(unet, args.batch_size, args.guidance) * runs * batches
+    cost = "" if args.sampler in ADAPTIVE else f": about {seconds / 60:.1f} min"
+    print(f"{args.count} samples in {args.steps} {args.sampler} steps{cost}", flush=True)
+    samples = generate(
+        (unet, diffusion), args.count, args.sampler, args.steps, args.seed, args.batch_size,
+        labels=labels, guidance=args.guidance,
+    )  # fmt: skip
+    if args.judge_labels:
+        labels = None
+    _, options = sampler_options(diffusion, args.sampler)
+    about = {
+        "model": str(args.model), "sampler": args.sampler, "steps": args.steps,
+        "spacing": str(options["spacing"]), "guidance": args.guidance, "weights": "EMA",
+        "seed": args.seed, "labels": "the judge's" if labels is None else "given to the model",
+    }  # fmt: skip
+    return to_uint8(samples), labels, about
+
+
+def draw_nearest(path: Path, images: np.ndarray, train: np.ndarray) -> None:
+    """Draw the twelve images that are nearest to a training digit, each above that digit."""
+    flat = [x.reshape(len(x), -1) / 255 for x in (images, train)]
+    indices, distances = nearest(*flat)
+    closest = np.argsort(distances)[:12]
+    pairs = np.stack([images[closest], train[indices[closest]]], axis=1)
+    save_png(strip([to_float(pair) for pair in pairs]), path)
+
+
+def judge(
+    args: argparse.Namespace,
+    network: Judge,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """Print the expected time and return every metric of the images."""
+    train, test = load_mnist(args.data_dir), load_mnist(args.data_dir, "test")
+    steps = args.classification_steps or None
+    used = labels if steps is not None else None
+    check_samples(network, train, images, used, str(args.samples or args.model))
+    reference = Reference(network, train, test)
+    seconds = reference.seconds(len(images), steps)
+    print(f"metrics of {len(images)} images: about {seconds / 60:.1f} min", flush=True)
+    numbers = evaluate(reference, images, labels, about, steps)
+    if args.nearest is not None:
+        draw_nearest(args.nearest, images, train.images)
+        print(f"wrote {args.nearest}")
+    return numbers
+
+
+NAMES = {
+    "fid": "FID", "kid": "KID", "inception_score": "Inception Score", "precision": "precision",
+    "recall": "recall", "nearest_training_distance": "nearest training digit",
+    "classification_score": "classification score",
+    "bits_per_dim": "bits/dim, the bound", "L_T": "L_T, what is left of x0 in x_T",
+    "reconstruction": "-log p(x|z)", "kl": "KL(q(z|x) || p(z))",
+    "L_between": "L_1 .. L_{T-1}, the steps", "L_0": "L_0, the decoder",
+}  # fmt: skip
+
+
+def table(numbers: dict[str, Any]) -> list[list[str]]:
+    """Return one row of cells for each metric."""
+    columns = ("value", "standard_error", "floor", "ceiling")
+    return [
+        [NAMES[name], *("" if row.get(c) is None else f"{row[c]:.5g}" for c in columns)]
+        for name, row in numbers.items()
+    ]
+
+
+def protocol(numbers: dict[str, Any]) -> str:
+    """Return lines that say from which images each metric and reference value was computed."""
+    image_metrics = {name: row for name, row in numbers.items() if "extractor" in row}
+    if not image_metrics:
+        return ""
+    about = next(iter(image_metrics.values()))
+    lines = [
+        f"{about['n']:,} images; extractor: {about['extractor']}; reference: "
+        f"{about['reference']}; test images: {about['test']}"
+    ]
+    same_columns: dict[tuple[str, str], list[str]] = {}
+    for name, row in image_metrics.items():
+        same_columns.setdefault((row["floor_is"], row["ceiling_is"]), []).append(NAMES[name])
+    for (floor, ceiling), names in same_columns.items():
+        lines.append(f"{', '.join(names)}:\n  real digits: {floor}; not digits: {ceiling}")
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    args = parse()
+    random.check_seed(args.seed)
+    for path in (args.json, args.nearest):
+        if path is not None:
+            cli.new_file(path, "")
+    cli.start(args)
+    started = time.perf_counter()
+    if args.samples is not None:
+        images, labels, note = read_images(args.samples)
+        print(f"{len(images):,} images in {args.samples}, {note}")
+        about = {
+            "samples": str(args.samples),
+            "labels": "the judge's" if labels is None else "the file's",
+        }
+        numbers = judge(args, load_judge(args.judge), images, labels, about)
+    else:
+        numbers = evaluate_model(args)
+    head = ["", "value", "standard error", "real digits", "not digits"]
+    print(f"\n{cli.markdown(head, table(numbers))}\n{protocol(numbers)}")
+    if args.json is not None:
+        write_json(args.json, numbers)
+        print(f"wrote {args.json}")
+    print(f"{(time.perf_counter() - started) / 60:.1f} min, {cli.peak_memory()}")
+
+
+def evaluate_model(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the metrics of the DDPM, VAE or GAN in --model."""
+    if not args.count and not args.images:
+        raise InputError(
+            "--count 0 and --images 0 leave nothing to measure: set one of them above 0."
+        )
+    network = load_judge(args.judge)
+    if args.count:
+        network.check_count(args.count, "--count")
+    baseline = load_baseline(args.model) if args.model.is_dir() else None
+    if baseline is None:
+        return evaluate_ddpm(args, network)
+    return evaluate_baseline(args, network, baseline)
+
+
+def evaluate_baseline(
+    args: argparse.Namespace, network: Judge, baseline: VAE | Generator
+) -> dict[str, Any]:
+    """Return the metrics of a VAE or a GAN; only a Gaussian VAE has a bound in bits/dim."""
+    cli.check_trained_on_mnist(args.model)
+    numbers = {}
+    has_bound = args.images and isinstance(baseline, VAE)
+    if has_bound:
+        test = load_mnist(args.data_dir, "test")
+        cli.check_images(args.images, test)
+    if args.count:
+        about = {"model": str(args.model), "weights": "EMA", "seed": args.seed}
+        about |= {"sampler": f"one pass of the {type(baseline).__name__}", "labels": "the judge's"}
+        samples = to_uint8(sample_baseline(baseline, args.count, args.seed))
+        numbers.update(judge(args, network, samples, None, about))
+    if has_bound:
+        numbers.update(vae_bits_per_dim(baseline, test, args.images, args.draws, args.seed))
+    if not numbers:
+        raise InputError(f"{args.model} has no bound in bits/dim: set --count above 0.")
+    return numbers
+
+
+def evaluate_ddpm(args: argparse.Namespace, network: Judge) -> dict[str, Any]:
+    """Return the metrics of a DDPM's samples and its bound in bits/dim."""
+    unet, diffusion, data = cli.load_model_and_data(args.model, args.data_dir, args.images)
+    if args.images and not args.exact and args.draws >= diffusion.T:
+        raise InputError(
+            f"{args.draws} draws of t are not fewer than T = {diffusion.T}: reduce --draws or use "
+            "--exact."
+        )
+    choose_sampler(args, diffusion)
+    timesteps(diffusion.T, args.steps)  # raises before any work if the number is invalid
+    numbers = {}
+    if args.count:
+        numbers.update(judge(args, network, *draw(args, unet, diffusion)))
+    if args.images:
+        numbers.update(likelihood(args, unet, diffusion, data))
+    return numbers

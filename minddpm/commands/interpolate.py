@@ -1,0 +1,69 @@
+"""Interpolate between test digits in noise space: DDIM inversion, slerp, DDIM sampling.
+
+    minddpm interpolate --model runs/mnist
+
+Writes one PNG. Each row shows a digit, its reconstruction from its own noise (any difference is
+an error of the inversion), samples from interpolated noise, and the second digit likewise.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import minddpm
+from minddpm import backend
+from minddpm.commands import cli
+from minddpm.data import to_float
+from minddpm.diffusion.sampling import slerp
+from minddpm.drawing import save_png, strip
+from minddpm.generate import conditioned, seconds_per_run
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cli.add_model_and_data(parser)
+    parser.add_argument("--pairs", type=cli.positive, default=6, help="pairs of digits (6)")
+    parser.add_argument("--between", type=cli.positive, default=7, help="samples per pair (7)")
+    parser.add_argument("--steps", type=int, default=100, help="steps in each direction (100)")
+    parser.add_argument("--out", type=Path, help="PNG (default: interpolate.png or a free name)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    out = cli.new_file(args.out, "interpolate.png")
+    cli.start(args)
+    unet, diffusion, data = cli.load_model_and_data(args.model, args.data_dir, 2 * args.pairs)
+    minddpm.samplers.timesteps(diffusion.T, args.steps)  # raises if the number is invalid
+    x0 = to_float(data.images[: 2 * args.pairs])
+    columns = args.between + 2
+    seconds = args.steps * (
+        seconds_per_run(unet, len(x0)) + seconds_per_run(unet, args.pairs) * columns
+    )
+    print(f"{args.pairs} pairs in {args.steps} steps each way: {seconds:.0f} s")
+    model = conditioned(unet, data.labels[: len(x0)])
+    steps = minddpm.samplers.invert(
+        diffusion, model, backend.xp.asarray(x0), args.steps, spacing="linspace"
+    )
+    for step in tqdm(steps, total=args.steps, unit="step", desc="invert"):
+        noise = step.x
+    first, second = noise[0::2], noise[1::2]
+    fractions = np.linspace(0, 1, columns)
+    samples = []
+    for fraction in tqdm(fractions, unit="column", desc="sample"):
+        # A class-conditional model is conditioned on the nearer digit.
+        labels = data.labels[: len(x0)][int(fraction > 0.5) :: 2]
+        x_T = slerp(first, second, float(fraction))
+        model = conditioned(unet, labels)
+        *_, step = minddpm.samplers.ddim(
+            diffusion, model, x_T.shape, args.steps, x_T=x_T, spacing="linspace"
+        )
+        samples.append(backend.to_numpy(step.x))
+    frames = [x0[0::2], *samples, x0[1::2]]
+    labels = ["digit", *(f"{fraction:.2f}" for fraction in fractions), "digit"]
+    save_png(strip(frames, labels, scale=2), out)
+    print(f"wrote {out}")

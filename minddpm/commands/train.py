@@ -1,0 +1,209 @@
+"""Train a DDPM on MNIST or other images; write the model, samples and loss curves.
+
+    minddpm train
+    minddpm train --data DIR --image-size 48x96 --model tiny --out runs/photos
+    minddpm train --out runs/mnist --resume --steps 6000
+
+diffusers can also open the run directory: DDPMPipeline.from_pretrained("runs/mnist").
+"""
+
+import argparse
+import dataclasses
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import minddpm
+from minddpm import backend
+from minddpm.commands import cli, model_options, program, run_figures, training_run
+from minddpm.data import ImageDataset
+from minddpm.data.fit import parse_size, size_option
+from minddpm.diffusion.losses import LOSSES
+from minddpm.diffusion.reverse import PREDICTIONS, VARIANCES
+from minddpm.errors import InputError
+from minddpm.generate import seconds_per_run
+from minddpm.training.ddpm import Trainer, TrainingOptions
+from minddpm.training.options import OPTIMIZERS, T_DRAWS
+from minddpm.training.recipe import DIGITS, PLAIN, Recipe
+from minddpm.training.run_directory import STATE, RunDirectory
+
+DEFAULT_OUT = Path("runs/mnist")
+MODELS = model_options.PRESETS
+# A sampler that needs few steps, and with noise, which removes earlier errors of the model.
+SAMPLER, SAMPLING_STEPS = "dpm_solver_sde", 20
+
+
+def run_options(model: str, recipe: Recipe) -> dict[str, Any]:
+    """Return the options stored with a run: --resume reads them from run.json."""
+    return {
+        **training_run.MACHINE,
+        **model_options.OPTIONS,
+        "model": model,
+        "timesteps": 1000,
+        "schedule": recipe.schedule,
+        "prediction": recipe.prediction,
+        "variance": "fixed_small",
+        "data": None,
+        "image_folder": None,
+        "image_size": None,
+        "channels": None,
+        **dataclasses.asdict(recipe.options),
+    }
+
+
+RUN_OPTIONS = run_options("one-block", DIGITS)
+# What a run.json means that lacks an option: its run is older than the option.
+BEFORE = run_options("small", PLAIN)
+CHOICES: dict[str, Any] = {
+    "precision": list(backend.PRECISIONS),
+    "model": list(MODELS),
+    "schedule": list(minddpm.schedules.BY_NAME),
+    "prediction": PREDICTIONS,
+    "variance": VARIANCES,
+    "loss": LOSSES,
+    "optimizer": list(OPTIMIZERS),
+    "draw_t": T_DRAWS,
+}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    training_run.add_run(parser, DEFAULT_OUT)
+    parser.add_argument("--samples", type=cli.positive, default=64, help="samples to draw (64)")
+    parser.add_argument(
+        "--sample-steps", type=cli.positive, help=f"sampling steps ({SAMPLING_STEPS})"
+    )
+    group = parser.add_argument_group("the run", "stored in run.json and reused by --resume")
+    length = group.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=cli.positive, help="passes over the data; sets --steps")
+
+    def add(name: str, kind: Any, text: str, to: Any = group) -> None:
+        to.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            choices=CHOICES.get(name),
+            help=f"{text} (default: {RUN_OPTIONS[name]})",
+        )
+
+    add("steps", cli.positive, "total training steps", length)
+    add("batch_size", cli.positive, "images per step")
+    add("seed", int, "determines the initial weights, batches and noise")
+    add("optimizer", str, "muon: orthogonal steps for the weight matrices, Adam for the rest")
+    add("lr", float, "learning rate")
+    add("warmup_steps", int, "steps of linear warm-up of the learning rate")
+    add("cooldown", float, "final fraction of the steps, in which the learning rate falls to zero")
+    add("clip_norm", float, "largest norm of the gradient")
+    add("weight_decay", float, "decoupled weight decay (AdamW)")
+    add("ema_decay", float, "decay of the averaged weights, which are used for sampling")
+    add("model", str, "one-block: 1.1M parameters; small: 1.6M; cifar10, paper: Ho et al.'s, 36M")
+    model_options.add_model(group, cli.positive)
+    add("timesteps", cli.positive, "T, the length of the diffusion process")
+    add("schedule", str, "noise schedule")
+    add("prediction", str, "the quantity that the network predicts")
+    add("variance", str, "variance of the reverse step; learned_range needs --loss hybrid or vlb")
+    add("loss", str, "simple; vlb: the bound in bits/dim; hybrid: simple + 0.001 vlb")
+    add("draw_t", str, "log-snr: draw t so that log SNR is normal, in --loss simple")
+    for name, text in (
+        ("importance-sampling", "draw t in proportion to its RMS loss, for --loss vlb"),
+        ("class-conditional", "condition on the class, and drop some labels to allow guidance"),
+        ("flip", "flip a random half of the images from left to right"),
+    ):
+        group.add_argument(f"--{name}", action="store_true", default=None, help=text)
+    add("label_dropout", float, "probability that an image's class is dropped")
+    training_run.add_data(group)
+    group.add_argument(
+        "--image-size", type=image_size, metavar="N or HxW",
+        help="64, or height x width as 48x96: scale the images to cover it, and crop their centres "
+        "(default: the size of the data set; 28 for a folder or .zip)",
+    )  # fmt: skip
+    group.add_argument(
+        "--channels", type=int, choices=(1, 3), help="1: grey, 3: colour (default: as they are)"
+    )
+    add("log_every", cli.positive, "steps per row of loss.csv")
+    add("checkpoint_every", cli.positive, "steps between checkpoints")
+    args = training_run.parse_data(parser)
+    given = [name for name in ("model", "config", "init_from") if getattr(args, name) is not None]
+    if len(given) > 1:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        parser.error(f"{flags} each choose a model: give only one")
+    return args
+
+
+def image_size(text: str) -> int | str:
+    """Return a size as run.json stores it; an argparse type."""
+    try:
+        return size_option(parse_size(text))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def load_images(args: argparse.Namespace, options: dict[str, Any]) -> ImageDataset:
+    """Return the images, and store their size and channels in the options."""
+    size, channels = options["image_size"], options["channels"]
+    if args.resume and channels is None and options["image_folder"] is not None:
+        channels = MODELS[options["model"]]["in_channels"]  # a run from before --channels existed
+    dataset = training_run.load_data(args, options, None if size is None else parse_size(size),
+                                     channels)  # fmt: skip
+    _, H, W, C = dataset.images.shape
+    options |= {"image_size": size_option((H, W)), "channels": C}
+    return dataset
+
+
+def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> Trainer:
+    """Return the trainer before its first step; create only an empty directory."""
+    dataset = load_images(args, options)
+    H = dataset.images.shape[1]
+    architecture = model_options.choose_architecture(options, MODELS[options["model"]], H)
+    if args.epochs is not None:
+        options["steps"] = -(-args.epochs * len(dataset) // options["batch_size"])
+    diffusion = minddpm.GaussianDiffusion(
+        minddpm.schedules.BY_NAME[options["schedule"]](options["timesteps"]),
+        options["prediction"],
+        options["variance"],
+    )
+    training = training_run.training_options(TrainingOptions, options)
+    minddpm.manual_seed(training.seed)
+    unet = model_options.build_unet(
+        architecture, dataset, options["variance"] == "learned_range", training.class_conditional,
+        training.batch_size,
+    )  # fmt: skip
+    if options["init_from"] and not (args.resume and (run.path / STATE).exists()):
+        model_options.initialise(unet, options["init_from"])
+    trainer = Trainer(unet, diffusion, dataset, run, training)
+    training_run.open_run(args, trainer)
+    return trainer
+
+
+def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> int:
+    started = time.perf_counter()
+    T = options["timesteps"]
+    sample_steps = min(SAMPLING_STEPS, T) if args.sample_steps is None else args.sample_steps
+    minddpm.samplers.timesteps(T, sample_steps)  # check steps before training
+    trainer = prepare(args, run, options)
+    backend.compile_ahead(lambda: (trainer.trial(), seconds_per_run(trainer.unet, args.samples)))
+    seconds = seconds_per_run(trainer.unet, args.samples) * sample_steps
+    training_run.announce(trainer, options, f", then {args.samples} samples", seconds)
+    run.write_info(options, trainer.dataset.identity())
+
+    unet, diffusion, seed = trainer.unet, trainer.diffusion, trainer.options.seed
+    run_figures.draw_forward(run, diffusion, trainer.dataset, seed)
+    if not training_run.train(trainer):
+        return cli.INTERRUPTED
+    run_figures.draw_loss(run)
+    with trainer.ema.applied():
+        run_figures.draw_samples(run, unet, diffusion, args.samples, SAMPLER, sample_steps, seed)
+    print(
+        f"{(time.perf_counter() - started) / 60:.1f} min, {cli.peak_memory()}. "
+        "Wrote samples.png, denoising.gif, forward.png, loss.png, loss.csv and the model "
+        f"(averaged weights; diffusers opens it, too) in {run.path}."
+    )
+    again = [*program.words_of("sample"), "--model", str(run.path)]
+    print(f"more samples: {shlex.join(again)}")
+    return 0
+
+
+def main() -> int:
+    return training_run.run_command(parse(), DEFAULT_OUT, RUN_OPTIONS, CHOICES, train, BEFORE)
