@@ -24,6 +24,7 @@ import minddpm
 from minddpm import GaussianDiffusion, backend, random, samplers, schedules
 from minddpm.backend import Array
 from minddpm.commands import cli
+from minddpm.commands.parser import CommandParser
 from minddpm.data import load_mnist, to_float
 from minddpm.diffusion.scheduler_file import load_diffusion
 from minddpm.drawing import curve, save_png, strip
@@ -55,16 +56,17 @@ class OptimalModel:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = CommandParser(__doc__, "figures")
+    (figures,) = parser.groups
+    cli.add_backend(parser.machine)
+    cli.add_threads(parser.machine)
+    figures.add_argument("--model", type=Path, help="a trained model, for bound.png")
+    cli.add_data_dir(figures)
+    figures.add_argument(
+        "--images", type=cli.positive, default=50, help="digits for bound.png (50)"
     )
-    cli.add_backend(parser)
-    cli.add_threads(parser)
-    parser.add_argument("--model", type=Path, help="a trained model, for bound.png")
-    parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
-    parser.add_argument("--images", type=cli.positive, default=50, help="digits for bound.png (50)")
-    parser.add_argument("--seed", type=int, default=0, help="random seed (0)")
-    parser.add_argument(
+    figures.add_argument("--seed", type=int, default=0, help="random seed (0)")
+    figures.add_argument(
         "--out", type=Path, help="new folder (default: runs/experiments, or a free name)"
     )
     return parser.parse_args()

@@ -23,6 +23,7 @@ from minddpm.baselines.classifier.training import (
     in_batches,
 )
 from minddpm.commands import cli, training_run
+from minddpm.commands.parser import CommandParser
 from minddpm.commands.run_figures import draw_log
 from minddpm.data import ImageDataset, to_float
 from minddpm.data.named import GREY_28, load_named
@@ -40,12 +41,11 @@ RUN_OPTIONS: dict[str, Any] = {
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    training_run.add_run(parser, DEFAULT_OUT)
-    group = training_run.add_options(parser, ClassifierOptions())
-    training_run.add_grey_data(group)
+    parser = CommandParser(__doc__, "training", "files")
+    training, files = parser.groups
+    training_run.add_grey_data(training)
+    training_run.add_options(parser, training, ClassifierOptions())
+    training_run.add_run(parser, files, DEFAULT_OUT)
     return parser.parse_args()
 
 

@@ -16,6 +16,7 @@ from minddpm.baselines.gan.model import Discriminator, Generator
 from minddpm.baselines.gan.training import GENERATOR_FILE, GANLoop, GANOptions
 from minddpm.baselines.sampling import sample_generator
 from minddpm.commands import cli, training_run
+from minddpm.commands.parser import CommandParser
 from minddpm.commands.run_figures import draw_log
 from minddpm.data.named import GREY_28, load_named
 from minddpm.drawing import grid, save_png
@@ -30,12 +31,11 @@ RUN_OPTIONS: dict[str, Any] = {
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    training_run.add_run(parser, DEFAULT_OUT)
-    group = training_run.add_options(parser, GANOptions())
-    training_run.add_grey_data(group)
+    parser = CommandParser(__doc__, "training", "files")
+    training, files = parser.groups
+    training_run.add_grey_data(training)
+    training_run.add_options(parser, training, GANOptions())
+    training_run.add_run(parser, files, DEFAULT_OUT)
     return parser.parse_args()
 
 

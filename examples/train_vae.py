@@ -20,6 +20,7 @@ from minddpm.baselines.sampling import bound, reconstructions, sample_vae
 from minddpm.baselines.vae.model import LIKELIHOODS, VAE, active_units
 from minddpm.baselines.vae.training import VAE_FILE, VAELoop, VAEOptions
 from minddpm.commands import cli, training_run
+from minddpm.commands.parser import CommandParser
 from minddpm.commands.run_figures import draw_log
 from minddpm.data import ImageDataset, to_float
 from minddpm.data.named import GREY_28, load_named
@@ -37,14 +38,13 @@ RUN_OPTIONS: dict[str, Any] = {
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    training_run.add_run(parser, DEFAULT_OUT)
-    group = training_run.add_options(parser, VAEOptions())
-    training_run.add_grey_data(group)
-    group.add_argument("--likelihood", choices=LIKELIHOODS, help="of each pixel (bernoulli)")
-    group.add_argument("--latent", type=cli.positive, help="latent dimensions (16)")
+    parser = CommandParser(__doc__, "training", "files")
+    training, files = parser.groups
+    training_run.add_grey_data(training)
+    training_run.add_options(parser, training, VAEOptions())
+    training.add_argument("--likelihood", choices=LIKELIHOODS, help="of each pixel (bernoulli)")
+    training.add_argument("--latent", type=cli.positive, help="latent dimensions (16)")
+    training_run.add_run(parser, files, DEFAULT_OUT)
     return parser.parse_args()
 
 

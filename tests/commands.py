@@ -37,7 +37,7 @@ def refused(result, *words):
     code, _, stderr = result
     assert code == 2, stderr
     sentence = stderr.strip().splitlines()[-1]
-    assert re.match(r"(\w+\.py: )?error: ", sentence)
+    assert re.match(r"((\w+\.py|minddpm( [\w-]+)?): )?error: ", sentence)
     assert "Traceback" not in stderr
     for word in words:
         assert str(word) in sentence

@@ -7,8 +7,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from minddpm import backend
+from minddpm.commands.parser import CommandParser
 from minddpm.data import ImageDataset, load_mnist
 from minddpm.data.class_names import listing
 from minddpm.diffusion import GaussianDiffusion
@@ -76,30 +78,30 @@ def _print_error(sentence: str, code: int) -> int:
     return code
 
 
-def add_backend(parser: argparse.ArgumentParser) -> None:
+def add_backend(parser: Any) -> None:
     """Add the flag --backend; its default is MINDDPM_BACKEND, or None if that is not set."""
     parser.add_argument(
         "--backend",
         default=os.environ.get("MINDDPM_BACKEND"),
-        help="numpy, numba, cupy, or auto: cupy if a GPU is found, else numba (default: auto)",
+        help="numpy, numba, cupy, or auto: cupy on a GPU, else numba (default: auto)",
     )
 
 
-def add_threads(parser: argparse.ArgumentParser) -> None:
+def add_threads(parser: Any) -> None:
     """Add the flag --threads; its default is None."""
     parser.add_argument(
         "--threads",
         type=int,
-        help="threads of the numba backend (default: the cores that this process may use)",
+        help="threads of the numba backend (default: one for each usable core)",
     )
 
 
-def add_precision(parser: argparse.ArgumentParser) -> None:
+def add_precision(parser: Any) -> None:
     """Add the flag --precision; its default is None."""
     parser.add_argument(
         "--precision",
         choices=backend.PRECISIONS,
-        help="to which a GPU's tensor cores round, with --backend cupy (default: float32)",
+        help=f"{', '.join(backend.PRECISIONS)}: to which the tensor cores of --backend cupy round",
     )
 
 
@@ -137,17 +139,16 @@ def refuse_existing(path: Path | None) -> None:
         raise InputError(f"{path} exists: choose another name or remove it first.")
 
 
-def add_machine(parser: argparse.ArgumentParser) -> None:
+def add_machine(parser: CommandParser) -> None:
     """Add the flags that `start` reads."""
-    add_backend(parser)
-    add_threads(parser)
-    add_precision(parser)
+    add_backend(parser.machine)
+    add_threads(parser.machine)
+    add_precision(parser.rare)
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of a command that loads a model."""
-    add_machine(parser)
-    parser.add_argument("--model", type=Path, required=True, help="the directory of the model")
+def add_model(group: Any) -> None:
+    """Add the flag --model of a command that loads a model to an argument group."""
+    group.add_argument("--model", type=Path, required=True, help="the directory of the model")
 
 
 def start(args: argparse.Namespace) -> None:
@@ -157,10 +158,9 @@ def start(args: argparse.Namespace) -> None:
     backend.set_precision(args.precision or "float32")
 
 
-def add_model_and_data(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of a command that loads a model and MNIST's test digits."""
-    add_model(parser)
-    parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
+def add_data_dir(group: Any) -> None:
+    """Add the flag --data-dir of a command that loads MNIST to an argument group."""
+    group.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
 
 
 def load_model_and_data(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from minddpm import random
 from minddpm.commands import cli
+from minddpm.commands.parser import CommandParser
 from minddpm.commands.run_figures import draw_log
 from minddpm.data import ImageDataset, load_mnist
 from minddpm.diffusion.sampling.steps import timesteps
@@ -35,22 +36,31 @@ PLAN = "plan.json"
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    cli.add_machine(parser)
-    parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
-    parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
-    length = parser.add_mutually_exclusive_group()
+    parser = CommandParser(__doc__, "comparison", "files")
+    comparison, files = parser.groups
+    length = comparison.add_mutually_exclusive_group()
     length.add_argument("--budget", type=float, default=4, help="minutes per training run (4)")
     length.add_argument(
         "--slides", action="store_true", help="train as many steps as the lecture slides"
     )
-    parser.add_argument("--seeds", type=cli.positive, default=3, help="runs of each model (3)")
-    parser.add_argument("--count", type=cli.positive, default=1000, help="samples per run (1000)")
-    parser.add_argument("--sampler", choices=SAMPLERS, default=Sampler().name, help="for the DDPM")
-    parser.add_argument("--sampler-steps", type=cli.positive, default=Sampler().steps)
-    parser.add_argument(
+    comparison.add_argument("--seeds", type=cli.positive, default=3, help="runs of each model (3)")
+    comparison.add_argument(
+        "--count", type=cli.positive, default=1000, help="samples per run (1000)"
+    )
+    files.add_argument(
+        "--out", type=Path, default=Path("runs/comparison"), help="folder (runs/comparison)"
+    )
+    cli.add_data_dir(files)
+    cli.add_machine(parser)
+    name, steps = Sampler().name, Sampler().steps
+    rare = parser.rare
+    rare.add_argument(
+        "--sampler", choices=SAMPLERS, default=name, help=f"sampler of the DDPM ({name})"
+    )
+    rare.add_argument(
+        "--sampler-steps", type=cli.positive, default=steps, help=f"steps of --sampler ({steps})"
+    )
+    rare.add_argument(
         "--classification-steps", type=int, default=1000,
         help="training steps of classifiers on the samples (1000; 0: no classifiers)",
     )  # fmt: skip

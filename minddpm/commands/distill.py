@@ -18,6 +18,7 @@ from typing import Any
 import minddpm
 from minddpm import backend
 from minddpm.commands import cli, run_figures, training_run
+from minddpm.commands.parser import CommandParser
 from minddpm.diffusion.scheduler_file import scheduler_config
 from minddpm.errors import InputError
 from minddpm.generate import image_size, seconds_per_run
@@ -54,16 +55,17 @@ RUN_OPTIONS: dict[str, Any] = {
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = CommandParser(__doc__, "distillation", "files")
+    distillation, files = parser.groups
+    distillation.add_argument(
+        "--model", dest="teacher", type=Path, help="directory of the trained model"
     )
-    training_run.add_run(parser, DEFAULT_OUT)
-    parser.add_argument("--samples", type=cli.positive, default=64, help="samples to draw (64)")
-    group = parser.add_argument_group("the run", "stored in run.json and reused by --resume")
-    group.add_argument("--model", dest="teacher", type=Path, help="directory of the trained model")
-    training_run.add_data(group)
+    training_run.add_data(parser, distillation)
+    training_run.add_run(parser, files, DEFAULT_OUT)
+    files.add_argument("--samples", type=cli.positive, default=64, help="samples to draw (64)")
     for name, (kind, text) in FLAGS.items():
         default = "" if RUN_OPTIONS[name] is None else f" (default: {RUN_OPTIONS[name]})"
+        group = parser.rare if name in training_run.RARE else distillation
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{text}{default}")
     args = training_run.parse_data(parser)
     if args.teacher is not None:

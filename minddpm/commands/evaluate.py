@@ -23,6 +23,7 @@ from minddpm.baselines.gan.model import Generator
 from minddpm.baselines.sampling import load_baseline, sample_baseline
 from minddpm.baselines.vae.model import VAE
 from minddpm.commands import cli
+from minddpm.commands.parser import CommandParser
 from minddpm.data import ImageDataset, load_mnist, to_float, to_uint8
 from minddpm.data.image_archive import read_images
 from minddpm.diffusion import GaussianDiffusion
@@ -46,49 +47,46 @@ from minddpm.storage.json_files import write_json
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    cli.add_machine(parser)
-    source = parser.add_mutually_exclusive_group(required=True)
+    parser = CommandParser(__doc__, "what to evaluate", "with --model", "files")
+    what, model, files = parser.groups
+    source = what.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", type=Path, help="directory of the model")
     source.add_argument("--samples", type=Path, help="an .npz file with 'images' (and 'labels')")
-    parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files of MNIST")
-    parser.add_argument("--judge", type=Path, default=SHIPPED, help="a classifier.safetensors")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="random seed of the samples, t and the noise (0)"
-    )
-    parser.add_argument(
-        "--batch-size", type=cli.positive, default=125, help="images per batch (125)"
-    )
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
-    parser.add_argument(
-        "--nearest",
-        type=Path,
-        help="PNG file: samples above their nearest training digits",
-    )
-    parser.add_argument(
-        "--classification-steps", type=int, default=1000,
-        help="training steps of a classifier on the samples alone (1000; 0: no classifier)",
-    )  # fmt: skip
-    group = parser.add_argument_group("options for --model")
-    group.add_argument("--count", type=int, default=1000, help="samples to draw (1000; 0: none)")
-    group.add_argument(
+    model.add_argument("--count", type=int, default=1000, help="samples to draw (1000; 0: none)")
+    model.add_argument(
         "--sampler", choices=SAMPLERS, help="default: dpm_solver, or that of a distilled model"
     )
-    group.add_argument("--steps", type=cli.positive, help="default: 20, or a distilled model's")
-    group.add_argument(
+    model.add_argument("--steps", type=cli.positive, help="default: 20, or a distilled model's")
+    model.add_argument(
         "--guidance", type=float, default=1.0, help="strength of the conditioning (1: no guidance)"
     )
-    group.add_argument(
+    model.add_argument(
+        "--seed", type=int, default=0, help="random seed of the samples, t and the noise (0)"
+    )
+    model.add_argument(
+        "--images", type=int, default=1000, help="test digits for bits/dim (1000; 0: none)"
+    )
+    model.add_argument("--exact", action="store_true", help="bits/dim from every t")
+    cli.add_data_dir(files)
+    files.add_argument("--json", type=Path, help="also write the numbers to this file")
+    files.add_argument(
+        "--nearest", type=Path, help="PNG file: samples above their nearest training digits"
+    )
+    cli.add_machine(parser)
+    rare = parser.rare
+    rare.add_argument("--judge", type=Path, default=SHIPPED, help="a classifier.safetensors")
+    rare.add_argument(
         "--judge-labels", action="store_true",
         help="classification score: use the judge's labels, not those given to the model",
     )  # fmt: skip
-    group.add_argument(
-        "--images", type=int, default=1000, help="test digits for bits/dim (1000; 0: none)"
+    rare.add_argument(
+        "--classification-steps", type=int, default=1000,
+        help="training steps of a classifier on the samples alone (1000; 0: no classifier)",
+    )  # fmt: skip
+    rare.add_argument(
+        "--draws", type=cli.positive, default=20, help="values of t per image for bits/dim (20)"
     )
-    group.add_argument("--draws", type=cli.positive, default=20, help="values of t per image (20)")
-    group.add_argument("--exact", action="store_true", help="use every t instead of draws")
+    rare.add_argument("--batch-size", type=cli.positive, default=125, help="images per batch (125)")
     args = parser.parse_args()
     for name in ("classification_steps", "count", "images"):
         if getattr(args, name) < 0:

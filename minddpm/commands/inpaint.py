@@ -15,6 +15,7 @@ from tqdm import tqdm
 import minddpm
 from minddpm import backend, random
 from minddpm.commands import cli
+from minddpm.commands.parser import CommandParser
 from minddpm.data import to_float
 from minddpm.diffusion.sampling import inpaint
 from minddpm.drawing import save_png, strip
@@ -24,19 +25,20 @@ PARTS = ("top", "bottom", "left", "right", "centre")
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = CommandParser(__doc__, "sampling", "files")
+    sampling, files = parser.groups
+    cli.add_model(sampling)
+    sampling.add_argument("--count", type=cli.positive, default=8, help="number of digits (8)")
+    sampling.add_argument("--tries", type=cli.positive, default=4, help="completions per digit (4)")
+    sampling.add_argument(
+        "--missing", choices=PARTS, default="bottom", help=f"{', '.join(PARTS)} (default: bottom)"
     )
-    cli.add_model_and_data(parser)
-    parser.add_argument("--count", type=cli.positive, default=8, help="number of digits (8)")
-    parser.add_argument("--tries", type=cli.positive, default=4, help="completions per digit (4)")
-    parser.add_argument(
-        "--missing", choices=PARTS, default="bottom", help="missing part (default: bottom)"
-    )
-    parser.add_argument("--steps", type=int, default=100, help="sampling steps (100)")
-    parser.add_argument("--resample", type=cli.positive, default=5, help="runs of each step (5)")
-    parser.add_argument("--seed", type=int, default=0, help="random seed (0)")
-    parser.add_argument("--out", type=Path, help="PNG (default: inpaint.png, or a free name)")
+    sampling.add_argument("--steps", type=int, default=100, help="sampling steps (100)")
+    sampling.add_argument("--resample", type=cli.positive, default=5, help="runs of each step (5)")
+    sampling.add_argument("--seed", type=int, default=0, help="random seed (0)")
+    files.add_argument("--out", type=Path, help="PNG (default: inpaint.png, or a free name)")
+    cli.add_data_dir(files)
+    cli.add_machine(parser)
     return parser.parse_args()
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 import minddpm
 from minddpm import backend
 from minddpm.commands import cli
+from minddpm.commands.parser import CommandParser
 from minddpm.data import to_float
 from minddpm.diffusion.sampling import slerp
 from minddpm.drawing import save_png, strip
@@ -22,14 +23,15 @@ from minddpm.generate import conditioned, seconds_per_run
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    cli.add_model_and_data(parser)
-    parser.add_argument("--pairs", type=cli.positive, default=6, help="pairs of digits (6)")
-    parser.add_argument("--between", type=cli.positive, default=7, help="samples per pair (7)")
-    parser.add_argument("--steps", type=int, default=100, help="steps in each direction (100)")
-    parser.add_argument("--out", type=Path, help="PNG (default: interpolate.png or a free name)")
+    parser = CommandParser(__doc__, "sampling", "files")
+    sampling, files = parser.groups
+    cli.add_model(sampling)
+    sampling.add_argument("--pairs", type=cli.positive, default=6, help="pairs of digits (6)")
+    sampling.add_argument("--between", type=cli.positive, default=7, help="samples per pair (7)")
+    sampling.add_argument("--steps", type=int, default=100, help="steps in each direction (100)")
+    files.add_argument("--out", type=Path, help="PNG (default: interpolate.png or a free name)")
+    cli.add_data_dir(files)
+    cli.add_machine(parser)
     return parser.parse_args()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import minddpm
+from minddpm.commands.parser import CommandParser
 from minddpm.data import ImageDataset
 from minddpm.errors import InputError, naming
 from minddpm.models import UNet2D
@@ -46,22 +47,25 @@ OF_THE_DATA = ("sample_size", "in_channels", "out_channels", "num_class_embeds",
 HEADS = ("conv_in", "conv_out", "class_embedding")  # what depends on channels and classes
 
 
-def add_model(group: Any, count: Any) -> None:
-    """Add the flags of OPTIONS to an argument group; count: the type of a number above 0."""
-    group.add_argument(
+def add_model(parser: CommandParser, network: Any, count: Any) -> None:
+    """Add the flags of OPTIONS, some of them to a group; count: the type of a number above 0."""
+    network.add_argument(
         "--config", type=_config_file, metavar="FILE", help="a UNet2DModel's config.json"
     )
-    group.add_argument(
+    network.add_argument(
         "--init-from", type=_directory, metavar="DIR", help="fine-tune the model in this directory"
     )
-    group.add_argument("--widths", help="channels of each level, such as 32,64,128")
-    group.add_argument("--blocks", type=count, help="residual blocks of each level")
-    group.add_argument(
+    network.add_argument(
+        "--widths", metavar="N,N,..", help="channels of each level, such as 32,64,128"
+    )
+    rare = parser.rare
+    rare.add_argument("--blocks", type=count, help="residual blocks of each level")
+    rare.add_argument(
         "--attention",
         help="heights in pixels of the levels with attention, such as 14,7, or none "
         "(default with --widths: the lowest level)",
     )
-    group.add_argument("--norm-groups", type=count, help="groups of each group normalisation")
+    rare.add_argument("--norm-groups", type=count, help="groups of each group normalisation")
 
 
 def _config_file(text: str) -> dict[str, Any]:

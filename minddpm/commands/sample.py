@@ -14,6 +14,7 @@ import minddpm
 from minddpm import random
 from minddpm.commands import cli
 from minddpm.commands.classes import class_grid, find_label, labels_of_all_classes
+from minddpm.commands.parser import CommandParser
 from minddpm.data import to_uint8
 from minddpm.data.class_names import listing
 from minddpm.data.image_archive import IMAGES, LABELS
@@ -34,48 +35,45 @@ from minddpm.storage.atomic import atomic_write, check_writable
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    cli.add_model(parser)
-    parser.add_argument("--count", type=cli.positive, default=64, help="samples to draw (64)")
-    parser.add_argument(
-        "--sampler", choices=SAMPLERS, help="default: the one saved with the model, or ddpm"
-    )
-    parser.add_argument(
+    parser = CommandParser(__doc__, "sampling", "files")
+    sampling, files = parser.groups
+    cli.add_model(sampling)
+    sampling.add_argument("--count", type=cli.positive, default=64, help="samples to draw (64)")
+    sampling.add_argument(
+        "--sampler", choices=SAMPLERS,
+        help=f"{', '.join(SAMPLERS)} (default: the one saved with the model, or ddpm)",
+    )  # fmt: skip
+    sampling.add_argument(
         "--steps",
         type=int,
         help="sampling steps (default: those of a distilled model; ddpm: all T; others: 50)",
     )
-    parser.add_argument(
-        "--spacing",
-        help="which timesteps: leading, trailing, linspace, log_snr; or instead of --steps, as in "
-        "improved-diffusion, ddim25 or sections such as 10,15,20",
-    )
-    parser.add_argument("--eta", type=float, help="noise of ddim: 0 (none, default) to 1")
-    parser.add_argument(
+    sampling.add_argument(
         "--label",
         help="a class of a class-conditional model: its name, or its number if no name is a number "
         "(default: one row per class)",
     )
-    parser.add_argument(
+    sampling.add_argument(
         "--guidance", type=float, default=1.0, help="strength of the conditioning (1: no guidance)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="random seed (0)")
-    parser.add_argument(
-        "--batch-size", type=cli.positive, default=64, help="samples per batch (64)"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="PNG file for the grid "
-        "(default: samples.png, or a free name, in the current directory)",
-    )
-    parser.add_argument(
-        "--npz",
-        type=Path,
+    sampling.add_argument("--seed", type=int, default=0, help="random seed (0)")
+    files.add_argument(
+        "--out", type=Path,
+        help="PNG file for the grid (default: samples.png here, or a free name)",
+    )  # fmt: skip
+    files.add_argument(
+        "--npz", type=Path,
         help="also write all samples, uint8 [N, H, W], as 'images', and 'labels'",
+    )  # fmt: skip
+    cli.add_machine(parser)
+    rare = parser.rare
+    rare.add_argument(
+        "--spacing",
+        help="which timesteps: leading, trailing, linspace, log_snr; or instead of --steps, as in "
+        "improved-diffusion, ddim25 or sections such as 10,15,20",
     )
+    rare.add_argument("--eta", type=float, help="noise of ddim: 0 (none, default) to 1")
+    rare.add_argument("--batch-size", type=cli.positive, default=64, help="samples per batch (64)")
     return parser.parse_args()
 
 

@@ -1,10 +1,8 @@
-"""Train a DDPM on MNIST or other images; write the model, samples and loss curves.
+"""Train a DDPM on MNIST or other images; write a diffusers pipeline, samples and loss curves.
 
-    minddpm train
-    minddpm train --data DIR --image-size 48x96 --model tiny --out runs/photos
-    minddpm train --out runs/mnist --resume --steps 6000
-
-diffusers can also open the run directory: DDPMPipeline.from_pretrained("runs/mnist").
+minddpm train
+minddpm train --data DIR --image-size 48x96 --model tiny --out runs/photos
+minddpm train --out runs/mnist --resume --steps 6000
 """
 
 import argparse
@@ -17,6 +15,7 @@ from typing import Any
 import minddpm
 from minddpm import backend
 from minddpm.commands import cli, model_options, program, run_figures, training_run
+from minddpm.commands.parser import CommandParser
 from minddpm.data import ImageDataset
 from minddpm.data.fit import parse_size, size_option
 from minddpm.diffusion.losses import LOSSES
@@ -68,62 +67,62 @@ CHOICES: dict[str, Any] = {
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    training_run.add_run(parser, DEFAULT_OUT)
-    parser.add_argument("--samples", type=cli.positive, default=64, help="samples to draw (64)")
-    parser.add_argument(
-        "--sample-steps", type=cli.positive, help=f"sampling steps ({SAMPLING_STEPS})"
-    )
-    group = parser.add_argument_group("the run", "stored in run.json and reused by --resume")
-    length = group.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=cli.positive, help="passes over the data; sets --steps")
+    parser = CommandParser(__doc__, "images", "network", "training", "diffusion", "files")
+    images, network, training, diffusion, files = parser.groups
 
-    def add(name: str, kind: Any, text: str, to: Any = group) -> None:
-        to.add_argument(
+    def add(group: Any, name: str, kind: Any, text: str) -> None:
+        group.add_argument(
             f"--{name.replace('_', '-')}",
             type=kind,
             choices=CHOICES.get(name),
             help=f"{text} (default: {RUN_OPTIONS[name]})",
         )
 
-    add("steps", cli.positive, "total training steps", length)
-    add("batch_size", cli.positive, "images per step")
-    add("seed", int, "determines the initial weights, batches and noise")
-    add("optimizer", str, "muon: orthogonal steps for the weight matrices, Adam for the rest")
-    add("lr", float, "learning rate")
-    add("warmup_steps", int, "steps of linear warm-up of the learning rate")
-    add("cooldown", float, "final fraction of the steps, in which the learning rate falls to zero")
-    add("clip_norm", float, "largest norm of the gradient")
-    add("weight_decay", float, "decoupled weight decay (AdamW)")
-    add("ema_decay", float, "decay of the averaged weights, which are used for sampling")
-    add("model", str, "one-block: 1.1M parameters; small: 1.6M; cifar10, paper: Ho et al.'s, 36M")
-    model_options.add_model(group, cli.positive)
-    add("timesteps", cli.positive, "T, the length of the diffusion process")
-    add("schedule", str, "noise schedule")
-    add("prediction", str, "the quantity that the network predicts")
-    add("variance", str, "variance of the reverse step; learned_range needs --loss hybrid or vlb")
-    add("loss", str, "simple; vlb: the bound in bits/dim; hybrid: simple + 0.001 vlb")
-    add("draw_t", str, "log-snr: draw t so that log SNR is normal, in --loss simple")
-    for name, text in (
-        ("importance-sampling", "draw t in proportion to its RMS loss, for --loss vlb"),
-        ("class-conditional", "condition on the class, and drop some labels to allow guidance"),
-        ("flip", "flip a random half of the images from left to right"),
-    ):
+    def switch(group: Any, name: str, text: str) -> None:
         group.add_argument(f"--{name}", action="store_true", default=None, help=text)
-    add("label_dropout", float, "probability that an image's class is dropped")
-    training_run.add_data(group)
-    group.add_argument(
+
+    training_run.add_data(parser, images)
+    images.add_argument(
         "--image-size", type=image_size, metavar="N or HxW",
-        help="64, or height x width as 48x96: scale the images to cover it, and crop their centres "
-        "(default: the size of the data set; 28 for a folder or .zip)",
+        help="images are scaled to cover it, and cropped (28 for a folder)",
     )  # fmt: skip
-    group.add_argument(
-        "--channels", type=int, choices=(1, 3), help="1: grey, 3: colour (default: as they are)"
+    images.add_argument(
+        "--channels", type=int, choices=(1, 3), metavar="N",
+        help="1: grey, 3: colour (default: as they are)",
+    )  # fmt: skip
+    switch(images, "flip", "flip a random half of the images from left to right")
+    switch(images, "class-conditional", "condition on the class; drop some labels for --guidance")
+    add(network, "model", str, ", ".join(MODELS))
+    model_options.add_model(parser, network, cli.positive)
+    length = training.add_mutually_exclusive_group()
+    add(length, "steps", cli.positive, "total training steps")
+    length.add_argument("--epochs", type=cli.positive, help="passes over the data; sets --steps")
+    add(training, "batch_size", cli.positive, "images per step")
+    add(training, "lr", float, "learning rate")
+    add(training, "seed", int, "determines the initial weights, batches and noise")
+    add(diffusion, "timesteps", cli.positive, "T, the length of the diffusion process")
+    add(diffusion, "schedule", str, f"of the noise: {', '.join(CHOICES['schedule'])}")
+    add(diffusion, "prediction", str, f"of the network: {', '.join(PREDICTIONS)}")
+    training_run.add_run(parser, files, DEFAULT_OUT)
+    files.add_argument("--samples", type=cli.positive, default=64, help="samples to draw (64)")
+    rare = parser.rare
+    rare.add_argument(
+        "--sample-steps", type=cli.positive, help=f"sampling steps ({SAMPLING_STEPS})"
     )
-    add("log_every", cli.positive, "steps per row of loss.csv")
-    add("checkpoint_every", cli.positive, "steps between checkpoints")
+    text = "of the reverse step; learned_range needs --loss hybrid or vlb"
+    add(rare, "variance", str, f"{', '.join(VARIANCES)}: {text}")
+    add(rare, "loss", str, "simple; vlb: the bound in bits/dim; hybrid: simple + 0.001 vlb")
+    add(rare, "draw_t", str, f"{', '.join(T_DRAWS)}: distribution of t in --loss simple")
+    switch(rare, "importance-sampling", "draw t in proportion to its RMS loss, for --loss vlb")
+    add(rare, "label_dropout", float, "probability that an image's class is dropped")
+    add(rare, "optimizer", str, "adam, or muon: for matrices, with Adam for the rest")
+    add(rare, "warmup_steps", int, "steps of linear warm-up of the learning rate")
+    add(rare, "cooldown", float, "final fraction of the steps: the learning rate falls to zero")
+    add(rare, "clip_norm", float, "largest norm of the gradient")
+    add(rare, "weight_decay", float, "decoupled weight decay (AdamW)")
+    add(rare, "ema_decay", float, "decay of the averaged weights, which are used for sampling")
+    add(rare, "log_every", cli.positive, "steps per row of loss.csv")
+    add(rare, "checkpoint_every", cli.positive, "steps between checkpoints")
     args = training_run.parse_data(parser)
     given = [name for name in ("model", "config", "init_from") if getattr(args, name) is not None]
     if len(given) > 1:

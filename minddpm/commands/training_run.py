@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from minddpm import backend
 from minddpm.commands import cli, model_options, program
 from minddpm.commands.classes import check_same_classes
+from minddpm.commands.parser import CommandParser
 from minddpm.data import ImageDataset
 from minddpm.data.fit import Size
 from minddpm.data.named import GREY_28, NAMES
@@ -42,32 +43,41 @@ LOOP_HELP = {
     "log_every": "steps per row of loss.csv",
     "checkpoint_every": "steps between checkpoints",
 }
+RARE = (
+    "warmup_steps", "cooldown", "clip_norm", "weight_decay", "ema_decay", "log_every",
+    "checkpoint_every",
+)  # fmt: skip
 # Options that may change when a run is resumed. Those in MACHINE change only the rounding; the
 # others do not affect the steps already done, as check_cooldown verifies.
 MAY_CHANGE = ("steps", "cooldown", "log_every", "checkpoint_every", *MACHINE)
 MAY_MOVE = ("data", "image_folder", "teacher")  # their checksums are in run.json
 
 
-def add_run(parser: argparse.ArgumentParser, default_out: Path) -> None:
-    """Add the flags that every training command has in addition to its options."""
+def add_run(parser: CommandParser, files: Any, default_out: Path) -> None:
+    """Add the flags that every training command has in addition to its options.
+
+    files: the group of those that name a file.
+    """
     cli.add_machine(parser)
-    parser.add_argument("--data-dir", type=Path, help="folder with the files of a named data set")
-    parser.add_argument("--out", type=Path, help=f"run directory (default: a new {default_out})")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
-
-
-def add_data(group: Any) -> None:
-    """Add the flags --data and --image-folder to an argument group; `parse_data` checks them."""
-    group.add_argument(
-        "--data",
-        help=f"{', '.join(NAMES)}, a folder of images, a .zip or .npz file (default: mnist)",
+    files.add_argument("--out", type=Path, help=f"run directory (default: a new {default_out})")
+    files.add_argument(
+        "--resume", action="store_true", help="continue the run in --out, with its own options"
     )
-    group.add_argument("--image-folder", help="the same as --data, for a folder")
+    files.add_argument("--data-dir", type=Path, help="folder with the files of a named data set")
+
+
+def add_data(parser: CommandParser, images: Any) -> None:
+    """Add the flags --data, to a group, and --image-folder; `parse_data` checks them."""
+    images.add_argument(
+        "--data",
+        help=f"{', '.join(NAMES)}, folder, .zip, .npz (default: mnist)",
+    )
+    parser.rare.add_argument("--image-folder", help="the same as --data, for a folder")
 
 
 def add_grey_data(group: Any) -> None:
     """Add the flag --data of the models that are made for grey images of 28 x 28."""
-    group.add_argument("--data", choices=GREY_28, help="the images (mnist)")
+    group.add_argument("--data", choices=GREY_28, help=f"{', '.join(GREY_28)} (default: mnist)")
 
 
 def parse_data(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -260,20 +270,18 @@ def train(loop: Loop) -> bool:
     return False
 
 
-def add_options(parser: argparse.ArgumentParser, defaults: LoopOptions) -> Any:
-    """Add a flag for each field of a training's options, and return their argument group.
+def add_options(parser: CommandParser, training: Any, defaults: LoopOptions) -> None:
+    """Add a flag for each field of a training's options to a group, or to the rarely used ones.
 
     A flag that is not given is None.
     """
-    group = parser.add_argument_group("the run", "stored in run.json, where --resume reads them")
     for field in dataclasses.fields(defaults):
         default = getattr(defaults, field.name)
-        group.add_argument(
+        (parser.rare if field.name in RARE else training).add_argument(
             f"--{field.name.replace('_', '-')}",
             type=type(default),
             help=f"{field.metadata.get('help', LOOP_HELP.get(field.name))} (default: {default})",
         )
-    return group
 
 
 def training_options(kind: type[Options], options: dict[str, Any]) -> Options:

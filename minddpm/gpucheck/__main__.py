@@ -30,7 +30,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from minddpm.commands import cli
+from minddpm.commands import cli, program
 from minddpm.errors import InputError
 from minddpm.gpucheck import supervisor
 from minddpm.gpucheck.page import page
@@ -44,7 +44,7 @@ SECONDS = 480
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=None if sys.argv[0].startswith("minddpm ") else "python -m minddpm.gpucheck",
+        prog=program.name("python -m minddpm.gpucheck"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
