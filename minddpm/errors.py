@@ -10,9 +10,9 @@ LONGEST = 1000  # characters of a message
 class InputError(ValueError):
     """The user's input is wrong; the message is one sentence and names the remedy.
 
-    The commands in ``examples/`` print it without a traceback and exit with status 2. Values from a
-    file cannot break the line: characters that are not printable are escaped, and of a long message
-    the beginning and the end remain.
+    The commands print it without a traceback and exit with status 2. Values from a file cannot
+    break the line: characters that are not printable are escaped, and of a long message the
+    beginning and the end remain.
     """
 
     def __init__(self, sentence: str):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import minddpm
 import tour
 from quotations import QuotationError, code_lines, quotation
 
@@ -242,6 +243,12 @@ def image_sizes(folder):
         with Image.open(path) as image:
             sizes[path.name] = image.size
     return sizes
+
+
+def test_the_changelog_begins_with_the_version():
+    versions = re.findall(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert versions[0] == minddpm.__version__
+    assert len(versions) == len(set(versions))
 
 
 def test_the_readme_is_short():
