@@ -48,6 +48,23 @@ def quadratic(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> np.nd
     return np.linspace(*np.sqrt(ends), T, dtype=np.float64) ** 2
 
 
+def log_snr(T: int, first: float = 12.0, last: float = -8.0) -> np.ndarray:
+    """Return betas that make log SNR = log(ac / (1 - ac)) fall linearly from `first` to `last`.
+
+    ac_t = 1 / (1 + e^g_t) with g_t = -log SNR, which rises by d = (first - last) / (T - 1), so
+
+        beta_t = 1 - ac_t / ac_{t-1} = (e^g_t - e^g_{t-1}) / (1 + e^g_t) = (1 - e^-d) ac_t e^g_t
+
+    and beta_0 = 1 - ac_0. With T to infinity the bound depends on the two ends alone (Kingma et al.
+    2021, "Variational Diffusion Models", equation 18); a straight line gives each doubling of the
+    noise the same number of steps.
+    """
+    g = -np.linspace(first, last, check_T(T), dtype=np.float64)
+    noise = 1 / (1 + np.exp(-g))  # 1 - ac
+    d = (first - last) / max(1, T - 1)
+    return check_betas(np.append(noise[0], -np.expm1(-d) * noise[1:]))
+
+
 def zero_terminal_snr(betas: np.ndarray, left: float | None = None) -> np.ndarray:
     """Return betas that leave nothing of the image at T-1.
 
@@ -64,7 +81,7 @@ def zero_terminal_snr(betas: np.ndarray, left: float | None = None) -> np.ndarra
     return check_betas(1 - ac / np.append(1.0, ac[:-1]))
 
 
-BY_NAME = {"linear": linear, "cosine": cosine, "quadratic": quadratic}
+BY_NAME = {"linear": linear, "cosine": cosine, "quadratic": quadratic, "log-snr": log_snr}
 
 
 def check_betas(betas: np.ndarray) -> np.ndarray:

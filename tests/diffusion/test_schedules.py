@@ -14,6 +14,7 @@ from minddpm.diffusion.schedules import (
     check_betas,
     cosine,
     linear,
+    log_snr,
     quadratic,
 )
 from minddpm.errors import InputError
@@ -42,8 +43,9 @@ def test_betas_are_float64_in_the_open_interval_and_increase(schedule, T):
     betas = schedule(T)
     assert betas.dtype == np.float64
     assert betas.shape == (T,)
-    assert 0 < betas[0] < betas[-1] < 1
-    assert (np.diff(betas) >= 0).all()
+    assert 0 < betas.min() < betas[-1] < 1
+    first = 1 if schedule is log_snr else 0  # its first beta is all of the noise at t = 0
+    assert (np.diff(betas[first:]) >= 0).all()
 
 
 @pytest.mark.parametrize("T", [21, 100, 250, 1000, 4000])
@@ -100,6 +102,15 @@ def test_cosine_ends_at_the_largest_beta_allowed(T):
 
 def test_cosine_uses_the_given_offset():
     assert cosine(100, offset=0.1)[0] == pytest.approx(1 - cosine_ac(1, 100, 0.1), rel=1e-9)
+
+
+@pytest.mark.parametrize("T", [1, 2, 10, 1000])
+def test_log_snr_is_a_straight_line_between_its_ends(T):
+    betas = log_snr(T, 9.0, -7.0)
+    for t in range(T):
+        ac = product(betas[: t + 1])
+        line = 9.0 - 16.0 * t / max(1, T - 1)
+        assert math.log(ac / (1 - ac)) == pytest.approx(line, abs=1e-8)
 
 
 @pytest.mark.parametrize("T", [21, 100, 1000])
