@@ -133,8 +133,11 @@ class _Step:
 class BoundTerm(Function):
     """Map the model's output to L_t: [N, H, W, C or 2 C] -> bits/dim [N].
 
-    The predicted image is not clipped: clipped pixels would have no gradient. fixed_mean: the
-    gradient flows through the variance only (Nichol and Dhariwal 2021, L_hybrid).
+    The predicted image is clipped as in the bound, and the gradient of a clipped pixel is that at
+    the border, not 0: the pixel can return if it is wrong. If x0 is the border itself, as in the
+    black four fifths of a digit, that gradient is 0, and any output beyond it is as good. So the
+    model need not meet -1 to a fraction of sigma_t, which falls below a grey level.
+    fixed_mean: the gradient flows through the variance only (Nichol and Dhariwal 2021, L_hybrid).
     """
 
     def __init__(
@@ -144,7 +147,8 @@ class BoundTerm(Function):
         self.x0, self.x_t = x0, x_t
 
     def forward(self, output: Array) -> Array:
-        self.step = _Step(self.diffusion, output, self.x0, self.x_t, self.t, clip=False)
+        clip = self.diffusion.clip_x0
+        self.step = _Step(self.diffusion, output, self.x0, self.x_t, self.t, clip)
         self.shape, self.dtype = output.shape, output.dtype
         return bits(self.step.nats()).astype(output.dtype)
 

@@ -190,15 +190,40 @@ def test_the_bound_is_above_the_likelihood_and_near_it():
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range"])
 @pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
 def test_the_gradient_of_the_bound(prediction, variance):
-    d = GaussianDiffusion(BETAS, prediction, variance)
+    d = GaussianDiffusion(BETAS, prediction, variance, clip_x0=False)
     x0, t = images(0).astype(float), np.array([0, 1, 20])
     x_t = d.q_sample(x0, t, noise_like(x0, 1).astype(float))
     output = imperfect_model(2 if variance == "learned_range" else 1)(x_t, t)
     gradcheck(lambda y: bound.BoundTerm(d, x0, x_t, t, fixed_mean=False)(y), [output])
 
 
-def test_the_vlb_loss_is_the_term_times_the_number_of_timesteps():
-    d = GaussianDiffusion(BETAS, variance="learned_range", clip_x0=False)
+@pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
+def test_behind_the_clip_the_gradient_is_that_at_the_border(prediction):
+    """The process without a clip has the same loss and gradient where pred_x0 is the border."""
+    clipped, free = (GaussianDiffusion(BETAS, prediction, clip_x0=c) for c in (True, False))
+    x0, t = images(0).astype(float), np.array([0, 1, 20])
+    x0[:, 0, 0] = -1  # black
+    x_t = clipped.q_sample(x0, t, noise_like(x0, 1).astype(float))
+    a, b = (c[t].reshape(3, 1, 1, 1) for c in (clipped.pred_x0_coef1, clipped.pred_x0_coef2))
+    wanted = np.tile([-1.5, -0.9, 1.2], 2).reshape(1, 2, 3, 1) + np.zeros((3, 1, 1, 1))
+    gradients, losses = [], []
+    for d, pred_x0 in ((clipped, wanted), (free, wanted.clip(-1, 1))):
+        output = Tensor((pred_x0 - a * x_t) / b, requires_grad=True)
+        terms = bound.BoundTerm(d, x0, x_t, t, fixed_mean=False)(output)
+        terms.sum().backward()
+        losses.append(terms.data)
+        gradients.append(output.grad)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-9)
+    np.testing.assert_allclose(gradients[0], gradients[1], rtol=1e-6, atol=1e-9)
+    of_pred_x0 = gradients[0] / b
+    np.testing.assert_allclose(of_pred_x0[1:, 0, 0], 0, atol=1e-9)  # black, and beyond it
+    assert (of_pred_x0[1:, 1, 0] < 0).all()  # too black: a step against it leads back
+    assert (of_pred_x0[1:, :, 2] > 0).all()  # too white
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_the_vlb_loss_is_the_term_times_the_number_of_timesteps(clip):
+    d = GaussianDiffusion(BETAS, variance="learned_range", clip_x0=clip)
     x0, t = images(0), np.array([0, 1, 20])
     noise = noise_like(x0, 1)
     terms = d.vb_terms_bpd(imperfect_model(2), x0, d.q_sample(x0, t, noise), t).terms
@@ -208,7 +233,7 @@ def test_the_vlb_loss_is_the_term_times_the_number_of_timesteps():
 
 
 def test_the_hybrid_loss_trains_the_mean_by_mse_and_the_variance_by_the_bound(any_backend):
-    d = GaussianDiffusion(BETAS, variance="learned_range")
+    d = GaussianDiffusion(BETAS, variance="learned_range", clip_x0=False)
     x0, t = images(0), np.array([0, 1, 20])
     noise = noise_like(x0, 1)
     x_t = d.q_sample(x0, t, noise)
