@@ -112,7 +112,7 @@ def parse() -> argparse.Namespace:
     text = "of the reverse step; learned_range needs --loss hybrid or vlb"
     add(rare, "variance", str, f"{', '.join(VARIANCES)}: {text}")
     add(rare, "loss", str, "simple; vlb: the bound in bits/dim; hybrid: simple + 0.001 vlb")
-    add(rare, "draw_t", str, f"{', '.join(T_DRAWS)}: distribution of t in --loss simple")
+    add(rare, "draw_t", str, f"{', '.join(T_DRAWS)}; log-snr: in --loss simple only")
     switch(rare, "importance-sampling", "draw t in proportion to its RMS loss, for --loss vlb")
     add(rare, "label_dropout", float, "probability that an image's class is dropped")
     add(rare, "optimizer", str, "adam, or muon: for matrices, with Adam for the rest")

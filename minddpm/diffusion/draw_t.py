@@ -1,4 +1,7 @@
-"""Timesteps of a training step that are drawn by their noise, not by their number."""
+"""How the timesteps of a training step are drawn: each alone, evenly together, or by their noise.
+
+All are made of numbers in [0, 1), which a t is read from: `independent` or `low_discrepancy`.
+"""
 
 from statistics import NormalDist
 from typing import Any
@@ -27,3 +30,19 @@ def draw_by_log_snr(alphas_cumprod: Any, N: int, seed: int, step: int) -> np.nda
     uniform = (random.bits(N, seed, random.TIMESTEP, step) + 0.5) * 2.0**-32
     wanted = np.array([LOG_SNR.inv_cdf(u) for u in uniform])
     return np.searchsorted(-between, -wanted)
+
+
+def independent(N: int, seed: int, step: int) -> np.ndarray:
+    """Return N independent uniform numbers in [0, 1), float64, with all of its bits."""
+    high, low = random.bits(2 * N, seed, random.TIMESTEP, step).astype(np.float64).reshape(2, N)
+    return (high + low * 2.0**-32) * 2.0**-32
+
+
+def low_discrepancy(N: int, seed: int, step: int) -> np.ndarray:
+    """Return N uniform numbers in [0, 1), float64, one in each of N equal parts of the circle.
+
+    u_i = (u + i / N) mod 1 with one random u: each number is uniform, but together they are even,
+    so the mean loss of a batch depends less on which timesteps it happened to draw.
+    Source: Kingma et al. 2021, "Variational Diffusion Models", appendix I.1 (arXiv 2107.00630).
+    """
+    return (independent(1, seed, step) + np.arange(N) / N) % 1.0

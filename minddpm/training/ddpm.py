@@ -10,7 +10,7 @@ from minddpm import backend, nn, random
 from minddpm.data import ImageDataset, batch_indices, to_float
 from minddpm.data.prefetch import Prefetched
 from minddpm.diffusion import GaussianDiffusion
-from minddpm.diffusion.draw_t import draw_by_log_snr
+from minddpm.diffusion.draw_t import draw_by_log_snr, independent, low_discrepancy
 from minddpm.errors import InputError
 from minddpm.models import UNet2D
 from minddpm.pipeline import save_pipeline
@@ -201,9 +201,11 @@ class Trainer(Loop):
 
         The bound is a sum over all t, so the losses that have it are never drawn by log SNR.
         """
-        seed = self.options.seed
+        seed, even = self.options.seed, self.options.draw_t == "low-discrepancy"
         if self.importance is not None:
-            return self.importance.draw(N, seed, step)
+            return self.importance.draw((low_discrepancy if even else independent)(N, seed, step))
+        if even:
+            return (low_discrepancy(N, seed, step) * self.diffusion.T).astype(np.int64), None
         if self.options.draw_t == "log-snr" and self.options.loss == "simple":
             return draw_by_log_snr(self.diffusion.alphas_cumprod, N, seed, step), None
         return random.integers(self.diffusion.T, N, seed, random.TIMESTEP, step), None

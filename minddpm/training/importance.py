@@ -13,8 +13,6 @@ losses, t is drawn uniformly. Afterwards one draw in a thousand is uniform, so t
 
 import numpy as np
 
-from minddpm import random
-
 HISTORY = 10
 UNIFORM_SHARE = 0.001  # share of the draws that are uniform
 
@@ -36,11 +34,12 @@ class ImportanceSampler:
         p = np.sqrt((self.losses.astype(np.float64) ** 2).mean(axis=1))
         return (1 - UNIFORM_SHARE) * p / p.sum() + UNIFORM_SHARE / T
 
-    def draw(self, N: int, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return t int64 [N] and the weights of their losses, 1 / (T p_t), float32 [N]."""
+    def draw(self, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return t int64 [N] and the weights of their losses, 1 / (T p_t), float32 [N].
+
+        uniform: N random numbers in [0, 1), as diffusion/draw_t.py has them.
+        """
         p = self.probabilities()
-        high, low = random.bits(2 * N, seed, random.TIMESTEP, step).astype(np.float64).reshape(2, N)
-        uniform = (high + low * 2.0**-32) * 2.0**-32
         # Inverse transform sampling: the first t whose cumulative probability exceeds `uniform`.
         t = np.searchsorted(np.cumsum(p) / p.sum(), uniform, side="right")
         t = np.minimum(t, len(p) - 1)  # rounding could yield T, one above the largest t

@@ -8,7 +8,7 @@ from minddpm.diffusion.losses import LOSSES
 from minddpm.errors import InputError
 
 OPTIMIZERS = {"adam": nn.Adam, "muon": nn.Muon}
-T_DRAWS = ("uniform", "log-snr")
+T_DRAWS = ("uniform", "log-snr", "low-discrepancy")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from builders import tiny_run
 
 from minddpm.diffusion import schedules
-from minddpm.diffusion.draw_t import draw_by_log_snr
+from minddpm.diffusion.draw_t import draw_by_log_snr, independent, low_discrepancy
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])
@@ -46,3 +46,29 @@ def test_only_the_simple_loss_draws_by_log_snr_and_has_no_weights(tmp_path):
     assert (t != plain).any()
     for loss in ("hybrid", "vlb"):
         np.testing.assert_array_equal(drawn(loss=loss)[0], plain)
+
+
+def test_low_discrepancy_numbers_are_each_uniform_and_together_even():
+    """Of every N equal parts of [0, 1) each has one number, wherever the parts begin."""
+    draws = np.stack([low_discrepancy(8, seed=1, step=step) for step in range(2000)])
+    assert ((draws >= 0) & (draws < 1)).all()
+    for column in draws.T:  # Kolmogorov's distance to the uniform distribution
+        distance = np.abs(np.sort(column) - (np.arange(2000) + 0.5) / 2000).max()
+        assert distance < 1.95 / np.sqrt(2000)
+    parts = np.sort(np.floor(8 * ((draws - 0.03) % 1)), axis=1)
+    np.testing.assert_array_equal(parts, np.tile(np.arange(8), (2000, 1)))
+    means, alone = (f.mean(axis=1).std() for f in (draws, np.stack(
+        [independent(8, seed=1, step=step) for step in range(2000)])))  # fmt: skip
+    assert means < alone / 2
+
+
+def test_a_run_draws_t_evenly_if_asked(tmp_path):
+    run = tiny_run(tmp_path, draw_t="low-discrepancy", loss="vlb")
+    T = run.diffusion.T
+    t, weights = run._draw_t(T, 3)
+    assert weights is None
+    np.testing.assert_array_equal(np.sort(t), np.arange(T))
+    run = tiny_run(tmp_path, draw_t="low-discrepancy", loss="vlb", importance_sampling=True)
+    t, weights = run._draw_t(T, 3)  # uniform before there are losses of each t
+    np.testing.assert_array_equal(np.sort(t), np.arange(T))
+    np.testing.assert_allclose(weights, 1)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from minddpm.diffusion.draw_t import independent, low_discrepancy
 from minddpm.training.importance import HISTORY, UNIFORM_SHARE, ImportanceSampler
 
 T = 7
@@ -45,10 +46,11 @@ def test_only_the_latest_ten_losses_count():
     assert sampler.losses[2, -3:].tolist() == [7, 8, 9]
 
 
-def test_draws_follow_the_probabilities_and_the_weights_correct_for_them():
+@pytest.mark.parametrize("draw", [independent, low_discrepancy])
+def test_draws_follow_the_probabilities_and_the_weights_correct_for_them(draw):
     sampler = full(np.arange(1.0, T + 1)[:, None] * np.ones(HISTORY))
     p, N = sampler.probabilities(), 200_000
-    t, weights = sampler.draw(N, seed=3, step=5)
+    t, weights = sampler.draw(draw(N, seed=3, step=5))
     counts = np.bincount(t, minlength=T)
     assert (np.abs(counts - N * p) < 5 * np.sqrt(N * p)).all()
     np.testing.assert_allclose(weights, 1 / (T * p[t]), rtol=1e-6)
@@ -59,12 +61,13 @@ def test_draws_follow_the_probabilities_and_the_weights_correct_for_them():
 def test_weighted_losses_equal_to_the_history_have_no_variance():
     losses = np.array([5.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.1])
     sampler = full(losses[:, None] * np.ones(HISTORY))
-    t, weights = sampler.draw(1000, seed=0, step=0)
+    t, weights = sampler.draw(independent(1000, seed=0, step=0))
     assert (weights * losses[t]).std() < 0.01 * losses[t].std()
 
 
 def test_seed_step_and_history_determine_the_draws():
     one, other = (full(np.ones((T, HISTORY))) for _ in range(2))
-    np.testing.assert_array_equal(one.draw(50, 1, 2)[0], other.draw(50, 1, 2)[0])
-    assert (one.draw(50, 1, 3)[0] != one.draw(50, 1, 2)[0]).any()
-    assert (one.draw(50, 2, 2)[0] != one.draw(50, 1, 2)[0]).any()
+    uniform = independent(50, 1, 2)
+    np.testing.assert_array_equal(one.draw(uniform)[0], other.draw(independent(50, 1, 2))[0])
+    assert (one.draw(independent(50, 1, 3))[0] != one.draw(uniform)[0]).any()
+    assert (one.draw(independent(50, 2, 2))[0] != one.draw(uniform)[0]).any()
