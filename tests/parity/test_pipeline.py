@@ -25,6 +25,9 @@ RGB = {**TINY, "in_channels": 3, "out_channels": 3}
 SHAPE = (2, 8, 8, 3)
 T = 50
 
+THEIR_SCHEDULES = {
+    "linear": "linear", "cosine": "squaredcos_cap_v2", "quadratic": "scaled_linear",
+}  # fmt: skip
 every_schedule = pytest.mark.parametrize("schedule", BY_NAME.values(), ids=BY_NAME)
 every_prediction = pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
 
@@ -132,18 +135,17 @@ def device(noises):
     return lambda i: backend.xp.asarray(noises[i])
 
 
-@every_schedule
+@pytest.mark.parametrize(("ours", "theirs"), THEIR_SCHEDULES.items())
 @every_prediction
-def test_we_open_a_directory_written_by_diffusers(tmp_path, model_pair, schedule, prediction):
+def test_we_open_a_directory_written_by_diffusers(tmp_path, model_pair, ours, theirs, prediction):
     """Written by diffusers alone, with its own names for each schedule and prediction."""
-    pair = model_pair(**RGB)
-    name = {"linear": "linear", "cosine": "squaredcos_cap_v2", "quadratic": "scaled_linear"}
+    pair, schedule = model_pair(**RGB), BY_NAME[ours]
     their_prediction = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}[prediction]
     scheduler = diffusers.DDPMScheduler(
         num_train_timesteps=T,
         beta_start=0.1 / T,
         beta_end=20 / T,
-        beta_schedule=name[schedule.__name__],
+        beta_schedule=theirs,
         prediction_type=their_prediction,
         variance_type="fixed_large",
         clip_sample=False,
