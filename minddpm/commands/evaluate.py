@@ -33,6 +33,7 @@ from minddpm.errors import InputError
 from minddpm.evaluation.metrics.judge import SHIPPED, Judge, load_judge
 from minddpm.evaluation.metrics.likelihood import bits_per_dim, vae_bits_per_dim
 from minddpm.evaluation.metrics.nearest import nearest
+from minddpm.evaluation.metrics.where_bits import shares_table, where_bits
 from minddpm.evaluation.report import Reference, check_samples, evaluate
 from minddpm.generate import (
     ADAPTIVE,
@@ -85,6 +86,9 @@ def parse() -> argparse.Namespace:
     )  # fmt: skip
     rare.add_argument(
         "--draws", type=cli.positive, default=20, help="values of t per image for bits/dim (20)"
+    )
+    rare.add_argument(
+        "--where-bits", action="store_true", help="also split the bound by noise and brightness"
     )
     rare.add_argument("--batch-size", type=cli.positive, default=125, help="images per batch (125)")
     args = parser.parse_args()
@@ -285,4 +289,7 @@ def evaluate_ddpm(args: argparse.Namespace, network: Judge) -> dict[str, Any]:
         numbers.update(judge(args, network, *draw(args, unet, diffusion)))
     if args.images:
         numbers.update(likelihood(args, unet, diffusion, data))
+    if args.images and args.where_bits:
+        shares = where_bits(unet, diffusion, data, args.images, args.batch_size, args.seed)
+        print(f"\n{cli.markdown(*shares_table(shares))}\n")
     return numbers

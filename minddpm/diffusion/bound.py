@@ -197,10 +197,20 @@ class VariationalBound(ReverseProcess):
 
         x0 in [-1, 1], of 256 levels; x_t of q(x_t | x0) [N, H, W, C]; t int [N].
         """
+        step = self._step(model, x0, x_t, t)
+        return BoundTerms(bits(step.nats()), step.p.pred_x0)
+
+    def vb_terms_of_pixels(self, model: Model, x0: Array, x_t: Array, t: Any) -> Array:
+        """Return the share of each pixel in L_t, in bits, float64 [N, H, W, C]: see vb_terms_bpd.
+
+        Its mean over the pixels of an image is L_t in bits/dim.
+        """
+        return self._step(model, x0, x_t, t).nats() / math.log(2)
+
+    def _step(self, model: Model, x0: Array, x_t: Array, t: Any) -> _Step:
         x0, x_t = floating(x0), floating(x_t)
         t = self.check_t(t, len(x0))
-        step = _Step(self, self.model_output(model, x_t, t), x0, x_t, t, self.clip_x0)
-        return BoundTerms(bits(step.nats()), step.p.pred_x0)
+        return _Step(self, self.model_output(model, x_t, t), x0, x_t, t, self.clip_x0)
 
     def bits_per_dim(
         self, model: Model, x0: Array, seed: int = 0, first: int = 0, progress: bool = False
