@@ -21,7 +21,7 @@ from minddpm.kernels import reference
 
 # A purpose separates streams of the same seed and step; its upper 24 bits number sub-streams.
 INIT, SHUFFLE, TIMESTEP, NOISE, X_T, SAMPLE, DROPOUT, CHECK, BOUND, LABEL = range(10)
-AUGMENT, LATENT, METRIC, BOOTSTRAP, PIXELS = range(10, 15)
+AUGMENT, LATENT, METRIC, BOOTSTRAP, PIXELS, DEQUANTISE, TRACE = range(10, 17)
 
 _MAX_SEED = 2**32 - 1
 
