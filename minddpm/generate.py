@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from minddpm import backend, random
 from minddpm.autodiff import Tensor, no_grad
@@ -17,6 +16,7 @@ from minddpm.diffusion.sampling.steps import reverse_steps, timesteps
 from minddpm.errors import InputError
 from minddpm.models import UNet2D
 from minddpm.pipeline import Pipeline
+from minddpm.progress_bar import tqdm
 from minddpm.replay import replayed
 from minddpm.storage.memory import check_memory
 

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from minddpm.kernels.cuda.launch import compile_module, cupy, noted
+from minddpm.progress_bar import tqdm
 
 DELAY = 1  # second until the progress is shown: compiled files load faster
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from minddpm.data.fit import Size, fit_image
 from minddpm.data.image_files import ImageFiles, open_file
 from minddpm.data.pixel_depth import Depths
 from minddpm.errors import InputError
+from minddpm.progress_bar import tqdm
 
 FEW = 500  # files that are decoded in this process: to start others takes longer
 PART = 50  # files of one task of a worker process

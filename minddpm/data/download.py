@@ -6,9 +6,8 @@ import io
 import urllib.request
 from pathlib import Path
 
-from tqdm import tqdm
-
 from minddpm.data.idx import DAMAGED_GZIP, decompressed
+from minddpm.progress_bar import tqdm
 from minddpm.storage.atomic import atomic_write
 
 MIRRORS = (

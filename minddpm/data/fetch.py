@@ -9,10 +9,9 @@ import urllib.request
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from tqdm import tqdm
-
 from minddpm.data.download import CHUNK, TIMEOUT, DownloadError
 from minddpm.errors import InputError
+from minddpm.progress_bar import tqdm
 from minddpm.storage.lock import lock
 
 

@@ -15,7 +15,6 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from minddpm import backend, random
 from minddpm.autodiff import Function
@@ -24,6 +23,7 @@ from minddpm.diffusion import decoder
 from minddpm.diffusion.forward import Model, floating
 from minddpm.diffusion.reverse import ReverseProcess
 from minddpm.errors import InputError
+from minddpm.progress_bar import tqdm
 
 
 class BoundTerms(NamedTuple):

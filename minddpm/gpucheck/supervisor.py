@@ -15,18 +15,15 @@ from minddpm.gpucheck.worker import LOST
 
 WORKER = (sys.executable, "-m", "minddpm.gpucheck.worker")
 ROW_SECONDS = 180  # of one row, before its process is ended
-IN_A_FILE = {"TQDM_MININTERVAL": "10"}  # seconds between two lines of a progress bar
 
 
 class Worker:
     """A process whose lines of JSON are read with a time limit; its stderr is shown."""
 
     def __init__(self, command: Sequence[str]):
-        environment = os.environ if sys.stderr.isatty() else {**os.environ, **IN_A_FILE}
         self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-            env=environment,
-        )  # fmt: skip
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
         self._selector = selectors.DefaultSelector()
         for stream in (self._process.stdout, self._process.stderr):
             os.set_blocking(stream.fileno(), False)
@@ -53,7 +50,6 @@ class Worker:
                 else:  # such as the progress of a compilation
                     self._errors = (self._errors + data)[-4000:]
                     text = data.decode(errors="replace")
-                    text = text if sys.stderr.isatty() else text.replace("\r", "\n")
                     print(text, end="", file=sys.stderr, flush=True)
         line, _, self._lines = self._lines.partition(b"\n")
         return json.loads(line)

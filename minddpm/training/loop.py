@@ -10,11 +10,11 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from minddpm import backend, nn
 from minddpm.backend import Array
 from minddpm.data import ImageDataset
+from minddpm.progress_bar import tqdm
 from minddpm.training.options import LoopOptions
 from minddpm.training.run_directory import BEFORE_COOLDOWN, LOSS, STATE, LossLog, RunDirectory
 
@@ -118,7 +118,8 @@ class Loop:
                         log.add({"step": self.step, **row})
                         images = (bar.format_dict["rate"] or 0.0) * options.batch_size
                         name = self.columns[0]
-                        bar.set_postfix_str(f"{name} {row[name]:.4f}, {images:.0f} images/s")
+                        text = f"{name} {row[name]:.4f}, {images:.0f} images/s"
+                        bar.set_postfix_str(text, refresh=False)  # the next update shows it
                     if save and not last:
                         self.save()
             self.save()

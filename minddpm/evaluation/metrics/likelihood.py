@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from minddpm import backend
 from minddpm.autodiff import no_grad
@@ -16,6 +15,7 @@ from minddpm.diffusion.forward import Model
 from minddpm.diffusion.ode_likelihood import decoder_bits, uniform_bits
 from minddpm.generate import conditioned
 from minddpm.models import UNet2D
+from minddpm.progress_bar import tqdm
 
 
 def bits_per_dim(

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 import numpy as np
-from tqdm import tqdm
+
+from minddpm.progress_bar import tqdm
 
 BLOCK = 128  # query vectors per block
 
