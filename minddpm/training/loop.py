@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Event
 from types import FrameType
 from typing import Any
@@ -17,6 +17,7 @@ from minddpm.data import ImageDataset
 from minddpm.progress_bar import tqdm
 from minddpm.training.options import LoopOptions
 from minddpm.training.run_directory import BEFORE_COOLDOWN, LOSS, STATE, LossLog, RunDirectory
+from minddpm.training.watcher import Watcher
 
 State = dict[str, dict[str, Array]]  # group -> name -> array of a checkpoint
 
@@ -35,6 +36,7 @@ class Loop:
     columns: Sequence[str]  # the log's columns after "step"; the progress bar shows the first
     optional: Sequence[str] = ()  # groups of state() that exist only in some precisions
     uses_labels = False  # whether a step reads the labels of the data set
+    watchers: Sequence[Watcher] = ()
 
     def __init__(self, dataset: ImageDataset, run: RunDirectory, options: LoopOptions):
         self.dataset, self.run, self.options = dataset, run, options
@@ -104,7 +106,9 @@ class Loop:
         log = LossLog(self.run.path / LOSS, self.step, ("step", *self.columns))
         records: list[Any] = []
         bar = tqdm(total=options.steps, initial=self.step, unit="step", disable=not progress)
-        with _interrupt_flag() as interrupted:
+        with ExitStack() as stack, _interrupt_flag() as interrupted:
+            for watcher in self.watchers:
+                stack.enter_context(watcher.watching(self.step))
             with bar:
                 while self.step < options.steps and not interrupted.is_set():
                     if 0 < self.step == options.cooldown_begins:
@@ -114,8 +118,10 @@ class Loop:
                     save = self.step % options.checkpoint_every == 0
                     last = self.step == options.steps or interrupted.is_set()
                     if self.step % options.log_every == 0 or save or last:
-                        row, records = self.row(records), []
-                        log.add({"step": self.step, **row})
+                        row, records = {"step": self.step, **self.row(records)}, []
+                        log.add(row)
+                        for watcher in self.watchers:
+                            watcher.row(row)
                         images = (bar.format_dict["rate"] or 0.0) * options.batch_size
                         name = self.columns[0]
                         text = f"{name} {row[name]:.4f}, {images:.0f} images/s"
@@ -128,9 +134,11 @@ class Loop:
     # --- checkpoints -----------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write the checkpoint, then call export()."""
+        """Write the checkpoint, call export(), and tell the watchers."""
         self.save_state(STATE)
         self.export()
+        for watcher in self.watchers:
+            watcher.saved(self.step)
 
     def save_state(self, file: str) -> None:
         """Write all arrays on which the next step depends to this file of the run."""
