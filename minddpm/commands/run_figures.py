@@ -1,8 +1,11 @@
 """The figures of a training run: the forward process, samples and the loss."""
 
 import itertools
+import warnings
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from minddpm import backend, random
 from minddpm.commands.classes import class_grid, labels_of_all_classes
@@ -15,6 +18,8 @@ from minddpm.generate import generate
 from minddpm.models import UNet2D
 from minddpm.training.run_directory import LOSS, RunDirectory, read_loss
 
+# Label -> column of loss.csv.
+LOSSES = {"all t": "loss", **{f"t in quarter {q}": f"loss_q{q}" for q in range(1, 5)}}
 FRAMES = 40  # approximate number of frames of denoising.gif
 # log(alpha / sigma) at which the noise is barely visible, and at which only noise is visible.
 BARELY_NOISY, ONLY_NOISE = 3.0, -2.0
@@ -74,8 +79,7 @@ def draw_samples(
 
 def draw_loss(run: RunDirectory) -> None:
     """Write loss.png: the loss at each step, for all t and for each quarter of the timesteps."""
-    names = {"all t": "loss", **{f"t in quarter {q}": f"loss_q{q}" for q in range(1, 5)}}
-    draw_log(run, names, "mean squared error", log_y=True)
+    draw_log(run, LOSSES, "mean squared error", log_y=True)
 
 
 def draw_log(run: RunDirectory, names: dict[str, str], ylabel: str, log_y: bool = False) -> None:
@@ -88,10 +92,11 @@ def draw_log(run: RunDirectory, names: dict[str, str], ylabel: str, log_y: bool 
     curve(series, run.path / "loss.png", "Training loss", "step", ylabel, log_y=log_y)
 
 
-def smooth(values: list[float], width: int = 9) -> np.ndarray:
-    """Return the running median over `width` values, ignoring nan."""
-    half = width // 2
-    windows = [np.array(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
-    return np.array(
-        [np.median(w[~np.isnan(w)]) if not np.isnan(w).all() else np.nan for w in windows]
-    )
+def smooth(values: Sequence[float], width: int = 9) -> np.ndarray:
+    """Return the running median over `width` (an odd number of) values, ignoring nan."""
+    if len(values) == 0:
+        return np.empty(0)
+    padded = np.pad(np.asarray(values, np.float64), width // 2, constant_values=np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the median of nothing but nan is nan
+        return np.nanmedian(sliding_window_view(padded, width), axis=1)
