@@ -113,6 +113,11 @@ def positive(text: str) -> int:
     return value
 
 
+def not_negative(text: str) -> int:
+    """Convert text to an integer of at least 0; an argparse type."""
+    return positive(text) if text != "0" else 0
+
+
 def free_name(path: Path) -> Path:
     """Return the first of path, path-2, path-3, ... that does not exist."""
     candidate, number = path, 1

@@ -12,6 +12,7 @@ from minddpm import backend
 from minddpm.commands import cli, model_options, program
 from minddpm.commands.classes import check_same_classes
 from minddpm.commands.parser import CommandParser
+from minddpm.commands.watching import watchers
 from minddpm.data import ImageDataset
 from minddpm.data.fit import Size
 from minddpm.data.named import GREY_28, NAMES
@@ -64,6 +65,13 @@ def add_run(parser: CommandParser, files: Any, default_out: Path) -> None:
         "--resume", action="store_true", help="continue the run in --out, with its own options"
     )
     files.add_argument("--data-dir", type=Path, help="folder with the files of a named data set")
+    files.add_argument(
+        "--sample-every", type=cli.not_negative, metavar="N",
+        help="steps between the samples of index.html (a twentieth of the run; 0: none)",
+    )  # fmt: skip
+    parser.rare.add_argument(
+        "--tensorboard", action="store_true", help="write the numbers for TensorBoard, too"
+    )
 
 
 def add_data(parser: CommandParser, images: Any) -> None:
@@ -296,6 +304,7 @@ def open_run(args: argparse.Namespace, loop: Loop) -> None:
     Creates at most an empty directory. Raises InputError if the run cannot start or resume.
     """
     run = loop.run
+    loop.watchers = watchers(loop, args.sample_every, args.tensorboard)
     if not args.resume:
         run.check_new(loop.bytes_needed())
         return
