@@ -15,13 +15,12 @@ from tqdm import tqdm
 import minddpm
 from minddpm import backend, random
 from minddpm.commands import cli
+from minddpm.commands.known_part import PARTS, known_mask
 from minddpm.commands.parser import CommandParser
 from minddpm.data import to_float
 from minddpm.diffusion.sampling import inpaint
 from minddpm.drawing import save_png, strip
 from minddpm.generate import conditioned, seconds_per_run
-
-PARTS = ("top", "bottom", "left", "right", "centre")
 
 
 def parse() -> argparse.Namespace:
@@ -40,18 +39,6 @@ def parse() -> argparse.Namespace:
     cli.add_data_dir(files)
     cli.add_machine(parser)
     return parser.parse_args()
-
-
-def known_mask(H: int, W: int, missing: str) -> np.ndarray:
-    """Return a mask float32 [H, W, 1]: 1 where the image is known, 0 where it is missing."""
-    mask = np.ones((H, W, 1), np.float32)
-    rows, columns = {
-        "top": (slice(0, H // 2), slice(None)), "bottom": (slice(H // 2, None), slice(None)),
-        "left": (slice(None), slice(0, W // 2)), "right": (slice(None), slice(W // 2, None)),
-        "centre": (slice(H // 4, -(H // 4)), slice(W // 4, -(W // 4))),
-    }[missing]  # fmt: skip
-    mask[rows, columns] = 0
-    return mask
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from minddpm import backend
 from minddpm.commands import cli
 from minddpm.commands.parser import CommandParser
 from minddpm.data import to_float
-from minddpm.diffusion.sampling import slerp
+from minddpm.diffusion.sampling import interpolate, nearer_labels
 from minddpm.drawing import save_png, strip
 from minddpm.generate import conditioned, seconds_per_run
 
@@ -42,30 +42,25 @@ def main() -> None:
     unet, diffusion, data = cli.load_model_and_data(args.model, args.data_dir, 2 * args.pairs)
     minddpm.samplers.timesteps(diffusion.T, args.steps)  # raises if the number is invalid
     x0 = to_float(data.images[: 2 * args.pairs])
-    columns = args.between + 2
-    seconds = args.steps * (
-        seconds_per_run(unet, len(x0)) + seconds_per_run(unet, args.pairs) * columns
-    )
+    shares = np.linspace(0, 1, args.between + 2)
+    N = args.pairs * len(shares)
+    seconds = args.steps * (seconds_per_run(unet, len(x0)) + seconds_per_run(unet, N))
     print(f"{args.pairs} pairs in {args.steps} steps each way: {seconds:.0f} s")
-    model = conditioned(unet, data.labels[: len(x0)])
+    labels = data.labels[: len(x0)]
     steps = minddpm.samplers.invert(
-        diffusion, model, backend.xp.asarray(x0), args.steps, spacing="linspace"
+        diffusion, conditioned(unet, labels), backend.xp.asarray(x0), args.steps, spacing="linspace"
     )
     for step in tqdm(steps, total=args.steps, unit="step", desc="invert"):
         noise = step.x
-    first, second = noise[0::2], noise[1::2]
-    fractions = np.linspace(0, 1, columns)
-    samples = []
-    for fraction in tqdm(fractions, unit="column", desc="sample"):
-        # A class-conditional model is conditioned on the nearer digit.
-        labels = data.labels[: len(x0)][int(fraction > 0.5) :: 2]
-        x_T = slerp(first, second, float(fraction))
-        model = conditioned(unet, labels)
-        *_, step = minddpm.samplers.ddim(
-            diffusion, model, x_T.shape, args.steps, x_T=x_T, spacing="linspace"
-        )
-        samples.append(backend.to_numpy(step.x))
+    # A class-conditional model is conditioned on the nearer digit.
+    model = conditioned(unet, nearer_labels(labels[0::2], labels[1::2], shares))
+    steps = interpolate(
+        diffusion, model, noise[0::2], noise[1::2], shares, args.steps, spacing="linspace"
+    )
+    for step in tqdm(steps, total=args.steps, unit="step", desc="sample"):
+        samples = step.x
+    samples = backend.to_numpy(samples).reshape(len(shares), args.pairs, *x0.shape[1:])
     frames = [x0[0::2], *samples, x0[1::2]]
-    labels = ["digit", *(f"{fraction:.2f}" for fraction in fractions), "digit"]
-    save_png(strip(frames, labels, scale=2), out)
+    names = ["digit", *(f"{share:.2f}" for share in shares), "digit"]
+    save_png(strip(frames, names, scale=2), out)
     print(f"wrote {out}")

@@ -7,7 +7,7 @@ import pytest
 from sampler_models import last, noises, perfect_model
 
 from minddpm import GaussianDiffusion, backend
-from minddpm.diffusion.sampling import inpaint, slerp
+from minddpm.diffusion.sampling import ddim, inpaint, interpolate, nearer_labels, slerp
 from minddpm.diffusion.schedules import cosine, linear
 from refusals import refused
 
@@ -106,3 +106,20 @@ def test_slerp_rotates_at_constant_speed():
         angle = fraction * math.pi / 2
         np.testing.assert_allclose(x, [math.cos(angle), math.sin(angle)], atol=1e-12)
     np.testing.assert_allclose(slerp(a, a, 0.4), a, atol=1e-9)
+
+
+def test_interpolation_samples_from_the_noise_between_share_by_share(any_backend):
+    d, model = GaussianDiffusion(cosine(12)), perfect_model(cosine(12), 0.1, 0.5)
+    first, second = (backend.xp.asarray(x) for x in noises(2, (3, 4, 4, 1)))
+    shares = [0.0, 0.3, 1.0]
+    images = last(interpolate(d, model, first, second, shares, 4, spacing="linspace"))
+    assert images.shape == (9, 4, 4, 1)
+    for i, share in enumerate(shares):
+        x_T = slerp(first, second, share)
+        alone = last(ddim(d, model, x_T.shape, 4, x_T=x_T, spacing="linspace"))
+        np.testing.assert_allclose(images[3 * i : 3 * i + 3], alone, atol=1e-6)
+
+
+def test_an_image_between_two_has_the_label_of_the_nearer_one():
+    labels = nearer_labels(np.array([1, 2]), np.array([7, 8]), [0.0, 0.5, 0.75])
+    assert labels.tolist() == [1, 2, 1, 2, 7, 8]

@@ -14,7 +14,7 @@ from minddpm.diffusion.sampling.ddpm import ddpm
 from minddpm.diffusion.sampling.dpm_solver import dpm_solver
 from minddpm.diffusion.sampling.guidance import Guided
 from minddpm.diffusion.sampling.inpaint import inpaint
-from minddpm.diffusion.sampling.interpolate import slerp
+from minddpm.diffusion.sampling.interpolate import interpolate, nearer_labels, slerp
 from minddpm.diffusion.sampling.ode import invert, probability_flow, probability_flow_adaptive
 from minddpm.diffusion.sampling.pndm import pndm
 from minddpm.diffusion.sampling.steps import Step, log_snr_timesteps, timesteps
@@ -26,8 +26,10 @@ __all__ = [
     "ddpm",
     "dpm_solver",
     "inpaint",
+    "interpolate",
     "invert",
     "log_snr_timesteps",
+    "nearer_labels",
     "pndm",
     "probability_flow",
     "probability_flow_adaptive",
