@@ -4,12 +4,16 @@
     minddpm evaluate --model runs/mnist --count 10000 --sampler ddpm --steps 250
     minddpm evaluate --model runs/vae
     minddpm evaluate --samples digits.npz --json digits.json
+    minddpm evaluate --samples drawn --reference photos
 
 Every image metric is shown beside its value for real digits and for images that are not digits;
 the lines below the table name these images. For a DDPM, the table also shows the bound on the
 likelihood of MNIST's test digits: L_T, the terms between L_T and L_0, and L_0. The bound is
 estimated from a few t per digit; with --exact it is computed from every t. With --likelihood-steps
 the likelihood is also computed by the probability-flow ODE, which is no bound but for its noise.
+
+Models of other images, and --reference, are measured by features that need no network, and without
+a bound (docs/own-images.md).
 """
 
 import argparse
@@ -31,6 +35,7 @@ from minddpm.diffusion import GaussianDiffusion
 from minddpm.diffusion.sampling.steps import timesteps
 from minddpm.drawing import save_png, strip
 from minddpm.errors import InputError
+from minddpm.evaluation import own_command
 from minddpm.evaluation.metrics.judge import SHIPPED, Judge, load_judge
 from minddpm.evaluation.metrics.likelihood import (
     bits_per_dim,
@@ -57,7 +62,12 @@ def parse() -> argparse.Namespace:
     what, model, files = parser.groups
     source = what.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", type=Path, help="directory of the model")
-    source.add_argument("--samples", type=Path, help="an .npz file with 'images' (and 'labels')")
+    source.add_argument(
+        "--samples", type=Path, help="an .npz file with 'images' (and 'labels'), a folder or a .zip"
+    )
+    what.add_argument(
+        "--reference", metavar="DATA", help="real images: what train_mnist.py's --data takes"
+    )
     model.add_argument("--count", type=int, default=1000, help="samples to draw (1000; 0: none)")
     model.add_argument(
         "--sampler", choices=SAMPLERS, help="default: dpm_solver, or that of a distilled model"
@@ -80,6 +90,7 @@ def parse() -> argparse.Namespace:
     )
     cli.add_machine(parser)
     rare = parser.rare
+    rare.add_argument("--image-size", metavar="N or HxW", help="fit samples and reference to it")
     rare.add_argument("--judge", type=Path, default=SHIPPED, help="a classifier.safetensors")
     rare.add_argument(
         "--judge-labels", action="store_true",
@@ -144,10 +155,17 @@ def choose_sampler(args: argparse.Namespace, diffusion: GaussianDiffusion) -> No
 
 
 def draw(
-    args: argparse.Namespace, unet: UNet2D, diffusion: GaussianDiffusion
+    args: argparse.Namespace,
+    unet: UNet2D,
+    diffusion: GaussianDiffusion,
+    labels: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
-    """Return uint8 samples, their labels (None with --judge-labels), and the sampling options."""
-    labels = np.arange(args.count) % unet.num_classes if unet.num_classes else None
+    """Return uint8 samples, their labels (None with --judge-labels), and the sampling options.
+
+    labels: of the samples of a class-conditional model; None: all classes equally often.
+    """
+    if labels is None and unet.num_classes:
+        labels = np.arange(args.count) % unet.num_classes
     runs = args.steps * (2 if args.sampler == "probability_flow" else 1)
     batches = args.count / args.batch_size
     seconds = seconds_per_run(unet, args.batch_size, args.guidance) * runs * batches
@@ -238,6 +256,12 @@ def protocol(numbers: dict[str, Any]) -> str:
     return "\n" + "\n".join(lines) + "\n"
 
 
+def text(numbers: dict[str, Any]) -> str:
+    """Return the table of the metrics of digits, and how they were measured."""
+    head = ["", "value", "standard error", "real digits", "not digits"]
+    return f"{cli.markdown(head, table(numbers))}\n{protocol(numbers)}"
+
+
 def main() -> None:
     args = parse()
     random.check_seed(args.seed)
@@ -246,7 +270,9 @@ def main() -> None:
             cli.new_file(path, "")
     cli.start(args)
     started = time.perf_counter()
-    if args.samples is not None:
+    if args.reference is not None or own_command.data_of(args.model) is not None:
+        numbers, shown = evaluate_own_images(args)
+    elif args.samples is not None:
         images, labels, note = read_images(args.samples)
         print(f"{len(images):,} images in {args.samples}, {note}")
         about = {
@@ -254,14 +280,33 @@ def main() -> None:
             "labels": "the judge's" if labels is None else "the file's",
         }
         numbers = judge(args, load_judge(args.judge), images, labels, about)
+        shown = text(numbers)
     else:
         numbers = evaluate_model(args)
-    head = ["", "value", "standard error", "real digits", "not digits"]
-    print(f"\n{cli.markdown(head, table(numbers))}\n{protocol(numbers)}")
+        shown = text(numbers)
+    print(f"\n{shown}")
     if args.json is not None:
         write_json(args.json, numbers)
         print(f"wrote {args.json}")
     print(f"{(time.perf_counter() - started) / 60:.1f} min, {cli.peak_memory()}")
+
+
+def evaluate_own_images(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Return the metrics of images that are not MNIST's, and the table of them."""
+
+    def draw_own(
+        unet: UNet2D, diffusion: GaussianDiffusion, labels: np.ndarray | None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        choose_sampler(args, diffusion)
+        timesteps(diffusion.T, args.steps)  # raises before any work if the number is invalid
+        images, _, about = draw(args, unet, diffusion, labels)
+        return images, about
+
+    numbers, images, dataset = own_command.evaluate(args, draw_own)
+    if args.nearest is not None:
+        draw_nearest(args.nearest, images, dataset.images)
+        print(f"wrote {args.nearest}")
+    return numbers, own_command.text(numbers)
 
 
 def evaluate_model(args: argparse.Namespace) -> dict[str, Any]:

@@ -179,9 +179,10 @@ def _classification(
 
 def shuffled_pixels(images: np.ndarray, seed: int = 0) -> np.ndarray:
     """Return uint8 images [n, H, W, C] with the pixels of each image in its own random order."""
-    n, P = len(images), images[0].size
-    order = np.stack([random.permutation(P, seed, random.PIXELS, i) for i in range(n)])
-    return np.take_along_axis(images.reshape(n, P), order, axis=1).reshape(images.shape)
+    n, H, W, C = images.shape
+    order = np.stack([random.permutation(H * W, seed, random.PIXELS, i) for i in range(n)])
+    pixels = images.reshape(n, H * W, C)
+    return np.take_along_axis(pixels, order[..., None], axis=1).reshape(images.shape)
 
 
 def _flat(images: np.ndarray) -> np.ndarray:
