@@ -100,44 +100,51 @@ def permutation(n: int, seed: int, purpose: int, step: int = 0) -> np.ndarray:
 
 # "Ambient" draws happen inside models, which pass no seed or step; manual_seed sets both.
 class _Ambient(threading.local):
-    """Seed, step and number of the last draw inside a model, of this Python thread."""
+    """Seed, step, number of the last draw inside a model, and image, of this Python thread."""
 
     seed = 0
     step = 0
     draw = 0
+    image = 0  # of the batch: the first one that the model is given
 
 
 _ambient = _Ambient()
 
 
-def manual_seed(seed: int, step: int = 0) -> None:
+def manual_seed(seed: int, step: int = 0, image: int = 0) -> None:
     """Set the seed and step of the next draws inside models (initial weights, dropout masks).
 
-    Each Python thread has its own; a new one begins with 0. The trainer calls this at every step,
-    so that dropout depends on (seed, step) alone.
+    image: the index, in its batch, of the first image that the model is then given, so that a part
+    of a batch gets the masks that it has in the whole batch. Each Python thread has its own; a new
+    one begins with 0. The trainer calls this at every step, so that dropout depends on (seed, step)
+    alone.
     """
-    _ambient.seed, _ambient.step, _ambient.draw = check_seed(seed), step, 0
+    set_ambient(check_seed(seed), 0, image, step)
 
 
-def ambient() -> tuple[int, int, int]:
-    """Return the seed, the number of the last draw and the step, for set_ambient."""
-    return _ambient.seed, _ambient.draw, _ambient.step
+def ambient() -> tuple[int, int, int, int]:
+    """Return seed, number of the last draw, first image and step, for set_ambient."""
+    return _ambient.seed, _ambient.draw, _ambient.image, _ambient.step
 
 
-def set_ambient(seed: int, draw: int, step: int) -> None:
+def set_ambient(seed: int, draw: int, image: int, step: int) -> None:
     """Let the next draws inside models be those after ambient() returned these numbers."""
-    _ambient.seed, _ambient.draw, _ambient.step = seed, draw, step
+    _ambient.seed, _ambient.draw, _ambient.image, _ambient.step = seed, draw, image, step
 
 
 def ambient_uniform(shape: tuple[int, ...], purpose: int) -> Array:
     """Draw the next uniform numbers after manual_seed: float32 [shape] in [0, 1)."""
-    return uniform(shape, *ambient_stream(purpose))
+    return uniform(shape, *ambient_stream(purpose)[:3])
 
 
-def ambient_stream(purpose: int) -> tuple[int, int, int]:
-    """Return (seed, purpose, step) of the next draw, for callers that draw the numbers."""
+def ambient_stream(purpose: int, image_size: int = 0) -> Stream:
+    """Return the stream of the next draw, for callers that draw the numbers.
+
+    image_size: how many numbers each image needs; 0 if the draw is not one for images.
+    """
     _ambient.draw += 1
-    return _ambient.seed, purpose | _ambient.draw << 8, _ambient.step
+    first = _ambient.image * image_size
+    return Stream(_ambient.seed, purpose | _ambient.draw << 8, _ambient.step, first)
 
 
 def ambient_normal(shape: tuple[int, ...], purpose: int) -> Array:

@@ -117,15 +117,15 @@ class ReplayedTraining:
         waits = last is not None and last.inputs is not None
         if waits or backend.kernels.is_recording() or not records_graph() or x.size == 0:
             return self.model(x, t, *embedded)
-        *position, step = random.ambient()
+        *position, step = random.ambient()  # seed, number of the last draw, first image
         arrays = [e.data for e in embedded]
         recorded = self._records.get(
             (x, t, *arrays),
             lambda: _Recorded(
-                self.model, self.flat, tuple(map(backend.xp.zeros_like, arrays)), *position
+                self.model, self.flat, tuple(map(backend.xp.zeros_like, arrays)), position
             ),
         )
-        if recorded.draws and position != [recorded.seed, recorded.draw]:
+        if recorded.draws and position != recorded.position:
             return self.model(x, t, *embedded)
         call = _ModelCall(recorded, x, t, step)
         self._last = weakref.ref(call)
@@ -137,9 +137,9 @@ class _Recorded:
     """The model's forward and backward for one shape, and the gradients of the embedding."""
 
     def __init__(
-        self, model: Module, flat: FlatParameters, buffers: tuple[Array, ...], seed: int, draw: int
+        self, model: Module, flat: FlatParameters, buffers: tuple[Array, ...], position: list[int]
     ):
-        self.model, self.buffers, self.seed, self.draw = model, buffers, seed, draw
+        self.model, self.buffers, self.position = model, buffers, position
         self.draws = 0  # that a call makes
         self._output: Tensor | None = None  # of a call that runs eagerly, until its backward
         self._call = backend.kernels.replayed_step(2, (flat.data, flat.grad, *buffers))
@@ -151,12 +151,12 @@ class _Recorded:
         self._call(1, self._backward, step, gy)
 
     def _forward(self, step: int, x: Array, t: Array, *embedding: Array) -> Array:
-        random.set_ambient(self.seed, self.draw, step)
+        random.set_ambient(*self.position, step)
         leaves = [Tensor(e, requires_grad=True) for e in embedding]
         for leaf, buffer in zip(leaves, self.buffers, strict=True):
             leaf.grad = buffer
         self._output = self.model(x, t, *leaves)
-        self.draws = random.ambient()[1] - self.draw
+        self.draws = random.ambient()[1] - self.position[1]
         return self._output.data
 
     def _backward(self, step: int, gy: Array) -> None:
@@ -171,9 +171,9 @@ class _ModelCall(Function):
         self.recorded, self.x, self.t, self.step = recorded, x, t, step
 
     def forward(self, anchor: Array, *embedding: Array) -> Array:
-        seed, draw, step = random.ambient()
+        seed, draw, *rest = random.ambient()
         y = self.recorded.forward(self.step, self.x, self.t, *embedding)
-        random.set_ambient(seed, draw + self.recorded.draws, step)
+        random.set_ambient(seed, draw + self.recorded.draws, *rest)
         return y
 
     def backward(self, gy: Array) -> tuple[Array, ...]:

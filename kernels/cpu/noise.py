@@ -76,11 +76,12 @@ def q_sample(x0, noise, a, b):
 
 
 @float32_only
-def q_sample_normal(x0, a, b, seed: int, purpose: int, step: int):
+def q_sample_normal(x0, a, b, seed: int, purpose: int, step: int, first: int = 0):
     x_t, z = empty(x0.shape), empty(x0.shape)
     here.step[0], *k = key(step, seed, purpose)
     arrays = (address(x) for x in (x0, a, b, x_t, z, here.step))
-    _q_sample_normal(threads.pieces(x0.size // CHUNK), *arrays, x0.size, x0.size // len(x0), *k)
+    numbers = x0.size, x0.size // len(x0), first, *k
+    _q_sample_normal(threads.pieces(x0.size // CHUNK), *arrays, *numbers)
     return x_t, z
 
 
@@ -97,18 +98,23 @@ def _q_sample(piece, pieces, worker, at):
 
 @task
 def _q_sample_normal(piece, pieces, worker, at):
-    """Compute x_t of q_sample and its noise, flat: image n is elements nP .. nP + P - 1."""
-    x0_at, a_at, b_at, x_t_at, noise_at, step_at, size, P, k0, k1 = integers(at, 10)
+    """Compute x_t of q_sample and its noise, flat: image n is elements nP .. nP + P - 1.
+
+    The noise is elements first, first + 1, ... of the stream.
+    """
+    x0_at, a_at, b_at, x_t_at, noise_at, step_at, size, P, first, k0, k1 = integers(at, 11)
     (step,) = integers(step_at, 1)
     x0, x_t, noise = floats(x0_at, size), floats(x_t_at, size), floats(noise_at, size)
     a, b = floats(a_at, size // P), floats(b_at, size // P)
     step, k0, k1 = np.uint64(step), np.uint64(k0), np.uint64(k1)
-    z = np.empty(CHUNK, np.float32)
+    lead = first % 4  # elements of the first block that come before `first`
+    z = np.empty(CHUNK + 4, np.float32)
     for k in items(-(-size // CHUNK), piece, pieces):
         start = k * CHUNK
         end = min(start + CHUNK, size)
-        normal_blocks(np.uint64(start // 4), step, k0, k1, z[: (end - start + 3) // 4 * 4])
-        noise[start:end] = z[: end - start]
+        drawn = z[: (lead + end - start + 3) // 4 * 4]
+        normal_blocks(np.uint64((first + start) // 4), step, k0, k1, drawn)
+        noise[start:end] = drawn[lead : lead + end - start]
         for n in range(start // P, (end - 1) // P + 1):
             inside = slice(max(start, n * P), min(end, (n + 1) * P))
             _mix(x0[inside], noise[inside], a[n], b[n], x_t[inside])

@@ -107,12 +107,11 @@ def _backward(piece, pieces, worker, at):
 
 
 @float32_only
-def dropout(x, p: float, seed: int, purpose: int, step: int):
+def dropout(x, p: float, seed: int, purpose: int, step: int, first: int = 0):
     y, limit = empty(x.shape), math.ceil(p * 2.0**24) << 8
     here.step[0], *k = key(step, seed, purpose)
-    _dropout(
-        _pieces(x), address(x), address(y), x.size, limit, bits(1 / (1 - p)), address(here.step), *k
-    )
+    arrays = address(x), address(y), address(here.step)
+    _dropout(_pieces(x), *arrays, x.size, limit, bits(1 / (1 - p)), first, *k)
     return y
 
 
@@ -120,24 +119,27 @@ def dropout(x, p: float, seed: int, purpose: int, step: int):
 def _dropout(piece, pieces, worker, at):
     """y = factor x if the element's random word is at least limit, else 0; arrays are flat.
 
-    That is the condition u >= p of its uniform number u = (word >> 8) / 2^24.
+    That is the condition u >= p of its uniform number u = (word >> 8) / 2^24. The words are first,
+    first + 1, ... of the stream; below, elements are counted from the beginning of a block.
     """
-    x_at, y_at, n, limit, factor, step_at, k0, k1 = integers(at, 8)
+    x_at, y_at, step_at, n, limit, factor, first, k0, k1 = integers(at, 9)
     (step,) = integers(step_at, 1)
     x, y, factor = floats(x_at, n), floats(y_at, n), as_float32(factor)
     limit, step, k0, k1 = np.uint64(limit), np.uint64(step), np.uint64(k0), np.uint64(k1)
-    for k in items(-(-n // CHUNK), piece, pieces):
-        start = k * CHUNK
-        end = min(start + CHUNK, n)
-        middle = start + (end - start) // 4 * 4  # the end of the complete blocks
-        _dropout_blocks(
-            np.uint64(start // 4), limit, factor, step, k0, k1, x[start:middle], y[start:middle]
-        )
-        if middle < end:
-            words = philox(np.uint64(middle // 4), step, k0, k1)
-            for j in range(end - middle):
-                stays = words[j] >= limit
-                y[middle + j] = x[middle + j] * factor if stays else np.float32(0)
+    lead, first_block = first % 4, first // 4
+    for k in items(-(-(lead + n) // CHUNK), piece, pieces):
+        start, end = max(lead, k * CHUNK), min((k + 1) * CHUNK, lead + n)
+        head = min(-(-start // 4) * 4, end)  # complete blocks: from head to middle
+        middle = max(head, end // 4 * 4)
+        whole = slice(head - lead, middle - lead)
+        block = np.uint64(first_block + head // 4)
+        _dropout_blocks(block, limit, factor, step, k0, k1, x[whole], y[whole])
+        for i, stop in ((start, head), (middle, end)):
+            if i < stop:
+                words = philox(np.uint64(first_block + i // 4), step, k0, k1)
+                for j in range(i, stop):
+                    stays = words[j % 4] >= limit
+                    y[j - lead] = x[j - lead] * factor if stays else np.float32(0)
 
 
 @njit

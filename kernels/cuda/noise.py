@@ -66,11 +66,11 @@ def sampler_step(x_t, output, noise, coefficients: Sequence[float], clip: bool):
 
 
 @float32_only
-def q_sample_normal(x0, a, b, seed: int, purpose: int, step: int):
+def q_sample_normal(x0, a, b, seed: int, purpose: int, step: int, first: int = 0):
     x_t, noise = empty(x0.shape, x0.shape)
-    sizes = x0.size // len(x0), x0.size
-    drawn = stream(seed, purpose, step)
-    each_four("q_sample_normal", x0.size, x0, a, b, x_t, noise, drawn, *sizes)
+    drawn = np.uint64(first), stream(seed, purpose, step)
+    sizes, n = (x0.size // len(x0), x0.size), x0.size + first % 4
+    each_four("q_sample_normal", n, x0, a, b, x_t, noise, *drawn, *sizes)
     return x_t, noise
 
 

@@ -26,10 +26,11 @@ def silu_backward(gy, x):
 
 
 @float32_only
-def dropout(x, p: float, seed: int, purpose: int, step: int):
+def dropout(x, p: float, seed: int, purpose: int, step: int, first: int = 0):
     (y,) = empty(x.shape)
     limit = np.uint32(np.ceil(p * 2.0**24))  # compared with the upper 24 bits, which make u
-    each_four("dropout", x.size, x, y, limit, 1 / (1 - p), stream(seed, purpose, step), x.size)
+    drawn = np.uint64(first), stream(seed, purpose, step)
+    each_four("dropout", x.size + first % 4, x, y, limit, 1 / (1 - p), *drawn, x.size)
     return y
 
 

@@ -56,29 +56,35 @@ extern "C" __global__ void random_normal(float* out, unsigned long long first, S
     for (EACH(i, blocks)) ((float4*)out)[i] = four_normals(philox(first + i, stream));
 }
 
-// x_t = a x0 + b z, and noise = z, drawn here; image k is elements k P .. k P + P - 1.
+// x_t = a x0 + b z, and noise = z, drawn here: elements first, first + 1, ... of the stream. Image k
+// is elements k P .. k P + P - 1.
 extern "C" __global__ void q_sample_normal(const float* x0, const float* a, const float* b,
-                                           float* x_t, float* noise, Stream stream, int P,
-                                           int n) {
-    for (EACH(block, (n + 3) / 4)) {
-        float4 z4 = four_normals(philox(block, stream));
+                                           float* x_t, float* noise, unsigned long long first,
+                                           Stream stream, int P, int n) {
+    int lead = first % 4;  // elements of the first block that come before `first`
+    for (EACH(block, (lead + n + 3) / 4)) {
+        float4 z4 = four_normals(philox(first / 4 + block, stream));
         float z[4] = {z4.x, z4.y, z4.z, z4.w};
-        for (int j = 0; j < 4 && 4 * block + j < n; j++) {
-            long long i = 4 * block + j;
+        for (int j = 0; j < 4; j++) {
+            long long i = 4 * block + j - lead;
+            if (i < 0 || i >= n) continue;
             noise[i] = z[j];
             x_t[i] = a[i / P] * x0[i] + b[i / P] * z[j];
         }
     }
 }
 
-// y = factor x if the upper 24 bits of the element's word are at least `limit`, else 0.
+// y = factor x if the upper 24 bits of the element's word are at least `limit`, else 0. The words
+// are first, first + 1, ... of the stream.
 extern "C" __global__ void dropout(const float* x, float* y, unsigned limit, float factor,
-                                   Stream stream, int n) {
-    for (EACH(block, (n + 3) / 4)) {
-        uint4 w = philox(block, stream);
+                                   unsigned long long first, Stream stream, int n) {
+    int lead = first % 4;
+    for (EACH(block, (lead + n + 3) / 4)) {
+        uint4 w = philox(first / 4 + block, stream);
         unsigned words[4] = {w.x, w.y, w.z, w.w};
-        for (int j = 0; j < 4 && 4 * block + j < n; j++) {
-            long long i = 4 * block + j;
+        for (int j = 0; j < 4; j++) {
+            long long i = 4 * block + j - lead;
+            if (i < 0 || i >= n) continue;
             y[i] = words[j] >> 8 >= limit ? factor * x[i] : 0.0f;
         }
     }

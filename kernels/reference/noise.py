@@ -98,10 +98,10 @@ def sampler_step(
 
 
 def q_sample_normal(
-    x0: Array, a: Array, b: Array, seed: int, purpose: int, step: int
+    x0: Array, a: Array, b: Array, seed: int, purpose: int, step: int, first: int = 0
 ) -> tuple[Array, Array]:
     """Return x_t of q_sample and its noise, drawn by random_normal in the same pass."""
-    noise = random_normal(array_module(x0), x0.size, seed, purpose, step).reshape(x0.shape)
+    noise = random_normal(array_module(x0), x0.size, seed, purpose, step, first).reshape(x0.shape)
     return q_sample(x0, noise, a, b), noise
 
 

@@ -31,13 +31,13 @@ def _sigmoid(x: Array) -> Array:
     return s
 
 
-def dropout(x: Array, p: float, seed: int, purpose: int, step: int) -> Array:
+def dropout(x: Array, p: float, seed: int, purpose: int, step: int, first: int = 0) -> Array:
     """Zero each value with probability p, and scale the others by 1 / (1 - p), so that E[y] = x.
 
-    Element i is kept if uniform number i of the stream (seed, purpose, step) is at least p. The
-    backward is the same operation on gy: the numbers are drawn again, and no mask is saved.
+    Element i is kept if uniform number first + i of the stream (seed, purpose, step) is at least p.
+    The backward is the same operation on gy: the numbers are drawn again, and no mask is saved.
     """
-    u = random_uniform(array_module(x), x.size, seed, purpose, step).reshape(x.shape)
+    u = random_uniform(array_module(x), x.size, seed, purpose, step, first).reshape(x.shape)
     # The scaling is done here, not at sampling time, so eval() has nothing to do.
     return x * ((u >= p).astype(x.dtype) * (1 / (1 - p)))
 

@@ -137,10 +137,11 @@ class Attention(Function):
         return backend.kernels.attention_backward(gy, q, k, v, tuple(saved), self.heads)
 
 
-def dropout(x: Tensor, p: float, stream: tuple[int, int, int]) -> Tensor:
+def dropout(x: Tensor, p: float, stream: tuple[int, ...]) -> Tensor:
     """Zero each value of x with probability p and multiply the others by 1 / (1 - p).
 
-    stream: (seed, purpose, step) of the random numbers. Raises ValueError unless 0 <= p < 1.
+    stream: (seed, purpose, step) of the random numbers, and the index of the first one unless it is
+    0. Raises ValueError unless 0 <= p < 1.
     """
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p = {p} should be at least 0 and below 1")
@@ -150,7 +151,7 @@ def dropout(x: Tensor, p: float, stream: tuple[int, int, int]) -> Tensor:
 class Dropout(Function):
     """Saves no mask: the backward draws the same random numbers again."""
 
-    def __init__(self, p: float, stream: tuple[int, int, int]):
+    def __init__(self, p: float, stream: tuple[int, ...]):
         self.p, self.stream = p, stream
 
     def forward(self, x: Array) -> Array:

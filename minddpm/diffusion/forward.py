@@ -78,9 +78,9 @@ class ForwardProcess:
         return self._mix(x0, t, noise, a, b)
 
     def q_sample_normal(
-        self, x0: Array, t: Any, seed: int, purpose: int, step: int = 0
+        self, x0: Array, t: Any, seed: int, purpose: int, step: int = 0, first: int = 0
     ) -> tuple[Array, Array]:
-        """Return (x_t, noise): q_sample with noise = random.normal(x0.shape, seed, purpose, step).
+        """Return (x_t, noise): q_sample with noise = random.normal(x0.shape, seed, purpose, ...).
 
         The numbers are those of the two calls, computed in one pass over the images.
         """
@@ -88,7 +88,8 @@ class ForwardProcess:
         x0 = floating(x0)
         tables = self.sqrt_alphas_cumprod, self.sqrt_one_minus_alphas_cumprod
         a, b = (self._at(table, self.check_t(t, len(x0)), x0.dtype) for table in tables)
-        return backend.kernels.q_sample_normal(x0, a, b, random.check_seed(seed), purpose, step)
+        stream = random.Stream(random.check_seed(seed), purpose, step, first)
+        return backend.kernels.q_sample_normal(x0, a, b, *stream)
 
     def q_mean_variance(self, x0: Array, t: Any) -> Gaussian:
         """Return q(x_t | x_0) = N(sqrt(ac_t) x0, 1 - ac_t), equation 4."""

@@ -20,6 +20,7 @@ ELEMENTWISE = 2e-6
 NORMAL = 3e-6  # normals are computed with log, sin and cos
 MUON = 3e-5  # rounding of small singular values grows with them
 STREAM = (0xDEADBEEF, 7, (5 << 32) + 3)  # seed, purpose, step
+FIRST = (0, 1, (1 << 34) + 3)  # element of a stream
 EPS = 1e-2
 
 Call = Callable[..., Any]
@@ -209,7 +210,7 @@ def _elementwise(quick: bool) -> list[Case]:
             Case("add_to", (x, y), call=added_to),
             Case("add_all", ((x, x[: n // 2]), (y, y[: n // 2])), call=added_all),
             Case("squared_norm", (x,), 1e-12),
-            Case("dropout", (x, 0.1, *STREAM)),
+            *(Case("dropout", (x, 0.1, *STREAM, first)) for first in FIRST),
         ]
     t = np.array([0, 1, 7, 500, 999, 3999])
     return cases + [
@@ -228,14 +229,14 @@ def _diffusion() -> list[Case]:
             Case("q_sample", (x, noise, a, b)),
             Case("mean_squared_errors", (x, noise), SUMS),
             Case("mean_squared_errors_backward", (a, x, noise)),
-            Case("q_sample_normal", (x, a, b, *STREAM), NORMAL),
             Case("sampler_step", (x, output, noise, coefficients, True)),
             Case("sampler_step", (x, output, None, (*coefficients[:5], 0.0), False)),
         ]
-        cases += [
-            Case("sampler_step_normal", (x, output, coefficients, True, *STREAM, first), NORMAL)
-            for first in (0, 1, (1 << 34) + 3)
-        ]
+        for drawn in ((*STREAM, first) for first in FIRST):
+            cases += [
+                Case("q_sample_normal", (x, a, b, *drawn), NORMAL),
+                Case("sampler_step_normal", (x, output, coefficients, True, *drawn), NORMAL),
+            ]
     x = draw(1, (3, 67))[0]
     return [*cases, Case("replayed", (x,), NORMAL, lambda kernels, _, x: four_calls(kernels, x))]
 

@@ -1,5 +1,6 @@
 """The networks' layers: each initialises its parameters and calls one autodiff function."""
 
+import math
 from typing import Any
 
 from minddpm import autodiff as F
@@ -129,4 +130,5 @@ class Dropout(Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.active:
             return x
-        return F.dropout(x, self.p, random.ambient_stream(random.DROPOUT))
+        image_size = math.prod(x.shape[1:])
+        return F.dropout(x, self.p, random.ambient_stream(random.DROPOUT, image_size))

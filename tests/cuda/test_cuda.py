@@ -162,6 +162,7 @@ def test_squared_norm(n):
 
 SEED, PURPOSE, STEP = 0xDEADBEEF, 7, (5 << 32) + 3
 STREAM = (SEED, PURPOSE, STEP)
+FIRST = st.sampled_from([0, 1, 6, (1 << 34) + 3])  # element of the stream
 
 
 @pytest.mark.parametrize("first", [0, 3, 4 * ((1 << 32) - 1)])
@@ -180,21 +181,21 @@ def test_random_normal():
 
 
 @few_examples
-@given(N=st.integers(1, 4), P=st.integers(1, 70))
-def test_q_sample_normal(N, P):
+@given(N=st.integers(1, 4), P=st.integers(1, 70), first=FIRST)
+def test_q_sample_normal(N, P, first):
     x0, a, b = draw(0, (N, P), N, N)
-    check_kernel("q_sample_normal", x0, a, b, *STREAM, tolerance=3e-6)
+    check_kernel("q_sample_normal", x0, a, b, *STREAM, first, tolerance=3e-6)
 
 
 @few_examples
-@given(n=st.integers(1, 700), p=st.sampled_from([0.0, 0.1, 0.5, 0.999]))
-def test_dropout(n, p):
+@given(n=st.integers(1, 700), p=st.sampled_from([0.0, 0.1, 0.5, 0.999]), first=FIRST)
+def test_dropout(n, p, first):
     (x,) = draw(0, n)
-    check_kernel("dropout", x, p, *STREAM)
+    check_kernel("dropout", x, p, *STREAM, first)
 
 
 @few_examples
-@given(n=st.integers(1, 700), first=st.sampled_from([0, 1, 6, (1 << 34) + 3]))
+@given(n=st.integers(1, 700), first=FIRST)
 def test_sampler_step_normal(n, first):
     x_t, output = draw(0, n, n)
     coefficients = (1.2, -0.6, 0.1, 0.9, 0.2, 0.3)

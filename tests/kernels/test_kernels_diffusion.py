@@ -35,9 +35,10 @@ def test_sampler_step(any_backend, clip, sigma):
 SHAPES = [(1, 1), (3, 5, 7, 1), (2, 28, 28, 1), (3, 33, 33, 3), (1500, 1, 1, 1)]
 
 
+@pytest.mark.parametrize("first", [0, 1, 2, 3, 2**34 + 7])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_q_sample_normal_equals_random_normal_then_q_sample(any_backend, shape):
-    k, key = backend.kernels, (4, 5, 6)
+def test_q_sample_normal_equals_random_normal_then_q_sample(any_backend, shape, first):
+    k, key = backend.kernels, (4, 5, 6, first)
     x0, a, b = device(*draw(0, shape, shape[:1], shape[:1]))
     z = k.random_normal(backend.xp, x0.size, *key).reshape(shape)
     check_equal(k.q_sample_normal(x0, a, b, *key), (k.q_sample(x0, z, a, b), z))

@@ -45,12 +45,13 @@ def test_add(any_backend, shape, dtype):
     check_equal((strided[..., 0], strided[..., 1]), (expected, before))
 
 
+@pytest.mark.parametrize("first", [0, 1, 2, 3, 2**34 + 7])
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.25, 0.9])
 @pytest.mark.parametrize("shape", [(1,), (3, 7), (2, 33, 33, 5)])
-def test_dropout(any_backend, shape, p):
+def test_dropout(any_backend, shape, p, first):
     (x,) = draw(0, shape)
-    u = backend.to_numpy(reference.random_uniform(np, x.size, 5, 6, 7)).reshape(shape)
-    y = backend.kernels.dropout(*device(x), p, 5, 6, 7)
+    u = backend.to_numpy(reference.random_uniform(np, x.size, 5, 6, 7, first)).reshape(shape)
+    y = backend.kernels.dropout(*device(x), p, 5, 6, 7, first)
     check(y, np.where(u >= np.float32(p), x / (1 - p), 0))
 
 
