@@ -13,4 +13,4 @@ from minddpm.commands import cli
 from minddpm.commands.sample import main
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(cli.run(main, in_ranks=True))

@@ -18,6 +18,7 @@ COMMANDS = {
     "interpolate": ("minddpm.commands.interpolate", "draw samples between two test digits"),
     "check-gpu": ("minddpm.gpucheck.__main__", "check every CUDA kernel on this machine's GPU"),
 }
+IN_RANKS = ("train", "sample", "evaluate")  # those that divide their work (parallel.py)
 
 
 def parse() -> str:
@@ -40,7 +41,7 @@ def main() -> int:
     command = parse()
     program.enter(command)
     module, _ = COMMANDS[command]
-    return cli.run(lambda: importlib.import_module(module).main())
+    return cli.run(lambda: importlib.import_module(module).main(), command in IN_RANKS)
 
 
 if __name__ == "__main__":

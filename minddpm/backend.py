@@ -90,9 +90,10 @@ def set_backend(name: str) -> Backend:
     return _active
 
 
-def set_threads(n: int | None) -> int | None:
+def set_threads(n: int | None, sharing: int = 1) -> int | None:
     """Set the active backend's number of threads; None: as many as this process may use.
 
+    sharing: processes that share the cores; with None, each gets its share of them.
     Returns the number, or None if the array library decides it (numpy and cupy).
     Raises InputError for a number below 1 or above the machine's maximum.
     """
@@ -100,7 +101,25 @@ def set_threads(n: int | None) -> int | None:
         raise InputError(f"{n} threads: choose --threads 1 or more.")
     if active().name != "numba":
         return None
-    return importlib.import_module("minddpm.kernels.cpu.threads").set_threads(n)
+    threads = importlib.import_module("minddpm.kernels.cpu.threads")
+    if n is None and sharing > 1:
+        n = max(1, threads.default_threads() // sharing)
+    return threads.set_threads(n)
+
+
+def set_device(i: int) -> None:
+    """Let this process, the i-th of its machine, use a GPU of its own if there are several."""
+    if BACKENDS[active().name][0] == "cupy":
+        cuda = active().xp.cuda
+        cuda.Device(i % cuda.runtime.getDeviceCount()).use()
+
+
+def sum_over_ranks(comm: Any, x: Array) -> None:
+    """Add up x over the ranks of an MPI communicator, in place; on a GPU by NCCL."""
+    if array_module(x) is np:
+        importlib.import_module("minddpm.kernels.mpi").all_reduce(comm, x)
+    else:
+        importlib.import_module("minddpm.kernels.cuda.nccl").all_reduce(comm, x)
 
 
 def set_precision(name: str) -> str:

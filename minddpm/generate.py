@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minddpm import backend, random
+from minddpm import backend, parallel, random
 from minddpm.autodiff import Tensor, no_grad
 from minddpm.diffusion import GaussianDiffusion, samplers
 from minddpm.diffusion.forward import Model
@@ -48,6 +48,7 @@ def generate(
     guidance: float = 1.0,
     spacing: str | None = None,
     eta: float | None = None,
+    world: parallel.Alone | None = None,
 ) -> np.ndarray:
     """Return `count` samples, float32 [count, H, W, C] in about [-1, 1]; show a progress bar.
 
@@ -58,7 +59,8 @@ def generate(
     ddim, 0 .. 1. seed: sample i depends on (seed, i) alone, not on the batch size. labels: int
     [count], for a class-conditional model; guidance exaggerates their effect
     (diffusion/sampling/guidance.py). watch is called after every step, as watch(number of samples
-    in earlier batches, step). The result is on the host.
+    in earlier batches, step). world: ranks (parallel.py) that all call this function: each draws a
+    part of the samples, and gets all of them. The result is on the host.
     Raises InputError for an unknown sampler, an option that the sampler does not have, a count
     below 1, steps outside 1 .. T, missing labels, and labels that the model does not know.
     """
@@ -78,18 +80,20 @@ def generate(
         raise InputError(f"{len(labels)} labels for {count} images: give one for each.")
     H, W = image_size(unet)
     C = unet.config["in_channels"]
-    starts = range(0, count, batch_size)
-    batch = min(batch_size, count)
+    world = world or parallel.Alone()
+    mine = world.part(count)
+    starts = range(mine.start, mine.stop, batch_size)
+    batch = min(batch_size, mine.stop - mine.start)
     check_memory(batch * _least_memory(unet), f"a batch of {batch} images of {H} x {W} pixels")
-    images = np.empty((count, H, W, C), np.float32)
+    images = np.empty((mine.stop - mine.start, H, W, C), np.float32)
     total = None if sampler in ADAPTIVE else len(starts) * number
     with (
         backend.kernels.constant_weights(),
-        tqdm(total=total, unit="step", desc=sampler) as bar,
+        tqdm(total=total, unit="step", desc=sampler, disable=world.rank > 0) as bar,
     ):
         model = replayed(unet)
         for start in starts:
-            shape = (min(batch_size, count - start), H, W, C)
+            shape = (min(batch_size, mine.stop - start), H, W, C)
             batch_model = model
             if labels is not None:
                 batch_model = Guided(unet, labels[start:][: shape[0]], guidance, model)
@@ -99,8 +103,9 @@ def generate(
                 bar.update()
                 if watch is not None:
                     watch(start, step)
-            images[start : start + len(step.x)] = backend.to_numpy(step.x)
-    return images
+            first = start - mine.start
+            images[first : first + len(step.x)] = backend.to_numpy(step.x)
+    return world.gather(images)
 
 
 def sampler_options(

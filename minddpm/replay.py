@@ -196,11 +196,13 @@ def replayed_training(model: Module, flat: FlatParameters) -> Model:
 class ReplayedStep:
     """A training step whose kernels are all recorded, once for each shape, and replayed.
 
-    model: whose weights it trains. state: all arrays that it changes.
+    model: whose weights it trains. state: all arrays that it changes. count: of its functions, 1,
+    or 2 if something that cannot be recorded happens between them.
     """
 
-    def __init__(self, model: Module, state: tuple[Array, ...]):
-        self._state, self._records = state, _Records(model)
+    def __init__(self, model: Module, state: tuple[Array, ...], count: int = 1):
+        self._state, self._count, self._records = state, count, _Records(model)
+        self._call: Any = None
 
     def __call__(self, function: Callable[..., Any], step: int, *inputs: Any) -> Any:
         """Return function(step, *inputs).
@@ -210,5 +212,11 @@ class ReplayedStep:
         of its random draws. inputs: arrays, numbers or None. Results are bit-equal to those of the
         function alone; if NumPy computes a part of them, it is called every time.
         """
-        call = self._records.get(inputs, lambda: backend.kernels.replayed_step(1, self._state))
-        return call(0, function, step, *inputs)
+        self._call = self._records.get(
+            inputs, lambda: backend.kernels.replayed_step(self._count, self._state)
+        )
+        return self._call(0, function, step, *inputs)
+
+    def then(self, function: Callable[..., Any], step: int, *inputs: Any) -> Any:
+        """Return function(step, *inputs), the second function of the step that the call began."""
+        return self._call(1, function, step, *inputs)

@@ -29,11 +29,12 @@ IN_PART = {  # the host computes the loss, or its weights: the model's halves re
 }  # fmt: skip
 
 
-def trainer(config, path, case="plain", T=50, batch=4):
-    """Return a Trainer of a UNet with this config, changed as the case says."""
+def trainer(config, path, case="plain", T=50, batch=4, **more):
+    """Return a Trainer of a UNet with this config, changed as the case says; more: options."""
     changes, process, options = (CASES | IN_PART)[case]
     unet = random_unet(config, scale=0.1, **changes).train()
-    made = make_trainer(path, unet, LABELLED, T=T, batch_size=batch, lr=1e-3, **options)
+    options = {"batch_size": batch, "lr": 1e-3, **options, **more}
+    made = make_trainer(path, unet, LABELLED, T=T, **options)
     made.diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(T), **process)
     return made
 

@@ -10,14 +10,14 @@ ROOT = Path(__file__).parents[1]
 # From bottom to top: each room may import from those before it. "" is minddpm/__init__.py, which
 # users import; the rooms after it are above the library.
 ROOMS = (
-    "errors", "version", "progress_bar", "storage", "kernels", "backend", "random", "autodiff",
-    "nn", "models", "diffusion", "pipeline", "replay", "generate", "data", "drawing", "training",
-    "", "baselines", "commands", "evaluation", "gpucheck", "a command", "__main__", "examples",
-    "benchmarks",
+    "errors", "version", "progress_bar", "storage", "kernels", "backend", "parallel", "random",
+    "autodiff", "nn", "models", "diffusion", "pipeline", "replay", "generate", "data", "drawing",
+    "training", "", "baselines", "commands", "evaluation", "gpucheck", "a command", "__main__",
+    "examples", "benchmarks",
 )  # fmt: skip
 KERNEL_ROOMS = (
-    "arrays", "shapes", "gpu", "jit", "precision", "reference", "float32", "pixels", "comparison",
-    "cpu", "cuda", "emulator",
+    "arrays", "mpi", "shapes", "gpu", "jit", "precision", "reference", "float32", "pixels",
+    "comparison", "cpu", "cuda", "emulator",
 )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from minddpm import backend
+from minddpm import backend, parallel
+from minddpm.commands import together
 from minddpm.commands.parser import CommandParser
 from minddpm.data import ImageDataset, load_mnist
 from minddpm.data.class_names import listing
@@ -26,8 +27,15 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 NO_MEMORY = "error: not enough memory{}: choose smaller numbers."
 
 
-def run(main: Callable[[], int | None]) -> int:
-    """Call main and return the exit code; print an expected failure as one line on stderr."""
+def run(main: Callable[[], int | None], in_ranks: bool = False) -> int:
+    """Call main and return the exit code; print an expected failure as one line on stderr.
+
+    in_ranks: whether main divides its work over ranks (parallel.py), if a launcher started several.
+    """
+    return together.run(lambda: _run(main), in_ranks, BAD_INPUT)
+
+
+def _run(main: Callable[[], int | None]) -> int:
     for stream in (sys.stdout, sys.stderr):
         # A folder's name may have characters that the terminal cannot show: show their codes.
         if isinstance(stream, io.TextIOWrapper):
@@ -158,8 +166,10 @@ def add_model(group: Any) -> None:
 
 def start(args: argparse.Namespace) -> None:
     """Set backend, threads and precision from the flags of `add_machine`."""
+    world = parallel.world()
     backend.set_backend(args.backend or "auto")
-    backend.set_threads(args.threads)
+    backend.set_device(world.local_rank)
+    backend.set_threads(args.threads, world.sharing)
     backend.set_precision(args.precision or "float32")
 
 

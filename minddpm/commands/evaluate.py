@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from minddpm import random
+from minddpm import parallel, random
 from minddpm.baselines.gan.model import Generator
 from minddpm.baselines.sampling import load_baseline, sample_baseline
 from minddpm.baselines.vae.model import VAE
@@ -127,7 +127,9 @@ def likelihood(
     how = "every t" if args.exact else f"{args.draws} t per image, and t = 0"
     print(f"bits/dim of {args.images} images, {how}: about {seconds / 60:.1f} min", flush=True)
     draws = None if args.exact else args.draws
-    return bits_per_dim(unet, diffusion, data, args.images, draws, args.batch_size, args.seed)
+    return bits_per_dim(
+        unet, diffusion, data, args.images, draws, args.batch_size, args.seed, parallel.world()
+    )
 
 
 def ode_likelihood(
@@ -173,7 +175,7 @@ def draw(
     print(f"{args.count} samples in {args.steps} {args.sampler} steps{cost}", flush=True)
     samples = generate(
         (unet, diffusion), args.count, args.sampler, args.steps, args.seed, args.batch_size,
-        labels=labels, guidance=args.guidance,
+        labels=labels, guidance=args.guidance, world=parallel.world(),
     )  # fmt: skip
     if args.judge_labels:
         labels = None
@@ -202,7 +204,9 @@ def judge(
     labels: np.ndarray | None,
     about: dict[str, Any],
 ) -> dict[str, Any]:
-    """Print the expected time and return every metric of the images."""
+    """Print the expected time and return every metric of the images, in rank 0."""
+    if parallel.world().rank > 0:
+        return {}
     train, test = load_mnist(args.data_dir), load_mnist(args.data_dir, "test")
     steps = args.classification_steps or None
     used = labels if steps is not None else None
@@ -284,6 +288,8 @@ def main() -> None:
     else:
         numbers = evaluate_model(args)
         shown = text(numbers)
+    if parallel.world().rank > 0:
+        return
     print(f"\n{shown}")
     if args.json is not None:
         write_json(args.json, numbers)
@@ -327,7 +333,12 @@ def evaluate_model(args: argparse.Namespace) -> dict[str, Any]:
 def evaluate_baseline(
     args: argparse.Namespace, network: Judge, baseline: VAE | Generator
 ) -> dict[str, Any]:
-    """Return the metrics of a VAE or a GAN; only a Gaussian VAE has a bound in bits/dim."""
+    """Return the metrics of a VAE or a GAN; only a Gaussian VAE has a bound in bits/dim.
+
+    One rank computes them.
+    """
+    if parallel.world().rank > 0:
+        return {}
     cli.check_trained_on_mnist(args.model)
     numbers = {}
     has_bound = args.images and isinstance(baseline, VAE)
@@ -356,14 +367,14 @@ def evaluate_ddpm(args: argparse.Namespace, network: Judge) -> dict[str, Any]:
         )
     choose_sampler(args, diffusion)
     timesteps(diffusion.T, args.steps)  # raises before any work if the number is invalid
-    numbers = {}
-    if args.count:
-        numbers.update(judge(args, network, *draw(args, unet, diffusion)))
+    samples = draw(args, unet, diffusion) if args.count else None
+    bound = {}
     if args.images:
-        numbers.update(likelihood(args, unet, diffusion, data))
+        bound = likelihood(args, unet, diffusion, data)
         if args.likelihood_steps:
-            numbers.update(ode_likelihood(args, unet, diffusion, data))
+            bound |= ode_likelihood(args, unet, diffusion, data)
         if args.where_bits:
             shares = where_bits(unet, diffusion, data, args.images, args.batch_size, args.seed)
             print(f"\n{cli.markdown(*shares_table(shares))}\n")
-    return numbers
+    # Last, because rank 0 does it alone.
+    return (judge(args, network, *samples) if samples else {}) | bound

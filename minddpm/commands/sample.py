@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import minddpm
-from minddpm import random
+from minddpm import parallel, random
 from minddpm.commands import cli
 from minddpm.commands.classes import class_grid, find_label, labels_of_all_classes
 from minddpm.commands.parser import CommandParser
@@ -131,7 +131,10 @@ def main() -> None:
     samples = generate(
         (unet, diffusion), args.count, sampler, steps, args.seed, args.batch_size,
         labels=labels, guidance=args.guidance, spacing=args.spacing, eta=args.eta,
+        world=parallel.world(),
     )  # fmt: skip
+    if parallel.world().rank > 0:
+        return
     save_png(class_grid(samples, labels if args.label is None else None), out)
     files = str(out)
     if args.npz is not None:

@@ -97,7 +97,7 @@ def parse() -> argparse.Namespace:
     length = training.add_mutually_exclusive_group()
     add(length, "steps", cli.positive, "total training steps")
     length.add_argument("--epochs", type=cli.positive, help="passes over the data; sets --steps")
-    add(training, "batch_size", cli.positive, "images per step")
+    add(training, "batch_size", cli.positive, "images per step, of all ranks together")
     add(training, "lr", float, "learning rate")
     add(training, "seed", int, "determines the initial weights, batches and noise")
     add(diffusion, "timesteps", cli.positive, "T, the length of the diffusion process")
@@ -116,6 +116,7 @@ def parse() -> argparse.Namespace:
     switch(rare, "importance-sampling", "draw t in proportion to its RMS loss, for --loss vlb")
     add(rare, "label_dropout", float, "probability that an image's class is dropped")
     add(rare, "optimizer", str, "adam, or muon: for matrices, with Adam for the rest")
+    add(rare, "accumulate", cli.positive, "parts in which a batch is computed, to save memory")
     add(rare, "warmup_steps", int, "steps of linear warm-up of the learning rate")
     add(rare, "cooldown", float, "final fraction of the steps: the learning rate falls to zero")
     add(rare, "clip_norm", float, "largest norm of the gradient")
@@ -185,12 +186,15 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
     backend.compile_ahead(lambda: (trainer.trial(), seconds_per_run(trainer.unet, args.samples)))
     seconds = seconds_per_run(trainer.unet, args.samples) * sample_steps
     training_run.announce(trainer, options, f", then {args.samples} samples", seconds)
-    run.write_info(options, trainer.dataset.identity())
-
+    first = trainer.world.rank == 0  # the rank that writes the files
     unet, diffusion, seed = trainer.unet, trainer.diffusion, trainer.options.seed
-    run_figures.draw_forward(run, diffusion, trainer.dataset, seed)
+    if first:
+        run.write_info(options, trainer.dataset.identity())
+        run_figures.draw_forward(run, diffusion, trainer.dataset, seed)
     if not training_run.train(trainer):
         return cli.INTERRUPTED
+    if not first:
+        return 0
     run_figures.draw_loss(run)
     with trainer.ema.applied():
         run_figures.draw_samples(run, unet, diffusion, args.samples, SAMPLER, sample_steps, seed)

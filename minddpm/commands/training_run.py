@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from minddpm import backend
+from minddpm import backend, parallel
 from minddpm.commands import cli, model_options, program
 from minddpm.commands.classes import check_same_classes
 from minddpm.commands.parser import CommandParser
@@ -50,7 +50,7 @@ RARE = (
 )  # fmt: skip
 # Options that may change when a run is resumed. Those in MACHINE change only the rounding; the
 # others do not affect the steps already done, as check_cooldown verifies.
-MAY_CHANGE = ("steps", "cooldown", "log_every", "checkpoint_every", *MACHINE)
+MAY_CHANGE = ("steps", "cooldown", "log_every", "checkpoint_every", "accumulate", *MACHINE)
 MAY_MOVE = ("data", "image_folder", "teacher")  # their checksums are in run.json
 
 
@@ -117,7 +117,10 @@ def load_data(
             f"{data}, with the images of the run, does not exist: give its new place with "
             f"--{name.replace('_', '-')}."
         )
-    return load_images(data, size, channels, args.data_dir)
+    # Other ranks of a machine find what its first one has downloaded or decoded.
+    return parallel.world().first_on_machine(
+        lambda: load_images(data, size, channels, args.data_dir)
+    )
 
 
 def choose_run(args: argparse.Namespace, default_out: Path) -> RunDirectory:
@@ -157,7 +160,8 @@ def choose_options(
                 f"the run in {run.path} has {name}={stored[name]}, not {value}: leave out "
                 f"--{name.replace('_', '-')} to resume it, or start a new run with another --out."
             )
-    return {**stored, **given}
+    # The number of threads is that of the machine and of the ranks on it, not of the run.
+    return {**stored, "threads": None, **given}
 
 
 def stored_options(
@@ -184,8 +188,10 @@ def _same_type(name: str, value: Any, default: Any) -> bool:
 
 def start(options: dict[str, Any]) -> None:
     """Set backend, threads and precision, and store the values chosen for "auto" in options."""
+    world = parallel.world()
     options["backend"] = backend.set_backend(options["backend"]).name
-    options["threads"] = backend.set_threads(options["threads"])
+    backend.set_device(world.local_rank)
+    options["threads"] = backend.set_threads(options["threads"], world.sharing)
     backend.set_precision(options["precision"])
 
 
@@ -193,7 +199,9 @@ def describe_backend(options: dict[str, Any]) -> str:
     """Return backend, threads and precision as text, for the message of `announce`."""
     threads = f" in {options['threads']} threads" if options["threads"] else ""
     precision = "" if options["precision"] == "float32" else f", {options['precision']}"
-    return f"backend {options['backend']}{threads}{precision}"
+    size = parallel.world().size
+    ranks = f", {size} ranks" if size > 1 else ""
+    return f"backend {options['backend']}{threads}{precision}{ranks}"
 
 
 def check_same_data(run: RunDirectory, dataset: ImageDataset, uses_labels: bool = False) -> None:
@@ -253,8 +261,12 @@ def run_command(
 
     defaults, choices, before: as in choose_options.
     """
-    run = choose_run(args, default_out)
-    options = choose_options(args, run, defaults, choices, before)
+
+    def choose() -> tuple[RunDirectory, dict[str, Any]]:
+        run = choose_run(args, default_out)
+        return run, choose_options(args, run, defaults, choices, before)
+
+    run, options = parallel.world().from_first(choose)
     start(options)
     return interruptible(run, lambda: train(args, run, options))
 
@@ -301,8 +313,15 @@ def training_options(kind: type[Options], options: dict[str, Any]) -> Options:
 def open_run(args: argparse.Namespace, loop: Loop) -> None:
     """Create the directory of a new run, or resume an existing one from its checkpoint.
 
-    Creates at most an empty directory. Raises InputError if the run cannot start or resume.
+    Creates at most an empty directory. Raises InputError if the run cannot start or resume. Rank 0
+    does it, and all ranks then have its state.
     """
+    if loop.world.rank == 0:
+        _open_run(args, loop)
+    loop.share()
+
+
+def _open_run(args: argparse.Namespace, loop: Loop) -> None:
     run = loop.run
     loop.watchers = watchers(loop, args.sample_every, args.tensorboard)
     if not args.resume:

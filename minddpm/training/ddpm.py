@@ -1,6 +1,7 @@
 """Training a DDPM: Ho et al. 2020, Algorithm 1, with warm-up, clipping, EMA and checkpoints."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -69,6 +70,10 @@ def check_classes(unet: UNet2D, dataset: ImageDataset) -> None:
         )
 
 
+def _rows_of(indices: Callable[[int], np.ndarray], rows: slice, step: int) -> np.ndarray:
+    return indices(step)[rows]
+
+
 class Trainer(Loop):
     """Trains `unet` on `dataset` and stores the run in `run`.
 
@@ -76,6 +81,9 @@ class Trainer(Loop):
     all come from the counter-based generator. A resumed run therefore needs only the step number
     and the arrays, and N + N steps are bit-equal to 2N steps. (With importance sampling the arrays
     include the latest losses of each t.)
+
+    options.batch_size is the whole batch, of which each rank (parallel.py) computes its rows, in
+    options.accumulate parts. Every part gets the numbers that its images have in the whole batch.
     """
 
     columns = LOSS_COLUMNS[1:]
@@ -107,10 +115,22 @@ class Trainer(Loop):
         self.importance = ImportanceSampler(diffusion.T) if options.importance_sampling else None
         self.loss_scale = LossScale(options.batch_size * dataset.images[0].size)
         self.changed = (*self.optimizer.arrays(self.ema), *self.loss_scale.arrays())
-        self.replay = ReplayedStep(unet, self.changed)
+        # The sum over ranks is not recorded.
+        self.replay = ReplayedStep(unet, self.changed, count=1 if self.world.size == 1 else 2)
+        parts = self.world.size * options.accumulate
+        if options.batch_size % parts:
+            raise InputError(
+                f"{options.batch_size} images per step cannot be divided into {parts} equal parts "
+                f"({self.world.size} ranks, --accumulate {options.accumulate}): choose another "
+                "--batch-size, --accumulate or number of ranks."
+            )
+        self.part_size = options.batch_size // parts  # images of a forward and backward
+        self.rows = self.world.part(options.batch_size)  # of a batch, that this rank computes
         # No method of self: the run is locked until nothing refers to this object (lock.py).
         indices = partial(batch_indices, len(dataset), options.batch_size, seed=options.seed)
-        self.read = Prefetched(indices, dataset.pixels, ahead=dataset.mapping is not None)
+        self.read = Prefetched(
+            partial(_rows_of, indices, self.rows), dataset.pixels, ahead=dataset.mapping is not None
+        )
 
     # --- one step --------------------------------------------------------------------------------
 
@@ -125,67 +145,93 @@ class Trainer(Loop):
         options, step, optimizer = self.options, self.step, self.optimizer
         optimizer.lr = options.learning_rate(options.lr, step)
         batch = self._batch(step)
-        losses, squared_norm = self.replay(
-            self._compute, step, *batch, *optimizer.numbers(self.ema)
-        )
+        *losses, squared_norm = self._replayed(step, batch)
+        losses = losses[0] if len(losses) == 1 else backend.xp.concatenate(losses)
         optimizer.steps += 1
         if self.importance is not None:
-            self.importance.update(batch.t, backend.to_numpy(losses) / batch.weights)
+            unweighted = backend.to_numpy(losses) / batch.weights
+            self.importance.update(*map(self.world.gather, (batch.t, unweighted)))
         self.step += 1
         return StepRecord(step, losses, batch.t, squared_norm)
 
+    def _replayed(self, step: int, batch: Batch) -> tuple[backend.Array, ...]:
+        """Return what _compute returns, computed by all ranks together."""
+        numbers = self.optimizer.numbers(self.ema)
+        if self.world.size == 1:
+            return self.replay(self._compute, step, *batch, *numbers)
+        losses = self.replay(self._gradients, step, *batch)
+        self.world.sum(self.optimizer.flat.grad)
+        return *losses, self.replay.then(self._update, step, *numbers)
+
     def _batch(self, step: int) -> Batch:
-        """Draw what a step computes with, but for its noise."""
-        options = self.options
+        """Draw what a step computes with, but for its noise: this rank's rows of the batch."""
+        options, N, rows = self.options, self.options.batch_size, self.rows
         # line 2: x0 ~ q(x0). CuPy copies asynchronously, through its own pinned memory.
         chosen, pixels = self.read(step)
         if options.flip:
-            flipped = random.integers(2, len(pixels), options.seed, random.AUGMENT, step) == 1
+            flipped = random.integers(2, N, options.seed, random.AUGMENT, step)[rows] == 1
             pixels[flipped] = pixels[flipped, :, ::-1]
         x0 = backend.xp.asarray(to_float(pixels))
         # line 3: t
-        t, weights = self._draw_t(len(x0), step)
-        return Batch(x0, t, self._draw_labels(chosen, step), weights)
+        t, weights = self._draw_t(N, step)
+        weights = None if weights is None else weights[rows]
+        return Batch(x0, t[rows], self._draw_labels(chosen, step), weights)
 
-    def _gradients(
-        self, step: int, x0: backend.Array, t: np.ndarray, labels: np.ndarray | None,
+    def _gradients(self, step: int, *batch: Any) -> tuple[backend.Array, ...]:
+        """Add up the gradients of this rank's images, part by part; return each part's losses."""
+        losses = []
+        for first in range(0, self.rows.stop - self.rows.start, self.part_size):
+            part = slice(first, first + self.part_size)
+            inputs = (None if x is None else x[part] for x in batch)
+            losses.append(self._part_gradients(step, self.rows.start + first, *inputs))
+        return tuple(losses)
+
+    def _part_gradients(
+        self, step: int, first: int, x0: backend.Array, t: np.ndarray, labels: np.ndarray | None,
         weights: np.ndarray | None,
     ) -> backend.Array:  # fmt: skip
-        """Compute the gradients of a batch; return the weighted losses [N].
+        """Compute the gradients of images first, first + 1, ... of a batch.
 
-        The lines are those of Algorithm 1, as in diffusion/algorithms.py.
+        Returns their weighted losses [N]. The lines are those of Algorithm 1, as in
+        diffusion/algorithms.py.
         """
         # line 4: eps, and x_t in the same kernel
-        x_t, noise = self.diffusion.q_sample_normal(x0, t, self.options.seed, random.NOISE, step)
-        return self._backward(step, x_t, x0, noise, t, labels, weights)
+        stream = self.options.seed, random.NOISE, step, first * x0[0].size
+        x_t, noise = self.diffusion.q_sample_normal(x0, t, *stream)
+        return self._backward(step, first, x_t, x0, noise, t, labels, weights)
 
     def _backward(
-        self, step: int, x_t: backend.Array, x0: backend.Array, noise: backend.Array,
+        self, step: int, first: int, x_t: backend.Array, x0: backend.Array, noise: backend.Array,
         t: np.ndarray, labels: np.ndarray | None, weights: np.ndarray | None = None,
     ) -> backend.Array:  # fmt: skip
         """Compute the gradients for x_t, which x0 and noise make; return the losses [N]."""
         options = self.options
-        random.manual_seed(options.seed, step)  # for dropout
+        random.manual_seed(options.seed, step, first)  # for dropout
         # line 5: the gradient of || eps - eps_theta(x_t, t) ||^2 (diffusion/losses.py)
         model = self.model if labels is None else partial(self.model, class_labels=labels)
         losses = self.diffusion.training_losses(model, x0, t, noise, options.loss, x_t)
         if weights is not None:
             losses = losses * backend.xp.asarray(weights)
-        # loss.backward(), with a scaled loss in half precision
-        self.loss_scale.backward(losses.mean(), self.optimizer.flat.grad)
+        # loss.backward(), with a scaled loss in half precision; the mean is that of the whole batch
+        mean = losses.sum() * (1 / options.batch_size)
+        self.loss_scale.backward(mean, self.optimizer.flat.grad)
         return losses.data
 
-    def _compute(self, step: int, *inputs: Any) -> tuple[backend.Array, backend.Array]:
-        """Compute a step from its batch and Adam's numbers; return losses and squared norm."""
-        *batch, adam_step, lr, decay = inputs
-        losses = self._gradients(step, *batch)
+    def _update(self, step: int, adam_step: Any, lr: Any, decay: Any) -> backend.Array:
+        """Update the weights by the gradients, and set these to zero; return their squared norm."""
         squared_norm = self.optimizer.update(adam_step, lr, decay, self.options.clip_norm, self.ema)
         self.loss_scale.update(squared_norm)
         self.optimizer.zero_grad()
-        return losses, squared_norm
+        return squared_norm
+
+    def _compute(self, step: int, *inputs: Any) -> tuple[backend.Array, ...]:
+        """Compute a step from its batch and Adam's numbers; return losses and squared norm."""
+        *batch, adam_step, lr, decay = inputs
+        losses = self._gradients(step, *batch)
+        return *losses, self._update(step, adam_step, lr, decay)
 
     def _draw_labels(self, chosen: np.ndarray, step: int) -> np.ndarray | None:
-        """Return the classes of the images, int64 [N]; None without classes.
+        """Return the classes of this rank's images, int64 [N]; None without classes.
 
         A share label_dropout of them, 0.1 by default, gets no class. The model thus learns the
         unconditional distribution, too, which guidance needs (Ho and Salimans 2022, Algorithm 1).
@@ -193,8 +239,9 @@ class Trainer(Loop):
         if not self.options.class_conditional:
             return None
         labels, no_class = self.dataset.labels[chosen], self.unet.num_classes
-        u = random.bits(len(labels), self.options.seed, random.LABEL, step) * 2.0**-32
-        return np.where(u < self.options.label_dropout, no_class, labels).astype(np.int64)
+        u = random.bits(self.options.batch_size, self.options.seed, random.LABEL, step) * 2.0**-32
+        dropped = u[self.rows] < self.options.label_dropout
+        return np.where(dropped, no_class, labels).astype(np.int64)
 
     def _draw_t(self, N: int, step: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return t [N] and the weights of their losses [N], None if they are not weighted.
@@ -214,6 +261,7 @@ class Trainer(Loop):
         """Compute the gradients of a diverged step again and return the error message."""
         self.loss_scale.scale[...] = 1  # so that no gradient overflows because of a large scale
         self._gradients(step, *self._batch(step))
+        self.world.sum(self.optimizer.flat.grad)
 
         def not_finite(array: backend.Array) -> bool:
             return not math.isfinite(backend.kernels.squared_norm(array.reshape(-1)).item())
@@ -239,7 +287,7 @@ class Trainer(Loop):
         """Do the first step, then undo it. Synchronises."""
         before = [array.copy() for array in self.changed]
         try:
-            self.replay(self._compute, 0, *self._batch(0), *self.optimizer.numbers(self.ema))
+            self._replayed(0, self._batch(0))
         finally:
             for array, value in zip(self.changed, before, strict=True):
                 array[...] = value
@@ -261,20 +309,22 @@ class Trainer(Loop):
         out the steps in which half precision overflowed.
         """
         table = to_table([(r.losses, r.squared_norm) for r in records])
-        losses = table[:, :-1].astype(np.float32)
-        required = losses if self.loss_scale.may_recover() else table
+        losses = self.world.gather(table[:, :-1].astype(np.float32), axis=1)
+        norms = table[:, -1:]
+        required = losses if self.loss_scale.may_recover() else np.hstack([losses, norms])
         finite = np.isfinite(required).all(axis=1)
         if not finite.all():
             first = int(np.argmin(finite))
             raise TrainingDivergedError(
                 self._diagnose(records[first].step, float(losses[first].mean()))
             )
-        quartiles = 4 * np.stack([r.t for r in records]) // self.diffusion.T
+        t = self.world.gather(np.stack([r.t for r in records]), axis=1)
+        quartiles = 4 * t // self.diffusion.T
         row = {"loss": float(losses.mean())}
         for q in range(4):
             selected = losses[quartiles == q]
             row[f"loss_q{q + 1}"] = float(selected.mean()) if len(selected) else math.nan
-        return row | {"grad_norm": mean_norms(table[:, -1:])[0], "lr": self.optimizer.lr}
+        return row | {"grad_norm": mean_norms(norms)[0], "lr": self.optimizer.lr}
 
     # --- checkpoints -----------------------------------------------------------------------------
 

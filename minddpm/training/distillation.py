@@ -137,7 +137,8 @@ class Distiller(Trainer):
     def _batch(self, step: int) -> DistillationBatch:
         """Draw images, t and noise, and compute what the teacher makes of them."""
         x0, t, labels, _ = super()._batch(step)
-        x_t, _ = self.diffusion.q_sample_normal(x0, t, self.options.seed, random.NOISE, step)
+        stream = self.options.seed, random.NOISE, step, self.rows.start * x0[0].size
+        x_t, _ = self.diffusion.q_sample_normal(x0, t, *stream)
         first_stage = step < self.options.steps_per_stage
         process = self.first_process if first_stage else self.diffusion
         teacher = self.replayed_teacher
@@ -155,16 +156,16 @@ class Distiller(Trainer):
         drawn = random.integers(len(visited), N, self.options.seed, random.TIMESTEP, step)
         return visited[drawn], None
 
-    def _gradients(
-        self, step: int, x_t: backend.Array, x0: backend.Array, eps: backend.Array, t: np.ndarray,
-        labels: np.ndarray | None,
+    def _part_gradients(
+        self, step: int, first: int, x_t: backend.Array, x0: backend.Array, eps: backend.Array,
+        t: np.ndarray, labels: np.ndarray | None,
     ) -> backend.Array:  # fmt: skip
-        """Compute the gradients of a batch; return the losses [N].
+        """Compute the gradients of images first, first + 1, ... of a batch; return the losses [N].
 
         The loss is L_simple of v with the teacher's x0 and eps. Since v = (alpha x_t - x0) / sigma,
         it is the error of x0 with the weight 1 / sigma^2 = SNR + 1, one of the paper's two.
         """
-        return self._backward(step, x_t, x0, eps, t, labels)
+        return self._backward(step, first, x_t, x0, eps, t, labels)
 
     # --- checkpoints -----------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 import math
 import signal
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import Event
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minddpm import backend, nn
+from minddpm import backend, nn, parallel
 from minddpm.backend import Array
 from minddpm.data import ImageDataset
 from minddpm.progress_bar import tqdm
@@ -40,7 +41,7 @@ class Loop:
 
     def __init__(self, dataset: ImageDataset, run: RunDirectory, options: LoopOptions):
         self.dataset, self.run, self.options = dataset, run, options
-        self.step = 0
+        self.world, self.step = parallel.world(), 0
 
     # --- defined by subclasses -------------------------------------------------------------------
 
@@ -73,9 +74,11 @@ class Loop:
 
     def bytes_needed(self) -> int:
         """Return the largest disk space that the run needs, reached while it writes new files."""
-        arrays = [array for named in self.state().values() for array in named.values()]
         # 4: old and new checkpoint, the one before the cooldown, the model; 20 MB: the figures.
-        return 4 * sum(array.nbytes for array in arrays) + 20_000_000
+        return 4 * sum(array.nbytes for array in self._arrays()) + 20_000_000
+
+    def _arrays(self) -> list[Array]:
+        return [array for named in self.state().values() for array in named.values()]
 
     def parameters(self) -> int:
         """Return the number of trained parameters."""
@@ -100,26 +103,30 @@ class Loop:
     def train(self, progress: bool = True) -> bool:
         """Train up to options.steps; return True, or False if Ctrl-C stopped training earlier.
 
-        In both cases the last step is saved in a checkpoint.
+        In both cases the last step is saved in a checkpoint. Only rank 0 writes and shows anything.
         """
-        options = self.options
-        log = LossLog(self.run.path / LOSS, self.step, ("step", *self.columns))
+        options, first = self.options, self.world.rank == 0
+        log = LossLog(self.run.path / LOSS, self.step, ("step", *self.columns)) if first else None
         records: list[Any] = []
+        progress = progress and first
         bar = tqdm(total=options.steps, initial=self.step, unit="step", disable=not progress)
         with ExitStack() as stack, _interrupt_flag() as interrupted:
             for watcher in self.watchers:
                 stack.enter_context(watcher.watching(self.step))
             with bar:
-                while self.step < options.steps and not interrupted.is_set():
+                stop = self.world.any(interrupted.is_set())
+                while self.step < options.steps and not stop:
                     if 0 < self.step == options.cooldown_begins:
                         self.save_state(BEFORE_COOLDOWN)
                     records.append(self.train_step())
                     bar.update()
+                    stop = self.world.any(interrupted.is_set())
                     save = self.step % options.checkpoint_every == 0
-                    last = self.step == options.steps or interrupted.is_set()
+                    last = self.step == options.steps or stop
                     if self.step % options.log_every == 0 or save or last:
                         row, records = {"step": self.step, **self.row(records)}, []
-                        log.add(row)
+                        if log is not None:
+                            log.add(row)
                         for watcher in self.watchers:
                             watcher.row(row)
                         images = (bar.format_dict["rate"] or 0.0) * options.batch_size
@@ -135,13 +142,17 @@ class Loop:
 
     def save(self) -> None:
         """Write the checkpoint, call export(), and tell the watchers."""
+        self._check_ranks()
         self.save_state(STATE)
-        self.export()
+        if self.world.rank == 0:
+            self.export()
         for watcher in self.watchers:
             watcher.saved(self.step)
 
     def save_state(self, file: str) -> None:
         """Write all arrays on which the next step depends to this file of the run."""
+        if self.world.rank > 0:
+            return
         host = {
             group: {name: backend.to_numpy(array) for name, array in named.items()}
             for group, named in self.state().items()
@@ -154,6 +165,26 @@ class Loop:
         self.step = self.run.load_state(self.state(), self.optional, file) or 0
         self.resumed()
         return self.step
+
+    def share(self) -> None:
+        """Give all ranks the step and the arrays of rank 0."""
+        self.step = self.world.from_first(lambda: self.step)
+        for array in self._arrays():
+            self.world.share(array)
+        self.resumed()
+
+    def _check_ranks(self) -> None:
+        """Raise TrainingDivergedError unless all ranks have the same weights."""
+        if self.world.size == 1:
+            return
+        sums = [zlib.crc32(backend.to_numpy(array).tobytes()) for array in self._arrays()]
+        everywhere = self.world.gather(np.array([sums]))
+        if (everywhere != everywhere[0]).any():
+            raise TrainingDivergedError(
+                f"the weights of the ranks differ after step {self.step}: use machines of one kind "
+                "and the same packages on all. The last checkpoint in "
+                f"{self.run.path} is intact."
+            )
 
 
 def optimizer_state(

@@ -66,10 +66,13 @@ class TrainingOptions(LoopOptions):
     class_conditional: bool = False
     label_dropout: float = 0.1
     flip: bool = False
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         """Raise InputError for a value out of range."""
         super().__post_init__()
+        if self.accumulate < 1:
+            raise InputError(f"accumulate={self.accumulate}: choose at least 1.")
         if self.optimizer not in OPTIMIZERS:
             raise InputError(
                 f"unknown optimizer {self.optimizer!r}: choose {', '.join(OPTIMIZERS)}."

@@ -20,7 +20,7 @@ DATA = noise_images(20)
 def test_algorithm_1_gives_the_loss_and_gradient_of_the_trainer(any_backend, tmp_path, step):
     betas, seed = linear(50), 3
     trainer = make_trainer(tmp_path, shifted_unet(), DATA, batch_size=4, seed=seed)
-    losses = trainer._gradients(step, *trainer._batch(step))
+    (losses,) = trainer._gradients(step, *trainer._batch(step))
     expected = backend.to_numpy(trainer.optimizer.flat.grad)
 
     unet = shifted_unet().train()

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from minddpm import backend
+from minddpm import backend, parallel
 from minddpm.autodiff import no_grad
 from minddpm.baselines.sampling import bound
 from minddpm.baselines.vae.model import VAE
@@ -26,17 +26,20 @@ def bits_per_dim(
     draws: int | None,
     batch_size: int = 125,
     seed: int = 0,
+    world: parallel.Alone | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return means over the first `images` of the data: bits_per_dim, L_T, L_between, L_0.
 
     draws: number of random t per image, for an unbiased estimate; None: the exact sum over all t.
-    A class-conditional model is conditioned on the labels. The result is a JSON-ready dict.
+    A class-conditional model is conditioned on the labels. world: ranks (parallel.py) of which each
+    computes a part of the images; all of them call this function. The result is a JSON-ready dict.
     """
-    rows: list[np.ndarray] = []
-    starts = range(0, images, batch_size)
+    world = world or parallel.Alone()
+    mine, rows = world.part(images), [np.empty((3, 0))]
+    starts = range(mine.start, mine.stop, batch_size)
     with no_grad(), backend.kernels.constant_weights():
-        for first in tqdm(starts, unit="batch", desc="bits/dim"):
-            chosen = slice(first, min(first + batch_size, images))
+        for first in tqdm(starts, unit="batch", desc="bits/dim", disable=world.rank > 0):
+            chosen = slice(first, min(first + batch_size, mine.stop))
             x0 = backend.xp.asarray(to_float(data.images[chosen]))
             model = conditioned(unet, data.labels[chosen]) if unet.num_classes else unet
             if draws is None:
@@ -46,7 +49,7 @@ def bits_per_dim(
                 bpd = diffusion.estimate_bits_per_dim(model, x0, draws, seed, first)
                 decoder = bpd.decoder
             rows.append(np.stack([bpd.total, bpd.prior, decoder]))
-    total, prior, decoder = np.concatenate(rows, axis=1)
+    total, prior, decoder = world.gather(np.concatenate(rows, axis=1), axis=1)
     parts = {
         "bits_per_dim": total, "L_T": prior, "L_between": total - prior - decoder, "L_0": decoder
     }  # fmt: skip

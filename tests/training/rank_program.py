@@ -1,0 +1,35 @@
+"""Train a tiny model in all ranks: rank_program.py OUT CASE STEPS {options}.
+
+Rank 0 writes losses.npy, of every step and image, and the checkpoint.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from builders import WIDE
+from stepping import trainer
+
+import minddpm
+from minddpm import backend, parallel
+from minddpm.training.run_directory import STATE
+
+
+def main(out: Path, case: str, steps: int, options: dict) -> None:
+    parallel.join()
+    minddpm.set_backend("numba")
+    backend.set_threads(1)
+    made = trainer(WIDE, out, case, batch=8, **options)
+    if made.world.rank == 0 and (out / STATE).exists():
+        made.resume()
+    made.share()
+    losses = [made.world.gather(made.train_step().losses) for _ in range(steps)]
+    if made.world.rank == 0:
+        out.mkdir(exist_ok=True)
+        np.save(out / "losses.npy", losses)
+    made.save()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4]))

@@ -1,0 +1,57 @@
+"""Training in ranks: N ranks compute what one does, the same bits every time."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ranks
+from stepping import CASES, IN_PART
+
+from minddpm.storage.tensors import read_tensors
+from minddpm.training.run_directory import STATE
+
+ranks.needs_mpi()
+PROGRAM = Path(__file__).with_name("rank_program.py")
+STEPS = 5  # the first is eager, the second recorded and compared, the others replayed
+
+
+def train(out, count, case="plain", steps=STEPS, **options):
+    """Train in `count` ranks; return the losses [steps, 8]."""
+    code, _, stderr = ranks.run(count, PROGRAM, out, case, steps, json.dumps(options))
+    assert code == 0, stderr
+    return np.load(out / "losses.npy")
+
+
+def check_weights(one, other):
+    """Check that two checkpoints hold almost the same."""
+    (first, _), (second, _) = (read_tensors(out / STATE) for out in (one, other))
+    for name, array in first.items():
+        np.testing.assert_allclose(second[name], array, rtol=1e-3, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("case", ["dropout and classes", "muon", *IN_PART])
+def test_two_ranks_compute_what_one_does(tmp_path, case):
+    """Losses of every image; weights after Adam, which magnifies small gradients' rounding."""
+    assert case in CASES | IN_PART
+    one = train(tmp_path / "one", None, case)
+    two = train(tmp_path / "two", 2, case)
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    check_weights(tmp_path / "one", tmp_path / "two")
+
+
+def test_the_same_ranks_give_the_same_bits(tmp_path):
+    files = []
+    for name in ("first", "second"):
+        train(tmp_path / name, 2, accumulate=2)
+        files.append((tmp_path / name / STATE).read_bytes())
+    assert files[0] == files[1]
+
+
+def test_a_run_goes_on_in_another_number_of_ranks(tmp_path):
+    """Begun in two ranks, continued in one, in four, and in one again."""
+    expected = train(tmp_path / "one", None, steps=8)
+    out, losses = tmp_path / "parts", []
+    for count in (2, None, 4, None):
+        losses.append(train(out, count, steps=2))
+    np.testing.assert_allclose(np.concatenate(losses), expected, rtol=1e-5)
