@@ -27,6 +27,7 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
     "dpm_solver_2s": partial(samplers.dpm_solver, order="2S"),
     "dpm_solver_sde": partial(samplers.dpm_solver, order="SDE"),
     "pndm": samplers.pndm,
+    "consistency": samplers.consistency,
     "probability_flow": samplers.probability_flow,
     "probability_flow_adaptive": samplers.probability_flow_adaptive,
 }
@@ -147,7 +148,9 @@ def number_of_steps(
 
 
 def spacing(sampler: str) -> str:
-    """Return how a sampler spaces its timesteps: evenly in "log_snr", or in t ("linspace")."""
+    """Return how a sampler spaces its timesteps, unless another spacing is given."""
+    if sampler == "consistency":
+        return "upper"
     return "log_snr" if sampler in IN_LOG_SNR else "linspace"
 
 

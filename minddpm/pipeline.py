@@ -40,9 +40,10 @@ def save_pipeline(unet: UNet2D, diffusion: GaussianDiffusion, directory: str | P
     unet.save_pretrained(directory / "unet")
     config = scheduler_config(diffusion)
     write_json(directory / "scheduler" / "scheduler_config.json", config)
-    scheduler = config["_class_name"]  # DDIMScheduler if the model was distilled, or DDPMScheduler
+    scheduler = config["_class_name"]  # DDIMScheduler or LCMScheduler if the model was distilled
+    pipeline = "DDIMPipeline" if scheduler == "DDIMScheduler" else "DDPMPipeline"
     index = {
-        **diffusers_header(scheduler.replace("Scheduler", "Pipeline")),
+        **diffusers_header(pipeline),
         "scheduler": ["diffusers", scheduler],
         "unet": ["diffusers", "UNet2DModel"],
     }

@@ -29,7 +29,8 @@ MACHINE: dict[str, Any] = {"backend": "auto", "threads": None, "precision": "flo
 # Options with default None, and their types.
 OPTIONAL: dict[str, tuple[type, ...]] = {
     "threads": (int,), "data": (str,), "image_folder": (str,), "image_size": (int, str),
-    "channels": (int,), "teacher": (str,), "teacher_steps": (int,), **model_options.TYPES,
+    "channels": (int,), "teacher": (str,), "teacher_steps": (int,), "sampling_steps": (int,),
+    **model_options.TYPES,
 }  # fmt: skip
 LOOP_HELP = {
     "steps": "number of training steps",

@@ -37,10 +37,10 @@ def distillation_target(
     and x_end is known: it is where the teacher arrives.
     """
     x_end = ddim_step(d, teacher, ddim_step(d, teacher, x_t, t, middle), middle, end)
-    (alpha_t, sigma_t), (alpha_end, sigma_end) = _levels(d, t), _levels(d, end)
+    (alpha_t, sigma_t), (alpha_end, sigma_end) = levels(d, t), levels(d, end)
     r = sigma_end / sigma_t
-    x0 = _column(1 / (alpha_end - r * alpha_t), x_t) * (x_end - _column(r, x_t) * x_t)
-    eps = _column(1 / sigma_t, x_t) * (x_t - _column(alpha_t, x_t) * x0)
+    x0 = column(1 / (alpha_end - r * alpha_t), x_t) * (x_end - column(r, x_t) * x_t)
+    eps = column(1 / sigma_t, x_t) * (x_t - column(alpha_t, x_t) * x0)
     return x0, eps
 
 
@@ -48,17 +48,17 @@ def ddim_step(d: ReverseProcess, model: Model, x_t: Array, t: np.ndarray, to: np
     """Take the step of samplers.ddim (eta = 0) from t [N] to `to` [N], a pair for each image."""
     output = d.model_output(model, x_t, t)
     x0, eps = d.limit_x0(d.predict_x0(x_t, t, output)), d.predict_eps(x_t, t, output)
-    alpha, sigma = _levels(d, to)
-    return _column(alpha, x_t) * x0 + _column(sigma, x_t) * eps
+    alpha, sigma = levels(d, to)
+    return column(alpha, x_t) * x0 + column(sigma, x_t) * eps
 
 
-def _levels(d: ReverseProcess, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def levels(d: ReverseProcess, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return alpha and sigma at t, float64 [N]: 1 and 0 at t = -1, the last entry."""
     ac = np.append(d.alphas_cumprod, 1.0)[t]
     return np.sqrt(ac), np.sqrt(1 - ac)
 
 
-def _column(values: np.ndarray, like: Array) -> Array:
+def column(values: np.ndarray, like: Array) -> Array:
     """Return one number for each image, in a shape that multiplies images: [N] -> [N, 1, 1, 1]."""
     column = backend.xp.asarray(values.astype(np.dtype(like.dtype)))
     return column.reshape(-1, *(1,) * (like.ndim - 1))

@@ -55,10 +55,23 @@ def scheduler_config(diffusion: GaussianDiffusion) -> dict[str, Any]:
     if not np.allclose(betas, np.linspace(0.1 / T, 20 / T, T), rtol=1e-12, atol=0):
         config["trained_betas"] = betas.tolist()
     if diffusion.sampling is not None and diffusion.sampling.steps is not None:
-        del config["variance_type"]  # DDIM has none
-        config |= diffusers_header("DDIMScheduler") | {"timestep_spacing": "trailing"}
-        config |= {"set_alpha_to_one": True, STEPS: diffusion.sampling.steps}
+        del config["variance_type"]  # the samplers of few steps have none
+        sampler, _, steps = diffusion.sampling
+        config |= {"set_alpha_to_one": True, STEPS: steps}
+        if sampler == "consistency":
+            config |= diffusers_header("LCMScheduler") | _lcm(steps)
+        else:
+            config |= diffusers_header("DDIMScheduler") | {"timestep_spacing": "trailing"}
     return config
+
+
+def _lcm(steps: int) -> dict[str, Any]:
+    """Return with what diffusers' LCMScheduler takes the timesteps of spacing "upper".
+
+    It mixes a share of x_t into pred_x0 at small t, so that t = 0 changes nothing; the share is
+    1 / (2 t timestep_scaling)^2, and vanishes with this scaling.
+    """
+    return {"original_inference_steps": steps + 1, "timestep_scaling": 1e6}
 
 
 def few_steps(steps: int) -> Sampling:
@@ -135,10 +148,17 @@ def _sampling(config: dict[str, Any], variance: str) -> Sampling:
                 "the final image: choose timestep_spacing leading, steps_offset 0 or fixed_small."
             )
         return Sampling("ddpm", {"spacing": DiffusersSteps("DDPM", spacing, offset)})
+    own = config.get(STEPS)
+    if own is not None and (type(own) is not int or not 1 <= own <= schedules.MAX_T):
+        raise InputError(f"{STEPS}={reprlib.repr(own)} is no integer of at least 1.")
+    if kind == "LCMScheduler":
+        if own is None or not _lcm(own).items() <= config.items():
+            raise InputError(
+                "an LCMScheduler is supported only as minddpm writes it for a consistency model: "
+                "convert the model to another scheduler."
+            )
+        return Sampling("consistency", {}, own)
     if kind == "DDIMScheduler":
-        own = config.get(STEPS)
-        if own is not None and (type(own) is not int or not 1 <= own <= schedules.MAX_T):
-            raise InputError(f"{STEPS}={reprlib.repr(own)} is no integer of at least 1.")
         steps = {"spacing": DiffusersSteps("DDIM", spacing, offset, last_ac)}
         return Sampling("ddim", steps, own)
     if kind.startswith("Euler"):

@@ -52,6 +52,11 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
         **PROCESS, **SPACED, **RESCALED, **CLIPPED, "set_alpha_to_one": (True, False),
         "_sampling_steps": READ,  # ours: of a distilled model
     },
+    "LCMScheduler": {  # read only as minddpm writes it, for a consistency model
+        **PROCESS, **RESCALED, **CLIPPED, "timestep_spacing": UNUSED, "steps_offset": UNUSED,
+        "set_alpha_to_one": UNUSED, "original_inference_steps": READ, "timestep_scaling": READ,
+        "_sampling_steps": READ,
+    },
     "DPMSolverMultistepScheduler": {
         **DPM_SOLVER, **LINSPACED, **RESCALED, "use_lu_lambdas": (False, None),
         "euler_at_final": UNUSED,  # as lower_order_final

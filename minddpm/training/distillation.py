@@ -6,7 +6,6 @@ one checkpoint, which holds the teacher, too: a run resumes in the stage in whic
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,26 +17,20 @@ from minddpm.diffusion.sampling import Guided
 from minddpm.diffusion.sampling.steps import timesteps
 from minddpm.diffusion.scheduler_file import few_steps
 from minddpm.errors import InputError
-from minddpm.models import UNet2D
 from minddpm.pipeline import Pipeline, save_pipeline
 from minddpm.replay import replayed
-from minddpm.training.ddpm import StepRecord, Trainer
+from minddpm.training.ddpm import StepRecord
 from minddpm.training.loop import State
-from minddpm.training.options import TrainingOptions
 from minddpm.training.run_directory import RunDirectory
+from minddpm.training.student import Student, StudentBatch, StudentOptions, copy_weights
 
 
 @dataclass(frozen=True)
-class DistillationOptions(TrainingOptions):
-    """Options of a distillation from teacher_steps to sampling_steps; `steps` follows from them."""
+class DistillationOptions(StudentOptions):
+    """Options of a distillation from teacher_steps to sampling_steps."""
 
-    steps_per_stage: int = 400
     teacher_steps: int = 16
-    sampling_steps: int = 4
     guidance: float = 1.0
-    lr: float = 5e-4
-    ema_decay: float = 0.99
-    label_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise InputError for a value out of range."""
@@ -47,9 +40,6 @@ class DistillationOptions(TrainingOptions):
                 f"{first} steps of the teacher cannot be halved to {last}: choose --teacher-steps "
                 "2, 4, 8, ... times --sampling-steps."
             )
-        if self.steps_per_stage < 1:
-            raise InputError(f"steps_per_stage={self.steps_per_stage}: choose at least 1.")
-        object.__setattr__(self, "steps", self.stages * self.steps_per_stage)
         super().__post_init__()
 
     @property
@@ -66,24 +56,9 @@ class DistillationOptions(TrainingOptions):
         return lr * nn.cooldown(step % self.steps_per_stage, self.steps_per_stage, 0)
 
 
-class DistillationBatch(NamedTuple):
-    """What a step computes with: x_t, the x0 and eps that the student has to predict, t, labels."""
-
-    x_t: backend.Array
-    x0: backend.Array
-    eps: backend.Array
-    t: np.ndarray
-    labels: np.ndarray | None
-
-
 def check_teacher(diffusion: GaussianDiffusion, options: DistillationOptions) -> None:
     """Raise InputError unless a model of this process can be distilled into these steps."""
     T, steps = diffusion.T, options.sampling_steps
-    if diffusion.variance == "learned_range":
-        raise InputError(
-            "the model has a learned variance, but DDIM's steps have none: distil a model that was "
-            "trained with another --variance."
-        )
     if T % steps or options.teacher_steps > T:
         raise InputError(
             f"{options.teacher_steps} and {steps} sampling steps of a model with T = {T}: choose "
@@ -91,32 +66,16 @@ def check_teacher(diffusion: GaussianDiffusion, options: DistillationOptions) ->
         )
 
 
-def _copy_weights(source: UNet2D, to: UNet2D) -> None:
-    for p, q in zip(to.parameters(), source.parameters(), strict=True):
-        p.data = q.data
-
-
-class Distiller(Trainer):
-    """Distils `teacher` into options.sampling_steps and stores the run in `run`.
-
-    The student predicts v, whatever the teacher predicts: at t = T-1 nothing of the image is left
-    in x_t, so that its noise says nothing about the image. A teacher of epsilon or x0 gives only
-    the initial weights; the first stage then learns another output, too, and needs more steps.
-    """
+class Distiller(Student):
+    """Distils `teacher` into options.sampling_steps and stores the run in `run`."""
 
     def __init__(
         self, teacher: Pipeline, dataset: ImageDataset, run: RunDirectory,
         options: DistillationOptions,
     ):  # fmt: skip
-        first = teacher.diffusion
-        check_teacher(first, options)
-        student = UNet2D(**teacher.unet.config)
-        _copy_weights(teacher.unet, student)
-        # Not clipped: a target lies outside of -1 .. 1 where the teacher's two steps disagree.
-        process = GaussianDiffusion(first.betas, "v", clip_x0=False)
-        process.sampling = few_steps(options.sampling_steps)
-        super().__init__(student, process, dataset, run, options)
-        self.first_process, self.teacher = first, teacher.unet.eval()
+        check_teacher(teacher.diffusion, options)
+        super().__init__(teacher, dataset, run, options, few_steps(options.sampling_steps))
+        self.first_process, self.teacher = teacher.diffusion, teacher.unet.eval()
         self.replayed_teacher, self.teacher_derived = replayed(self.teacher), {}
 
     def train_step(self) -> StepRecord:
@@ -131,10 +90,10 @@ class Distiller(Trainer):
         # What was derived from the old weights is then forgotten.
         self.teacher_derived = {}
         optimizer.flat.data[...] = self.ema.average
-        _copy_weights(self.unet, self.teacher)
+        copy_weights(self.unet, self.teacher)
         optimizer.m[...], optimizer.v[...], optimizer.steps = 0, 0, 0
 
-    def _batch(self, step: int) -> DistillationBatch:
+    def _batch(self, step: int) -> StudentBatch:
         """Draw images, t and noise, and compute what the teacher makes of them."""
         x0, t, labels, _ = super()._batch(step)
         stream = self.options.seed, random.NOISE, step, self.rows.start * x0[0].size
@@ -148,24 +107,13 @@ class Distiller(Trainer):
         ends = two_steps(process.T, self.options.student_steps(step), t)
         with backend.kernels.constant_weights(self.teacher_derived):
             target = distillation_target(process, teacher, x_t, t, *ends)
-        return DistillationBatch(x_t, *target, t, labels)
+        return StudentBatch(x_t, *target, t, labels)
 
     def _draw_t(self, N: int, step: int) -> tuple[np.ndarray, None]:
         """Return t [N], drawn uniformly from the timesteps of the student."""
         visited = timesteps(self.diffusion.T, self.options.student_steps(step), "trailing")
         drawn = random.integers(len(visited), N, self.options.seed, random.TIMESTEP, step)
         return visited[drawn], None
-
-    def _part_gradients(
-        self, step: int, first: int, x_t: backend.Array, x0: backend.Array, eps: backend.Array,
-        t: np.ndarray, labels: np.ndarray | None,
-    ) -> backend.Array:  # fmt: skip
-        """Compute the gradients of images first, first + 1, ... of a batch; return the losses [N].
-
-        The loss is L_simple of v with the teacher's x0 and eps. Since v = (alpha x_t - x0) / sigma,
-        it is the error of x0 with the weight 1 / sigma^2 = SNR + 1, one of the paper's two.
-        """
-        return self._backward(step, first, x_t, x0, eps, t, labels)
 
     # --- checkpoints -----------------------------------------------------------------------------
 

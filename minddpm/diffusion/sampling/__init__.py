@@ -4,11 +4,12 @@
         step.x, step.pred_x0, step.t
 
 Read steps.py (the arguments that all share), ddpm.py (Algorithm 2), ddim.py, dpm_solver.py,
-pndm.py, ode.py; then inpaint.py, interpolate.py and guidance.py; respacing.py and
+pndm.py, ode.py, consistency.py; then inpaint.py, interpolate.py and guidance.py; respacing.py and
 diffusers_steps.py say at which timesteps other projects sample. Each loop is in the terms of its
 own paper.
 """
 
+from minddpm.diffusion.sampling.consistency import consistency
 from minddpm.diffusion.sampling.ddim import ddim
 from minddpm.diffusion.sampling.ddpm import ddpm
 from minddpm.diffusion.sampling.dpm_solver import dpm_solver
@@ -22,6 +23,7 @@ from minddpm.diffusion.sampling.steps import Step, log_snr_timesteps, timesteps
 __all__ = [
     "Guided",
     "Step",
+    "consistency",
     "ddim",
     "ddpm",
     "dpm_solver",

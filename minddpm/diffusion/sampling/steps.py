@@ -35,6 +35,8 @@ SPACINGS: dict[str, Callable[[int, int], np.ndarray]] = {
     "linspace": lambda T, S: np.linspace(0, T - 1, S).round(),
     # Evenly spaced downwards from T-1, so that sampling starts at pure noise (Lin et al. 2024).
     "trailing": lambda T, S: np.arange(T, 0, -T / S).round()[:S][::-1] - 1,
+    # Of S + 1 evenly spaced ones all but the lowest: a consistency model corrects little there.
+    "upper": lambda T, S: np.arange(2, S + 2) * (T // (S + 1)) - 1 if S < T else np.arange(T),
 }
 # lambda (see log_snr_timesteps) below which x_t has practically no signal, as in DPM-Solver
 NOTHING_BUT_NOISE = -5.1
