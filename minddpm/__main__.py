@@ -4,7 +4,7 @@ import argparse
 import importlib
 import sys
 
-from minddpm.commands import cli, program
+from minddpm.commands import cli, completion, program
 from minddpm.version import __version__
 
 # The module of each command, imported only when it runs, and what it does.
@@ -28,16 +28,20 @@ def parse() -> str:
         prog="minddpm",
         usage="minddpm COMMAND [options]",
         description="Denoising diffusion from arrays alone. The commands:\n\n" + "\n".join(lines),
-        epilog="`minddpm COMMAND --help` lists the options of a command.",
+        epilog="`minddpm COMMAND --help` lists the options of a command. To complete words in the\n"
+        'shell: pip install argcomplete, then eval "$(register-python-argcomplete minddpm)"',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"minddpm {__version__}")
+    if len(sys.argv) < 2:
+        completion.complete(parser)
     return parser.parse_args(sys.argv[1:2]).command
 
 
 def main() -> int:
     """Run the command that the first word names; return its exit code."""
+    completion.enter()
     command = parse()
     program.enter(command)
     module, _ = COMMANDS[command]

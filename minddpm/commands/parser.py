@@ -1,13 +1,12 @@
 """The parser of a command: options in groups, and a --help that fits on one screen."""
 
 import argparse
+import shutil
 import textwrap
 from pathlib import Path
 from typing import Any
 
-from minddpm.commands import program
-
-RARE = "rarely used"
+from minddpm.commands import completion, program
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -27,15 +26,12 @@ class ShortHelp(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         assert isinstance(parser, CommandParser)
-        names = []
-        for action in parser.rare._group_actions:
-            if action.help != argparse.SUPPRESS:
-                names.append(action.option_strings[-1])
-                action.help = argparse.SUPPRESS
-        width = Formatter(parser.prog)._width - 2
-        parser.rare.description = textwrap.fill(
-            " ".join(names), width, break_on_hyphens=False, break_long_words=False
-        )
+        described = [a for a in parser.rare._group_actions if a.help != argparse.SUPPRESS]
+        names = " ".join(action.option_strings[-1] for action in described)
+        width = shutil.get_terminal_size().columns - 4
+        parser.rare.description = textwrap.fill(names, width, break_on_hyphens=False) or None
+        for action in described:
+            action.help = argparse.SUPPRESS
         parser.print_help()
         parser.exit()
 
@@ -43,16 +39,22 @@ class ShortHelp(argparse.Action):
 class CommandParser(argparse.ArgumentParser):
     """A parser with one group for each title, then `machine`, and last `rare`.
 
-    doc: the docstring of the command's module.
+    doc: the docstring of the command's module. name: of the command where minddpm does not start
+    it, if not that of its file.
     """
 
-    def __init__(self, doc: str | None, *titles: str):
+    def __init__(self, doc: str | None, *titles: str, name: str | None = None):
         super().__init__(
-            prog=program.name(), usage="%(prog)s [options]", description=doc,
+            prog=program.name(name), usage="%(prog)s [options]", description=doc,
             formatter_class=Formatter, add_help=False,
         )  # fmt: skip
         self.groups = [self.add_argument_group(title) for title in titles]
         self.machine = self.add_argument_group("machine")
-        self.rare = self.add_argument_group(f"{RARE}; --help-all describes them")
+        self.rare = self.add_argument_group("rarely used; --help-all describes them")
         self.rare.add_argument("-h", "--help", action=ShortHelp, nargs=0, help=argparse.SUPPRESS)
         self.rare.add_argument("--help-all", action="help", help=argparse.SUPPRESS)
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> argparse.Namespace:
+        """Return the arguments, or the words that may follow to a shell that asks for them."""
+        completion.complete(self)
+        return super().parse_args(*args, **kwargs)

@@ -30,7 +30,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from minddpm.commands import cli, program
+from minddpm.commands import cli
+from minddpm.commands.parser import CommandParser
 from minddpm.errors import InputError
 from minddpm.gpucheck import supervisor
 from minddpm.gpucheck.page import page
@@ -43,15 +44,12 @@ SECONDS = 480
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=program.name("python -m minddpm.gpucheck"),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", type=Path, help=f"file of all numbers (default: a new {DEFAULT})")
-    parser.add_argument("--report", type=Path, metavar="FILE.html", help="draw the results, too")
-    parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer rounds")
-    parser.add_argument(
+    parser = CommandParser(__doc__, "check", name="python -m minddpm.gpucheck")
+    (check,) = parser.groups
+    check.add_argument("--json", type=Path, help=f"file of all numbers (default: a new {DEFAULT})")
+    check.add_argument("--report", type=Path, metavar="FILE.html", help="draw the results, too")
+    check.add_argument("--quick", action="store_true", help="smaller sizes, fewer rounds")
+    check.add_argument(
         "--seconds", type=cli.positive, default=SECONDS,
         help=f"after which no row begins or goes on (default: {SECONDS})",
     )  # fmt: skip
