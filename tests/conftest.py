@@ -15,6 +15,7 @@ from commands import EXAMPLES, QUICK, load
 import minddpm
 from minddpm import backend
 from minddpm.commands import cli
+from minddpm.commands.watching import Sampler
 from minddpm.errors import InputError
 
 MISSING = {}
@@ -88,6 +89,8 @@ def _start_from_numpy():
 def command(monkeypatch, capsys, tmp_path):
     """Return command("sample", "--model", ...) -> (exit code, stdout, stderr), run in tmp_path."""
     monkeypatch.chdir(tmp_path)
+    # The process that draws samples takes longer than these trainings: tests/commands/test_watching
+    monkeypatch.setattr(Sampler, "start", lambda _: None)
 
     def run(name, *arguments):
         monkeypatch.setattr(sys, "argv", [f"examples/{name}.py", *map(str, arguments)])

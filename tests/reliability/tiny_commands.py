@@ -30,7 +30,7 @@ WORK = (
 )  # fmt: skip
 FEW = (
     "--steps", "2", "--batch-size", "2", "--timesteps", "40", "--sample-steps", "2",
-    "--samples", "4",
+    "--samples", "4", "--sample-every", "0",
 )  # fmt: skip
 
 

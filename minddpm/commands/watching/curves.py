@@ -22,7 +22,8 @@ def curves(columns: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str,
     table = np.array(rows, np.float64).reshape(len(rows), len(columns))
     stride = max(1, -(-len(table) // POINTS))
     shown = slice(stride - 1, None, stride)  # the last row of each stride
-    labels = {column: label for label, column in LOSSES.items()}
+    by_t = set(LOSSES.values()) <= set(columns)
+    labels = {column: label for label, column in LOSSES.items()} if by_t else {}
     names = [name for name in columns if name not in NO_LOSS]
     found = []
     for name, colour in zip(names, itertools.cycle(COLOURS), strict=False):

@@ -71,6 +71,10 @@ class Page(Watcher):
         if now - self.written >= SECONDS:
             self.write("running")
 
+    def saved(self, step: int) -> None:
+        """Note the step, which may have no row if Ctrl-C has stopped the training."""
+        self.step = step
+
     def write(self, state: str, problem: str = "") -> None:
         """Write progress.js; state: running, done, interrupted or failed."""
         self.written = time.perf_counter()
