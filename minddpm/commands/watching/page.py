@@ -106,8 +106,9 @@ class Page(Watcher):
 
 
 def call(function: str, content: dict[str, Any]) -> bytes:
-    """Return a script that calls a function of the page; ASCII, whatever names it has."""
-    return f"{function}({json.dumps(content)});\n".encode("ascii")
+    """Return a script that calls a function of the page; a byte that is no text becomes "?"."""
+    text = json.dumps(content, ensure_ascii=False)
+    return f"{function}({text});\n".encode("utf-8", "replace")
 
 
 def write_quietly(path: Path, content: bytes) -> None:
