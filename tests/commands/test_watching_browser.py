@@ -43,7 +43,7 @@ def samples(path, steps, then=""):
     content = {
         "pictures": [{"step": step, "file": f"samples-{step}.png"} for step in steps],
         "denoising": {"step": 6, "file": "denoising.png", "t": [49, 20, 0]},
-        "memory": "0.2 GB of memory",
+        "cost": "0.2 GB of memory",
     }
     (path / SAMPLES).write_bytes(call("samples", content) + then.encode())
 

@@ -161,7 +161,7 @@ def test_the_samples_of_a_training_change_nothing(tmp_path, monkeypatch):
     assert "samples-000004.png" in names(tmp_path / "with")
     assert not late.exists()
     assert not any(".tmp" in str(path) for path in files)
-    assert "GB" in shown(tmp_path / "with", SAMPLES)["memory"]
+    assert "GB" in shown(tmp_path / "with", SAMPLES)["cost"]
     assert shown(tmp_path / "with")["sampler_problem"] == ""
 
 

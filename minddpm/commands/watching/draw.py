@@ -14,6 +14,7 @@ import queue
 import re
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ from minddpm.pipeline import Pipeline, load
 
 COUNT, COLUMNS = 16, 4  # samples
 # Without noise, so that an image changes only as far as the model does.
-SAMPLER, STEPS = "dpm_solver", 20
+SAMPLER, STEPS = "dpm_solver", 12
 NAME = re.compile(r"samples-(\d+)\.png")
 
 
@@ -92,7 +93,7 @@ def draw(directory: Path, seed: int, step: int, version: list[int]) -> None:
             {"step": number, "file": path.name} for number, path in pictures(folder).items()
         ],
         "denoising": {"step": step, "file": denoising.name, "t": list(frames)},
-        "memory": cli.peak_memory(),
+        "cost": f"{cli.peak_memory()}, {time.process_time():.0f} s of processor time so far",
     }
     write_quietly(directory / SAMPLES, call("samples", content))
     for old in set(folder.glob("denoising-*.png")) - {denoising}:
