@@ -3,7 +3,8 @@
 training_state.safetensors alone determines the state of a run. It is one file, renamed into place
 when it is complete, so a kill at any moment leaves the previous checkpoint intact. Only a run that
 is made longer needs another one, before_cooldown.safetensors. Everything else (the pipeline for
-diffusers, the figures) can be regenerated.
+diffusers, the figures) can be regenerated, or only shows the run to a reader (index.html and
+progress/, commands/watching).
 """
 
 import csv
