@@ -12,6 +12,7 @@ from minddpm.baselines.gan.training import GANLoop, GANOptions
 from minddpm.baselines.vae.model import VAE
 from minddpm.baselines.vae.training import VAELoop, VAEOptions
 from minddpm.data import ImageDataset
+from minddpm.pipeline import save_pipeline
 from minddpm.training import Trainer, TrainingOptions
 from minddpm.training.run_directory import RUN, RunDirectory
 
@@ -109,6 +110,17 @@ def shifted_unet(config=TINIEST, shift=0.02, **changes):
     for parameter in unet.parameters():
         parameter.data = parameter.data + shift
     return unet
+
+
+def save_tiny_pipeline(path, kind="grey", classes=0, T=30):
+    """Write a model with random weights: of grey images, or of wider ones in colour."""
+    size, channels = {"grey": ((8, 8), 1), "colour": ((8, 16), 3)}[kind]
+    changes = {"num_class_embeds": classes + 1} if classes else {}
+    unet = random_unet(
+        TINIEST, scale=0.3, sample_size=size, in_channels=channels, out_channels=channels, **changes
+    )
+    save_pipeline(unet, minddpm.GaussianDiffusion(minddpm.schedules.cosine(T)), path)
+    return path
 
 
 def tiny_vae(likelihood="bernoulli", seed=0, latent=3):

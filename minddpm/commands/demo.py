@@ -33,9 +33,11 @@ def parse() -> argparse.Namespace:
 
 def check_address(host: str, port: int) -> None:
     """Raise InputError if the page cannot be served there."""
+    if port > 65535:
+        raise InputError(f"there is no port {port}: choose a --port of at most 65535.")
     try:
         socket.create_server((host, port)).close()
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise InputError(
             f"the page cannot be served at {host}, port {port} ({error}): choose another --port."
         ) from error
@@ -54,13 +56,13 @@ def main() -> None:
         f"backend {backend.active().name}",
         flush=True,
     )
-    *_, last = demo.sample(16, None, 1.0, demo.sampler, demo.steps, 0)  # compiles the kernels
-    print(f"16 samples: {last.text}", flush=True)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported, too
-    from minddpm.commands.demo_page import page
-
-    blocks = page(demo, str(args.model))
     try:
+        *_, last = demo.sample(16, None, 1.0, demo.sampler, demo.steps, 0)  # compiles the kernels
+        print(f"16 samples: {last.text}", flush=True)
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported, too
+        from minddpm.commands.demo_page import page
+
+        blocks = page(demo, str(args.model))
         blocks.launch(
             server_name=args.host, server_port=args.port, share=False, quiet=True, ssr_mode=False,
             footer_links=[], prevent_thread_lock=True,

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,7 +165,7 @@ class Demo:
         def run() -> None:
             nonlocal start
             start = time.perf_counter()
-            with backend.kernels.constant_weights():
+            with suppress(Stopped), backend.kernels.constant_weights():
                 work(show)
 
         start = 0.0
@@ -176,7 +177,8 @@ class Demo:
         finally:
             stopped.set()
             job.cancel()  # if it has not begun
-        job.result()
+        if not job.cancelled():
+            job.result()
 
 
 def _show_all(show: Callable[[Step], None], steps: Iterator[Step]) -> None:

@@ -50,7 +50,7 @@ def _complete(demo: Demo) -> None:
         with gr.Column(scale=1, min_width=280):
             missing = gr.Radio(
                 PARTS, value="bottom", label="Missing part",
-                info="The model draws this part, which is grey. Draw or upload the others.",
+                info="The grey part, which the model draws. Another choice empties the image.",
             )  # fmt: skip
             canvas = _canvas(demo, "Image", "bottom")
             label, guidance = _class(demo, "unknown"), _guidance(demo)
