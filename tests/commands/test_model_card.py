@@ -1,0 +1,98 @@
+"""The model card: what it says, which parts are renewed, and what is left alone."""
+
+import pytest
+from builders import TINY, random_unet
+
+import minddpm
+from minddpm.commands.model_card import CARD, NO_LICENSE, update_card, write_card
+from minddpm.errors import InputError
+from minddpm.pipeline import save_pipeline
+from minddpm.training.run_directory import RunDirectory
+
+OPTIONS = {"data": "/home/someone/my photos", "steps": 40, "flip": True, "threads": 2}
+DATA = {"source": "9 images in /home/someone/my photos", "images": 9, "label_names": ["cat", "owl"]}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory of a class-conditional model, without a card."""
+    path = tmp_path / "pets"
+    process = minddpm.GaussianDiffusion(minddpm.schedules.linear(50))
+    save_pipeline(random_unet(TINY, num_class_embeds=3), process, path)
+    RunDirectory(path).write_info(OPTIONS, DATA)
+    (path / "samples.png").write_bytes(b"")
+    return path
+
+
+def text(run):
+    return (run / CARD).read_text()
+
+
+def test_a_new_card(run):
+    assert write_card(run)
+    front, body = text(run).removeprefix("---\n").split("\n---\n", 1)
+    entries = dict(line.split(": ", 1) for line in front.splitlines())
+    assert entries["library_name"] == "diffusers"
+    assert entries["pipeline_tag"] == "unconditional-image-generation"
+    assert entries["tags"] == "[minddpm, ddpm, class-conditional]"
+    assert f"license: {entries['license']}".startswith(NO_LICENSE)
+    for words in (
+        "# pets\n", "[8, 8, 1]", "(samples.png)", "9 images of my photos", "cat, owl",
+        "| training steps | 40 |", "Not measured yet", "## Licence",
+    ):  # fmt: skip
+        assert words in body
+    assert "/home" not in body
+    assert "threads" not in body
+
+
+def test_its_code_runs(run, monkeypatch):
+    write_card(run)
+    code = text(run).split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(run)
+    scope = {}
+    exec(code.replace("DIR", ".").replace("steps=20", "steps=2"), scope)
+    assert scope["samples"].shape == (16, 8, 8, 1)
+
+
+def test_only_the_parts_between_markers_are_renewed(run):
+    write_card(run)
+    edited = text(run).replace(NO_LICENSE, "license: mit").replace("# pets", "# My pets")
+    (run / CARD).write_text(edited.replace("40 |", "forty |"))
+    assert write_card(run, "| FID | 7 |\n\n3 images in /home/someone/my/photos")
+    after = text(run)
+    assert "license: mit" in after
+    assert "# My pets" in after
+    assert "| training steps | 40 |" in after
+    assert "| FID | 7 |\n\n3 images in photos" in after
+    assert "Not measured" not in after
+    assert write_card(run)
+    assert text(run) == after  # training leaves the metrics
+
+
+def test_a_card_without_markers_is_never_changed(run, capsys):
+    own = "My own words.\r\n"
+    (run / CARD).write_bytes(own.encode())
+    assert not write_card(run, "FID 7")
+    update_card(run, "FID 7")
+    assert (run / CARD).read_bytes() == own.encode()
+    assert "unchanged" in capsys.readouterr().out
+    (run / CARD).write_bytes(b"\xff")
+    with pytest.raises(InputError, match="not a text file"):
+        write_card(run)
+
+
+def test_other_directories_get_no_card(run, tmp_path):
+    (run / "run.json").unlink()
+    update_card(run, "FID 7")
+    assert not (run / CARD).exists()
+    with pytest.raises(InputError, match="holds no model"):
+        write_card(tmp_path)
+
+
+def test_commands_write_and_renew_it(command, trained, digits, tmp_path):
+    assert "30 images of mnist" in (trained / CARD).read_text()
+    how = ["--count", 0, "--images", 2, "--draws", 2, "--data-dir", digits, "--backend", "numpy"]
+    code, stdout, stderr = command("evaluate", "--model", trained, *how)
+    assert code == 0, stderr
+    assert f"{trained / CARD} shows them" in stdout
+    assert "bits/dim, the bound" in (trained / CARD).read_text()
