@@ -18,7 +18,7 @@ from typing import Any
 
 import minddpm
 from minddpm import backend
-from minddpm.commands import cli, run_figures, training_run
+from minddpm.commands import cli, model_card, run_figures, training_run
 from minddpm.commands.parser import CommandParser
 from minddpm.diffusion.scheduler_file import scheduler_config
 from minddpm.errors import InputError
@@ -173,6 +173,7 @@ def distil(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any])
             run, unet, diffusion, args.samples, diffusion.sampling.sampler,
             chosen.sampling_steps, chosen.seed,
         )  # fmt: skip
+    model_card.write_card(run.path)
     print(
         f"{(time.perf_counter() - started) / 60:.1f} min, {cli.peak_memory()}. Wrote samples.png, "
         "denoising.gif, loss.png, loss.csv and the model (averaged weights; diffusers opens it, "

@@ -27,7 +27,7 @@ from minddpm import parallel, random
 from minddpm.baselines.gan.model import Generator
 from minddpm.baselines.sampling import load_baseline, sample_baseline
 from minddpm.baselines.vae.model import VAE
-from minddpm.commands import cli
+from minddpm.commands import cli, model_card
 from minddpm.commands.parser import CommandParser
 from minddpm.data import ImageDataset, load_mnist, to_float, to_uint8
 from minddpm.data.image_archive import read_images
@@ -294,6 +294,8 @@ def main() -> None:
     if args.json is not None:
         write_json(args.json, numbers)
         print(f"wrote {args.json}")
+    if args.model is not None:
+        model_card.update_card(args.model, shown)
     print(f"{(time.perf_counter() - started) / 60:.1f} min, {cli.peak_memory()}")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import minddpm
 from minddpm import backend
-from minddpm.commands import cli, model_options, program, run_figures, training_run
+from minddpm.commands import cli, model_card, model_options, program, run_figures, training_run
 from minddpm.commands.parser import CommandParser
 from minddpm.data import ImageDataset
 from minddpm.data.fit import parse_size, size_option
@@ -198,10 +198,11 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
     run_figures.draw_loss(run)
     with trainer.ema.applied():
         run_figures.draw_samples(run, unet, diffusion, args.samples, SAMPLER, sample_steps, seed)
+    model_card.write_card(run.path)
     print(
         f"{(time.perf_counter() - started) / 60:.1f} min, {cli.peak_memory()}. "
-        "Wrote samples.png, denoising.gif, forward.png, loss.png, loss.csv and the model "
-        f"(averaged weights; diffusers opens it, too) in {run.path}."
+        "Wrote samples.png, denoising.gif, forward.png, loss.png, loss.csv, README.md and the "
+        f"model (averaged weights; diffusers opens it, too) in {run.path}."
     )
     again = [*program.words_of("sample"), "--model", str(run.path)]
     print(f"more samples: {shlex.join(again)}")
