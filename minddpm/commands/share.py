@@ -1,0 +1,57 @@
+"""Upload a run as a model of the Hugging Face hub; needs `pip install "minddpm[hub]"`."""
+
+from pathlib import Path
+
+from minddpm.commands.model_card import CARD, NO_LICENSE, read_card, write_card
+from minddpm.errors import InputError
+from minddpm.models.pretrained import model_folder
+
+# What others need. Not run.json and training_state, which are for --resume here, and not
+# forward.png, which shows training images.
+SHARED = (CARD, "model_index.json", "unet/*", "scheduler/*", "samples.png", "denoising.gif")
+
+
+def files_to_share(directory: Path) -> list[Path]:
+    """Return the files that are uploaded, sorted; the card is written if there is none.
+
+    Raises InputError if there is no model.
+    """
+    model_folder(directory)
+    if read_card(directory) is None:
+        write_card(directory)
+    found = {path for pattern in SHARED for path in directory.glob(pattern) if path.is_file()}
+    return sorted(found)
+
+
+def push_to_hub(directory: Path, name: str, private: bool = False) -> str:
+    """Upload a run to the hub as `name`, such as someone/photos, and return its address.
+
+    The endpoint and the token are those of huggingface_hub (HF_ENDPOINT, `hf auth login`).
+    Raises InputError for a card without a licence, without huggingface_hub, and if the hub refuses.
+    """
+    files = files_to_share(directory)
+    if f"\n{NO_LICENSE}" in (read_card(directory) or ""):
+        raise InputError(
+            f"{directory / CARD} still has '{NO_LICENSE}': fill in the licence, then share it."
+        )
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    except ImportError as error:
+        raise InputError(
+            f'huggingface_hub is missing ({error}): pip install "minddpm[hub]".'
+        ) from error
+    api, patterns = HfApi(), [path.relative_to(directory).as_posix() for path in files]
+    try:
+        place = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=place.repo_id, folder_path=directory, allow_patterns=patterns,
+            commit_message="Upload a model of minddpm",
+        )  # fmt: skip
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"the hub did not take {name} ({reason}): look at the name, the network and "
+            "`hf auth login`."
+        ) from error
+    return str(place)
