@@ -8,7 +8,7 @@ import pytest
 from commands import NUMPY, refused
 from PIL import Image
 
-N = 110  # two halves with more images than the 45 features of 8 x 12 x 3
+N = 110  # two halves with more images than the 45 features of 16 x 24 x 3
 
 
 @pytest.fixture(scope="module")
