@@ -19,8 +19,9 @@ from minddpm.data.image_files import ImageFiles, open_file
 from minddpm.diffusion import GaussianDiffusion
 from minddpm.diffusion.scheduler_file import load_diffusion
 from minddpm.errors import InputError
+from minddpm.evaluation.metrics.inception import Inception
 from minddpm.evaluation.metrics.wavelets import Wavelets
-from minddpm.evaluation.own_images import NOT_INCEPTION, Extractor, OwnReference, evaluate_own
+from minddpm.evaluation.own_images import Extractor, OwnReference, evaluate_own
 from minddpm.generate import image_size
 from minddpm.models import UNet2D
 from minddpm.training.run_directory import RUN, RunDirectory
@@ -66,8 +67,8 @@ def evaluate(args: argparse.Namespace, draw: Draw) -> Evaluation:
 
 
 def extractor(args: argparse.Namespace) -> Extractor:
-    """Return what computes the features."""
-    return Wavelets()
+    """Return what computes the features: Inception if its weights are given."""
+    return Wavelets() if args.inception is None else Inception(args.inception)
 
 
 def _evaluate_model(args: argparse.Namespace, draw: Draw) -> Evaluation:
@@ -177,5 +178,5 @@ def text(numbers: dict[str, dict[str, Any]]) -> str:
         f"{cli.markdown(head, rows)}\n\n{first['n']:,} samples, compared with "
         f"{first['compared']:,} images of the reference ({first['reference']}). The other columns: "
         f"{first['n']:,} other images of the reference, as they are and made worse.\n"
-        f"Features: {first['extractor']}. {NOT_INCEPTION}"
+        f"Features: {first['extractor']}. {first['note']}"
     )

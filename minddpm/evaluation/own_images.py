@@ -25,16 +25,16 @@ BOOTSTRAPPED, WIDE = 50, 256  # rounds of the bootstrap; features for which it w
 REAL, BLURRED, HALF, SHUFFLED = (
     "real images", "blurred", "half of the classes", "shuffled pixels",
 )  # fmt: skip
-NOT_INCEPTION = (
-    "These are not Inception's FID and KID: compare them only with values of the same features, "
-    "reference and n."
-)
 
 
 class Extractor(Protocol):
-    """Computes the features whose distributions are compared; name: its description in a line."""
+    """Computes the features whose distributions are compared.
+
+    name: its description in one line; note: with which other values its distances compare.
+    """
 
     name: str
+    note: str
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Return [n, F] of uint8 images [n, H, W, C]."""
@@ -116,8 +116,9 @@ def evaluate_own(
     scale, n = reference.scale(), reference.n
     measured = reference.measure(images, error=reference.compared.shape[1] <= WIDE)
     common = {
-        "n": n, "extractor": reference.extractor.name, "reference": reference.dataset.source,
-        "compared": len(reference.rest), "floor_is": f"{n:,} other images of the reference",
+        "n": n, "extractor": reference.extractor.name, "note": reference.extractor.note,
+        "reference": reference.dataset.source, "compared": len(reference.rest),
+        "floor_is": f"{n:,} other images of the reference",
         "ceiling_is": "the same with the pixels of each in a random order", **about,
     }  # fmt: skip
     return {

@@ -110,5 +110,7 @@ def test_bad_input_gets_one_sentence(command, photos, tmp_path):
     refused(run(every, tmp_path / "none"), "none", "does not exist")
     refused(run(tmp_path / "none", every), "none", "does not exist")
     refused(run(every, every, "--image-size", "x"), "x is not a size")
+    refused(run(every, every, "--inception", every / "a" / "0.png"), "0.png")
+    refused(command("evaluate", "--samples", every, "--image-size", 8, *NUMPY), "--reference")
     np.savez(tmp_path / "other.npz", images=np.zeros((N, 8, 8, 3), np.uint8))
     refused(run(every, tmp_path / "other.npz"), "8 x 8", "16 x 24", "--image-size")

@@ -30,7 +30,11 @@ class Wavelets:
     scale; and the means in cells.
     """
 
-    name = "wavelet energies, without a network (not Inception)"
+    name = "wavelet energies, without a network"
+    note = (
+        "These are not Inception's FID and KID: compare them only with values of the same "
+        "features, reference and n."
+    )
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Return the features float32 [n, F] of uint8 images [n, H, W, C]; F depends on H, W, C."""
