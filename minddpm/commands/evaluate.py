@@ -90,6 +90,7 @@ def parse() -> argparse.Namespace:
     )
     cli.add_machine(parser)
     rare = parser.rare
+    rare.add_argument("--inception", type=Path, help="weights for --reference (docs/own-images.md)")
     rare.add_argument("--image-size", metavar="N or HxW", help="fit samples and reference to it")
     rare.add_argument("--judge", type=Path, default=SHIPPED, help="a classifier.safetensors")
     rare.add_argument(
@@ -276,6 +277,8 @@ def main() -> None:
     started = time.perf_counter()
     if args.reference is not None or own_command.data_of(args.model) is not None:
         numbers, shown = evaluate_own_images(args)
+    elif args.inception is not None or args.image_size is not None:
+        raise InputError("--inception and --image-size are for --reference: give real images, too.")
     elif args.samples is not None:
         images, labels, note = read_images(args.samples)
         print(f"{len(images):,} images in {args.samples}, {note}")
