@@ -113,14 +113,27 @@ def test_images_of_any_size_have_finite_features(size, C):
     np.testing.assert_array_equal(features[1:2], Wavelets().features(images[1:2]))
 
 
-def test_the_features_of_an_image_that_can_be_computed_by_hand():
-    image = np.zeros((1, 8, 8, 1), np.uint8)
-    image[:, :, 4:] = 255  # -1 on the left, 1 on the right
-    deviation, *rest = Wavelets().features(image)[0]
-    assert deviation == pytest.approx(1)
-    assert rest[:16] == pytest.approx([-1, -1, 1, 1] * 4)
-    # One column of seven differs, and (-1 - -1 + ...) / 2 = 2 in size.
-    assert rest[16:] == pytest.approx(np.log([1 / 16, 1 / 16 + 2 / 7, 1 / 16]))
+def test_the_features_of_images_that_can_be_computed_by_hand():
+    images = np.zeros((3, 8, 8, 1), np.uint8)  # -1, and where it is 255: 1
+    images[0, :, 4:] = 255  # the right half
+    images[1, 4:] = 255  # the lower half
+    images[2, ::2, ::2] = images[2, 1::2, 1::2] = 255  # a chessboard
+    deviations, cells, bands = np.split(Wavelets().features(images), [1, 17], axis=1)
+    np.testing.assert_allclose(deviations, 1, rtol=1e-6)
+    expected = [[-1, -1, 1, 1] * 4, [-1] * 8 + [1] * 8, [0] * 16]
+    np.testing.assert_allclose(cells, expected, atol=1e-6)
+    # One row or column of seven differs, by 2; of the chessboard, every diagonal does.
+    energies = np.array([[0, 2 / 7, 0], [2 / 7, 0, 0], [0, 0, 2]])
+    np.testing.assert_allclose(bands, np.log(1 / 16 + energies), rtol=1e-5)
+
+
+def test_the_colours_are_differences_of_channels():
+    images = np.zeros((1, 8, 8, 3), np.uint8)
+    images[:, :4, :4] = 255, 0, 0  # red in a quarter
+    features = Wavelets().features(images)[0]
+    # Light, red-blue and green-magenta are -1, 0, 0 of black and -1/3, 1, -1/2 of red.
+    cells = features[3 + 16 :][:8].reshape(4, 2)
+    np.testing.assert_allclose(cells, [[1, -0.5], [0, 0], [0, 0], [0, 0]], atol=1e-6)
 
 
 def test_the_reference_values_of_a_folder(drawn):
