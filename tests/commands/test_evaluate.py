@@ -13,7 +13,7 @@ def test_bits_per_dim(command, request, run, digits, tmp_path):
     model = ["--model", request.getfixturevalue(run), "--data-dir", digits, *NUMPY]
     model += ["--count", 0]
     options = ["--images", 3, "--batch-size", 2, "--likelihood-steps", 2]
-    for how in (["--draws", 2], ["--exact"]):
+    for how in (["--draws", 2], ["--exact", "--where-bits"]):
         file = tmp_path / f"{how[0]}.json"
         code, stdout, _ = command("evaluate", *model, *options, *how, "--json", file)
         assert code == 0
@@ -25,6 +25,7 @@ def test_bits_per_dim(command, request, run, digits, tmp_path):
             assert f"{numbers[name]['value']:.5g}" in stdout
         assert numbers["ode_decoder"]["steps"] == 2
         assert numbers["ode_uniform"]["standard_error"] > 0
+        assert ("| t | log SNR | black | grey | white |" in stdout) == ("--where-bits" in how)
     refused(command("evaluate", *model, "--json", tmp_path / "--exact.json"), "exists")
     refused(command("evaluate", *model, "--images", 31), "31", "30")
     refused(command("evaluate", *model, "--images", 2, "--draws", 40), "40 draws", "--exact")
