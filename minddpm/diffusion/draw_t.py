@@ -1,7 +1,4 @@
-"""How the timesteps of a training step are drawn: each alone, evenly together, or by their noise.
-
-All are made of numbers in [0, 1), which a t is read from: `independent` or `low_discrepancy`.
-"""
+"""How the timesteps of a training step are drawn: by their noise, or from numbers in [0, 1)."""
 
 from statistics import NormalDist
 from typing import Any
@@ -39,10 +36,10 @@ def independent(N: int, seed: int, step: int) -> np.ndarray:
 
 
 def low_discrepancy(N: int, seed: int, step: int) -> np.ndarray:
-    """Return N uniform numbers in [0, 1), float64, one in each of N equal parts of the circle.
+    """Return N uniform numbers in [0, 1), float64, u_i = (u + i / N) mod 1.
 
-    u_i = (u + i / N) mod 1 with one random u: each number is uniform, but together they are even,
-    so the mean loss of a batch depends less on which timesteps it happened to draw.
+    u is random. Each number is uniform, but together they are even: the mean loss of a batch then
+    depends less on which timesteps it happened to draw.
     Source: Kingma et al. 2021, "Variational Diffusion Models", appendix I.1 (arXiv 2107.00630).
     """
     return (independent(1, seed, step) + np.arange(N) / N) % 1.0
