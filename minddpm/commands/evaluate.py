@@ -30,7 +30,6 @@ from minddpm.baselines.vae.model import VAE
 from minddpm.commands import cli, model_card
 from minddpm.commands.parser import CommandParser
 from minddpm.data import ImageDataset, load_mnist, to_float, to_uint8
-from minddpm.data.image_archive import read_images
 from minddpm.diffusion import GaussianDiffusion
 from minddpm.diffusion.sampling.steps import timesteps
 from minddpm.drawing import save_png, strip
@@ -280,7 +279,7 @@ def main() -> None:
     elif args.inception is not None or args.image_size is not None:
         raise InputError("--inception and --image-size are for --reference: give real images, too.")
     elif args.samples is not None:
-        images, labels, note = read_images(args.samples)
+        images, labels, note = own_command.read_samples(args.samples)
         print(f"{len(images):,} images in {args.samples}, {note}")
         about = {
             "samples": str(args.samples),

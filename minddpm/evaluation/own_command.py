@@ -55,7 +55,7 @@ def evaluate(args: argparse.Namespace, draw: Draw) -> Evaluation:
     """
     size = None if args.image_size is None else parse_size(args.image_size)
     if args.samples is not None:
-        images, note = read_samples(args.samples, size)
+        images, _, note = read_samples(args.samples, size)
         print(f"{len(images):,} images in {args.samples}, {note}")
         dataset = read_reference(args.reference, images.shape[1:3], size, args.data_dir)
         images, dataset = same_channels(images, dataset)
@@ -101,19 +101,21 @@ def _labels(unet: UNet2D, reference: OwnReference) -> np.ndarray | None:
     return np.arange(reference.n) % unet.num_classes
 
 
-def read_samples(place: Path, size: Size | None) -> tuple[np.ndarray, str]:
-    """Return uint8 [n, H, W, C] of an .npz, a folder or a .zip, and a note on what they were.
+def read_samples(
+    place: Path, size: Size | None = None
+) -> tuple[np.ndarray, np.ndarray | None, str]:
+    """Return uint8 [n, H, W, C] of an .npz, a folder or a .zip, labels (or None), and a note.
 
     size: of the images; None: what they have. Raises InputError if it is not the same for all.
     """
     if place.suffix.lower() == ".npz":
-        images, _, note = read_images(place)
-        return fit(ImageDataset(images, None, str(place)), size, None).images, note
+        images, labels, note = read_images(place)
+        return fit(ImageDataset(images, None, str(place)), size, None).images, labels, note
     if not place.exists():
         raise InputError(f"{place} does not exist: give a folder of images, a .zip or an .npz.")
     images = load_image_files(place, size or common_size(ImageFiles(place))).images
     H, W, C = images.shape[1:]
-    return images, f"{H} x {W} x {C}"
+    return images, None, f"{H} x {W} x {C}"
 
 
 def common_size(files: ImageFiles) -> Size:
