@@ -142,7 +142,9 @@ def curve(
         draw.line([(left, py(y)), (right, py(y))], fill=RULE, width=SS)
         draw.text((left - 8 * SS, py(y)), text, fill=SOFT, font=small, anchor="rm")
 
-    legend_x = left
+    # The legend is above the plotting area, where it hides no data; in two rows if needed.
+    lengths = [(29 + 26) * SS + round(normal.getlength(name)) for name in points]
+    legend_x, middle = left, top - (18 if left + sum(lengths) <= WIDTH * SS else 38) * SS
     for i, (name, xy) in enumerate(points.items()):
         colour = COLOURS[i % len(COLOURS)]
         line = [(px(x), py(y)) for x, y in xy]
@@ -151,11 +153,11 @@ def curve(
             draw.ellipse([x - r, y - r, x + r, y + r], fill=colour)
         elif line:
             draw.line(line, fill=colour, width=2 * SS, joint="curve")
-        # The legend is above the plotting area, where it hides no data.
-        middle = top - 18 * SS
+        if legend_x + lengths[i] > WIDTH * SS:
+            legend_x, middle = left, top - 18 * SS
         draw.line([(legend_x, middle), (legend_x + 22 * SS, middle)], fill=colour, width=4 * SS)
         draw.text((legend_x + 29 * SS, middle), name, fill=INK, font=normal, anchor="lm")
-        legend_x += (29 + 26) * SS + round(normal.getlength(name))
+        legend_x += lengths[i]
 
     draw.line([(left, top), (left, bottom), (right, bottom)], fill=SOFT, width=SS)
     draw.text((left, 16 * SS), title, fill=INK, font=large, anchor="lt")

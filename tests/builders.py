@@ -83,6 +83,8 @@ def comparison_result(fid, score):
     return {
         "parameters": 1234567, "steps": 10, "batch_size": 2, "ms_per_step": 5.0, "minutes": 1.0,
         "sampling_seconds_per_1000": 1.0, "grey_pixels": {"value": 0.1, "floor": 0.2},
+        "fine_power": {"value": 0.001, "floor": 0.002},
+        "spectrum": {"frequencies": [0.25, 0.5], "value": [0.02, 0.001], "floor": [0.03, 0.002]},
         "metrics": metrics,
     }  # fmt: skip
 

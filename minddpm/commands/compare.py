@@ -21,6 +21,7 @@ from minddpm.diffusion.sampling.steps import timesteps
 from minddpm.drawing import grid, save_png
 from minddpm.errors import InputError
 from minddpm.evaluation.comparison import runs
+from minddpm.evaluation.comparison.detail import draw_detail
 from minddpm.evaluation.comparison.page import page
 from minddpm.evaluation.comparison.runs import Plan
 from minddpm.evaluation.comparison.systems import COOLDOWN, DDPM, Sampler
@@ -165,7 +166,7 @@ def protocol(plan: Plan, reference: Reference) -> list[str]:
 
 
 def write_report(plan: Plan, results: Results, notes: list[str]) -> None:
-    """Write report.html, report.md and samples.png."""
+    """Write report.html, report.md, samples.png and detail.png."""
     seed = plan.seeds[0]
     samples = {s.name: runs.first_samples(plan, s, seed) for s in plan.systems}
     curves = {}
@@ -173,7 +174,9 @@ def write_report(plan: Plan, results: Results, notes: list[str]) -> None:
         run = RunDirectory(runs.directory(plan, system, seed))
         draw_log(run, system.curves, "loss", log_y=system.name != "GAN")
         curves[system.name] = (run.path / "loss.png").read_bytes()
-    text = page(results, notes, samples, curves, runs.frames(plan, seed))
+    draw_detail(results, plan.out / "detail.png")
+    detail = (plan.out / "detail.png").read_bytes()
+    text = page(results, notes, samples, curves, detail, runs.frames(plan, seed))
     table = f"{summary(results)}\n\n{' '.join(notes)}\n"
     for name, content in (("report.html", text), ("report.md", table)):
         with atomic_write(plan.out / name) as file:

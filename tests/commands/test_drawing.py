@@ -270,6 +270,17 @@ def test_every_series_has_its_colour_in_the_plot_and_the_legend(tmp_path):
         assert (np.abs(image[: drawing.TOP] - rgb).max(axis=2) < 20).sum() > 40
 
 
+def test_a_legend_too_long_for_a_row_has_two(tmp_path):
+    names = [f"VAE-{i}, 10.7% grey" for i in range(6)]
+    image = draw(tmp_path, {name: ([0, 1], [i, i]) for i, name in enumerate(names)})
+    head = image[: drawing.TOP - 4]
+    for colour in drawing.COLOURS[:6]:
+        rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        assert (np.abs(head - rgb).max(axis=2) < 20).sum() > 40
+    dark = (head.min(axis=2) < 128).any(axis=0)
+    assert not dark[-10:].any()
+
+
 def test_one_point_is_a_dot_and_a_constant_is_a_horizontal_line(tmp_path):
     y, x = pixels_of(draw(tmp_path, {"a": ([3], [4])}), drawing.COLOURS[0])
     assert 4 < np.ptp(x) < 12

@@ -15,7 +15,8 @@ from PIL import Image
 from minddpm.baselines.vae.training import VAEOptions
 from minddpm.data import load_mnist
 from minddpm.evaluation.comparison import runs
-from minddpm.evaluation.comparison.runs import Plan, grey_pixels
+from minddpm.evaluation.comparison.detail import grey_pixels, lines, measure
+from minddpm.evaluation.comparison.runs import Plan
 from minddpm.evaluation.comparison.systems import SLIDES, SYSTEMS, Sampler
 from minddpm.evaluation.comparison.table import as_markdown, rows, verdict
 from minddpm.storage.json_files import read_json, write_json
@@ -52,12 +53,13 @@ def test_from_training_to_the_report(command, digits, tmp_path):
     for label in ("parameters", "FID", "classification score", "recall", "-ELBO (Bernoulli), nats"):
         assert f"| {label} |" in table
     assert table.split("\n\n")[0] in stdout
-    with Image.open(out / "samples.png") as image:
-        image.verify()
+    for name in ("samples", "detail"):
+        with Image.open(out / f"{name}.png") as image:
+            image.verify()
 
     page = Page((out / "report.html").read_text())
     images = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 3 + 2 + 3  # grids, the slider's steps, curves
+    assert len(images) == 3 + 1 + 2 + 3  # grids, detail, the slider's steps, curves
     assert all(src.startswith("data:image/png;base64,") for src in images)
     assert not {"link", "iframe", "object"} & {tag for tag, _ in page.tags}
     assert not re.search(
@@ -191,6 +193,7 @@ def test_means_and_spread():
     cells = {row[0]: row[1:] for row in body}
     assert cells["FID"] == ["3.00 ± 1.41", "4.50 ± 1.41", "0.50", "7.00"]
     assert cells["grey pixels"] == ["0.100", "0.100", "0.200", ""]
+    assert cells["power of details below 4 pixels"] == ["0.0010", "0.0010", "0.0020", ""]
     assert cells["parameters"] == ["1,234,567", "1,234,567", "", ""]
     assert cells["ms a step in the lecture slides"] == ["300", "30-50", "", ""]
     assert "active units" not in cells
@@ -206,6 +209,23 @@ def test_means_and_spread():
 @pytest.mark.parametrize(("pixels", "share"), [([0, 255, 50, 205], 0), ([51, 204, 0, 128], 0.75)])
 def test_grey_is_neither_black_nor_white(pixels, share):
     assert grey_pixels(np.array(pixels, np.uint8)) == share
+
+
+def test_detail_of_blurred_samples():
+    """Two seeds are averaged; a blur removes fine detail and makes pixels grey."""
+    rng = np.random.default_rng(0)
+    real = 255 * rng.integers(0, 2, (200, 8, 8, 1), dtype=np.uint8)
+    blurred = ((real.astype(int) + np.roll(real, 1, axis=1)) // 2).astype(np.uint8)
+    sharp, soft = measure(real, real), measure(blurred, real)
+    assert soft["grey_pixels"]["value"] == pytest.approx(0.5, abs=0.05)
+    assert soft["fine_power"]["value"] < 0.6 * soft["fine_power"]["floor"]
+    series = lines({"VAE": [soft, sharp], "GAN": [sharp, sharp]})
+    vae, gan, digits = series
+    assert (vae[:4], gan, digits) == ("VAE,", "GAN, 0.0% grey", "real digits, 0.0% grey")
+    assert vae == f"VAE, {soft['grey_pixels']['value'] / 2:.1%} grey"
+    expected = (np.add(soft["spectrum"]["value"], sharp["spectrum"]["value"])) / 2
+    np.testing.assert_allclose(series[vae], [[1 / 8, 2 / 8, 3 / 8, 4 / 8], expected])
+    assert series[gan] == series[digits]
 
 
 def test_a_plan_with_other_options_is_refused(command, digits, tmp_path):

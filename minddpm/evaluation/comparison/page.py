@@ -46,13 +46,14 @@ def page(
     protocol: Sequence[str],
     samples: dict[str, np.ndarray],
     curves: dict[str, bytes],
+    detail: bytes,
     frames: dict[int, np.ndarray],
 ) -> str:
     """Return the report as HTML.
 
     protocol: sentences on how the numbers were measured. samples: system -> float32 [n, H, W, C].
-    curves: system -> the bytes of loss.png. frames: sampling step -> the DDPM's batch
-    [n, H, W, C] after this step.
+    curves: system -> the bytes of loss.png. detail: the bytes of detail.png.
+    frames: sampling step -> the DDPM's batch [n, H, W, C] after this step.
     """
     head, body = rows(results)
     last = max(frames)
@@ -90,6 +91,10 @@ def page(
 <tbody>{"".join(_row(cells, "td") for cells in body)}</tbody>
 </table></div>
 <p>{protocol_text}</p>
+<h2>Detail</h2>
+<figure>{_embedded(detail, "power spectra")}</figure>
+<p>Blur lowers a curve at its right end and makes pixels grey. Edges that are too sharp raise
+it.</p>
 <h2>From noise to digits</h2>
 <label>The DDPM, <span id="at"></span>
 <input type="range" id="step" min="0" max="{len(frames) - 1}" value="{len(frames) - 1}"></label>

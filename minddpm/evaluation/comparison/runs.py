@@ -17,8 +17,9 @@ from minddpm.data import ImageDataset, to_float, to_uint8
 from minddpm.data.image_archive import read_images
 from minddpm.diffusion.scheduler_file import load_diffusion
 from minddpm.errors import InputError
+from minddpm.evaluation.comparison import detail
 from minddpm.evaluation.comparison.systems import DDPM, SLIDES, SYSTEMS, Sampler, System
-from minddpm.evaluation.comparison.table import summary
+from minddpm.evaluation.comparison.table import Results, summary
 from minddpm.evaluation.metrics.likelihood import bits_per_dim
 from minddpm.evaluation.report import Reference, evaluate
 from minddpm.generate import generate
@@ -146,7 +147,7 @@ def judge(
     """Sample, compute all metrics, write result.json and return its content."""
     path = directory(plan, system, seed)
     if (path / RESULT).is_file():
-        return _stored(path / RESULT, lambda content: summary({system.name: [content]}))
+        return _stored(path / RESULT, lambda content: _check_result({system.name: [content]}))
     started = time.perf_counter()
     samples = to_uint8(system.sample(path, plan.count, seed, plan.sampler))
     sampling_seconds = time.perf_counter() - started
@@ -160,10 +161,7 @@ def judge(
     result = {
         **training,
         "sampling_seconds_per_1000": 1000 * sampling_seconds / plan.count,
-        "grey_pixels": {
-            "value": grey_pixels(samples),
-            "floor": grey_pixels(reference.real_images(plan.count)),
-        },
+        **detail.measure(samples, reference.real_images(plan.count)),
         "metrics": metrics,
         **_likelihood(plan, path, reference.test, seed),
     }
@@ -171,9 +169,10 @@ def judge(
     return result
 
 
-def grey_pixels(images: np.ndarray) -> float:
-    """Return the share of uint8 pixels that are clearly grey (51 .. 204), a measure of blur."""
-    return float(((images > 50) & (images < 205)).mean())
+def _check_result(results: Results) -> None:
+    """Raise one of the errors that _stored expects if the report cannot be made of the results."""
+    summary(results)
+    detail.lines(results)
 
 
 def _likelihood(plan: Plan, path: Path, test: ImageDataset, seed: int) -> dict[str, Any]:

@@ -26,6 +26,7 @@ ROWS: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("classification score", lambda r: r["metrics"].get("classification_score"), "{:.4f}"),
     ("nearest training digit", lambda r: r["metrics"]["nearest_training_distance"], "{:.3f}"),
     ("grey pixels", lambda r: r["grey_pixels"], "{:.3f}"),
+    ("power of details below 4 pixels", lambda r: r["fine_power"], "{:.4f}"),
     ("the bound, bits/dim", lambda r: r.get("bound", {}).get("bits_per_dim"), "{:.3f}"),
     ("-ELBO (Bernoulli), nats", lambda r: r.get("elbo_nats"), "{:.1f}"),
     ("active units", lambda r: r.get("active_units"), "{:.0f}"),
