@@ -9,6 +9,8 @@ Writes to a new folder:
     noising.png    a digit at evenly spaced t; above: linear schedule, below: cosine
     steps.png      samples of the optimal model with few and with many sampling steps
     bound.png      L_{t-1} for every t: the contribution of each t to the bound
+    bound_snr.png  the same over log SNR; the area below the curve is the sum of the terms
+    bound_pixels.png  the contribution of each pixel: to L_0, to the other terms, to all of them
 Without --model, the model is the optimal model of a set of training digits. It has a closed form
 and memorises the digits. Therefore no error in steps.png is due to a network.
 """
@@ -24,6 +26,7 @@ import minddpm
 from minddpm import GaussianDiffusion, backend, random, samplers, schedules
 from minddpm.backend import Array
 from minddpm.commands import cli
+from minddpm.commands.bound_figures import draw_bound
 from minddpm.commands.parser import CommandParser
 from minddpm.data import load_mnist, to_float
 from minddpm.diffusion.scheduler_file import load_diffusion
@@ -134,8 +137,8 @@ def draw_steps(images: np.ndarray, out: Path, seed: int) -> None:
     )
 
 
-def draw_bound(args: argparse.Namespace, memorised: np.ndarray, out: Path) -> None:
-    """Draw the terms of the bound over t, for a trained model or for the optimal one."""
+def draw_terms(args: argparse.Namespace, memorised: np.ndarray, out: Path) -> None:
+    """Draw the terms of the bound, for a trained model or for the optimal one."""
     if args.model is None:
         d = GaussianDiffusion(schedules.linear(1000), "x0")
         model, name = OptimalModel(memorised, d), "the optimal model"
@@ -144,19 +147,7 @@ def draw_bound(args: argparse.Namespace, memorised: np.ndarray, out: Path) -> No
         d = load_diffusion(args.model)
         model, name = minddpm.UNet2D.from_pretrained(args.model).eval(), str(args.model)
         images = to_float(load_mnist(args.data_dir, "test").images[: args.images])
-    bound = d.bits_per_dim(model, backend.xp.asarray(images), args.seed, progress=True)
-    terms = bound.terms.mean(axis=0)
-    cumulative = np.cumsum(terms) / terms.sum()
-    half, ninety = (int(np.searchsorted(cumulative, fraction)) for fraction in (0.5, 0.9))
-    print(
-        f"{name}: {bound.total.mean():.4f} bits/dim on {len(images)} digits; half of it lies at "
-        f"t <= {half}, nine tenths at t <= {ninety}."
-    )
-    shown = np.where(terms > 1e-10, terms, np.nan)  # terms of the optimal model can be 0
-    between = np.arange(2, d.T + 1), shown[1:]
-    series = {"L_0, the decoder": ([1], shown[:1]), "L_1 .. L_{T-1}, the steps": between}
-    title = f"The bound by t: {name}"
-    curve(series, out / "bound.png", title, "t + 1", "bits/dim", log_y=True, log_x=True)
+    draw_bound(d, model, backend.xp.asarray(images), name, out, args.seed)
 
 
 def main() -> None:
@@ -178,8 +169,8 @@ def main() -> None:
     draw_schedules(out)
     draw_noising(images[:1], out, args.seed)
     draw_steps(images, out, args.seed)
-    draw_bound(args, images, out)
-    print(f"in {out}: schedules.png, snr.png, noising.png, steps.png, bound.png")
+    draw_terms(args, images, out)
+    print(f"in {out}: schedules.png, snr.png, noising.png, steps.png, bound*.png")
 
 
 if __name__ == "__main__":

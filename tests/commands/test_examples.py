@@ -107,7 +107,8 @@ def test_experiments(command, digits, tmp_path, monkeypatch):
     assert code == 0
     assert "| cosine |" in stdout
     assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == [
-        "bound.png", "noising.png", "schedules.png", "snr.png", "steps.png",
+        "bound.png", "bound_pixels.png", "bound_snr.png", "noising.png", "schedules.png", "snr.png",
+        "steps.png",
     ]  # fmt: skip
     refused(command("experiments", *data, "--out", "drawn"), "drawn exists")
 
