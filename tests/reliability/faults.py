@@ -15,10 +15,12 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+import ranks
 from failing_disk import FULL, NO_PERMISSION, READ_ONLY, FailingDisk
+from rank_training import RankTraining
 from report import Row, chosen_names
 from small_disk import small_disk
-from tiny_training import PROCESSES, STEPS, Ended, Training, damaged, step
+from tiny_training import PROCESSES, SECONDS, STEPS, Ended, Training, damaged, step
 from tqdm import std as tqdm_module
 from tqdm import tqdm
 
@@ -148,6 +150,24 @@ def kills_while_compiling(training: Training, rng: Random, scale: float) -> Iter
         yield _trial("runs complete after kills", numba, out, ended)
 
 
+def killed_ranks(training: Training, rng: Random, scale: float) -> Iterator[Trial]:
+    """Kill one of two ranks at random moments: the other one ends, too, and nothing is lost."""
+    if ranks.MPIRUN is None:
+        return
+    two = RankTraining(training.folder / "ranks")
+    seconds = _seconds(two)
+    for _ in range(max(1, round(20 * scale))):
+        out = two.new()
+        process = two.start(out)
+        process.join(rng.uniform(0, seconds))
+        process.kill_rank(rng)
+        process.join(SECONDS)
+        hangs = process.exitcode is None
+        trial = _trial("kill -9: one of two ranks", two, out, two.end(out, process), may_die=True)
+        wrong = [f"{out}: a rank waits for one that was killed"] if hangs else []
+        yield trial._replace(findings=wrong + trial.findings)
+
+
 # --- disks ---------------------------------------------------------------------------------------
 
 
@@ -274,6 +294,7 @@ def _limit(megabytes: int) -> Callable[[], None]:
 PARTS = {
     part.__name__: part
     for part in (
-        kills, kills_while_compiling, failing_disks, full_disks, clocks, two_processes, memory
+        kills, killed_ranks, kills_while_compiling, failing_disks, full_disks, clocks,
+        two_processes, memory,
     )
 }  # fmt: skip

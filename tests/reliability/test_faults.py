@@ -30,6 +30,7 @@ def training(tmp_path_factory):
     ("part", "outcomes"),
     [
         (faults.kills, {faults.DIED, faults.FINISHED}),
+        (faults.killed_ranks, {faults.DIED, faults.FINISHED}),
         (faults.failing_disks, {faults.SENTENCE}),
         (faults.full_disks, {faults.SENTENCE, faults.FINISHED}),
         (faults.clocks, {faults.FINISHED}),
@@ -40,6 +41,8 @@ def test_a_run_survives(training, part, outcomes):
     trials = list(part(training, Random(0), SCALE))
     if not trials and part is faults.full_disks:
         pytest.skip("only root may mount a tmpfs")
+    if not trials and part is faults.killed_ranks:
+        pytest.skip("no mpirun")
     assert [line for trial in trials for line in trial.findings] == []
     assert {trial.outcome for trial in trials} <= outcomes
     assert trials

@@ -138,7 +138,7 @@ def train(words: list[str], before: Callable[[], Any] = lambda: None) -> int:
     before()
     module.MODELS = {"one-block": TINIEST}
     sys.argv = ["examples/train_mnist.py", *words]
-    return cli.run(module.main)
+    return cli.run(module.main, in_ranks=True)
 
 
 def _work(words: list[str], stderr: Path, before: Callable[[], Any], program: bool) -> None:

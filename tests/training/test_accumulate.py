@@ -5,12 +5,9 @@ import pytest
 from builders import TINY, WIDE, make_trainer, noise_images, random_unet
 from stepping import CASES, IN_PART, check_stages, trainer
 
-import minddpm
 from minddpm import backend
 from minddpm.training.options import TrainingOptions
 from refusals import refused
-
-minddpm.set_backend("numba")
 
 # Odd sizes, so that a part's stream of noise begins within a block of four.
 ODD = {**TINY, "sample_size": 5, "block_out_channels": (3, 6), "norm_num_groups": 3}
@@ -21,6 +18,7 @@ def losses(made, steps=4):
     return np.stack([backend.to_numpy(made.train_step().losses) for _ in range(steps)])
 
 
+@pytest.mark.usefixtures("numba_with_its_threads")
 @pytest.mark.parametrize("case", [*CASES, *IN_PART])
 def test_parts_of_a_batch_train_as_the_whole_batch(tmp_path, case):
     """With dropout, labels and importance sampling; the third step and those after it replay."""

@@ -14,6 +14,7 @@ environment, --backend cupy uses it.
     arrays.py   cupy.ndarray, which is never converted to a NumPy array implicitly
     options.py  the options of NumPy's functions that CuPy's lack
     cuda.py     cupy.cuda: streams, graphs, events; raw kernels
+    nccl.py     cupy.cuda.nccl: sums over ranks, by MPI
     memory.py   allocation of arrays, pinned memory
     pool.py     memory pools, which keep freed blocks
     state.py    counts of launches, copies and synchronisations; what CUDA forbids while recording

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from minddpm.kernels.emulator.cupy_on_cpu import nccl
 from minddpm.kernels.emulator.cupy_on_cpu.arrays import ndarray
 from minddpm.kernels.emulator.cupy_on_cpu.memory import (
     alloc_pinned_memory,
@@ -37,7 +38,8 @@ from minddpm.kernels.emulator.launch import Library, is_structure
 # Names of cupy.cuda only; raw kernels belong to cupy itself.
 __all__ = [
     "Device", "Event", "Graph", "MemoryPool", "Stream", "alloc_pinned_memory",
-    "get_current_stream", "get_elapsed_time", "memory", "nvrtc", "runtime", "using_allocator",
+    "get_current_stream", "get_elapsed_time", "memory", "nccl", "nvrtc", "runtime",
+    "using_allocator",
 ]  # fmt: skip
 # How kernels run: order of threads and blocks, and mode (launch.py). In mode "profile" the costs of
 # their lines are added to profile, and their operations to operations.
@@ -177,7 +179,7 @@ class Stream:
     _numbers = itertools.count(1)
 
     def __init__(self, null: bool = False, non_blocking: bool = False):
-        self._ptr = 0 if null else next(self._numbers)
+        self.ptr = 0 if null else next(self._numbers)
         self.is_non_blocking = non_blocking
 
     def __enter__(self) -> Stream:
@@ -202,7 +204,7 @@ class Stream:
 
     def begin_capture(self) -> None:
         """Begin to record raw kernels instead of running them."""
-        if self._ptr == 0:
+        if self.ptr == 0:
             raise RuntimeError("cannot capture on the default (legacy) stream")
         capture.begin(self)
 

@@ -117,7 +117,7 @@ class MemoryPool:
             return MemoryPointer(self._freed, None)
         with self._lock:
             self._take_back()
-            arena = self._arenas.setdefault(current_stream()._ptr, [])
+            arena = self._arenas.setdefault(current_stream().ptr, [])
             found = bisect_left(arena, size, key=_size)
             if found < len(arena):
                 block = arena[found]
@@ -195,7 +195,7 @@ class MemoryPool:
         with self._lock:
             self._take_back()
             for ptr, arena in self._arenas.items():
-                if stream is None or ptr == stream._ptr:
+                if stream is None or ptr == stream.ptr:
                     kept = [b for b in arena if b.before is not None or b.after is not None]
                     self._total -= sum(map(_size, arena)) - sum(map(_size, kept))
                     arena[:] = kept

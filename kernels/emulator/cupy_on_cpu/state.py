@@ -68,7 +68,7 @@ class Capture:
             return
         if stream is self.stream:
             problem = f"Unsupported: {operation} during a capture"
-        elif stream._ptr == 0 and not self.stream.is_non_blocking:
+        elif stream.ptr == 0 and not self.stream.is_non_blocking:
             problem = (
                 f"Implicit: {operation} in the null stream, which waits for the stream that "
                 "records unless that was made with non_blocking=True"
