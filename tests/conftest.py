@@ -60,7 +60,7 @@ def stand_in(monkeypatch):
     """Replace CuPy by the stand-in during this test; the active backend does not change."""
     from minddpm.kernels.emulator import cupy_on_cpu
 
-    for name in ("cupy", "cupy.cuda"):
+    for name in ("cupy", "cupy.cuda", "cupy.cuda.nccl"):
         monkeypatch.setitem(sys.modules, name, None)  # monkeypatch restores them
     return cupy_on_cpu.install()
 
@@ -68,7 +68,7 @@ def stand_in(monkeypatch):
 @pytest.fixture
 def emulated_cupy(monkeypatch):
     """Make the stand-in the active backend during this test."""
-    for name in ("cupy", "cupy.cuda"):
+    for name in ("cupy", "cupy.cuda", "cupy.cuda.nccl"):
         monkeypatch.setitem(sys.modules, name, None)  # monkeypatch restores them
     monkeypatch.setenv("MINDDPM_CUDA", "emulate")
     yield minddpm.set_backend("cupy").xp

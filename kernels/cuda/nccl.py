@@ -1,5 +1,6 @@
 """Sums over ranks of arrays on GPUs, by NCCL. MPI only tells the ranks how to find each other."""
 
+import importlib
 from typing import Any
 
 from minddpm.kernels.arrays import Array
@@ -14,6 +15,7 @@ def all_reduce(comm: Any, x: Array) -> None:
     comm: a communicator of mpi4py, the same in all calls. x: float32 or float64. Does not
     synchronise: later work of the current stream finds the sums.
     """
+    importlib.import_module("cupy.cuda.nccl")  # CuPy imports it only on request
     cuda = cupy().cuda
     nccl = cuda.nccl
     if not _communicators:

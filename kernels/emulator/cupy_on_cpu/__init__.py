@@ -153,6 +153,7 @@ def get_default_pinned_memory_pool() -> SimpleNamespace:
 
 
 def install() -> ModuleType:
-    """Make `import cupy` and `import cupy.cuda` import the stand-in, and return it."""
+    """Make `import cupy`, and that of its parts, import the stand-in, and return it."""
     sys.modules["cupy"], sys.modules["cupy.cuda"] = sys.modules[__name__], cuda
+    sys.modules["cupy.cuda.nccl"] = cuda.nccl
     return sys.modules[__name__]
