@@ -77,7 +77,7 @@ def measure(rounds: int) -> None:
     for _ in range(rounds):
         commands = [*program, "2"], [mpirun, "-n", "2", *program, "1"]
         one, two = (
-            float(subprocess.run(c, check=True, capture_output=True, text=True).stdout.split()[0])
+            float(subprocess.run(c, check=True, capture_output=True, text=True).stdout)
             for c in commands
         )
         ratios.append(one / two)
@@ -95,7 +95,9 @@ def main() -> None:
     parser.add_argument("--train", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.train is not None:
-        print(train(args.train))
+        seconds = train(args.train)
+        if parallel.world().rank == 0:
+            print(seconds)
     elif args.model:
         print(model())
     else:
