@@ -14,4 +14,4 @@ from minddpm.commands import cli
 from minddpm.commands.distill import main
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(cli.run(main, in_ranks=True))

@@ -18,7 +18,7 @@ COMMANDS = {
     "interpolate": ("minddpm.commands.interpolate", "draw samples between two test digits"),
     "check-gpu": ("minddpm.gpucheck.__main__", "check every CUDA kernel on this machine's GPU"),
 }
-IN_RANKS = ("train", "sample", "evaluate")  # those that divide their work (parallel.py)
+IN_RANKS = ("train", "sample", "evaluate", "distill")  # those that divide their work (parallel.py)
 
 
 def parse() -> str:

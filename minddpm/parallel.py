@@ -53,7 +53,10 @@ class Alone:
         """Give all ranks rank 0's values of x, in place."""
 
     def from_first(self, function: Callable[[], T]) -> T:
-        """Call the function in rank 0 only, and return its result in all ranks."""
+        """Call the function in rank 0 only, and return its result in all ranks.
+
+        Its exception is raised in rank 0, and an InputError in the others.
+        """
         return function()
 
     def first_on_machine(self, function: Callable[[], T]) -> T:
@@ -97,7 +100,18 @@ class Ranks(Alone):
             x[...] = backend.array_module(x).asarray(host)
 
     def from_first(self, function: Callable[[], T]) -> T:
-        return self._comm.bcast(function() if self.rank == 0 else None)
+        result = problem = None
+        if self.rank == 0:
+            try:
+                result = function()
+            except Exception as error:
+                problem = error
+        result, failed = self._comm.bcast((result, problem is not None))
+        if problem is not None:
+            raise problem
+        if failed:
+            raise InputError("rank 0 has failed: see its message.")
+        return result
 
     def first_on_machine(self, function: Callable[[], T]) -> T:
         if self.local_rank > 0:

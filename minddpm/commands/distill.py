@@ -149,7 +149,8 @@ def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]
     _, method = METHODS[options["method"]]
     trainer = method(teacher, dataset, run, training)
     training_run.open_run(args, trainer)
-    run.write_info(options, dataset.identity() | checksum)
+    if trainer.world.rank == 0:
+        run.write_info(options, dataset.identity() | checksum)
     return trainer
 
 
@@ -167,6 +168,8 @@ def distil(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any])
     training_run.announce(trainer, options, f", then {args.samples} samples", seconds)
     if not training_run.train(trainer):
         return cli.INTERRUPTED
+    if trainer.world.rank > 0:
+        return 0
     run_figures.draw_loss(run)
     with trainer.ema.applied():
         run_figures.draw_samples(

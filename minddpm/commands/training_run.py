@@ -317,8 +317,7 @@ def open_run(args: argparse.Namespace, loop: Loop) -> None:
     Creates at most an empty directory. Raises InputError if the run cannot start or resume. Rank 0
     does it, and all ranks then have its state.
     """
-    if loop.world.rank == 0:
-        _open_run(args, loop)
+    loop.world.from_first(lambda: _open_run(args, loop))
     loop.share()
 
 

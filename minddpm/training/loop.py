@@ -6,6 +6,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from threading import Event
 from types import FrameType
 from typing import Any
@@ -105,28 +106,29 @@ class Loop:
 
         In both cases the last step is saved in a checkpoint. Only rank 0 writes and shows anything.
         """
-        options, first = self.options, self.world.rank == 0
-        log = LossLog(self.run.path / LOSS, self.step, ("step", *self.columns)) if first else None
+        options, world = self.options, self.world
+        log = world.from_first(
+            lambda: LossLog(self.run.path / LOSS, self.step, ("step", *self.columns))
+        )
         records: list[Any] = []
-        progress = progress and first
+        progress = progress and world.rank == 0
         bar = tqdm(total=options.steps, initial=self.step, unit="step", disable=not progress)
         with ExitStack() as stack, _interrupt_flag() as interrupted:
             for watcher in self.watchers:
                 stack.enter_context(watcher.watching(self.step))
             with bar:
-                stop = self.world.any(interrupted.is_set())
+                stop = world.any(interrupted.is_set())
                 while self.step < options.steps and not stop:
                     if 0 < self.step == options.cooldown_begins:
-                        self.save_state(BEFORE_COOLDOWN)
+                        world.from_first(partial(self.save_state, BEFORE_COOLDOWN))
                     records.append(self.train_step())
                     bar.update()
-                    stop = self.world.any(interrupted.is_set())
+                    stop = world.any(interrupted.is_set())
                     save = self.step % options.checkpoint_every == 0
                     last = self.step == options.steps or stop
                     if self.step % options.log_every == 0 or save or last:
                         row, records = {"step": self.step, **self.row(records)}, []
-                        if log is not None:
-                            log.add(row)
+                        world.from_first(partial(log.add, row))
                         for watcher in self.watchers:
                             watcher.row(row)
                         images = (bar.format_dict["rate"] or 0.0) * options.batch_size
@@ -141,18 +143,18 @@ class Loop:
     # --- checkpoints -----------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write the checkpoint, call export(), and tell the watchers."""
+        """Write the checkpoint, call export(), and tell the watchers, in rank 0."""
         self._check_ranks()
+        self.world.from_first(self._save)
+
+    def _save(self) -> None:
         self.save_state(STATE)
-        if self.world.rank == 0:
-            self.export()
+        self.export()
         for watcher in self.watchers:
             watcher.saved(self.step)
 
     def save_state(self, file: str) -> None:
         """Write all arrays on which the next step depends to this file of the run."""
-        if self.world.rank > 0:
-            return
         host = {
             group: {name: backend.to_numpy(array) for name, array in named.items()}
             for group, named in self.state().items()
