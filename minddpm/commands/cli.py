@@ -166,11 +166,17 @@ def add_model(group: Any) -> None:
 
 def start(args: argparse.Namespace) -> None:
     """Set backend, threads and precision from the flags of `add_machine`."""
+    set_machine(args.backend or "auto", args.threads, args.precision or "float32")
+
+
+def set_machine(name: str, threads: int | None, precision: str) -> tuple[str, int | None]:
+    """Set backend, GPU, threads and precision; return backend and threads as they were chosen."""
     world = parallel.world()
-    backend.set_backend(args.backend or "auto")
+    name = backend.set_backend(name).name
     backend.set_device(world.local_rank)
-    backend.set_threads(args.threads, world.sharing)
-    backend.set_precision(args.precision or "float32")
+    threads = backend.set_threads(threads, world.sharing)
+    backend.set_precision(precision)
+    return name, threads
 
 
 def add_data_dir(group: Any) -> None:

@@ -189,11 +189,8 @@ def _same_type(name: str, value: Any, default: Any) -> bool:
 
 def start(options: dict[str, Any]) -> None:
     """Set backend, threads and precision, and store the values chosen for "auto" in options."""
-    world = parallel.world()
-    options["backend"] = backend.set_backend(options["backend"]).name
-    backend.set_device(world.local_rank)
-    options["threads"] = backend.set_threads(options["threads"], world.sharing)
-    backend.set_precision(options["precision"])
+    machine = cli.set_machine(options["backend"], options["threads"], options["precision"])
+    options["backend"], options["threads"] = machine
 
 
 def describe_backend(options: dict[str, Any]) -> str:

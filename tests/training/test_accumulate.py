@@ -52,7 +52,7 @@ def test_flipped_images_are_the_same(tmp_path):
 
 @pytest.mark.usefixtures("numba_with_its_threads")
 def test_parts_need_less_memory(tmp_path):
-    """The memory of a recorded step: weights aside, an eighth of the batch at a time."""
+    """The memory of a recorded step: an eighth of the batch at a time, and the same weights."""
 
     def recorded(parts):
         made = trainer(WIDE, tmp_path / str(parts), batch=32, accumulate=parts)
@@ -60,7 +60,7 @@ def test_parts_need_less_memory(tmp_path):
         (step,) = made.replay._records.of_key.values()
         return step._record._memory.nbytes
 
-    assert recorded(8) < 0.3 * recorded(1)
+    assert recorded(8) < 0.4 * recorded(1)
 
 
 def test_parts_that_are_not_equal(tmp_path):
