@@ -16,6 +16,7 @@ from minddpm.data.fit import Size, fit, parse_size
 from minddpm.data.folder import load_image_files
 from minddpm.data.image_archive import read_images
 from minddpm.data.image_files import ImageFiles, open_file
+from minddpm.data.named import NAMES as NAMED
 from minddpm.diffusion import GaussianDiffusion
 from minddpm.diffusion.scheduler_file import load_diffusion
 from minddpm.errors import InputError
@@ -73,7 +74,7 @@ def extractor(args: argparse.Namespace) -> Extractor:
 
 def _evaluate_model(args: argparse.Namespace, draw: Draw) -> Evaluation:
     data = args.reference or data_of(args.model)
-    if not Path(data).exists() and args.reference is None:
+    if args.reference is None and data not in NAMED and not Path(data).exists():
         raise InputError(f"{data}, with the images of the run, is gone: give --reference.")
     baseline = load_baseline(args.model) if args.model.is_dir() else None
     if baseline is None:

@@ -93,6 +93,16 @@ def test_a_model_of_own_images(evaluate, command, photos, tmp_path):
     assert evaluate(*moved[2:], "--reference", photos / "photos")[0]["fid"]["n"] == N // 2
 
 
+def test_a_gan_of_a_named_data_set(command, evaluate, digits, photos):
+    words = ["--data", "fashion-mnist", "--data-dir", digits, "--out", "gan", *NUMPY]
+    code, _, stderr = command("train_gan", *words, "--batch-size", 4, "--steps", 1)
+    assert code == 0, stderr
+    model = ["--model", "gan", "--data-dir", digits]
+    refused(command("evaluate", *model, *NUMPY), "Fashion-MNIST", "at least 54")
+    numbers, _ = evaluate(*model, "--reference", photos / "photos", "--count", 40)
+    assert numbers["fid"]["n"] == 40
+
+
 def test_bad_input_gets_one_sentence(command, photos, tmp_path):
     def run(samples, reference, *more):
         words = ["--samples", samples, "--reference", reference, *more]

@@ -2,7 +2,8 @@
 
 Read statistics.py (mean and covariance, streamed), frechet.py (FID), inception_score.py, kid.py,
 precision_recall.py, nearest.py (memorisation), classification.py. judge.py has the network that
-computes the features; ../report.py computes every metric with a floor and a ceiling.
+computes the features of digits, wavelets.py those of any other images, and inception.py those of
+published FID values; ../report.py computes every metric with a floor and a ceiling.
 """
 
 from minddpm.evaluation.metrics.frechet import frechet_distance
