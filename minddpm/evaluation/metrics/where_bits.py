@@ -83,7 +83,8 @@ def shares_table(shares: list[Share]) -> tuple[list[str], list[list[str]]]:
     for share in shares:
         several = share.last - share.first > 1
         t = f"{share.first} .. {share.last - 1}" if several else str(share.first)
-        log_snr = f"{share.high:.1f} .. {share.low:.1f}" if several else f"{share.high:.1f}"
+        high, low = (f"{round(x, 1) + 0.0:.1f}" for x in (share.high, share.low))  # no -0.0
+        log_snr = f"{high} .. {low}" if several else high
         rows.append([t, log_snr, *_cells(share[4:])])
     sums = np.sum([share[4:] for share in shares], axis=0)
     return head, [*rows, ["all", "", *_cells(sums.tolist())]]
