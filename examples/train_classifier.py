@@ -22,7 +22,7 @@ from minddpm.baselines.classifier.training import (
     accuracy,
     in_batches,
 )
-from minddpm.commands import cli, training_run
+from minddpm.commands import cli, run_options, training_run
 from minddpm.commands.parser import CommandParser
 from minddpm.commands.run_figures import draw_log
 from minddpm.data import ImageDataset, to_float
@@ -34,7 +34,7 @@ from minddpm.training.run_directory import RunDirectory
 DEFAULT_OUT = Path("runs/classifier")
 FILE = "classifier.safetensors"
 RUN_OPTIONS: dict[str, Any] = {
-    **training_run.MACHINE,
+    **run_options.MACHINE,
     "data": "mnist",
     **dataclasses.asdict(ClassifierOptions()),
 }

@@ -15,7 +15,7 @@ import minddpm
 from minddpm.baselines.gan.model import Discriminator, Generator
 from minddpm.baselines.gan.training import GENERATOR_FILE, GANLoop, GANOptions
 from minddpm.baselines.sampling import sample_generator
-from minddpm.commands import cli, training_run
+from minddpm.commands import cli, run_options, training_run
 from minddpm.commands.parser import CommandParser
 from minddpm.commands.run_figures import draw_log
 from minddpm.data.named import GREY_28, load_named
@@ -24,7 +24,7 @@ from minddpm.training.run_directory import RunDirectory
 
 DEFAULT_OUT = Path("runs/gan")
 RUN_OPTIONS: dict[str, Any] = {
-    **training_run.MACHINE,
+    **run_options.MACHINE,
     "data": "mnist",
     **dataclasses.asdict(GANOptions()),
 }

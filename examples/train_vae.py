@@ -19,7 +19,7 @@ import minddpm
 from minddpm.baselines.sampling import bound, reconstructions, sample_vae
 from minddpm.baselines.vae.model import LIKELIHOODS, VAE, active_units
 from minddpm.baselines.vae.training import VAE_FILE, VAELoop, VAEOptions
-from minddpm.commands import cli, training_run
+from minddpm.commands import cli, run_options, training_run
 from minddpm.commands.parser import CommandParser
 from minddpm.commands.run_figures import draw_log
 from minddpm.data import ImageDataset, to_float
@@ -29,7 +29,7 @@ from minddpm.training.run_directory import RunDirectory
 
 DEFAULT_OUT = Path("runs/vae")
 RUN_OPTIONS: dict[str, Any] = {
-    **training_run.MACHINE,
+    **run_options.MACHINE,
     "data": "mnist",
     "likelihood": "bernoulli",
     "latent": 16,

@@ -18,7 +18,7 @@ from typing import Any
 
 import minddpm
 from minddpm import backend
-from minddpm.commands import cli, model_card, run_figures, training_run
+from minddpm.commands import cli, model_card, run_figures, run_options, training_run
 from minddpm.commands.parser import CommandParser
 from minddpm.diffusion.scheduler_file import scheduler_config
 from minddpm.errors import InputError
@@ -55,7 +55,7 @@ FLAGS: dict[str, tuple[Any, str]] = {
 }
 # Options stored with the run: --resume reads them from run.json.
 RUN_OPTIONS: dict[str, Any] = {
-    **training_run.MACHINE,
+    **run_options.MACHINE,
     **{name: getattr(DistillationOptions(), name) for name in FLAGS if name != "method"},
     "method": "consistency",
     "sampling_steps": None,

@@ -14,7 +14,15 @@ from typing import Any
 
 import minddpm
 from minddpm import backend
-from minddpm.commands import cli, model_card, model_options, program, run_figures, training_run
+from minddpm.commands import (
+    cli,
+    model_card,
+    model_options,
+    program,
+    run_figures,
+    run_options,
+    training_run,
+)
 from minddpm.commands.parser import CommandParser
 from minddpm.data import ImageDataset
 from minddpm.data.fit import parse_size, size_option
@@ -33,10 +41,10 @@ MODELS = model_options.PRESETS
 SAMPLER, SAMPLING_STEPS = "dpm_solver_sde", 20
 
 
-def run_options(model: str, recipe: Recipe) -> dict[str, Any]:
+def options_of(model: str, recipe: Recipe) -> dict[str, Any]:
     """Return the options stored with a run: --resume reads them from run.json."""
     return {
-        **training_run.MACHINE,
+        **run_options.MACHINE,
         **model_options.OPTIONS,
         "model": model,
         "timesteps": 1000,
@@ -51,9 +59,9 @@ def run_options(model: str, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-RUN_OPTIONS = run_options("one-block", DIGITS)
+RUN_OPTIONS = options_of("one-block", DIGITS)
 # What a run.json means that lacks an option: its run is older than the option.
-BEFORE = run_options("small", PLAIN)
+BEFORE = options_of("small", PLAIN)
 CHOICES: dict[str, Any] = {
     "precision": list(backend.PRECISIONS),
     "model": list(MODELS),

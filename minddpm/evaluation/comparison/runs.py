@@ -12,7 +12,7 @@ import numpy as np
 from minddpm import backend
 from minddpm.baselines.sampling import bound, load_baseline
 from minddpm.baselines.vae.model import VAE, active_units
-from minddpm.commands import training_run
+from minddpm.commands import run_options, training_run
 from minddpm.data import ImageDataset, to_float, to_uint8
 from minddpm.data.image_archive import read_images
 from minddpm.diffusion.scheduler_file import load_diffusion
@@ -114,7 +114,7 @@ def _stored_options(system: System, seed: int, run: RunDirectory) -> LoopOptions
     options = system.options(1, seed)
     # If run.json lacks the number of steps, the invalid default 0 raises InputError.
     defaults = {**dataclasses.asdict(options), "steps": 0}
-    stored = training_run.stored_options(run, defaults, {})
+    stored = run_options.stored_options(run, defaults, {})
     return training_run.training_options(type(options), stored)
 
 
