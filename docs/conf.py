@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 for folder in ("docs", "examples", "kernels"):
     DOCUMENTS.extend((ROOT / folder).rglob("*.md"))
 LINK = re.compile(r"\]\(([^)#:\s]+\.(?:py|cuh?|h|cc))\)")

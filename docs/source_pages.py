@@ -23,7 +23,7 @@ PACKAGES = {"minddpm": "minddpm", "kernels": "minddpm.kernels"}
 # In the sidebar: patterns of the pages below each caption.
 CONTENTS = {
     "Learn": [r"docs/\w+/README", "examples/exercises/README"],
-    "Documents": [r"kernels/(\w+/)*README", r"docs/[\w-]+", "CONTRIBUTING"],
+    "Documents": [r"kernels/(\w+/)*README", r"docs/[\w-]+", "CONTRIBUTING", "CHANGELOG"],
     "API and source": [f"{package}/__init__.py" for package in PACKAGES],
 }
 # The longest line of a docstring, without its indentation; of a class or a function it is 96.
