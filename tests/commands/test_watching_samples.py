@@ -189,6 +189,7 @@ backend.set_backend("numpy")
 sampler = Sampler(RunDirectory(sys.argv[1]), 100, 0, 1)
 with sampler.watching(0):
     sampler.saved(1)
+    sampler.idle.wait()
     print(sampler.process.pid, flush=True)
     while True:
         time.sleep(0.1)
@@ -206,10 +207,12 @@ def test_it_ends_with_its_parent(tmp_path, end):
     )  # fmt: skip
     with parent:
         pid = int(parent.stdout.readline())
-        assert not dead(pid)
-        assert os.getpriority(os.PRIO_PROCESS, pid) == sampler.LOWEST
-        assert os.getpgid(pid) != os.getpgid(parent.pid)  # a terminal's Ctrl-C does not reach it
+        running = not dead(pid)
+        priority, group = os.getpriority(os.PRIO_PROCESS, pid), os.getpgid(pid)
         parent.send_signal(getattr(signal, end))
+    assert running
+    assert priority == sampler.LOWEST
+    assert group == pid  # a terminal's Ctrl-C does not reach it
     wait_for(lambda: dead(pid))
 
 
