@@ -20,7 +20,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import minddpm
 from minddpm import GaussianDiffusion, backend, random, samplers, schedules
@@ -32,6 +31,7 @@ from minddpm.data import load_mnist, to_float
 from minddpm.diffusion.scheduler_file import load_diffusion
 from minddpm.drawing import curve, save_png, strip
 from minddpm.errors import InputError
+from minddpm.progress_bar import tqdm
 
 T_SHOWN = (100, 300, 1000, 4000)
 STEPS_SHOWN = (2, 5, 10, 25, 100, 1000)

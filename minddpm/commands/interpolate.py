@@ -10,7 +10,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import minddpm
 from minddpm import backend
@@ -20,6 +19,7 @@ from minddpm.data import to_float
 from minddpm.diffusion.sampling import interpolate, nearer_labels
 from minddpm.drawing import save_png, strip
 from minddpm.generate import conditioned, seconds_per_run
+from minddpm.progress_bar import tqdm
 
 
 def parse() -> argparse.Namespace:
