@@ -13,6 +13,7 @@ from minddpm import backend
 from minddpm.baselines.sampling import bound, load_baseline
 from minddpm.baselines.vae.model import VAE, active_units
 from minddpm.commands import run_options, training_run
+from minddpm.commands.watching import watchers
 from minddpm.data import ImageDataset, to_float, to_uint8
 from minddpm.data.image_archive import read_images
 from minddpm.diffusion.scheduler_file import load_diffusion
@@ -79,6 +80,7 @@ def train(plan: Plan, system: System, seed: int, dataset: ImageDataset) -> dict[
         loop = system.loop(dataset, run, system.options(steps, seed))
         run.check_new(loop.bytes_needed())
         run.write_info(dataclasses.asdict(loop.options), dataset.identity())
+    loop.watchers = watchers(loop, 0, False)  # no samples: they would take time, which is measured
     before, started = loop.step, time.perf_counter()
     print(f"{system.name}, seed {seed}: {loop.options.steps:,} steps", flush=True)
     if not loop.train():
