@@ -1,6 +1,5 @@
 """The demo without its page: what it computes at each step, its images, and its refusals."""
 
-import itertools
 import socket
 import threading
 
@@ -113,25 +112,42 @@ def test_a_slow_reader_gets_the_newest_frame_and_delays_nothing(grey, monkeypatc
 
 
 def test_a_reader_that_leaves_ends_the_work(grey, monkeypatch):
-    replace_generate(monkeypatch, lambda: map(a_step, itertools.count()))
+    left, finished = threading.Event(), []
+
+    def steps():
+        yield a_step(0)
+        left.wait(60)
+        yield a_step(1)
+        finished.append(True)
+
+    replace_generate(monkeypatch, steps)
     frames = grey.sample(1, None, 1.0, "ddim", 3, 0)
     next(frames)
     frames.close()
+    left.set()
     replace_generate(monkeypatch, lambda: [a_step(7)])
-    (frame,) = grey.sample(1, None, 1.0, "ddim", 3, 0)  # so the model's thread is free
-    assert frame.x[0] == 7
+    (frame,) = grey.sample(1, None, 1.0, "ddim", 3, 0)  # waits for the first
+    assert (frame.x[0], finished) == (7, [])
 
 
 def test_closing_ends_what_runs_and_what_waits(grey, monkeypatch):
-    replace_generate(monkeypatch, lambda: map(a_step, itertools.count()))
+    finished = []
+
+    def steps():
+        yield a_step(0)
+        grey._closed.wait(60)
+        yield a_step(1)
+        finished.append(True)
+
+    replace_generate(monkeypatch, steps)
     running, waiting = (grey.sample(1, None, 1.0, "ddim", 3, 0) for _ in range(2))
     next(running)
     reader = threading.Thread(target=list, args=(waiting,))
     reader.start()
     grey.close()
-    list(running)
+    assert list(running) == []
     reader.join(60)
-    assert not reader.is_alive()
+    assert (reader.is_alive(), finished) == (False, [])
 
 
 def test_what_the_work_raises_reaches_the_reader(grey):
@@ -174,7 +190,7 @@ def test_a_completion_keeps_the_known_part(demo, missing):
 def test_the_class_of_a_completion_matters(demo):
     ends = [
         list(demo.complete(half(demo), "right", 1, label, guidance, 3, 1, 0))[-1].x
-        for label, guidance in ((None, 1.0), (1, 1.0), (1, 4.0))
+        for label, guidance in ((None, 1.0), (0, 1.0), (0, 4.0))
     ]
     assert all(np.abs(ends[i] - ends[j]).max() > 1e-4 for i, j in ((0, 1), (0, 2), (1, 2)))
 
