@@ -1,5 +1,7 @@
 """Metrics of images of any kind: the wavelet features, and the reference values of a folder."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -39,9 +41,26 @@ def shapes(count=2 * N, size=16, seed=0):
     return np.stack(images), np.arange(count) % 4
 
 
+def photographs():
+    """Return tiles of two photographs in scikit-learn, of 16 x 16, and from which each is."""
+    sklearn = pytest.importorskip("sklearn.datasets")
+    rng, images = np.random.default_rng(2), []
+    whole = [sklearn.load_sample_image(f"{name}.jpg") for name in ("china", "flower")]
+    for i in range(2 * N):
+        y, x = rng.integers(0, (427 - 64, 640 - 64))
+        tile = Image.fromarray(whole[i % 2][y : y + 64, x : x + 64])
+        images.append(np.asarray(tile.resize((16, 16))))
+    return np.stack(images), np.arange(2 * N) % 2
+
+
 @pytest.fixture(scope="module")
 def drawn():
     return shapes()
+
+
+@pytest.fixture(scope="module", params=[shapes, photographs], ids=["shapes", "photographs"])
+def real(request):
+    return request.param()
 
 
 def as_grey(images):
@@ -50,6 +69,15 @@ def as_grey(images):
 
 def noisy(images, amount, rng):
     return np.clip(images + rng.normal(0, amount, images.shape), 0, 255).astype(np.uint8)
+
+
+def compressed(images, quality):
+    results = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=quality)
+        results.append(np.asarray(Image.open(file)))
+    return np.stack(results)
 
 
 def tinted(images, amount):
@@ -84,15 +112,16 @@ def soft(images, times):
     [
         lambda x, y, rng: [noisy(x, s, rng) for s in (4, 12, 36)],
         lambda x, y, rng: [soft(x, times) for times in (2, 5, 10)],
+        lambda x, y, rng: [compressed(x, quality) for quality in (75, 40, 10)],
         lambda x, y, rng: [tinted(x, s) for s in (0.1, 0.25, 0.5)],
         lambda x, y, rng: [of_classes(x, y, kept) for kept in (3, 2, 1)],
         lambda x, y, rng: [repeated(x, kept) for kept in (100, 40, 10)],
         lambda x, y, rng: [moved_parts(x, parts, rng) for parts in (2, 4, 8)],
     ],
-    ids=["noise", "blur", "colour", "classes", "repetitions", "moved parts"],
+    ids=["noise", "blur", "compression", "colour", "classes", "repetitions", "moved parts"],
 )
-def test_the_distance_grows_with_each_known_degradation(drawn, worse):
-    images, labels = drawn
+def test_the_distance_grows_with_each_known_degradation(real, worse):
+    images, labels = real
     rng, features = np.random.default_rng(1), Wavelets().features
     a, b, of_b = images[:N], images[N:], labels[N:]
     reference = FeatureStatistics(features(a))
@@ -141,8 +170,9 @@ def test_the_reference_values_of_a_folder(drawn):
     reference = OwnReference(Wavelets(), ImageDataset(images, labels, "shapes"), 1000)
     assert reference.n == N
     assert not set(reference.held) & set(reference.rest)
-    fresh, _ = shapes(seed=5)
-    rows = evaluate_own(reference, fresh, {"samples": "a.npz"})
+    fresh, of_fresh = shapes(seed=5)
+    by_class = fresh[np.argsort(of_fresh)]  # as in class folders
+    rows = evaluate_own(reference, by_class, {"samples": "a.npz"})
     fid = rows["fid"]
     assert fid["value"] < 1.5 * fid["floor"] < fid["scale"][HALF] < fid["ceiling"]
     assert (fid["scale"][REAL], fid["scale"][SHUFFLED]) == (fid["floor"], fid["ceiling"])
