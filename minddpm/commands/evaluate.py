@@ -253,7 +253,7 @@ def main() -> None:
         write_json(args.json, numbers)
         print(f"wrote {args.json}")
     if args.model is not None:
-        model_card.update_card(args.model, shown)
+        model_card.update_card(args.model, shown, numbers)
     print(f"{(time.perf_counter() - started) / 60:.1f} min, {cli.peak_memory()}")
 
 

@@ -26,6 +26,7 @@ _SHOWN = {  # options of run.json in the table
     "loss": "loss", "flip": "random flips", "seed": "seed", "teacher_steps": "teacher's steps",
     "sampling_steps": "sampling steps",
 }  # fmt: skip
+_SAMPLED = ("sampler", "steps", "spacing", "guidance", "weights", "seed")
 
 
 def write_card(directory: Path, metrics: str | None = None) -> bool:
@@ -53,11 +54,17 @@ def write_card(directory: Path, metrics: str | None = None) -> bool:
     return complete
 
 
-def update_card(directory: Path, metrics: str) -> None:
-    """Put the metrics into the card if this is a run of a DDPM, and say so."""
+def update_card(directory: Path, metrics: str, numbers: dict[str, dict[str, Any]]) -> None:
+    """Put the metrics into the card if this is a run of a DDPM, and say so.
+
+    metrics: as Markdown; numbers: by name, with how the samples were made.
+    """
     if not (directory / RUN).is_file() or not (directory / "model_index.json").is_file():
         return
-    written = write_card(directory, metrics)
+    about = next(iter(numbers.values()))
+    how = [f"{key} {about[key]}" for key in _SAMPLED if key in about]
+    how = f"\n\nSamples: {', '.join(how)}." if how else ""
+    written = write_card(directory, metrics.strip() + how)
     print(f"{directory / CARD} {'shows them' if written else 'has no place for them: unchanged'}")
 
 

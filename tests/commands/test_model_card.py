@@ -12,6 +12,8 @@ from minddpm.training.run_directory import RunDirectory
 OPTIONS = {"data": "/home/someone/my photos", "steps": 40, "flip": True, "threads": 2}
 DATA = {"source": "9 images in /home/someone/my photos", "images": 9, "label_names": ["cat", "owl"]}
 
+FID = {"fid": {"value": 7, "sampler": "ddim", "steps": 5, "seed": 3, "n": 100}}
+
 
 @pytest.fixture
 def run(tmp_path):
@@ -69,11 +71,17 @@ def test_only_the_parts_between_markers_are_renewed(run):
     assert text(run) == after  # training leaves the metrics
 
 
+def test_it_says_how_the_samples_were_made(run, capsys):
+    update_card(run, "| FID | 7 |", FID)
+    assert "| FID | 7 |\n\nSamples: sampler ddim, steps 5, seed 3.\n" in text(run)
+    assert "shows them" in capsys.readouterr().out
+
+
 def test_a_card_without_markers_is_never_changed(run, capsys):
     own = "My own words.\r\n"
     (run / CARD).write_bytes(own.encode())
     assert not write_card(run, "FID 7")
-    update_card(run, "FID 7")
+    update_card(run, "FID 7", FID)
     assert (run / CARD).read_bytes() == own.encode()
     assert "unchanged" in capsys.readouterr().out
     (run / CARD).write_bytes(b"\xff")
@@ -83,7 +91,7 @@ def test_a_card_without_markers_is_never_changed(run, capsys):
 
 def test_other_directories_get_no_card(run, tmp_path):
     (run / "run.json").unlink()
-    update_card(run, "FID 7")
+    update_card(run, "FID 7", FID)
     assert not (run / CARD).exists()
     with pytest.raises(InputError, match="holds no model"):
         write_card(tmp_path)
