@@ -1,6 +1,7 @@
-"""Train a tiny model in all ranks: rank_program.py OUT CASE STEPS {options}.
+"""Train a tiny model in all ranks: rank_program.py OUT CASE STEPS {options} [differ].
 
-Rank 0 writes losses.npy, of every step and image, and the checkpoint.
+Rank 0 writes losses.npy, of every step and image, and the checkpoint. differ: rank 1 has other
+weights then.
 """
 
 import json
@@ -16,7 +17,7 @@ from minddpm import backend, parallel
 from minddpm.training.run_directory import STATE
 
 
-def main(out: Path, case: str, steps: int, options: dict) -> None:
+def main(out: Path, case: str, steps: int, options: dict, differ: bool) -> None:
     parallel.join()
     minddpm.set_backend("numba")
     backend.set_threads(1)
@@ -25,6 +26,8 @@ def main(out: Path, case: str, steps: int, options: dict) -> None:
         made.resume()
     made.share()
     losses = [made.world.gather(made.train_step().losses) for _ in range(steps)]
+    if differ and made.world.rank == 1:
+        made.optimizer.flat.data[0] += 1e-6
     if made.world.rank == 0:
         out.mkdir(exist_ok=True)
         np.save(out / "losses.npy", losses)
@@ -32,4 +35,5 @@ def main(out: Path, case: str, steps: int, options: dict) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4]))
+    out, case, steps, options, *differ = sys.argv[1:]
+    main(Path(out), case, int(steps), json.loads(options), differ == ["differ"])

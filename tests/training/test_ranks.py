@@ -55,3 +55,10 @@ def test_a_run_goes_on_in_another_number_of_ranks(tmp_path):
     for count in (2, None, 4, None):
         losses.append(train(out, count, steps=2))
     np.testing.assert_allclose(np.concatenate(losses), expected, rtol=1e-5)
+
+
+def test_ranks_whose_weights_differ_do_not_save(tmp_path):
+    code, _, stderr = ranks.run(2, PROGRAM, tmp_path / "out", "plain", 1, "{}", "differ")
+    assert code != 0
+    assert "the weights of the ranks differ after step 1" in stderr
+    assert not (tmp_path / "out" / STATE).exists()
