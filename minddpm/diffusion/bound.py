@@ -137,7 +137,8 @@ class BoundTerm(Function):
     the border, not 0: the pixel can return if it is wrong. If x0 is the border itself, as in the
     black four fifths of a digit, that gradient is 0, and any output beyond it is as good. So the
     model need not meet -1 to a fraction of sigma_t, which falls below a grey level.
-    fixed_mean: the gradient flows through the variance only (Nichol and Dhariwal 2021, L_hybrid).
+    fixed_mean: the gradient flows through the variance only, and nothing is clipped (L_hybrid of
+    Nichol and Dhariwal 2021, and their code).
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class BoundTerm(Function):
         self.x0, self.x_t = x0, x_t
 
     def forward(self, output: Array) -> Array:
-        clip = self.diffusion.clip_x0
+        clip = False if self.fixed_mean else self.diffusion.clip_x0
         self.step = _Step(self.diffusion, output, self.x0, self.x_t, self.t, clip)
         self.shape, self.dtype = output.shape, output.dtype
         return bits(self.step.nats()).astype(output.dtype)
