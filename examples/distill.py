@@ -1,9 +1,8 @@
-"""Distil a trained model into few sampling steps (Salimans and Ho 2022); write it and samples.
+"""Make of a trained model one that needs one sampling step or a few; write it and samples.
 
-    python examples/distill.py --model runs/mnist --out runs/mnist-4
-    python examples/distill.py --model runs/mnist-4 --sampling-steps 2 --out runs/mnist-2
-    python examples/distill.py --model runs/digits --guidance 2 --out runs/digits-4
-    python examples/sample.py --model runs/mnist-4
+    python examples/distill.py --model runs/mnist --out runs/mnist-2
+    python examples/distill.py --model runs/mnist --method progressive --out runs/mnist-4
+    python examples/sample.py --model runs/mnist-2
 
 This is `minddpm distill`: the code is in minddpm/commands/distill.py.
 """

@@ -16,6 +16,8 @@ COMMANDS = {
     "distill": ("minddpm.commands.distill", "make a model that needs only a few sampling steps"),
     "inpaint": ("minddpm.commands.inpaint", "complete the missing part of test digits"),
     "interpolate": ("minddpm.commands.interpolate", "draw samples between two test digits"),
+    "demo": ("minddpm.commands.demo", "show a model in the browser, with Gradio"),
+    "share": ("minddpm.commands.share", "upload a model to the Hugging Face hub"),
     "check-gpu": ("minddpm.gpucheck.__main__", "check every CUDA kernel on this machine's GPU"),
 }
 IN_RANKS = ("train", "sample", "evaluate", "distill")  # those that divide their work (parallel.py)

@@ -10,6 +10,7 @@ EXAMPLES = ROOT / "examples"
 IN_THE_PACKAGE = {
     "train_mnist": "train", "sample": "sample", "evaluate": "evaluate", "compare_models": "compare",
     "distill": "distill", "inpaint": "inpaint", "interpolate": "interpolate",
+    "demo": "demo", "share": "share",
 }  # fmt: skip
 NUMPY = ["--backend", "numpy"]
 QUICK = ["--steps", "2", "--batch-size", "2", "--timesteps", "40", "--sample-steps", "2"]

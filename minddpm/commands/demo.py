@@ -14,20 +14,20 @@ from importlib.util import find_spec
 from minddpm import backend
 from minddpm.commands import cli
 from minddpm.commands.demo_frames import Demo
+from minddpm.commands.parser import CommandParser
 from minddpm.errors import InputError
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    cli.add_model(parser)
-    parser.add_argument("--port", type=cli.positive, default=7860, help="of the page (7860)")
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
+    parser = CommandParser(__doc__, "the page")
+    (page,) = parser.groups
+    cli.add_model(page)
+    page.add_argument("--port", type=cli.positive, default=7860, help="of the page (7860)")
+    page.add_argument(
+        "--host", default="127.0.0.1",
         help="address to serve at (127.0.0.1: this computer alone; 0.0.0.0: the whole network)",
-    )
+    )  # fmt: skip
+    cli.add_machine(parser)
     return parser.parse_args()
 
 

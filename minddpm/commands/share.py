@@ -1,14 +1,32 @@
-"""Upload a run as a model of the Hugging Face hub; needs `pip install "minddpm[hub]"`."""
+"""Show what others would get of a trained model, write its model card, and upload it if asked to.
 
+    minddpm share --model runs/photos
+    minddpm share --model runs/photos --push-to-hub someone/photos
+
+Uploading needs huggingface_hub: pip install "minddpm[hub]".
+"""
+
+import argparse
 from pathlib import Path
 
+from minddpm.commands import cli
 from minddpm.commands.model_card import CARD, NO_LICENSE, read_card, write_card
+from minddpm.commands.parser import CommandParser
 from minddpm.errors import InputError
 from minddpm.models.pretrained import model_folder
 
 # What others need. Not run.json and training_state, which are for --resume here, and not
 # forward.png, which shows training images.
 SHARED = (CARD, "model_index.json", "unet/*", "scheduler/*", "samples.png", "denoising.gif")
+
+
+def parse() -> argparse.Namespace:
+    parser = CommandParser(__doc__, "sharing")
+    (sharing,) = parser.groups
+    cli.add_model(sharing)
+    sharing.add_argument("--push-to-hub", metavar="NAME", help="upload it to the Hugging Face hub")
+    sharing.add_argument("--private", action="store_true", help="only you see what is uploaded")
+    return parser.parse_args()
 
 
 def files_to_share(directory: Path) -> list[Path]:
@@ -55,3 +73,11 @@ def push_to_hub(directory: Path, name: str, private: bool = False) -> str:
             "`hf auth login`."
         ) from error
     return str(place)
+
+
+def main() -> None:
+    args = parse()
+    for path in files_to_share(args.model):
+        print(f"{path.stat().st_size:>12,} bytes  {path}")
+    if args.push_to_hub is not None:
+        print(f"uploaded to {push_to_hub(args.model, args.push_to_hub, args.private)}")

@@ -79,16 +79,17 @@ def test_the_help_names_every_option_and_help_all_describes_it(run, monkeypatch,
     monkeypatch.setattr(CommandParser, "print_help", print_help)
     everything, short = run(name, "--help-all")[1], run(name, "--help")[1]
     options = [action.option_strings[-1] for action in parsers[0]._actions]
-    assert len(options) > 8
+    assert len(options) > 5
     for option in options:
         if option.startswith("--help"):
             continue
         assert re.search(rf"{option}\b(?!-)", short), option
         assert re.search(rf"^  {option} .*\S|^  {option}$", everything, re.M), option
     rare = short[short.index("rarely used") :]
-    assert "--precision" in rare
-    assert "float32" not in rare
-    assert "float32" in everything
+    if "--backend" in short:  # only commands that compute
+        assert "--precision" in rare
+        assert "float32" not in rare
+        assert "float32" in everything
 
 
 def test_a_command_suggests_others_by_the_words_that_started_it(run, digits, tmp_path):
