@@ -113,6 +113,7 @@ class Loop:
         records: list[Any] = []
         progress = progress and world.rank == 0
         bar = tqdm(total=options.steps, initial=self.step, unit="step", disable=not progress)
+        first, started = self.step, time.perf_counter()
         with ExitStack() as stack, _interrupt_flag() as interrupted:
             for watcher in self.watchers:
                 stack.enter_context(watcher.watching(self.step))
@@ -131,8 +132,8 @@ class Loop:
                         world.from_first(partial(log.add, row))
                         for watcher in self.watchers:
                             watcher.row(row)
-                        images = (bar.format_dict["rate"] or 0.0) * options.batch_size
-                        name = self.columns[0]
+                        seconds, name = time.perf_counter() - started, self.columns[0]
+                        images = (self.step - first) * options.batch_size / seconds
                         text = f"{name} {row[name]:.4f}, {images:.0f} images/s"
                         bar.set_postfix_str(text, refresh=False)  # the next update shows it
                     if save and not last:
