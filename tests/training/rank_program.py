@@ -1,7 +1,7 @@
 """Train a tiny model in all ranks: rank_program.py OUT CASE STEPS {options} [differ].
 
-Rank 0 writes losses.npy, of every step and image, and the checkpoint. differ: rank 1 has other
-weights then.
+Rank 0 writes losses.npy, of every step and image, norms.npy, the squared norms of the gradients,
+and the checkpoint. differ: rank 1 has other weights then.
 """
 
 import json
@@ -25,12 +25,14 @@ def main(out: Path, case: str, steps: int, options: dict, differ: bool) -> None:
     if made.world.rank == 0 and (out / STATE).exists():
         made.resume()
     made.share()
-    losses = [made.world.gather(made.train_step().losses) for _ in range(steps)]
+    records = [made.train_step() for _ in range(steps)]
+    losses = [made.world.gather(record.losses) for record in records]
     if differ and made.world.rank == 1:
         made.optimizer.flat.data[0] += 1e-6
     if made.world.rank == 0:
         out.mkdir(exist_ok=True)
         np.save(out / "losses.npy", losses)
+        np.save(out / "norms.npy", [float(record.squared_norm) for record in records])
     made.save()
 
 

@@ -32,11 +32,13 @@ def check_weights(one, other):
 
 @pytest.mark.parametrize("case", ["dropout and classes", "muon", *IN_PART])
 def test_two_ranks_compute_what_one_does(tmp_path, case):
-    """Losses of every image; weights after Adam, which magnifies small gradients' rounding."""
+    """Losses, norms (Adam hides the gradients' scale), weights (Adam magnifies their rounding)."""
     assert case in CASES | IN_PART
     one = train(tmp_path / "one", None, case)
     two = train(tmp_path / "two", 2, case)
     np.testing.assert_allclose(two, one, rtol=1e-5)
+    norms = [np.load(tmp_path / name / "norms.npy") for name in ("one", "two")]
+    np.testing.assert_allclose(norms[1], norms[0], rtol=1e-4)
     check_weights(tmp_path / "one", tmp_path / "two")
 
 
