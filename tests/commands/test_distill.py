@@ -17,10 +17,10 @@ from minddpm.pipeline import save_pipeline
 
 @pytest.fixture
 def arguments(trained, digits, tmp_path):
-    """Arguments of a distillation of the model of 40 timesteps from 8 steps to 2."""
+    """Arguments of a progressive distillation of the model of 40 timesteps from 8 steps to 2."""
     return [
         "--model", trained, "--data-dir", digits, "--out", tmp_path / "few", *NUMPY,
-        "--teacher-steps", 8, "--sampling-steps", 2, "--steps-per-stage", 1, "--batch-size", 2,
+        "--method", "progressive", "--teacher-steps", 8, "--sampling-steps", 2, "--steps-per-stage", 1, "--batch-size", 2,
         "--samples", 4,
     ]  # fmt: skip
 
@@ -40,9 +40,29 @@ def test_distilling_sampling_and_distilling_again(command, arguments, digits, tm
     assert (code, "2 samples in 1 ddim steps" in stdout) == (0, True)
 
     again = [few, *arguments[2:4], "--out", tmp_path / "one", *NUMPY, *arguments[-6:]]
+    again += ["--method", "progressive"]
     code, stdout, _ = command("distill", "--model", *again, "--sampling-steps", 1)
     assert (code, "1 stages of 1 training steps: 2 to 1" in stdout) == (0, True)
     assert minddpm.load(tmp_path / "one").diffusion.sampling.steps == 1
+
+
+def test_a_consistency_model(command, trained, digits, tmp_path):
+    few, data = tmp_path / "few", ["--data-dir", digits, *NUMPY]
+    options = ["--model", trained, "--out", few, *data, "--steps-per-stage", 1, "--batch-size", 2]
+    code, stdout, stderr = command("distill", *options, "--samples", 4)
+    assert code == 0, stderr
+    assert "6 stages of 1 training steps: 2 sampling steps" in stdout
+    config = json.loads((few / "scheduler/scheduler_config.json").read_text())
+    assert (config["_class_name"], config["_sampling_steps"]) == ("LCMScheduler", 2)
+    code, stdout, _ = command("sample", "--model", few, "--count", 2, *NUMPY)
+    assert (code, "2 samples in 2 consistency steps" in stdout) == (0, True)
+    code, stdout, _ = command("distill", "--out", few, "--resume", *data, "--samples", 4)
+    assert (code, "at step 6" in stdout) == (0, True)
+    refused(
+        command("distill", "--out", few, "--resume", *data, "--method", "progressive"), "method"
+    )
+    for more in (["--teacher-steps", 8], ["--guidance", 2]):
+        refused(command("distill", *options[:2], *data, *more), more[0], "--method progressive")
 
 
 def test_resuming(command, arguments, trained, tmp_path):

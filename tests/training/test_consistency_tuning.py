@@ -62,7 +62,7 @@ def test_the_rate_falls_from_the_first_step(tmp_path):
     assert (loop.options.steps, loop.options.stages) == (12, 6)
     assert loop.train(progress=False)
     rates = [row["lr"] for row in read_loss(tmp_path / "run" / LOSS)]
-    np.testing.assert_allclose(rates, 1e-3 * np.arange(12, 0, -1) / 12)
+    np.testing.assert_allclose(rates, 1e-3 * np.arange(12, 0, -1) / 12, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stop", [3, 6])
