@@ -24,7 +24,7 @@ class StudentOptions(TrainingOptions):
     steps_per_stage: int = 400
     sampling_steps: int = 4
     optimizer: str = "muon"
-    lr: float = 1e-3
+    lr: float = 5e-4
     ema_decay: float = 0.99
     label_dropout: float = 0.0
 

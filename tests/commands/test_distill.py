@@ -20,8 +20,8 @@ def arguments(trained, digits, tmp_path):
     """Arguments of a progressive distillation of the model of 40 timesteps from 8 steps to 2."""
     return [
         "--model", trained, "--data-dir", digits, "--out", tmp_path / "few", *NUMPY,
-        "--method", "progressive", "--teacher-steps", 8, "--sampling-steps", 2, "--steps-per-stage", 1, "--batch-size", 2,
-        "--samples", 4,
+        "--method", "progressive", "--teacher-steps", 8, "--sampling-steps", 2,
+        "--steps-per-stage", 1, "--batch-size", 2, "--samples", 4,
     ]  # fmt: skip
 
 
