@@ -2,7 +2,7 @@
 
     pip install -e ".[demo]"
     python examples/demo.py --model runs/mnist
-    python examples/demo.py --model runs/mnist-4 --port 8000   # a distilled model, another port
+    python examples/demo.py --model runs/mnist-2 --port 8000   # a distilled model, another port
 
 This is `minddpm demo`: the code is in minddpm/commands/demo.py.
 """

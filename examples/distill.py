@@ -1,4 +1,4 @@
-"""Make of a trained model one that needs one sampling step or a few; write it and samples.
+"""Turn a trained model into one that needs one sampling step or a few; write it and samples.
 
     python examples/distill.py --model runs/mnist --out runs/mnist-2
     python examples/distill.py --model runs/mnist --method progressive --out runs/mnist-4

@@ -9,6 +9,7 @@ functions do nothing, so that a trainer needs no second version. docs/parallel.m
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -133,7 +134,8 @@ class Ranks(Alone):
             if code and time.monotonic() > end:
                 report()
                 self._comm.Abort(code)
-            time.sleep(0.01)
+            with contextlib.suppress(KeyboardInterrupt):  # the ranks at work answer it
+                time.sleep(0.01)
         return code
 
 

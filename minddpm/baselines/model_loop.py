@@ -61,7 +61,8 @@ class ModelLoop(Loop):
         options = self.options
         chosen = batch_indices(len(self.dataset), options.batch_size, step, options.seed)
         loss, *others = self.quantities(chosen, step)
-        self.loss_scale.backward(loss.mean(), self.optimizer.flat.grad)
+        self.loss_scale.backward(loss.mean())
+        self.loss_scale.unscale(self.optimizer.flat.grad)
         return loss, *others
 
     def trial(self) -> None:

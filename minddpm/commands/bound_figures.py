@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from minddpm import backend, random
 from minddpm.backend import Array
@@ -11,6 +10,7 @@ from minddpm.diffusion import GaussianDiffusion
 from minddpm.diffusion.forward import Model
 from minddpm.diffusion.schedules import half_log_snr
 from minddpm.drawing import curve, save_png, strip
+from minddpm.progress_bar import tqdm
 
 STEPS = "L_1 .. L_{T-1}, the steps"
 

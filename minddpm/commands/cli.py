@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from minddpm import backend, parallel
 from minddpm.commands import together
 from minddpm.commands.parser import CommandParser
@@ -123,7 +125,10 @@ def positive(text: str) -> int:
 
 def not_negative(text: str) -> int:
     """Convert text to an integer of at least 0; an argparse type."""
-    return positive(text) if text != "0" else 0
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
 
 
 def free_name(path: Path) -> Path:
@@ -173,6 +178,12 @@ def set_machine(name: str, threads: int | None, precision: str) -> tuple[str, in
     """Set backend, GPU, threads and precision; return backend and threads as they were chosen."""
     world = parallel.world()
     name = backend.set_backend(name).name
+    everywhere = world.gather(np.array([name]))
+    if (everywhere != everywhere[0]).any():
+        raise InputError(
+            f"the ranks have different backends ({', '.join(sorted(set(everywhere)))}): choose one "
+            "with --backend."
+        )
     backend.set_device(world.local_rank)
     threads = backend.set_threads(threads, world.sharing)
     backend.set_precision(precision)

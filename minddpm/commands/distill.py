@@ -1,4 +1,4 @@
-"""Make of a trained model one that needs one sampling step or a few; write it and samples.
+"""Turn a trained model into one that needs one sampling step or a few; write it and samples.
 
     minddpm distill --model runs/mnist --out runs/mnist-2
     minddpm distill --model runs/digits --method progressive --guidance 2 --out runs/digits-4

@@ -116,6 +116,8 @@ def parse() -> argparse.Namespace:
     for name in ("classification_steps", "count", "images", "likelihood_steps"):
         if getattr(args, name) < 0:
             parser.error(f"--{name.replace('_', '-')} is below 0")
+    if (args.likelihood_steps or args.where_bits) and not (args.model and args.images):
+        parser.error("--likelihood-steps and --where-bits need --model and --images above 0")
     return args
 
 
@@ -162,10 +164,12 @@ def draw(
     unet: UNet2D,
     diffusion: GaussianDiffusion,
     labels: np.ndarray | None = None,
+    world: parallel.Alone | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
     """Return uint8 samples, their labels (None with --judge-labels), and the sampling options.
 
-    labels: of the samples of a class-conditional model; None: all classes equally often.
+    labels: of the samples of a class-conditional model; None: all classes equally often. world:
+    the ranks that draw them; None: this one alone.
     """
     if labels is None and unet.num_classes:
         labels = np.arange(args.count) % unet.num_classes
@@ -176,7 +180,7 @@ def draw(
     print(f"{args.count} samples in {args.steps} {args.sampler} steps{cost}", flush=True)
     samples = generate(
         (unet, diffusion), args.count, args.sampler, args.steps, args.seed, args.batch_size,
-        labels=labels, guidance=args.guidance, world=parallel.world(),
+        labels=labels, guidance=args.guidance, world=world,
     )  # fmt: skip
     if args.judge_labels:
         labels = None
@@ -258,7 +262,12 @@ def main() -> None:
 
 
 def evaluate_own_images(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Return the metrics of images that are not MNIST's, and the table of them."""
+    """Return the metrics of images that are not MNIST's, and the table of them.
+
+    One rank computes them.
+    """
+    if parallel.world().rank > 0:
+        return {}, ""
 
     def draw_own(
         unet: UNet2D, diffusion: GaussianDiffusion, labels: np.ndarray | None
@@ -327,14 +336,16 @@ def evaluate_ddpm(args: argparse.Namespace, network: Judge) -> dict[str, Any]:
         )
     choose_sampler(args, diffusion)
     timesteps(diffusion.T, args.steps)  # raises before any work if the number is invalid
-    samples = draw(args, unet, diffusion) if args.count else None
+    samples = draw(args, unet, diffusion, world=parallel.world()) if args.count else None
     bound = {}
     if args.images:
         bound = likelihood(args, unet, diffusion, data)
-        if args.likelihood_steps:
-            bound |= ode_likelihood(args, unet, diffusion, data)
-        if args.where_bits:
-            shares = where_bits(unet, diffusion, data, args.images, args.batch_size, args.seed)
-            print(f"\n{cli.markdown(*shares_table(shares))}\n")
-    # Last, because rank 0 does it alone.
+    # All else is last, because rank 0 does it alone.
+    if parallel.world().rank > 0:
+        return {}
+    if args.likelihood_steps:
+        bound |= ode_likelihood(args, unet, diffusion, data)
+    if args.where_bits:
+        shares = where_bits(unet, diffusion, data, args.images, args.batch_size, args.seed)
+        print(f"\n{cli.markdown(*shares_table(shares))}\n")
     return (judge(args, network, *samples) if samples else {}) | bound

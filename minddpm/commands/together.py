@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 
 from minddpm import parallel
+from minddpm.commands import program
 from minddpm.errors import InputError
 
 
@@ -28,7 +29,8 @@ def run(command: Callable[[], int], in_ranks: bool, bad_input: int) -> int:
     try:
         if not in_ranks:
             raise InputError(
-                f"{sys.argv[0]} does not divide its work over ranks: start it without a launcher."
+                f"{program.name()} does not divide its work over ranks: start it without a "
+                "launcher."
             )
         world = parallel.join()
     except InputError as error:

@@ -135,8 +135,9 @@ class BoundTerm(Function):
 
     The predicted image is clipped as in the bound, and the gradient of a clipped pixel is that at
     the border, not 0: the pixel can return if it is wrong. If x0 is the border itself, as in the
-    black four fifths of a digit, that gradient is 0, and any output beyond it is as good. So the
-    model need not meet -1 to a fraction of sigma_t, which falls below a grey level.
+    black four fifths of a digit, that gradient is 0 for t > 0, and any output beyond it is as good.
+    So the model need not meet -1 to a fraction of sigma_t, which falls below a grey level. (The
+    decoder's gradient, at t = 0, points on beyond the border, where nothing is gained or lost.)
     fixed_mean: the gradient flows through the variance only, and nothing is clipped (L_hybrid of
     Nichol and Dhariwal 2021, and their code).
     """

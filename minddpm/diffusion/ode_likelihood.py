@@ -28,7 +28,6 @@ gives an upper bound on -log P(x0):
 import math
 
 import numpy as np
-from tqdm import tqdm
 
 from minddpm import backend, random
 from minddpm.autodiff import Tensor
@@ -38,6 +37,7 @@ from minddpm.diffusion.decoder import HALF_BIN
 from minddpm.diffusion.forward import Model, floating
 from minddpm.diffusion.reverse import pred_x0_coefficients
 from minddpm.errors import InputError
+from minddpm.progress_bar import tqdm
 
 
 def uniform_bits(

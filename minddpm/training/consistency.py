@@ -16,6 +16,7 @@ from minddpm.diffusion.consistency import consistency_target, less_noise
 from minddpm.diffusion.draw_t import draw_by_log_snr
 from minddpm.diffusion.reverse import Sampling
 from minddpm.diffusion.sampling import Guided, timesteps
+from minddpm.errors import InputError
 from minddpm.pipeline import Pipeline
 from minddpm.replay import replayed
 from minddpm.training.run_directory import RunDirectory
@@ -44,7 +45,11 @@ class ConsistencyTuner(Student):
         self, teacher: Pipeline, dataset: ImageDataset, run: RunDirectory,
         options: ConsistencyOptions,
     ):  # fmt: skip
-        timesteps(teacher.diffusion.T, options.sampling_steps, "upper")  # raises if too many
+        T, S = teacher.diffusion.T, options.sampling_steps
+        if timesteps(T, S, "upper")[-1] < 0.95 * T - 1 or S == T:
+            raise InputError(
+                f"{S} sampling steps of a model with T = {T} would not begin near T: choose fewer."
+            )
         sampling = Sampling("consistency", {}, options.sampling_steps)
         super().__init__(teacher, dataset, run, options, sampling)
         # The same weights, without dropout: the target is what a sampler would get.

@@ -184,6 +184,7 @@ class Trainer(Loop):
             part = slice(first, first + self.part_size)
             inputs = (None if x is None else x[part] for x in batch)
             losses.append(self._part_gradients(step, self.rows.start + first, *inputs))
+        self.loss_scale.unscale(self.optimizer.flat.grad)
         return tuple(losses)
 
     def _part_gradients(
@@ -214,7 +215,7 @@ class Trainer(Loop):
             losses = losses * backend.xp.asarray(weights)
         # loss.backward(), with a scaled loss in half precision; the mean is that of the whole batch
         mean = losses.sum() * (1 / options.batch_size)
-        self.loss_scale.backward(mean, self.optimizer.flat.grad)
+        self.loss_scale.backward(mean)
         return losses.data
 
     def _update(self, step: int, adam_step: Any, lr: Any, decay: Any) -> backend.Array:

@@ -16,6 +16,7 @@ import numpy as np
 from minddpm import backend, nn, parallel
 from minddpm.backend import Array
 from minddpm.data import ImageDataset
+from minddpm.errors import InputError
 from minddpm.progress_bar import tqdm
 from minddpm.training.options import LoopOptions
 from minddpm.training.run_directory import BEFORE_COOLDOWN, LOSS, STATE, LossLog, RunDirectory
@@ -170,11 +171,26 @@ class Loop:
         return self.step
 
     def share(self) -> None:
-        """Give all ranks the step and the arrays of rank 0."""
+        """Give all ranks the step and the arrays of rank 0.
+
+        Raises InputError unless all have the same images.
+        """
+        self._check_images()
         self.step = self.world.from_first(lambda: self.step)
         for array in self._arrays():
             self.world.share(array)
         self.resumed()
+
+    def _check_images(self) -> None:
+        if self.world.size == 1:
+            return
+        identity = repr(sorted((self.dataset.identity() | {"source": ""}).items())).encode()
+        everywhere = self.world.gather(np.array([zlib.crc32(identity)]))
+        if (everywhere != everywhere[0]).any():
+            raise InputError(
+                f"the ranks have different images (rank {self.world.rank}: {self.dataset.source}): "
+                "give all of them the same folder or file."
+            )
 
     def _check_ranks(self) -> None:
         """Raise TrainingDivergedError unless all ranks have the same weights."""

@@ -39,13 +39,14 @@ class LossScale:
         """Return whether the backend computes in half precision."""
         return backend.precision() == "fp16"
 
-    def backward(self, loss: Tensor, gradients: Array) -> None:
-        """Compute the unscaled gradients of a 0-d loss; loss.backward() writes into `gradients`."""
-        if not self.needed():
-            loss.backward()
-            return
-        (loss * self.scale).backward()
-        gradients *= 1 / self.scale
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a 0-d loss to those of the parameters, scaled."""
+        (loss * self.scale if self.needed() else loss).backward()
+
+    def unscale(self, gradients: Array) -> None:
+        """Divide by the scale what calls of backward() have added up."""
+        if self.needed():
+            gradients *= 1 / self.scale
 
     def update(self, squared_norm: Array) -> None:
         """Adapt the scale after a step; squared_norm: of its gradient, a 0-d float64 array."""

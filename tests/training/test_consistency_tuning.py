@@ -108,6 +108,8 @@ def test_what_a_finished_run_samples_with(tmp_path):
     ("options", "words"),
     [
         ({"sampling_steps": 41}, ("41 sampling steps", "T = 40")),
+        ({"sampling_steps": 40}, ("40 sampling steps", "choose fewer")),
+        ({"sampling_steps": 25}, ("25 sampling steps", "choose fewer")),
         ({"sampling_steps": 0}, ("sampling_steps=0",)),
         ({"steps_per_stage": 0}, ("steps_per_stage=0",)),
         ({"variance": "learned_range", "config": {**TINIEST, "out_channels": 2}}, ("learned",)),

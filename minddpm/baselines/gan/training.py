@@ -116,13 +116,15 @@ class GANLoop(Loop):
             generated = self.generator(self._noise(step, 0))
         real, fake = self.discriminator(x), self.discriminator(generated)
         loss = discriminator_loss(real, fake)
-        self.scale_d.backward(loss.mean(), self.optimizer_d.flat.grad)
+        self.scale_d.backward(loss.mean())
+        self.scale_d.unscale(self.optimizer_d.flat.grad)
         return loss, real, fake
 
     def _generate(self, step: int) -> Tensor:
         """Compute the generator's gradients through the discriminator; return the losses [N]."""
         loss = generator_loss(self.discriminator(self.generator(self._noise(step, 1))))
-        self.scale_g.backward(loss.mean(), self.optimizer_g.flat.grad)
+        self.scale_g.backward(loss.mean())
+        self.scale_g.unscale(self.optimizer_g.flat.grad)
         return loss
 
     def _zero_grad(self) -> None:

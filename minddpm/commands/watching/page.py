@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from minddpm.commands import program
 from minddpm.commands.watching.curves import curves
 from minddpm.commands.watching.sampler import FOLDER, Sampler
 from minddpm.errors import InputError
@@ -96,7 +97,7 @@ class Page(Watcher):
             "started": self.started,
             "updated": time.time(),
             "name": str(self.path.resolve()),
-            "command": shlex.join([sys.executable, *sys.argv]),
+            "command": shlex.join([*program.words(), *sys.argv[1:]]),
             "options": info[0],
             "data": info[1],
             "loss": curves(self.columns, self.rows),

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from minddpm import backend, random
 from minddpm.data import ImageDataset, to_float
@@ -12,6 +11,7 @@ from minddpm.diffusion import GaussianDiffusion
 from minddpm.diffusion.schedules import half_log_snr
 from minddpm.generate import conditioned
 from minddpm.models import UNet2D
+from minddpm.progress_bar import tqdm
 
 # Of MNIST's pixels four fifths are 0, and of the others two fifths are 252 .. 255.
 WHITE = 252
