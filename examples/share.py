@@ -1,4 +1,4 @@
-"""Show what others would get of a trained model, write its model card, and upload it if asked to.
+"""List the files that sharing would upload, write the model card, and upload them if asked to.
 
     python examples/share.py --model runs/photos
     python examples/share.py --model runs/photos --push-to-hub someone/photos

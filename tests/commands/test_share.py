@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -127,4 +128,16 @@ def test_the_hub_refuses(command, run, hub, monkeypatch):
     refused(command(*push, "a/b/c"), "a/b/c")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     refused(command(*push, "me/photos"), "401", "hf auth login")
+    assert hub.files == {}
+
+
+def test_no_network(command, run, hub, monkeypatch):
+    assert command("share", "--model", run)[0] == 0
+    card = (run / CARD).read_text()
+    (run / CARD).write_text(card.replace(NO_LICENSE, "license: mit"))
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens there, and no one else can have the port
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        refused(command("share", "--model", run, "--push-to-hub", "me/photos"), "the network")
     assert hub.files == {}
