@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from minddpm.diffusion.scheduler_file import STEPS
 from minddpm.errors import InputError
 from minddpm.models.config import DEFAULTS
 from minddpm.models.pretrained import model_folder, read_config
@@ -23,7 +24,8 @@ _SHOWN = {  # options of run.json in the table
     "steps": "training steps", "batch_size": "images per step", "optimizer": "optimizer",
     "lr": "learning rate", "ema_decay": "decay of the averaged weights", "timesteps": "T",
     "schedule": "noise schedule", "prediction": "the network predicts", "variance": "variance",
-    "loss": "loss", "flip": "random flips", "seed": "seed", "teacher_steps": "teacher's steps",
+    "loss": "loss", "flip": "random flips", "seed": "seed", "method": "distillation",
+    "teacher_steps": "teacher's steps", "guidance": "guidance, built in",
     "sampling_steps": "sampling steps",
 }  # fmt: skip
 _SAMPLED = ("sampler", "steps", "spacing", "guidance", "weights", "seed")
@@ -104,7 +106,7 @@ tags: [{", ".join(tags)}]
 
 {metrics[0]}
 
-Not measured yet; `python examples/evaluate.py --model DIR` writes this part.
+Not measured yet; `minddpm evaluate --model DIR` writes this part.
 
 {metrics[1]}
 
@@ -128,12 +130,12 @@ def _run(directory: Path) -> str:
     if (directory / "samples.png").exists():
         text.append("![Samples, not picked by hand](samples.png)")
     info = read_json(directory / RUN) if (directory / RUN).is_file() else {}
-    distilled = "sampling_steps" in info.get("options", {})
-    how = ["model", "16"] if distilled else ["model", "16", '"dpm_solver"', "steps=20"]
+    scheduler = _scheduler(directory)
+    how = ["model", "16"] if STEPS in scheduler else ["model", "16", '"dpm_solver"', "steps=20"]
     if conditional:
         how.append("labels=numpy.zeros(16, int)")
     call = f"minddpm.generate({', '.join(how)})"
-    return "\n\n".join([*text, *_training(info), _use(call, conditional)])
+    return "\n\n".join([*text, *_training(info), _use(call, conditional, scheduler)])
 
 
 def _training(info: dict[str, Any]) -> list[str]:
@@ -144,18 +146,21 @@ def _training(info: dict[str, Any]) -> list[str]:
     rows = [f"| data | {data.get('images')} images of {Path(name).name} |"]
     if names := data.get("label_names"):
         rows.append(f"| classes | {', '.join(map(str, names))} |")
-    rows += [f"| {word} | {options[key]} |" for key, word in _SHOWN.items() if key in options]
+    shown = {word: options.get(key) for key, word in _SHOWN.items()}
+    rows += [f"| {word} | {value} |" for word, value in shown.items() if value is not None]
     return ["## Training", "\n".join(["| | |", "|---|---|", *rows])]
 
 
-def _use(call: str, conditional: bool) -> str:
-    pipeline = (
-        """images = diffusers.DiffusionPipeline.from_pretrained("DIR")(batch_size=4).images"""
-    )
-    if conditional:  # DDPMPipeline gives the model no classes
-        pipeline = """unet = diffusers.UNet2DModel.from_pretrained("DIR", subfolder="unet")
-scheduler = diffusers.DDPMScheduler.from_pretrained("DIR", subfolder="scheduler")
-# DDPMPipeline knows no classes: in a loop of your own, call unet(x, t, class_labels=labels)."""
+def _use(call: str, conditional: bool, scheduler: dict[str, Any]) -> str:
+    steps = scheduler.get(STEPS)  # of a distilled model
+    how = f", num_inference_steps={steps}" if steps else ""
+    code = f"""pipeline = diffusers.DiffusionPipeline.from_pretrained("DIR")
+images = pipeline(batch_size=4{how}).images"""
+    if conditional:  # diffusers' pipelines give the model no classes
+        how = f"scheduler.set_timesteps({steps})\n" if steps else ""
+        code = f"""unet = diffusers.UNet2DModel.from_pretrained("DIR", subfolder="unet")
+scheduler = diffusers.{scheduler["_class_name"]}.from_pretrained("DIR", subfolder="scheduler")
+{how}# Pipelines know no classes: in a loop of your own, call unet(x, t, class_labels=labels)."""
     return f"""## Use
 
 `DIR` is a copy of this directory.
@@ -170,12 +175,17 @@ samples = {call}  # -1 .. 1
 ```python
 import diffusers
 
-{pipeline}
+{code}
 ```"""
 
 
 def _config(directory: Path) -> dict[str, Any]:
     return DEFAULTS | read_config(model_folder(directory))
+
+
+def _scheduler(directory: Path) -> dict[str, Any]:
+    path = directory / "scheduler" / "scheduler_config.json"
+    return {"_class_name": "DDPMScheduler"} | (read_json(path) if path.is_file() else {})
 
 
 def _without_paths(text: str) -> str:

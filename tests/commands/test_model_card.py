@@ -5,6 +5,8 @@ from builders import TINY, random_unet
 
 import minddpm
 from minddpm.commands.model_card import CARD, NO_LICENSE, update_card, write_card
+from minddpm.diffusion.reverse import Sampling
+from minddpm.diffusion.scheduler_file import few_steps
 from minddpm.errors import InputError
 from minddpm.pipeline import save_pipeline
 from minddpm.training.run_directory import RunDirectory
@@ -40,11 +42,13 @@ def test_a_new_card(run):
     assert f"license: {entries['license']}".startswith(NO_LICENSE)
     for words in (
         "# pets\n", "[8, 8, 1]", "(samples.png)", "9 images of my photos", "cat, owl",
-        "| training steps | 40 |", "Not measured yet", "## Licence",
+        "| training steps | 40 |", "Not measured yet; `minddpm evaluate", "## Licence",
     ):  # fmt: skip
         assert words in body
     assert "/home" not in body
     assert "threads" not in body
+    assert "set_timesteps" not in body
+    assert "diffusers.DDPMScheduler.from_pretrained(" in body
 
 
 def test_its_code_runs(run, monkeypatch):
@@ -69,6 +73,37 @@ def test_only_the_parts_between_markers_are_renewed(run):
     assert "Not measured" not in after
     assert write_card(run)
     assert text(run) == after  # training leaves the metrics
+
+
+@pytest.mark.parametrize(
+    ("method", "scheduler"), [("consistency", "LCMScheduler"), ("progressive", "DDIMScheduler")]
+)
+@pytest.mark.parametrize("classes", [None, 3])
+def test_a_distilled_model(run, method, scheduler, classes):
+    process = minddpm.GaussianDiffusion(minddpm.schedules.linear(50), "v")
+    process.sampling = Sampling("consistency", {}, 2) if method == "consistency" else few_steps(2)
+    save_pipeline(random_unet(TINY, num_class_embeds=classes), process, run)
+    options = {"method": method, "teacher_steps": None, "guidance": 1.5, "sampling_steps": 2}
+    RunDirectory(run).write_info(options, DATA)
+    write_card(run)
+    for row in (f"distillation | {method}", "guidance, built in | 1.5", "sampling steps | 2"):
+        assert f"| {row} |" in text(run)
+    assert "None" not in text(run)
+    ours, theirs = (part.split("```")[0] for part in text(run).split("```python\n")[1:])
+    assert "dpm_solver" not in ours
+    if classes is None:
+        assert "pipeline(batch_size=4, num_inference_steps=2)" in theirs
+    else:
+        assert f"diffusers.{scheduler}.from_pretrained(" in theirs
+        assert "\nscheduler.set_timesteps(2)\n" in theirs
+    diffusers = pytest.importorskip("diffusers")
+    scope = {}
+    exec(theirs.replace("DIR", str(run)), scope)
+    if classes is None:
+        assert len(scope["images"]) == 4
+        assert type(scope["pipeline"].scheduler) is getattr(diffusers, scheduler)
+    else:
+        assert len(scope["scheduler"].timesteps) == 2
 
 
 def test_it_says_how_the_samples_were_made(run, capsys):
