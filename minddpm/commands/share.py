@@ -13,7 +13,6 @@ from minddpm.commands import cli
 from minddpm.commands.model_card import CARD, NO_LICENSE, read_card, write_card
 from minddpm.commands.parser import CommandParser
 from minddpm.errors import InputError
-from minddpm.models.pretrained import model_folder
 
 # What others need. Not run.json and training_state, which are for --resume here, and not
 # forward.png, which shows training images.
@@ -30,13 +29,11 @@ def parse() -> argparse.Namespace:
 
 
 def files_to_share(directory: Path) -> list[Path]:
-    """Return the files that are uploaded, sorted; the card is written if there is none.
+    """Return the files that are uploaded, sorted; the card is written, or renewed.
 
-    Raises InputError if there is no model.
+    Raises InputError if there is no model, or the card is no text.
     """
-    model_folder(directory)
-    if read_card(directory) is None:
-        write_card(directory)
+    write_card(directory)  # renewed, since an interrupted training leaves older metrics in it
     found = {path for pattern in SHARED for path in directory.glob(pattern) if path.is_file()}
     return sorted(found)
 

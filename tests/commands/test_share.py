@@ -20,6 +20,8 @@ MODEL_FILES = {
     "unet/diffusion_pytorch_model.safetensors",
 }  # fmt: skip
 
+OLD = "| FID | 7 |\n\n<!-- weights 00000000 -->"  # metrics of other weights
+
 
 @pytest.fixture
 def run(tmp_path):
@@ -96,7 +98,11 @@ def test_the_files_are_shown_and_the_card_is_written(command, run):
     code, stdout, stderr = command("share", "--model", run)
     assert code == 0, stderr
     assert {line.split(f"{run}/")[1] for line in stdout.splitlines()} == MODEL_FILES
-    assert NO_LICENSE in (run / CARD).read_text()
+    card = (run / CARD).read_text()
+    assert NO_LICENSE in card
+    (run / CARD).write_text(card.replace("# run", "# Mine").replace("Not measured yet", OLD))
+    assert command("share", "--model", run)[0] == 0
+    assert (run / CARD).read_text() == card.replace("# run", "# Mine")
     refused(command("share", "--model", run / "nowhere"), "nowhere")
     refused(command("share", "--model", run, "--push-to-hub", "me/photos"), CARD, "licence")
 
