@@ -1,14 +1,18 @@
 """The model card of a run: README.md in its directory, as the Hugging Face hub reads it.
 
 It is written once. Later only the text between two markers is renewed, and nothing where the user
-removed the markers: all else may be edited. The card names no folder of this machine.
+removed the markers: all else may be edited. The card names no folder of this machine. What was
+measured has a comment with a checksum of the weights, and goes when the model has other weights.
 Format: https://huggingface.co/docs/hub/model-cards.
 """
 
 import re
+import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
+from minddpm.commands.digits_table import digits_table
 from minddpm.diffusion.scheduler_file import STEPS
 from minddpm.errors import InputError
 from minddpm.models.config import DEFAULTS
@@ -19,7 +23,11 @@ from minddpm.training.run_directory import RUN
 
 CARD = "README.md"
 NO_LICENSE = "license: unknown"
-RUN_PART, METRICS_PART = "run", "metrics"
+RUN_PART, SAMPLES_PART, LIKELIHOOD_PART = "run", "metrics", "likelihood"
+_NOT_MEASURED = {
+    SAMPLES_PART: "Not measured yet; `minddpm evaluate --model DIR` writes this part.",
+    LIKELIHOOD_PART: "",
+}
 _SHOWN = {  # options of run.json in the table
     "steps": "training steps", "batch_size": "images per step", "optimizer": "optimizer",
     "lr": "learning rate", "ema_decay": "decay of the averaged weights", "timesteps": "T",
@@ -31,43 +39,59 @@ _SHOWN = {  # options of run.json in the table
 _SAMPLED = ("sampler", "steps", "spacing", "guidance", "weights", "seed")
 
 
-def write_card(directory: Path, metrics: str | None = None) -> bool:
+def write_card(directory: Path, metrics: dict[str, str] | None = None) -> bool:
     """Write README.md in the directory of a model, or renew its parts between markers.
 
-    metrics: Markdown; None leaves that part as it is. Returns whether every part had its markers.
+    metrics: Markdown of SAMPLES_PART, LIKELIHOOD_PART or both. One that is missing stays as it is
+    if it was measured with these weights. Returns whether all of `metrics` had their markers.
     Raises InputError if there is no model, or the file is no text.
     """
-    parts = {RUN_PART: _run(directory)}
-    if metrics is not None:
-        parts[METRICS_PART] = _without_paths(metrics)
+    weights = f"<!-- weights {_checksum(directory)} -->"
+    measured = {
+        part: f"{_without_paths(content).strip()}\n\n{weights}"
+        for part, content in (metrics or {}).items()
+    }
     before = read_card(directory)
-    text, complete = before or _new(directory), True
-    for name, content in parts.items():
-        begin, end = _markers(name)
-        head, found, rest = text.partition(begin)
-        _, closed, tail = rest.partition(end)
-        if found and closed:
-            text = f"{head}{begin}\n\n{content.strip()}\n\n{end}{tail}"
-        else:
-            complete = False
+    text = before or _new(directory)
+    shown = all(_content(text, part) is not None for part in measured)
+    for part in _NOT_MEASURED.keys() - measured.keys():
+        content = _content(text, part) or ""
+        if "<!-- weights " in content and weights not in content:
+            measured[part] = _NOT_MEASURED[part]
+    for part, content in {RUN_PART: _run(directory), **measured}.items():
+        if (old := _content(text, part)) is not None:
+            begin, end = _markers(part)
+            text = text.replace(f"{begin}{old}{end}", f"{begin}\n\n{content.strip()}\n\n{end}", 1)
     if text != before:
         with atomic_write(directory / CARD) as file:
             file.write(text.encode())
-    return complete
+    return shown
 
 
-def update_card(directory: Path, metrics: str, numbers: dict[str, dict[str, Any]]) -> None:
+def update_card(directory: Path, shown: str, numbers: dict[str, dict[str, Any]]) -> None:
     """Put the metrics into the card if this is a run of a DDPM, and say so.
 
-    metrics: as Markdown; numbers: by name, with how the samples were made.
+    shown: the table of all numbers; numbers: by name, with how the samples were made.
+    A card that cannot be read or written is a warning: the numbers were not cheap.
     """
     if not (directory / RUN).is_file() or not (directory / "model_index.json").is_file():
         return
-    about = next(iter(numbers.values()))
-    how = [f"{key} {about[key]}" for key in _SAMPLED if key in about]
-    how = f"\n\nSamples: {', '.join(how)}." if how else ""
-    written = write_card(directory, metrics.strip() + how)
-    print(f"{directory / CARD} {'shows them' if written else 'has no place for them: unchanged'}")
+    samples = {name: row for name, row in numbers.items() if "extractor" in row}
+    likelihood = {name: row for name, row in numbers.items() if name not in samples}
+    metrics = {}
+    if samples:
+        about = next(iter(samples.values()))
+        how = ", ".join(f"{key} {about[key]}" for key in _SAMPLED if key in about)
+        table = digits_table(samples) if likelihood else shown
+        metrics[SAMPLES_PART] = f"{table.strip()}\n\nSamples: {how}."
+    if likelihood:  # only that of digits is measured
+        metrics[LIKELIHOOD_PART] = digits_table(likelihood)
+    try:
+        written = write_card(directory, metrics)
+    except (InputError, OSError) as error:
+        print(f"warning: the model card does not show them: {error}", file=sys.stderr)
+        return
+    print(f"{directory / CARD} {'shows them' if written else 'has no place for them'}")
 
 
 def read_card(directory: Path) -> str | None:
@@ -85,11 +109,19 @@ def _markers(part: str) -> tuple[str, str]:
     return f"<!-- minddpm: {part}; renewed between these two lines -->", f"<!-- /{part} -->"
 
 
+def _content(text: str, part: str) -> str | None:
+    """Return what is between the markers of a part, or None if one of them is missing."""
+    begin, end = _markers(part)
+    _, _, rest = text.partition(begin)
+    content, closed, _ = rest.partition(end)
+    return content if closed else None
+
+
 def _new(directory: Path) -> str:
     tags = ["minddpm", "ddpm"]
     if _config(directory)["num_class_embeds"]:
         tags.append("class-conditional")
-    run, metrics = _markers(RUN_PART), _markers(METRICS_PART)
+    run, samples, likelihood = map(_markers, (RUN_PART, SAMPLES_PART, LIKELIHOOD_PART))
     return f"""---
 {NO_LICENSE}  # fill in, such as mit: https://huggingface.co/docs/hub/repositories-licenses
 library_name: diffusers
@@ -104,11 +136,14 @@ tags: [{", ".join(tags)}]
 
 ## Quality
 
-{metrics[0]}
+{samples[0]}
 
-Not measured yet; `minddpm evaluate --model DIR` writes this part.
+{_NOT_MEASURED[SAMPLES_PART]}
 
-{metrics[1]}
+{samples[1]}
+
+{likelihood[0]}
+{likelihood[1]}
 
 ## Licence
 
@@ -181,6 +216,14 @@ import diffusers
 
 def _config(directory: Path) -> dict[str, Any]:
     return DEFAULTS | read_config(model_folder(directory))
+
+
+def _checksum(directory: Path) -> str:
+    """Return a checksum of the weights: training may have changed them since a measurement."""
+    checksum = 0
+    for path in sorted(model_folder(directory).glob("diffusion_pytorch_model*")):
+        checksum = zlib.crc32(path.read_bytes(), checksum)
+    return f"{checksum:08x}"
 
 
 def _scheduler(directory: Path) -> dict[str, Any]:

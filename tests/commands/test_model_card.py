@@ -1,10 +1,13 @@
 """The model card: what it says, which parts are renewed, and what is left alone."""
 
+import shutil
+
 import pytest
 from builders import TINY, random_unet
 
 import minddpm
-from minddpm.commands.model_card import CARD, NO_LICENSE, update_card, write_card
+from minddpm.commands.digits_table import digits_table
+from minddpm.commands.model_card import CARD, NO_LICENSE, SAMPLES_PART, update_card, write_card
 from minddpm.diffusion.reverse import Sampling
 from minddpm.diffusion.scheduler_file import few_steps
 from minddpm.errors import InputError
@@ -14,7 +17,15 @@ from minddpm.training.run_directory import RunDirectory
 OPTIONS = {"data": "/home/someone/my photos", "steps": 40, "flip": True, "threads": 2}
 DATA = {"source": "9 images in /home/someone/my photos", "images": 9, "label_names": ["cat", "owl"]}
 
-FID = {"fid": {"value": 7, "sampler": "ddim", "steps": 5, "seed": 3, "n": 100}}
+ABOUT = {
+    "extractor": "judge",
+    "reference": "train",
+    "test": "test",
+    "floor_is": "",
+    "ceiling_is": "",
+}
+FID = {"fid": {"value": 7, "sampler": "ddim", "steps": 5, "seed": 3, "n": 100, **ABOUT}}
+BOUND = {"bits_per_dim": {"value": 2.5, "seed": 3, "n": 100}}
 
 
 @pytest.fixture
@@ -64,7 +75,7 @@ def test_only_the_parts_between_markers_are_renewed(run):
     write_card(run)
     edited = text(run).replace(NO_LICENSE, "license: mit").replace("# pets", "# My pets")
     (run / CARD).write_text(edited.replace("40 |", "forty |"))
-    assert write_card(run, "| FID | 7 |\n\n3 images in /home/someone/my/photos")
+    assert write_card(run, {SAMPLES_PART: "| FID | 7 |\n\n3 images in /home/someone/my/photos"})
     after = text(run)
     assert "license: mit" in after
     assert "# My pets" in after
@@ -112,13 +123,64 @@ def test_it_says_how_the_samples_were_made(run, capsys):
     assert "shows them" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("order", [(FID, BOUND), (BOUND, FID), (FID | BOUND,)])
+def test_samples_and_likelihood_keep_each_other(run, order):
+    for numbers in order:
+        update_card(run, digits_table(numbers), numbers)
+    assert text(run).count("| FID | 7 |") == 1
+    assert text(run).count("| bits/dim, the bound | 2.5 |") == 1
+    assert text(run).count("seed 3.") == 1  # the bound is not of samples
+    assert "Not measured" not in text(run)
+    better = {"fid": {**FID["fid"], "value": 6}}
+    update_card(run, digits_table(better), better)
+    assert "| FID | 6 |" in text(run)
+    assert "| FID | 7 |" not in text(run)
+    assert "| bits/dim, the bound | 2.5 |" in text(run)
+
+
+@pytest.mark.parametrize("renew", ["train", "evaluate"])
+def test_metrics_of_other_weights_go(run, renew):
+    update_card(run, digits_table(FID | BOUND), FID | BOUND)
+    before = text(run)
+    assert write_card(run)
+    assert text(run) == before
+    other = random_unet(TINY, seed=5, num_class_embeds=3)
+    save_pipeline(other, minddpm.load(run).diffusion, run)
+    if renew == "train":
+        write_card(run)
+        assert "Not measured yet" in text(run)
+    else:
+        better = {"fid": {**FID["fid"], "value": 6}}
+        update_card(run, digits_table(better), better)
+        assert "| FID | 6 |" in text(run)
+    assert "| FID | 7 |" not in text(run)
+    assert "bits/dim" not in text(run)
+
+
+@pytest.mark.parametrize("problem", ["not UTF-8", "read-only"])
+def test_an_unusable_card_is_a_warning(run, capsys, monkeypatch, problem):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    if problem == "read-only":
+        monkeypatch.setattr("os.replace", refuse)
+    else:
+        (run / CARD).write_bytes(b"\xff")
+    update_card(run, "FID 7", FID)
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    assert stderr.startswith("warning: ")
+    assert stderr.count("\n") == 1
+    assert str(run / CARD) in stderr
+
+
 def test_a_card_without_markers_is_never_changed(run, capsys):
     own = "My own words.\r\n"
     (run / CARD).write_bytes(own.encode())
-    assert not write_card(run, "FID 7")
+    assert not write_card(run, {SAMPLES_PART: "FID 7"})
     update_card(run, "FID 7", FID)
     assert (run / CARD).read_bytes() == own.encode()
-    assert "unchanged" in capsys.readouterr().out
+    assert "has no place" in capsys.readouterr().out
     (run / CARD).write_bytes(b"\xff")
     with pytest.raises(InputError, match="not a text file"):
         write_card(run)
@@ -139,3 +201,9 @@ def test_commands_write_and_renew_it(command, trained, digits, tmp_path):
     assert code == 0, stderr
     assert f"{trained / CARD} shows them" in stdout
     assert "bits/dim, the bound" in (trained / CARD).read_text()
+    damaged = shutil.copytree(trained, tmp_path / "damaged")
+    (damaged / CARD).write_bytes(b"\xff")
+    code, stdout, stderr = command("evaluate", "--model", damaged, *how)
+    assert code == 0, stderr
+    assert "bits/dim, the bound" in stdout
+    assert "warning: " in stderr
