@@ -35,7 +35,9 @@ def test_commands_options_and_values_are_completed(complete):
     assert complete("minddpm in") == ["inpaint", "interpolate"]
     assert complete("minddpm train --sch") == ["--schedule"]
     assert complete("minddpm train --weight-d") == ["--weight-decay"]  # one of the rarely used
-    assert complete("minddpm train --schedule ") == ["linear", "cosine", "quadratic"]
+    assert complete("minddpm train --schedule ") == [
+        "linear", "cosine", "quadratic", "log-snr"
+    ]  # fmt: skip
     assert complete("minddpm sample --model run --sampler dpm") == [
         "dpm_solver", "dpm_solver_2s", "dpm_solver_sde"
     ]  # fmt: skip
@@ -43,4 +45,4 @@ def test_commands_options_and_values_are_completed(complete):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_command_runs_when_its_options_are_completed(complete, name):
-    assert {"--backend", "--json"} & set(complete(f"minddpm {name} --"))
+    assert {"--backend", "--json", "--private"} & set(complete(f"minddpm {name} --"))

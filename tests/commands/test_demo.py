@@ -1,5 +1,6 @@
 """The demo without its page: what it computes at each step, its images, and its refusals."""
 
+import importlib.util
 import socket
 import threading
 
@@ -11,7 +12,6 @@ from commands import NUMPY, refused
 import minddpm
 import refusals
 from minddpm import backend, random
-from minddpm.commands import demo as command_line
 from minddpm.commands.demo_frames import COLUMNS, Demo, End, Frame
 from minddpm.commands.demo_images import drawn_image, empty_canvas, enlargement, figures
 from minddpm.commands.known_part import PARTS, known_mask
@@ -276,11 +276,11 @@ def test_an_empty_canvas_is_no_image(canvas):
 @pytest.fixture
 def gradio_found(monkeypatch):
     """Let the command believe that Gradio is installed; it is not reached."""
-    monkeypatch.setattr(command_line, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
 
 
 def test_without_gradio_the_command_says_how_to_install_it(command, monkeypatch, tmp_path):
-    monkeypatch.setattr(command_line, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     refused(command("demo", "--model", tmp_path, *NUMPY), "Gradio", 'pip install "minddpm[demo]"')
 
 
