@@ -209,8 +209,8 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
     model_card.write_card(run.path)
     print(
         f"{(time.perf_counter() - started) / 60:.1f} min, {cli.peak_memory()}. "
-        "Wrote samples.png, denoising.gif, forward.png, loss.png, loss.csv, README.md and the "
-        f"model (averaged weights; diffusers opens it, too) in {run.path}."
+        "Wrote index.html, samples.png, denoising.gif, forward.png, loss.png, loss.csv, README.md "
+        f"and the model (averaged weights; diffusers opens it, too) in {run.path}."
     )
     again = [*program.words_of("sample"), "--model", str(run.path)]
     print(f"more samples: {shlex.join(again)}")

@@ -121,7 +121,7 @@ class Trainer(Loop):
         if options.batch_size % parts:
             raise InputError(
                 f"{options.batch_size} images per step cannot be divided into {parts} equal parts "
-                f"({self.world.size} ranks, --accumulate {options.accumulate}): choose another "
+                f"(ranks: {self.world.size}, --accumulate {options.accumulate}): choose another "
                 "--batch-size, --accumulate or number of ranks."
             )
         self.part_size = options.batch_size // parts  # images of a forward and backward
