@@ -179,8 +179,8 @@ def distil(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any])
     model_card.write_card(run.path)
     print(
         f"{(time.perf_counter() - started) / 60:.1f} min, {cli.peak_memory()}. Wrote index.html, "
-        "samples.png, denoising.gif, loss.png, loss.csv, README.md and the model (averaged weights; "
-        f"diffusers opens it, too) in {run.path}."
+        "samples.png, denoising.gif, loss.png, loss.csv, README.md and the model (averaged "
+        f"weights; diffusers opens it, too) in {run.path}."
     )
     return 0
 
