@@ -133,7 +133,9 @@ class Ranks(Alone):
         while not others.Test():
             if code and time.monotonic() > end:
                 report()
+                time.sleep(0.5)  # until the launcher has read it, which Abort ends
                 self._comm.Abort(code)
+                os._exit(code)  # with MPICH, Abort may return
             with contextlib.suppress(KeyboardInterrupt):  # the ranks at work answer it
                 time.sleep(0.01)
         return code

@@ -64,7 +64,7 @@ def write_card(directory: Path, metrics: dict[str, str] | None = None) -> bool:
             text = text.replace(f"{begin}{old}{end}", f"{begin}\n\n{content.strip()}\n\n{end}", 1)
     if text != before:
         with atomic_write(directory / CARD) as file:
-            file.write(text.encode())
+            file.write(text.encode(errors="replace"))  # a path may be no Unicode
     return shown
 
 

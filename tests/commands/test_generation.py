@@ -5,7 +5,7 @@ import pytest
 from builders import random_unet
 
 from minddpm import GaussianDiffusion, backend, samplers
-from minddpm.diffusion.sampling.steps import log_snr_timesteps
+from minddpm.diffusion.sampling.steps import log_snr_timesteps, timesteps
 from minddpm.diffusion.schedules import cosine
 from minddpm.generate import ADAPTIVE, SAMPLERS, generate, image_size, seconds_per_run, spacing
 from refusals import refused
@@ -99,6 +99,8 @@ def test_watch_sees_every_step_of_every_batch(sampler, steps, ts):
     calls = []
     if spacing(sampler) == "log_snr" and steps:
         ts = log_snr_timesteps(D.alphas_cumprod, steps)[::-1].tolist()
+    elif steps:
+        ts = timesteps(D.T, steps, spacing(sampler))[::-1].tolist()
     generate(
         (tiny_unet(), D),
         5,
