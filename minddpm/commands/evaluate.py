@@ -104,9 +104,7 @@ def parse() -> argparse.Namespace:
     rare.add_argument(
         "--draws", type=cli.positive, default=20, help="values of t per image for bits/dim (20)"
     )
-    rare.add_argument(
-        "--where-bits", action="store_true", help="also split the bound by noise and brightness"
-    )
+    rare.add_argument("--where-bits", action="store_true", help="split the bound by noise and grey")
     rare.add_argument(
         "--likelihood-steps", type=int, default=0,
         help="steps of the ODE for the likelihood of the same digits, such as 20 (0: none)",

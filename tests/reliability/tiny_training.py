@@ -23,6 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from minddpm.commands import cli
+from minddpm.commands.model_card import CARD
 from minddpm.commands.watching.page import INDEX, PROGRESS
 from minddpm.errors import InputError
 from minddpm.storage.tensors import read_tensors
@@ -95,8 +96,9 @@ class Training:
         ended = self.end(out, self.start(out))
         if ended.code != 0:
             raise InputError(f"{out} did not go on (exit code {ended.code}): {ended.line}.")
-        # The page's facts have times and speeds in them.
-        return {name: data for name, data in read_files(out).items() if name != Path(PROGRESS)}
+        # The page's facts have times and speeds in them, and the card the name of the directory.
+        other = (Path(PROGRESS), Path(CARD))
+        return {name: data for name, data in read_files(out).items() if name not in other}
 
     def is_complete(self, out: Path) -> bool:
         """Return whether a run has all the files with which it ends."""
@@ -178,6 +180,9 @@ def _problem(path: Path) -> str | None:
             json.loads(re.fullmatch(r"\w+\((.*)\);\n", path.read_text())[1])
         elif path.name == INDEX:
             if not path.read_text().endswith("</html>\n"):
+                return "truncated"
+        elif path.name == CARD:
+            if not path.read_text().endswith("\n"):
                 return "truncated"
         elif path.name == LOSS:
             read_loss(path)
