@@ -34,7 +34,7 @@ suppress_warnings = ["ref.python"]
 
 add_module_names = False
 autodoc_member_order = "bysource"
-autodoc_mock_imports = ["torch", "diffusers"]
+autodoc_mock_imports = ["torch", "diffusers", "gradio"]
 autodoc_typehints_format = "short"
 autodoc_use_type_comments = False
 toc_object_entries = False
