@@ -213,9 +213,9 @@ class Trainer(Loop):
         losses = self.diffusion.training_losses(model, x0, t, noise, options.loss, x_t)
         if weights is not None:
             losses = losses * backend.xp.asarray(weights)
-        # loss.backward(), with a scaled loss in half precision; the mean is that of the whole batch
-        mean = losses.sum() * (1 / options.batch_size)
-        self.loss_scale.backward(mean)
+        # losses.mean().backward(), scaled in half precision; the mean is that of the whole batch
+        of_mean = backend.xp.full_like(losses.data, 1 / options.batch_size)
+        self.loss_scale.backward(losses, of_mean)
         return losses.data
 
     def _update(self, step: int, adam_step: Any, lr: Any, decay: Any) -> backend.Array:

@@ -39,9 +39,9 @@ class LossScale:
         """Return whether the backend computes in half precision."""
         return backend.precision() == "fp16"
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a 0-d loss to those of the parameters, scaled."""
-        (loss * self.scale if self.needed() else loss).backward()
+    def backward(self, loss: Tensor, g: Array | None = None) -> None:
+        """Add the scaled gradients of a loss to those of the parameters; g: as in its backward."""
+        (loss * self.scale if self.needed() else loss).backward(g)
 
     def unscale(self, gradients: Array) -> None:
         """Divide by the scale what calls of backward() have added up."""
