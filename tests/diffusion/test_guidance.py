@@ -73,24 +73,26 @@ def test_the_time_of_a_guided_step_is_measured():
 def class_trainer(path, unet=None, **options):
     """Return a class-conditional trainer on the 30 labelled images."""
     unet = unet or class_unet()
-    return make_trainer(path, unet, DATA, batch_size=10, class_conditional=True, **options)
+    options = {"batch_size": 10, "class_conditional": True, **options}
+    return make_trainer(path, unet, DATA, **options)
 
 
 def model_labels(trainer, step):
-    """Return the labels of all 30 images as the UNet would get them."""
+    """Return the labels of all 30 images, one batch, as the UNet would get them."""
     return trainer._draw_labels(np.arange(30), step)
 
 
 def test_labels_are_dropped_with_the_given_probability(any_backend, tmp_path):
-    trainer, same = (class_trainer(tmp_path, label_dropout=0.25) for _ in range(2))
+    trainer, same = (class_trainer(tmp_path, batch_size=30, label_dropout=0.25) for _ in range(2))
     labels = np.stack([model_labels(trainer, step) for step in range(200)])
     dropped = labels == 3
     np.testing.assert_array_equal(np.where(dropped, LABELS, labels), np.tile(LABELS, (200, 1)))
     assert abs(dropped.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / dropped.size)
     np.testing.assert_array_equal(model_labels(trainer, 7), model_labels(same, 7))
     assert (model_labels(trainer, 7) != model_labels(trainer, 8)).any()
-    assert (model_labels(class_trainer(tmp_path, label_dropout=0.0), 7) == LABELS).all()
-    assert (model_labels(class_trainer(tmp_path, label_dropout=1.0), 7) == 3).all()
+    for dropout, wanted in ((0.0, LABELS), (1.0, 3)):
+        one = class_trainer(tmp_path, batch_size=30, label_dropout=dropout)
+        assert (model_labels(one, 7) == wanted).all()
 
 
 def test_the_class_embedding_is_trained(any_backend, tmp_path):
