@@ -154,4 +154,4 @@ def half_of_the_classes(labels: np.ndarray) -> np.ndarray | None:
     if len(classes) < 2:
         return None
     chosen = np.flatnonzero(np.isin(labels, classes[: len(classes) // 2]))
-    return np.resize(chosen, len(labels))
+    return np.tile(chosen, -(-len(labels) // len(chosen)))[: len(labels)]

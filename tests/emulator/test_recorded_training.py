@@ -84,9 +84,9 @@ def test_what_the_host_computes_is_not_replayed(tmp_path, monkeypatch):
     """A number that changes from step to step without being an input: the step stays eager."""
     host = []
 
-    def manual_seed(seed, step):
+    def manual_seed(seed, step, first):
         host.append(step)
-        right(seed, step)
+        right(seed, step, first)
 
     right = ddpm.random.manual_seed
     monkeypatch.setattr(ddpm.random, "manual_seed", manual_seed)
