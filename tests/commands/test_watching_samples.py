@@ -181,12 +181,13 @@ def wait_for(condition, seconds=60):
 
 
 PARENT = """
-import sys, time
+import signal, sys, time
 from minddpm import backend
 from minddpm.commands.watching.sampler import Sampler
 from minddpm.training.run_directory import RunDirectory
 backend.set_backend("numpy")
 sampler = Sampler(RunDirectory(sys.argv[1]), 100, 0, 1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored behind a shell's &
 with sampler.watching(0):
     sampler.saved(1)
     sampler.idle.wait()
