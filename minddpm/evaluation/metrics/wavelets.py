@@ -3,8 +3,8 @@
 MNIST has a judge (judge.py), and photographs have Inception, whose weights must be downloaded. For
 all other images there are these features: each is a number that can be named, they are the same on
 every machine, and the distances of their distributions grow with noise, blur, compression, shifted
-colours, moved parts and missing classes (tests/evaluation/test_own_image_metrics.py). They see colours,
-contrast, layout and texture; they do not know what an image shows.
+colours, moved parts and missing classes (tests/evaluation/test_own_image_metrics.py). They see
+colours, contrast, layout and texture; they do not know what an image shows.
 Source: Heeger and Bergen 1995, Portilla and Simoncelli 2000 (texture by the statistics of bands).
 """
 
