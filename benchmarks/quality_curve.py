@@ -10,7 +10,6 @@ PyTorch trains PLAIN in the same steps (tests/parity), each taking --torch times
 """
 
 import argparse
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +22,10 @@ from minddpm import backend
 from minddpm.commands import cli
 from minddpm.data import load_mnist, to_uint8
 from minddpm.drawing import curve
-from minddpm.evaluation.metrics.frechet import bootstrapped_error, frechet_distance
 from minddpm.evaluation.metrics.judge import SHIPPED, load_judge
-from minddpm.evaluation.metrics.statistics import FeatureStatistics
 from minddpm.evaluation.report import Reference
 from minddpm.generate import generate
-from minddpm.storage.json_files import write_json
+from minddpm.storage.json_files import read_json, write_json
 from minddpm.training.ddpm import Trainer
 from minddpm.training.recipe import DIGITS, PLAIN, Recipe
 from minddpm.training.run_directory import BEFORE_COOLDOWN, STATE, RunDirectory
@@ -86,10 +83,8 @@ def measure(trainer: Trainer, reference: Reference, count: int, seed: int) -> di
     trainer.unet.eval()
     with trainer.ema.applied():
         samples = generate((trainer.unet, trainer.diffusion), count, seed=seed, **SAMPLER)
-    output = reference.judge.run(to_uint8(samples))
-    fid = frechet_distance(reference.statistics, FeatureStatistics(output.features))
-    error = bootstrapped_error(reference.statistics, output.features, seed=seed)
-    sure = output.log_p.max(axis=1) > np.log(0.9)
+    fid, error = reference.measure(to_uint8(samples), seed)["fid"]
+    sure = reference.judge.run(to_uint8(samples)).log_p.max(axis=1) > np.log(0.9)
     return {"fid": fid, "fid_error": error, "sure": float(sure.mean())}
 
 
@@ -111,7 +106,7 @@ def main() -> None:
     reference = Reference(load_judge(SHIPPED), train, test)
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "curve.json"
-    points = json.loads(file.read_text())["points"] if file.is_file() else []
+    points = read_json(file)["points"] if file.is_file() else []
     known = {(p["recipe"], p["minutes"]) for p in points}
     for name in [args.recipe] if args.recipe else RECIPES:
         contestant = None

@@ -68,6 +68,10 @@ class Alone:
         """Return whether the flag is set in any rank."""
         return flag
 
+    def agree(self, function: Callable[[], Any]) -> bool:
+        """Return whether the function returns equal values in all ranks; not called if alone."""
+        return True
+
     def leave(self, code: int, report: Callable[[], None]) -> int:
         """Wait until all ranks end, and return the exit code of this one.
 
@@ -126,6 +130,10 @@ class Ranks(Alone):
         from mpi4py import MPI
 
         return self._comm.allreduce(flag, MPI.LOR)
+
+    def agree(self, function: Callable[[], Any]) -> bool:
+        first, *others = self._comm.allgather(function())
+        return all(value == first for value in others)
 
     def leave(self, code: int, report: Callable[[], None]) -> int:
         # Not MPI's own waiting, which uses a core: rank 0 may still be drawing its figures.

@@ -115,20 +115,17 @@ def add_precision(parser: Any) -> None:
     )
 
 
-def positive(text: str) -> int:
-    """Convert text to an integer of at least 1; an argparse type."""
+def positive(text: str, least: int = 1) -> int:
+    """Convert text to an integer of at least 1, or `least`; an argparse type."""
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text} is below {least}")
     return value
 
 
 def not_negative(text: str) -> int:
     """Convert text to an integer of at least 0; an argparse type."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return value
+    return positive(text, least=0)
 
 
 def free_name(path: Path) -> Path:
@@ -178,11 +175,10 @@ def set_machine(name: str, threads: int | None, precision: str) -> tuple[str, in
     """Set backend, GPU, threads and precision; return backend and threads as they were chosen."""
     world = parallel.world()
     name = backend.set_backend(name).name
-    everywhere = world.gather(np.array([name]))
-    if (everywhere != everywhere[0]).any():
+    names = sorted(set(world.gather(np.array([name]))))
+    if len(names) > 1:
         raise InputError(
-            f"the ranks have different backends ({', '.join(sorted(set(everywhere)))}): choose one "
-            "with --backend."
+            f"the ranks have different backends ({', '.join(names)}): choose one with --backend."
         )
     backend.set_device(world.local_rank)
     threads = backend.set_threads(threads, world.sharing)
