@@ -11,13 +11,11 @@ PyTorch trains PLAIN in the same steps (tests/parity), each taking --torch times
 
 import argparse
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import minddpm
 from minddpm import backend
 from minddpm.commands import cli
 from minddpm.data import load_mnist, to_uint8
@@ -63,10 +61,9 @@ class Contestant:
 
     def trainer(self, steps: int) -> Trainer:
         """Return a trainer of this many steps, before its first."""
-        minddpm.manual_seed(self.seed)
-        unet = minddpm.UNet2D(**self.recipe.model)
-        options = replace(self.recipe.options, steps=steps, seed=self.seed)
-        return Trainer(unet, self.recipe.diffusion(), self.data, RunDirectory(self.path), options)
+        return self.recipe.trainer(
+            self.data, RunDirectory(self.path), steps=steps, seed=self.seed
+        )  # fmt: skip
 
     def train(self, minutes: float) -> Trainer:
         """Train for minutes in all, from the last step that a longer training shares."""

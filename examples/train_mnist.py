@@ -4,7 +4,7 @@
     python examples/train_mnist.py --data DIR --image-size 48x96 --model tiny --out runs/photos
     python examples/train_mnist.py --out runs/mnist --resume --steps 6000
 
-diffusers can also open the run directory: DDPMPipeline.from_pretrained("runs/mnist").
+diffusers can also open the run directory: DiffusionPipeline.from_pretrained("runs/mnist").
 This is `minddpm train`: the code is in minddpm/commands/train.py.
 """
 

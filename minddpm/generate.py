@@ -58,12 +58,12 @@ def generate(
     else ddpm. steps: number of sampling steps; None: those of a distilled model, or else all T.
     spacing: which timesteps (sampling/steps.py); "ddim25" and "10,15,20" replace steps. eta: of
     ddim, 0 .. 1. seed: sample i depends on (seed, i) alone, not on the batch size. labels: int
-    [count], for a class-conditional model; guidance exaggerates their effect
-    (diffusion/sampling/guidance.py). watch is called after every step, as watch(number of samples
-    in earlier batches, step). world: ranks (parallel.py) that all call this function: each draws a
-    part of the samples, and gets all of them. The result is on the host.
+    [count], for a class-conditional model; None: each class in turn. guidance exaggerates their
+    effect (diffusion/sampling/guidance.py). watch is called after every step, as watch(number of
+    samples in earlier batches, step). world: ranks (parallel.py) that all call this function: each
+    draws a part of the samples, and gets all of them. The result is on the host.
     Raises InputError for an unknown sampler, an option that the sampler does not have, a count
-    below 1, steps outside 1 .. T, missing labels, and labels that the model does not know.
+    below 1, steps outside 1 .. T, and labels that the model does not know.
     """
     unet, diffusion = model
     # A copy, because another Python thread may be training the model, or sampling from it.
@@ -74,9 +74,9 @@ def generate(
     if count < 1 or batch_size < 1:
         raise InputError(f"{count} images in batches of {batch_size}: choose at least 1 of each.")
     if unet.num_classes and labels is None:
-        raise InputError("the model is class-conditional: give a label for each image.")
+        labels = np.arange(count) % unet.num_classes
     if labels is None and guidance != 1:
-        raise InputError("guidance needs a label for each image: give labels, or leave it out.")
+        raise InputError("guidance needs a model with classes: leave it out.")
     if labels is not None and len(labels) != count:
         raise InputError(f"{len(labels)} labels for {count} images: give one for each.")
     H, W = image_size(unet)

@@ -1,6 +1,6 @@
 """Load and save a trained model with its diffusion process, as a diffusers pipeline.
 
-A run directory is such a pipeline; diffusers.DDPMPipeline.from_pretrained(directory) opens it:
+A run directory is such a pipeline; diffusers.DiffusionPipeline.from_pretrained(directory) opens it:
 
     model_index.json                     the classes of the two parts
     unet/                                the model: see models/pretrained.py
@@ -35,13 +35,15 @@ def load(directory: str | Path) -> Pipeline:
 
 
 def save_pipeline(unet: UNet2D, diffusion: GaussianDiffusion, directory: str | Path) -> None:
-    """Write a directory that load() and diffusers.DDPMPipeline.from_pretrained open."""
+    """Write a directory that load() and diffusers.DiffusionPipeline.from_pretrained open."""
     directory = Path(directory)
     unet.save_pretrained(directory / "unet")
     config = scheduler_config(diffusion)
     write_json(directory / "scheduler" / "scheduler_config.json", config)
     scheduler = config["_class_name"]  # DDIMScheduler or LCMScheduler if the model was distilled
     pipeline = "DDIMPipeline" if scheduler == "DDIMScheduler" else "DDPMPipeline"
+    if unet.num_classes:
+        pipeline = "ConsistencyModelPipeline"  # the one with class_labels; it runs any scheduler
     index = {
         **diffusers_header(pipeline),
         "scheduler": ["diffusers", scheduler],

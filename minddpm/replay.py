@@ -75,6 +75,8 @@ class Replayed:
 
     def __call__(self, x: Array, t: Array, embedding: Tensor | None = None) -> Array:
         inputs = [backend.xp.asarray(x), backend.xp.asarray(t, "int64")]
+        if embedding is None and getattr(self.model, "num_classes", 0):
+            embedding = self.model.embed_labels(None, len(x))  # here: see sampling/guidance.py
         if embedding is not None:
             inputs.append(embedding.data)
         if getattr(self.model, "training", False) or inputs[0].size == 0:

@@ -14,7 +14,7 @@ IN_THE_PACKAGE = {
 }  # fmt: skip
 NUMPY = ["--backend", "numpy"]
 QUICK = ["--steps", "2", "--batch-size", "2", "--timesteps", "40", "--sample-steps", "2"]
-QUICK += ["--samples", "4", *NUMPY, "--sample-every", "0"]
+QUICK += ["--samples", "4", *NUMPY, "--sample-every", "0", "--unconditional"]
 
 
 def load(name):

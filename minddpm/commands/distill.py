@@ -6,7 +6,7 @@
 
 --method consistency tunes the model until it sees the same image in all x_t of a path (Geng et al.
 2024). --method progressive halves its DDIM steps, again and again (Salimans and Ho 2022).
-diffusers can also open the run directory, the first as DDPMPipeline, the second as DDIMPipeline.
+diffusers can also open the run directory, by DiffusionPipeline.from_pretrained.
 """
 
 import argparse

@@ -191,11 +191,11 @@ def _use(call: str, conditional: bool, scheduler: dict[str, Any]) -> str:
     how = f", num_inference_steps={steps}" if steps else ""
     code = f"""pipeline = diffusers.DiffusionPipeline.from_pretrained("DIR")
 images = pipeline(batch_size=4{how}).images"""
-    if conditional:  # diffusers' pipelines give the model no classes
-        how = f"scheduler.set_timesteps({steps})\n" if steps else ""
-        code = f"""unet = diffusers.UNet2DModel.from_pretrained("DIR", subfolder="unet")
-scheduler = diffusers.{scheduler["_class_name"]}.from_pretrained("DIR", subfolder="scheduler")
-{how}# Pipelines know no classes: in a loop of your own, call unet(x, t, class_labels=labels)."""
+    if conditional:
+        how = f"num_inference_steps={steps or scheduler['num_train_timesteps']}"
+        code = f"""# The pipeline that takes classes; it draws with the scheduler of any model.
+pipeline = diffusers.ConsistencyModelPipeline.from_pretrained("DIR")
+images = pipeline(batch_size=4, class_labels=[0, 0, 0, 0], {how}).images"""
     return f"""## Use
 
 `DIR` is a copy of this directory.

@@ -18,6 +18,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
 # Options that may change when a run is resumed. Those in MACHINE change only the rounding; the
 # others do not affect the steps already done, as check_cooldown verifies.
 MAY_CHANGE = ("steps", "cooldown", "log_every", "checkpoint_every", "accumulate", *MACHINE)
+SWITCHES_OFF = {"class_conditional": "unconditional"}  # option -> flag that makes it False
 MAY_MOVE = ("data", "image_folder", "teacher")  # their checksums are in run.json
 
 
@@ -41,9 +42,10 @@ def choose_options(
     for name, value in given.items():
         moved = name in MAY_MOVE and stored[name] is not None
         if name not in MAY_CHANGE and not moved and value != stored[name]:
+            flag = name if value is not False else SWITCHES_OFF[name]
             raise InputError(
                 f"the run in {run.path} has {name}={stored[name]}, not {value}: leave out "
-                f"--{name.replace('_', '-')} to resume it, or start a new run with another --out."
+                f"--{flag.replace('_', '-')} to resume it, or start a new run with another --out."
             )
     # The number of threads is that of the machine and of the ranks on it, not of the run.
     return {**stored, "threads": None, **given}

@@ -99,7 +99,10 @@ def parse() -> argparse.Namespace:
         help="1: grey, 3: colour (default: as they are)",
     )  # fmt: skip
     switch(images, "flip", "flip a random half of the images from left to right")
-    switch(images, "class-conditional", "condition on the class; drop some labels for --guidance")
+    images.add_argument(
+        "--unconditional", dest="class_conditional", action="store_false", default=None,
+        help="do not tell the model the classes of the images",
+    )  # fmt: skip
     add(network, "model", str, ", ".join(MODELS))
     model_options.add_model(parser, network, cli.positive)
     length = training.add_mutually_exclusive_group()
@@ -122,6 +125,7 @@ def parse() -> argparse.Namespace:
     add(rare, "loss", str, "simple; vlb: the bound in bits/dim; hybrid: simple + 0.001 vlb")
     add(rare, "draw_t", str, f"{', '.join(T_DRAWS)}; log-snr: in --loss simple only")
     switch(rare, "importance-sampling", "draw t in proportion to its RMS loss, for --loss vlb")
+    switch(rare, "class-conditional", "tell the model the classes: the default if there are any")
     add(rare, "label_dropout", float, "probability that an image's class is dropped")
     add(rare, "optimizer", str, "adam, or muon: for matrices, with Adam for the rest")
     add(rare, "accumulate", cli.positive, "parts in which a batch is computed, to save memory")
@@ -163,6 +167,8 @@ def load_images(args: argparse.Namespace, options: dict[str, Any]) -> ImageDatas
 def prepare(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) -> Trainer:
     """Return the trainer before its first step; create only an empty directory."""
     dataset = load_images(args, options)
+    if not args.resume and args.class_conditional is None and dataset.num_classes < 2:
+        options["class_conditional"] = False
     H = dataset.images.shape[1]
     architecture = model_options.choose_architecture(options, MODELS[options["model"]], H)
     if args.epochs is not None:

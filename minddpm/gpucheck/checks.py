@@ -1,6 +1,5 @@
 """What a check is, and the checks of models: sampling by a CUDA graph, a short training."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -90,16 +89,10 @@ def strokes(count: int, size: int, seed: int = 0) -> np.ndarray:
     return images
 
 
-def new_trainer(recipe: Recipe, data: ImageDataset, **changed: Any) -> Trainer:
-    """Return a trainer of a new model on the active backend; changed: options of the recipe."""
-    minddpm.manual_seed(0)
-    return Trainer(
-        minddpm.UNet2D(**recipe.model),
-        recipe.diffusion(),
-        data,
-        RunDirectory("gpucheck"),  # only a name: nothing is saved
-        dataclasses.replace(recipe.options, **changed),
-    )
+def new_trainer(recipe: Recipe, data: ImageDataset, **changes: Any) -> Trainer:
+    """Return a trainer of a new model on the active backend; changes: of the recipe's options."""
+    # The directory is only a name: nothing is saved.
+    return recipe.trainer(data, RunDirectory("gpucheck"), **changes)
 
 
 def small_trainer(

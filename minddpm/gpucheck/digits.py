@@ -76,9 +76,7 @@ def digits(seconds: float, picture: Path, quick: bool) -> Digits:
 
 def _trainer(data: ImageDataset, quick: bool) -> Trainer:
     """Return a trainer by the recipe of examples/train_mnist.py, with a GPU's batch."""
-    model = {**DIGITS.model, "sample_size": data.images.shape[1]}
-    batch = timings.QUICK_BATCH if quick else timings.BATCH
-    return new_trainer(DIGITS._replace(model=model), data, batch_size=batch)
+    return new_trainer(DIGITS, data, batch_size=timings.QUICK_BATCH if quick else timings.BATCH)
 
 
 def _train(trainer: Trainer, seconds: float) -> Digits:

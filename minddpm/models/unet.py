@@ -40,7 +40,8 @@ class UNet2D(Module):
     """eps = unet(x, t): x [N, H, W, in_channels] in about [-1, 1], t int [N] -> [N, H, W, out_channels].
 
     config: the keys of diffusers' UNet2DModel (models/config.py lists them with their defaults).
-    class_labels of a class-conditional model: int [N], or their rows of class_embedding, a Tensor.
+    class_labels of a class-conditional model: int [N], or their rows of class_embedding, a Tensor;
+    None: no class, which is what the last of its embeddings means.
     H and W must be divisible by 2^(levels - 1): an odd size cannot be halved and doubled back.
     Raises InputError for an unknown or unsupported key or block type.
     """  # noqa: E501
@@ -87,8 +88,7 @@ class UNet2D(Module):
 
         temb = self.time_embedding(Tensor(self.timestep_features(t, x.dtype)))
         if hasattr(self, "class_embedding"):
-            embedded = isinstance(class_labels, Tensor)
-            temb = temb + (class_labels if embedded else self.class_embedding(class_labels))
+            temb = temb + self.embed_labels(class_labels, len(x))
         temb = F.silu(temb)  # once here, instead of in every residual block
         shifts = iter(linears(temb, [resnet.time_emb_proj for resnet in self._resnets()]))
 
@@ -115,6 +115,13 @@ class UNet2D(Module):
     def label_names(self) -> tuple[str, ...] | None:
         """The names of the classes, in the order of their labels; None if they have none."""
         return self.config.get(LABEL_NAMES)
+
+    def embed_labels(self, class_labels: Any, N: int) -> Tensor:
+        """Return the embedding of N labels as a Tensor [N, C_time]; class_labels: as in forward."""
+        if isinstance(class_labels, Tensor):
+            return class_labels
+        labels = np.full(N, self.num_classes) if class_labels is None else class_labels
+        return self.class_embedding(labels)
 
     # Ho et al. divide exponents by half - 1, so that the last frequency is exactly 1/10000, and put
     # the sines first: freq_shift=1, flip_sin_to_cos=False. The original Transformer and diffusers'
@@ -148,8 +155,8 @@ class UNet2D(Module):
         return x, t
 
     def _check_labels(self, class_labels: Any, N: int) -> None:
-        if (class_labels is not None) != hasattr(self, "class_embedding"):
-            raise ValueError("give class_labels if the model has num_class_embeds, and only then")
+        if class_labels is not None and not hasattr(self, "class_embedding"):
+            raise ValueError("the model has no num_class_embeds: leave out class_labels")
         if class_labels is not None and not isinstance(class_labels, Tensor):
             labels = class_labels if hasattr(class_labels, "dtype") else np.asarray(class_labels)
             if labels.shape != (N,) or labels.dtype.kind not in "iu":

@@ -1,10 +1,15 @@
 """Recipes: a model, its diffusion process and the options of its training, chosen together."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+from minddpm import random
+from minddpm.data import ImageDataset
 from minddpm.diffusion import GaussianDiffusion, schedules
-from minddpm.models import ONE_BLOCK, SMALL
+from minddpm.models import ONE_BLOCK, SMALL, UNet2D
+from minddpm.training.ddpm import Trainer
 from minddpm.training.options import TrainingOptions
+from minddpm.training.run_directory import RunDirectory
 
 
 class Recipe(NamedTuple):
@@ -18,6 +23,19 @@ class Recipe(NamedTuple):
     def diffusion(self, T: int = 1000) -> GaussianDiffusion:
         """Return the diffusion process of T timesteps."""
         return GaussianDiffusion(schedules.BY_NAME[self.schedule](T), self.prediction)
+
+    def trainer(
+        self, dataset: ImageDataset, run: RunDirectory, T: int = 1000, **changes: Any
+    ) -> Trainer:
+        """Return the trainer of square images before its first step; changes: of the options."""
+        options = replace(self.options, **changes)
+        _, H, _, C = dataset.images.shape
+        of_the_data = {"sample_size": H, "in_channels": C, "out_channels": C}
+        if options.class_conditional:
+            of_the_data["num_class_embeds"] = dataset.num_classes + 1  # the last: no class
+        random.manual_seed(options.seed)
+        unet = UNet2D(**{**self.model, **of_the_data})
+        return Trainer(unet, self.diffusion(T), dataset, run, options)
 
 
 # Ho et al. 2020 for digits: a linear schedule, the noise as target, Adam at a constant rate.
@@ -35,5 +53,6 @@ DIGITS = Recipe(
         cooldown=0.25,  # at a constant rate the last steps only jump about the minimum
         ema_decay=0.995,  # averages 200 steps, well within the cooldown; .999 remembers the start
         draw_t="log-snr",  # fewer steps at both ends, almost clean and almost noise (draw_t.py)
+        class_conditional=True,  # to be told the class helps more than all of the above
     ),
 )

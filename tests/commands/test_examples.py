@@ -66,6 +66,26 @@ def test_sampling(command, trained, tmp_path, sampler):
         assert np.abs(difference).max() <= 1  # products round differently
 
 
+def test_the_model_is_told_the_classes_if_there_are_any(command, digits, tmp_path):
+    few = [word for word in QUICK if word != "--unconditional"]
+    assert command("train_mnist", "--data-dir", digits, "--out", "run", *few)[0] == 0
+    unet, process = minddpm.load(tmp_path / "run")
+    assert unet.num_classes == 10
+    samples = minddpm.generate((unet, process), 2, steps=2)
+    for step in minddpm.samplers.ddim(process, unet, samples.shape, steps=2, seed=0):
+        assert np.isfinite(step.x).all()  # of no class
+    more = ["--data-dir", digits, "--out", "run", "--resume", "--steps", 3]
+    refused(command("train_mnist", *more, "--unconditional"), "=True, not False", "--unconditional")
+
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in ("one", "two"):
+        Image.new("L", (8, 8)).save(pictures / f"{name}.png")
+    images = ["--data", pictures, "--image-size", 8, "--out", "plain"]
+    assert command("train_mnist", *images, *few)[0] == 0
+    assert minddpm.load(tmp_path / "plain").unet.num_classes == 0
+
+
 def test_a_class_conditional_run(command, conditional, digits, tmp_path):
     with Image.open(conditional / "samples.png") as image:
         assert image.height > image.width  # one row per class

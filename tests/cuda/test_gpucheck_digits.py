@@ -21,7 +21,7 @@ def train(emulated_cupy, monkeypatch, tmp_path):
     monkeypatch.setattr(timings, "QUICK_BATCH", 2)
     for name in ("SAMPLING_STEPS", "SYNCHRONISED"):
         monkeypatch.setattr(digits, name, 2)
-    data = ImageDataset(checks.strokes(90, 8), None, "strokes")
+    data = ImageDataset(checks.strokes(90, 8), np.arange(90) % 10, "strokes")
     monkeypatch.setattr(digits, "load_mnist", lambda: data)
     return lambda seconds=0.0: digits.digits(seconds, tmp_path / "digits.png", quick=True)
 

@@ -45,6 +45,23 @@ def test_guidance_scales_the_difference_that_the_class_makes(any_backend, learne
     assert np.abs(with_class[0] - with_class[1]).max() > 1e-3
 
 
+def test_without_labels_a_model_is_told_no_class(any_backend):
+    unet, x, t = class_unet(), noise(), np.array([3, 7, 9])
+    with minddpm.no_grad(), backend.kernels.constant_weights():
+        expected = unet(x, t, np.array([3, 3, 3])).numpy()
+        np.testing.assert_array_equal(unet(x, t).numpy(), expected)
+        model = minddpm.replayed(unet)
+        for _ in range(3):  # eager, recorded, replayed
+            np.testing.assert_array_equal(backend.to_numpy(model(x, t)), expected)
+
+
+def test_without_labels_the_samples_take_turns(any_backend):
+    unet, d = class_unet(), minddpm.GaussianDiffusion(minddpm.schedules.linear(30))
+    turns = np.array([0, 1, 2, 0, 1])
+    expected = generate((unet, d), 5, "ddim", 4, labels=turns, guidance=2.0)
+    np.testing.assert_array_equal(generate((unet, d), 5, "ddim", 4, guidance=2.0), expected)
+
+
 def test_every_sample_has_its_own_label(any_backend):
     unet, d = class_unet(), minddpm.GaussianDiffusion(minddpm.schedules.linear(30))
     labels = np.array([2, 0, 1, 1, 2])
@@ -127,9 +144,7 @@ def test_bad_input_is_refused(tmp_path):
     for guidance in (-1.0, np.nan, np.inf):
         with refused("guidance"):
             Guided(unet, np.array([0]), guidance)
-    with refused("class-conditional", "label"):
-        generate((unet, d), 2)
-    with refused("guidance", "label"):
+    with refused("guidance", "classes"):
         generate((plain, d), 2, guidance=2.0)
     with refused("3 labels for 2"):
         generate((unet, d), 2, labels=np.array([0, 1, 2]))

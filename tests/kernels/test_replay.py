@@ -22,6 +22,7 @@ MODELS = {
     "cosines first": {"flip_sin_to_cos": True, "freq_shift": 0},
     "without middle": {"mid_block_type": None},
     "learned variance": {"out_channels": 2},
+    "no class": {"num_class_embeds": 4},
 }
 EAGER = {  # NumPy computes a part of them
     "narrow": {"block_out_channels": (18, 42), "norm_num_groups": 6, "attention_head_dim": 6},

@@ -16,7 +16,7 @@ from builders import TINY, draw  # noqa: E402
 from torch_arrays import nchw, nhwc  # noqa: E402
 
 from minddpm import GaussianDiffusion, UNet2D, backend, samplers  # noqa: E402
-from minddpm.diffusion.sampling import timesteps  # noqa: E402
+from minddpm.diffusion.sampling import Guided, timesteps  # noqa: E402
 from minddpm.diffusion.scheduler_file import load_diffusion, scheduler_config  # noqa: E402
 from minddpm.diffusion.schedules import BY_NAME, cosine, linear  # noqa: E402
 from minddpm.pipeline import save_pipeline  # noqa: E402
@@ -67,7 +67,10 @@ def given_noise(monkeypatch):
             assert noise.shape == shape
             return noise
 
-        for module in ("schedulers.scheduling_ddpm", "pipelines.ddpm.pipeline_ddpm"):
+        for module in (
+            "schedulers.scheduling_ddpm", "pipelines.ddpm.pipeline_ddpm",
+            "pipelines.consistency_models.pipeline_consistency_models",
+        ):  # fmt: skip
             monkeypatch.setattr(f"diffusers.{module}.randn_tensor", randn_tensor)
 
     return give
@@ -128,6 +131,30 @@ def test_diffusers_draws_our_samples_from_a_pipeline_of_ours(
 
     ours = our_steps(samplers.ddpm(diffusion, pair.ours, SHAPE, x_T=x_T, noise=device(z)))
     check_close((ours[-1] / 2 + 0.5).clip(0, 1), theirs)
+
+
+def test_diffusers_draws_our_samples_of_given_classes(tmp_path, model_pair, given_noise, caplog):
+    pair, (x_T, *z) = model_pair(**RGB, num_class_embeds=4), noises(1 + T)
+    diffusion, labels = GaussianDiffusion(cosine(T), "v"), [2, 0]
+    save_pipeline(pair.ours, diffusion, tmp_path)
+
+    given_noise([x_T, *z])
+    diffusers.utils.logging.enable_propagation()  # to caplog
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(tmp_path, low_cpu_mem_usage=False)
+    diffusers.utils.logging.disable_propagation()
+    assert caplog.text == ""
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        batch_size=2, class_labels=labels, num_inference_steps=T, output_type="np"
+    ).images
+
+    def ours(labels):
+        model = Guided(pair.ours, np.array(labels))
+        steps = our_steps(samplers.ddpm(diffusion, model, SHAPE, x_T=x_T, noise=device(z)))
+        return (steps[-1] / 2 + 0.5).clip(0, 1)
+
+    check_close(ours(labels), theirs)
+    assert np.abs(ours([0, 2]) - theirs).max() > 0.05
 
 
 def device(noises):

@@ -71,11 +71,7 @@ class DDPM(System):
         return replace(PLAIN.options, steps=steps, seed=seed, cooldown=COOLDOWN)
 
     def loop(self, dataset: ImageDataset, run: RunDirectory, options: LoopOptions) -> Trainer:
-        minddpm.manual_seed(options.seed)
-        _, H, _, C = dataset.images.shape
-        changes = {"sample_size": H, "in_channels": C, "out_channels": C}
-        unet = minddpm.UNet2D(**{**PLAIN.model, **changes})
-        return Trainer(unet, PLAIN.diffusion(self.T), dataset, run, options)
+        return PLAIN._replace(options=options).trainer(dataset, run, self.T)
 
     def sample(self, run: Path, count: int, seed: int, sampler: Sampler) -> np.ndarray:
         unet, diffusion = minddpm.UNet2D.from_pretrained(run), load_diffusion(run)
