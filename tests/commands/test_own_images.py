@@ -107,7 +107,7 @@ def test_fine_tuning_on_other_classes_and_channels(train, tmp_path):
     assert after["conv_in.weight"].data.shape[2] == 1
     no_class = before["class_embedding.weight"].data[-1]
     np.testing.assert_allclose(after["class_embedding.weight"].data, [no_class] * 3, atol=1e-25)
-    stdout, _ = tuned("plain", *WIDE)
+    stdout, _ = tuned("plain", *WIDE, "--unconditional")
     assert "class_embedding is left out" in stdout
     shutil.rmtree(tmp_path / "run")
     assert train("--resume", "--steps", 2, "--out", "grey")[0] == 0  # it does not need it any more
