@@ -3,6 +3,7 @@
     python docs/tour.py             lists what is stale; exits 1 if anything is
     python docs/tour.py --write     refreshes it
     python docs/tour.py --coverage  prints which lines of the spine are quoted nowhere
+    python docs/tour.py --minutes   prints how long each page of the tour takes to read
 
 Markers in README.md and docs/ (quotations.py explains what can be quoted):
 
@@ -18,6 +19,9 @@ Markers in README.md and docs/ (quotations.py explains what can be quoted):
 
 A number is the value of a Python expression; a setup block runs before the document's numbers are
 computed.
+
+A page of the tour should take 10 to 20 minutes: words, those of tables and formulas included, at
+200 a minute, and non-empty lines of code at 40. Folded parts (<details>) and markers do not count.
 """
 
 import argparse
@@ -58,6 +62,10 @@ LEFT_OUT = {
 QUOTE = re.compile(r"<!-- quote: (.+?) -->(.*?)<!-- /quote -->", re.S)
 NUMBER = re.compile(r"<!-- number: (.+?) -->(.*?)<!-- /number -->", re.S)
 SETUP = re.compile(r"<!-- setup\n(.*?)\n-->", re.S)
+
+WORDS_A_MINUTE, LINES_A_MINUTE = 200, 40
+SKIPPED = re.compile(r"<details>.*?</details>|<!--.*?-->", re.S)
+CODE = re.compile(r"^```.*?$(.*?)^```", re.S | re.M)
 
 
 def documents() -> list[Path]:
@@ -170,15 +178,33 @@ def row(counts: list[int]) -> str:
     return f"{code:6} {quoted / max(code, 1):7.0%} {left / max(code, 1):9.0%}"
 
 
+def pages() -> list[Path]:
+    """Return the pages of the tour's chapters, in order."""
+    return sorted((ROOT / "docs" / "tour").glob("[0-9]*.md"))
+
+
+def minutes(text: str) -> float:
+    """Return how long it takes to read a page, see above."""
+    text = SKIPPED.sub("", text)
+    code = [line for block in CODE.findall(text) for line in block.split("\n") if line.strip()]
+    words = re.findall(r"\S*\w\S*", CODE.sub("", text))
+    return len(words) / WORDS_A_MINUTE + len(code) / LINES_A_MINUTE
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--write", action="store_true", help="refresh what is stale")
     parser.add_argument("--coverage", action="store_true", help="print what is quoted nowhere")
+    parser.add_argument("--minutes", action="store_true", help="print how long each page takes")
     args = parser.parse_args()
     if args.coverage:
         print_coverage()
+        return 0
+    if args.minutes:
+        for path in pages():
+            print(f"{minutes(path.read_text()):4.1f}  {path.name}")
         return 0
     any_stale = False
     for path in documents():

@@ -21,7 +21,7 @@ DOCUMENTS = sorted(
 )
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 # Documents of docs/tour with a translation in docs/vi, by number or name.
-TRANSLATED = ["01", "02", "03", "04", "09", "10", "slides"]
+TRANSLATED = ["01", "02", "03", "04", "04b", "09", "09b", "10", "10b", "slides"]
 # Files of minddpm/diffusion that the tour quotes to the last line.
 COMPLETE = ("algorithms", "bound", "decoder", "forward", "losses", "reverse", "schedules")
 
@@ -67,7 +67,7 @@ def short_name(document):
 def pair(request):
     """Return an original and its translation."""
     return [
-        next((ROOT / "docs" / folder).glob(f"{request.param}*.md")) for folder in ("tour", "vi")
+        next((ROOT / "docs" / folder).glob(f"{request.param}[-.]*")) for folder in ("tour", "vi")
     ]
 
 
@@ -194,6 +194,19 @@ def test_the_spine_is_quoted():
         )
 
 
+@pytest.mark.parametrize("page", tour.pages(), ids=lambda path: path.name)
+def test_a_page_of_the_tour_takes_10_to_20_minutes(page):
+    """If this fails: fold what a first reader can do without, or make two pages of one."""
+    assert 10 <= tour.minutes(page.read_text()) <= 20
+
+
+def test_words_and_code_take_time_but_not_folded_parts_and_markers():
+    read = "# A title\n\n" + "word | -- $x = 1$\n" * 66 + "```sh\n" + "a b c\n\n" * 80 + "```\n"
+    assert tour.minutes(read) == 1 + 2
+    folded = f"<details>\n<summary>Why?</summary>\n\n{read}\n</details>\n"
+    assert tour.minutes(f"{folded}<!-- setup\na = 1\n-->\n{read}{folded}") == 1 + 2
+
+
 @pytest.mark.parametrize("document", tour.documents(), ids=lambda path: path.name)
 def test_markdown_leaves_the_formulas_as_they_are(document):
     """GitHub may read a backslash, an underscore or an asterisk before it reads a formula."""
@@ -220,6 +233,9 @@ def test_the_command_reports_refreshes_and_prints_the_coverage(tmp_path, monkeyp
     code, table = run("--coverage")
     assert code == 0
     assert re.search(r"\d+ +100% +0%  minddpm/diffusion/losses.py\n +\d+ +\d+%", table)
+    code, table = run("--minutes")
+    assert code == 0
+    assert re.search(r"^1\d\.\d  04-the-network.md\n1\d\.\d  04b-", table, re.M)
     (tmp_path / "README.md").write_text("One <!-- number: 1 + 1 -->3<!-- /number -->.\n")
     monkeypatch.setattr(tour, "ROOT", tmp_path)
     assert run() == (1, "README.md:1: 1 + 1\n")

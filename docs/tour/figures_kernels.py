@@ -2,7 +2,7 @@
 
     python docs/tour/figures_kernels.py [--out DIR]
 
-Measured times come from kernels/README.md, counted bytes from chapter 7; nothing is measured here.
+Measured times come from kernels/README.md, counted bytes from chapter 7b; nothing is measured here.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from svg import BLUE, INK, RED, SOFT, Svg
 
 FOLDER = Path(__file__).parent
 README = FOLDER.parents[1] / "kernels" / "README.md"
-CHAPTER = FOLDER / "07-fast-on-a-gpu.md"
+CHAPTER = FOLDER / "07b-winograd-and-tensor-cores.md"
 LAYER = "conv 28x28 32->32"
 PALE, GREEN, SAND = "#dfe8f2", "#4a8a5a", "#f3e6c8"
 
