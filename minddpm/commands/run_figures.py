@@ -21,6 +21,7 @@ from minddpm.training.run_directory import LOSS, RunDirectory, read_loss
 # Label -> column of loss.csv.
 LOSSES = {"all t": "loss", **{f"t in quarter {q}": f"loss_q{q}" for q in range(1, 5)}}
 FRAMES = 40  # approximate number of frames of denoising.gif
+BATCH = 64  # samples that are drawn at once
 # log(alpha / sigma) at which the noise is barely visible, and at which only noise is visible.
 BARELY_NOISY, ONLY_NOISE = 3.0, -2.0
 
@@ -57,22 +58,26 @@ def draw_samples(
     sampler: str,
     steps: int,
     seed: int,
+    guidance: float = 1.0,
 ) -> None:
-    """Write samples.png, and denoising.gif, which shows the first 25 samples during sampling.
+    """Write samples.png, and denoising.gif, which shows 25 of the samples during sampling.
 
     A class-conditional model gets one row per class.
     """
     frames: list[np.ndarray] = []
+    shown = np.linspace(0, min(count, BATCH) - 1, min(count, 25)).astype(int)  # of all classes
     every = max(1, steps // FRAMES)
     step_numbers = itertools.count()
 
     def watch(start: int, step: Step) -> None:
         if start == 0 and next(step_numbers) % every == 0:
-            frames.append(backend.to_numpy(step.x[:25]))
+            frames.append(backend.to_numpy(step.x)[shown])
 
     labels = labels_of_all_classes(unet, count)
-    samples = generate((unet, diffusion), count, sampler, steps, seed, watch=watch, labels=labels)
-    frames.append(samples[:25])
+    samples = generate(
+        (unet, diffusion), count, sampler, steps, seed, BATCH, watch, labels, guidance
+    )  # fmt: skip
+    frames.append(samples[shown])
     save_png(class_grid(samples, labels), run.path / "samples.png")
     save_gif(frames, run.path / "denoising.gif")
 

@@ -14,6 +14,7 @@ from commands import EXAMPLES, NUMPY, QUICK, refused, snapshot
 from PIL import Image
 
 import minddpm
+from minddpm.commands import run_figures
 from minddpm.diffusion.scheduler_file import load_diffusion
 from minddpm.generate import ADAPTIVE, SAMPLERS
 from minddpm.models.pretrained import WEIGHTS
@@ -66,7 +67,14 @@ def test_sampling(command, trained, tmp_path, sampler):
         assert np.abs(difference).max() <= 1  # products round differently
 
 
-def test_the_model_is_told_the_classes_if_there_are_any(command, digits, tmp_path):
+def test_the_model_is_told_the_classes_if_there_are_any(command, digits, tmp_path, monkeypatch):
+    asked, generate = [], run_figures.generate
+
+    def watched(*arguments):
+        asked.append(arguments[-1])  # the guidance
+        return generate(*arguments)
+
+    monkeypatch.setattr(run_figures, "generate", watched)
     few = [word for word in QUICK if word != "--unconditional"]
     assert command("train_mnist", "--data-dir", digits, "--out", "run", *few)[0] == 0
     unet, process = minddpm.load(tmp_path / "run")
@@ -84,6 +92,9 @@ def test_the_model_is_told_the_classes_if_there_are_any(command, digits, tmp_pat
     images = ["--data", pictures, "--image-size", 8, "--out", "plain"]
     assert command("train_mnist", *images, *few)[0] == 0
     assert minddpm.load(tmp_path / "plain").unet.num_classes == 0
+    few += ["--label-dropout", 0]
+    assert command("train_mnist", "--data-dir", digits, "--out", "undropped", *few)[0] == 0
+    assert asked == [1.5, 1.0, 1.0]
 
 
 def test_a_class_conditional_run(command, conditional, digits, tmp_path):
