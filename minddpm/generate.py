@@ -1,7 +1,7 @@
 """Generate any number of samples, in batches; sample i does not depend on the batch size."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,7 +45,7 @@ def generate(
     seed: int = 0,
     batch_size: int = 64,
     watch: Callable[[int, Step], None] | None = None,
-    labels: np.ndarray | None = None,
+    labels: np.ndarray | Sequence[int] | None = None,
     guidance: float = 1.0,
     spacing: str | None = None,
     eta: float | None = None,
