@@ -92,7 +92,7 @@ def add_backend(parser: Any) -> None:
     """Add the flag --backend; its default is MINDDPM_BACKEND, or None if that is not set."""
     parser.add_argument(
         "--backend",
-        default=os.environ.get("MINDDPM_BACKEND"),
+        default=os.environ.get("MINDDPM_BACKEND") or None,
         help="numpy, numba, cupy, or auto: cupy on a GPU, else numba (default: auto)",
     )
 
@@ -168,7 +168,8 @@ def add_model(group: Any) -> None:
 
 def start(args: argparse.Namespace) -> None:
     """Set backend, threads and precision from the flags of `add_machine`."""
-    set_machine(args.backend or "auto", args.threads, args.precision or "float32")
+    name = "auto" if args.backend is None else args.backend
+    set_machine(name, args.threads, args.precision or "float32")
 
 
 def set_machine(name: str, threads: int | None, precision: str) -> tuple[str, int | None]:

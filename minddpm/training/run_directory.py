@@ -99,6 +99,11 @@ class RunDirectory:
         options, data = info.get("options"), info.get("data")
         if not isinstance(options, dict) or not isinstance(data, dict):
             raise InputError(f"{self.path / RUN} has no options and data: give a run of minddpm.")
+        names = data.get("label_names") or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(
+                f"{self.path / RUN} has label_names={names!r:.200}: restore the original value."
+            )
         return options, data
 
     def save_state(

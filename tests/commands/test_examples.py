@@ -132,6 +132,10 @@ def test_editing(command, request, run, digits, tmp_path):
     refused(command("inpaint", *model, "--count", 31), "31 test images")
 
 
+def test_a_backend_without_a_name_is_refused(command, trained):
+    refused(command("sample", "--model", trained, "--backend", ""), "unknown backend ''", "numba")
+
+
 def test_experiments(command, digits, tmp_path, monkeypatch):
     data = ["--data-dir", digits, "--images", 2, *NUMPY]
     code, stdout, _ = command("experiments", *data, "--out", "drawn")

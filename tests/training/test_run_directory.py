@@ -119,6 +119,14 @@ def test_nothing_to_resume(tmp_path):
         RunDirectory(tmp_path).read_info()
 
 
+@pytest.mark.parametrize("names", ["ab", ["a", 1], 7])
+def test_damaged_names_of_classes(tmp_path, names):
+    info = {"options": {}, "data": {"label_names": names}}
+    (tmp_path / RUN).write_text(json.dumps(info))
+    with pytest.raises(InputError, match=r"label_names=.*restore"):
+        RunDirectory(tmp_path).read_info()
+
+
 def test_a_checkpoint_of_another_architecture(tmp_path):
     run = tiny_run(tmp_path / "run", steps=1)
     run.train(progress=False)
