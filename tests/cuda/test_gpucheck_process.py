@@ -193,6 +193,7 @@ def test_a_missing_header_costs_the_rows_that_need_it(gpucheck):
 
 AS_A_GPU = """
 import minddpm
+import numpy as np
 from minddpm import backend
 from minddpm.data import ImageDataset
 from minddpm.gpucheck import checks, digits, kernel_checks, machine, step, step_timings, timings
@@ -204,7 +205,7 @@ machine.is_emulated = lambda: False
 minddpm.SMALL, timings.QUICK_BATCH, timings.SECONDS = checks.TINY, 2, 0
 timings.wait = lambda cycles: None
 digits.DIGITS = digits.DIGITS._replace(model=checks.TINY)
-digits.load_mnist = lambda: ImageDataset(checks.strokes(90, 8), None, "strokes")
+digits.load_mnist = lambda: ImageDataset(checks.strokes(90, 8), np.arange(90) % 10, "strokes")
 digits.SAMPLING_STEPS = digits.SYNCHRONISED = 2
 digits.SECONDS, step_timings.QUEUED = 2, 1
 """
