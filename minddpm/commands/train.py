@@ -102,7 +102,7 @@ def parse() -> argparse.Namespace:
     switch(images, "flip", "flip a random half of the images from left to right")
     images.add_argument(
         "--unconditional", dest="class_conditional", action="store_false", default=None,
-        help="do not tell the model the classes of the images",
+        help="do not condition the model on the classes",
     )  # fmt: skip
     add(network, "model", str, ", ".join(MODELS))
     model_options.add_model(parser, network, cli.positive)
@@ -126,7 +126,7 @@ def parse() -> argparse.Namespace:
     add(rare, "loss", str, "simple; vlb: the bound in bits/dim; hybrid: simple + 0.001 vlb")
     add(rare, "draw_t", str, f"{', '.join(T_DRAWS)}; log-snr: in --loss simple only")
     switch(rare, "importance-sampling", "draw t in proportion to its RMS loss, for --loss vlb")
-    switch(rare, "class-conditional", "tell the model the classes: the default if there are any")
+    switch(rare, "class-conditional", "condition on the class: the default if there are any")
     add(rare, "label_dropout", float, "probability that an image's class is dropped")
     add(rare, "optimizer", str, "adam, or muon: for matrices, with Adam for the rest")
     add(rare, "accumulate", cli.positive, "parts in which a batch is computed, to save memory")

@@ -53,6 +53,6 @@ DIGITS = Recipe(
         cooldown=0.25,  # at a constant rate the last steps only jump about the minimum
         ema_decay=0.995,  # averages 200 steps, well within the cooldown; .999 remembers the start
         draw_t="log-snr",  # fewer steps at both ends, almost clean and almost noise (draw_t.py)
-        class_conditional=True,  # to be told the class helps more than all of the above
+        class_conditional=True,  # this helps more than all of the above
     ),
 )
