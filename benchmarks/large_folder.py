@@ -18,8 +18,8 @@ import minddpm
 from minddpm.commands import cli, model_options
 from minddpm.data import ImageDataset
 from minddpm.data.sources import load_images
-from minddpm.models import UNet2D
-from minddpm.training import Trainer, TrainingOptions
+from minddpm.training import Trainer
+from minddpm.training.recipe import PLAIN
 from minddpm.training.run_directory import RunDirectory
 
 CLASSES, OF_EACH, SIZE = 100, 1000, 64
@@ -43,10 +43,9 @@ def write_images(folder: Path) -> None:
 
 def new_trainer(dataset: ImageDataset) -> Trainer:
     """Return a trainer of the preset 64px after its first steps."""
-    minddpm.manual_seed(0)
-    diffusion = minddpm.GaussianDiffusion(minddpm.schedules.cosine(1000), "v")
-    run, options = RunDirectory("large_folder"), TrainingOptions(batch_size=BATCH)  # saves nothing
-    trainer = Trainer(UNet2D(**model_options.AT_64), diffusion, dataset, run, options)
+    recipe = PLAIN._replace(model=model_options.AT_64)
+    # The directory is only a name: nothing is saved.
+    trainer = recipe.trainer(dataset, RunDirectory("large_folder"), batch_size=BATCH)
     seconds_per_step(trainer, WARM_UP)
     return trainer
 

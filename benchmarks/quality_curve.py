@@ -61,9 +61,7 @@ class Contestant:
 
     def trainer(self, steps: int) -> Trainer:
         """Return a trainer of this many steps, before its first."""
-        return self.recipe.trainer(
-            self.data, RunDirectory(self.path), steps=steps, seed=self.seed
-        )  # fmt: skip
+        return self.recipe.trainer(self.data, RunDirectory(self.path), steps=steps, seed=self.seed)
 
     def train(self, minutes: float) -> Trainer:
         """Train for minutes in all, from the last step that a longer training shares."""

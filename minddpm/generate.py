@@ -74,7 +74,7 @@ def generate(
     if count < 1 or batch_size < 1:
         raise InputError(f"{count} images in batches of {batch_size}: choose at least 1 of each.")
     if unet.num_classes and labels is None:
-        labels = np.arange(count) % unet.num_classes
+        labels = labels_in_turn(unet, count)
     if labels is None and guidance != 1:
         raise InputError("guidance needs a model with classes: leave it out.")
     if labels is not None and len(labels) != count:
@@ -150,6 +150,11 @@ def number_of_steps(
 def spacing(sampler: str) -> str:
     """Return how a sampler spaces its timesteps, unless another spacing is given."""
     return SPACING.get(sampler, "linspace")
+
+
+def labels_in_turn(unet: UNet2D, count: int) -> np.ndarray:
+    """Return labels [count] of a class-conditional model: each class in turn, then again."""
+    return np.arange(count) % unet.num_classes
 
 
 def conditioned(unet: UNet2D, labels: np.ndarray, guidance: float = 1.0) -> Model:

@@ -10,6 +10,7 @@ from minddpm.data import ImageDataset
 from minddpm.data.class_names import listing, printable
 from minddpm.drawing import GUTTER, grid
 from minddpm.errors import InputError
+from minddpm.generate import labels_in_turn
 from minddpm.models import UNet2D
 
 
@@ -38,7 +39,7 @@ def labels_of_all_classes(unet: UNet2D, count: int) -> np.ndarray | None:
     """
     if not unet.num_classes:
         return None
-    return np.sort(np.arange(count) % unet.num_classes)
+    return np.sort(labels_in_turn(unet, count))
 
 
 def class_grid(samples: np.ndarray, labels: np.ndarray | None) -> Image.Image:

@@ -37,11 +37,7 @@ from minddpm.drawing import save_png, strip
 from minddpm.errors import InputError
 from minddpm.evaluation import own_command
 from minddpm.evaluation.metrics.judge import SHIPPED, Judge, load_judge
-from minddpm.evaluation.metrics.likelihood import (
-    bits_per_dim,
-    ode_bits_per_dim,
-    vae_bits_per_dim,
-)
+from minddpm.evaluation.metrics.likelihood import bits_per_dim, ode_bits_per_dim, vae_bits_per_dim
 from minddpm.evaluation.metrics.nearest import nearest
 from minddpm.evaluation.metrics.where_bits import shares_table, where_bits
 from minddpm.evaluation.report import Reference, check_samples, evaluate
@@ -49,6 +45,7 @@ from minddpm.generate import (
     ADAPTIVE,
     SAMPLERS,
     generate,
+    labels_in_turn,
     own_steps,
     sampler_options,
     seconds_per_run,
@@ -170,7 +167,7 @@ def draw(
     the ranks that draw them; None: this one alone.
     """
     if labels is None and unet.num_classes:
-        labels = np.arange(args.count) % unet.num_classes
+        labels = labels_in_turn(unet, args.count)
     runs = args.steps * (2 if args.sampler == "probability_flow" else 1)
     batches = args.count / args.batch_size
     seconds = seconds_per_run(unet, args.batch_size, args.guidance) * runs * batches

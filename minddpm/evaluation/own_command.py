@@ -23,7 +23,7 @@ from minddpm.errors import InputError
 from minddpm.evaluation.metrics.inception import Inception
 from minddpm.evaluation.metrics.wavelets import Wavelets
 from minddpm.evaluation.own_images import Extractor, OwnReference, evaluate_own
-from minddpm.generate import image_size
+from minddpm.generate import image_size, labels_in_turn
 from minddpm.models import UNet2D
 from minddpm.training.run_directory import RUN, RunDirectory
 
@@ -99,7 +99,7 @@ def _labels(unet: UNet2D, reference: OwnReference) -> np.ndarray | None:
         return None
     if reference.dataset.num_classes == unet.num_classes:
         return reference.dataset.labels[reference.held]
-    return np.arange(reference.n) % unet.num_classes
+    return labels_in_turn(unet, reference.n)
 
 
 def read_samples(
