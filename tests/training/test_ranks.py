@@ -14,6 +14,24 @@ from minddpm.training.run_directory import STATE
 ranks.needs_mpi()
 PROGRAM = Path(__file__).with_name("rank_program.py")
 STEPS = 5  # the first is eager, the second recorded and compared, the others replayed
+SUMS = """
+import time
+import numpy as np
+from minddpm import parallel
+
+world = parallel.join()
+x = np.full(1_000_000, world.rank + 1, "float32")
+if world.rank == 1:
+    world._comm.recv()
+end = world.begin_sum(x)
+if world.rank == 0:
+    world._comm.send("rank 0 has begun", 1)  # it would never come if that waited for rank 1
+latest = time.monotonic() + 100
+while (x != 3).any() and time.monotonic() < latest:
+    time.sleep(0.01)  # without any call of MPI
+assert (x == 3).all(), "the sum waits for its end() to be called"
+end()
+"""
 
 
 def train(out, count, case="plain", steps=STEPS, **options):
@@ -40,6 +58,13 @@ def test_two_ranks_compute_what_one_does(tmp_path, case):
     norms = [np.load(tmp_path / name / "norms.npy") for name in ("one", "two")]
     np.testing.assert_allclose(norms[1], norms[0], rtol=1e-4)
     check_weights(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_sum_goes_on_while_nobody_waits_for_it(tmp_path):
+    program = tmp_path / "sums.py"
+    program.write_text(SUMS)
+    code, _, stderr = ranks.run(2, program)
+    assert code == 0, stderr
 
 
 def test_the_same_ranks_give_the_same_bits(tmp_path):
