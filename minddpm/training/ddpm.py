@@ -214,7 +214,7 @@ class Trainer(Loop):
         # losses.mean().backward(), scaled in half precision; the mean is that of the whole batch
         of_mean = backend.xp.full_like(losses.data, 1 / options.batch_size)
         if self.in_ranks and first + self.part_size == self.rows.stop:
-            self.buckets.begin(self.loss_scale.scaled(losses), of_mean)  # the last part
+            self.buckets.begin(self.loss_scale.scaled(losses), of_mean)  # _replayed goes on with it
         else:
             self.loss_scale.backward(losses, of_mean)
         return losses.data
