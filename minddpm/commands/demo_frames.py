@@ -24,7 +24,7 @@ from minddpm.generate import SAMPLERS, check_batch, conditioned, image_size, sam
 from minddpm.pipeline import load
 from minddpm.replay import replayed
 
-STEPS = 20  # of a model that was not distilled: half a second for 16 digits on two cores
+STEPS = 20  # of a model that was not distilled
 COLUMNS = 9  # images from one end of a mixture to the other
 
 
