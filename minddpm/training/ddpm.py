@@ -26,8 +26,7 @@ from minddpm.training.loop import (
     to_table,
 )
 from minddpm.training.loss_scale import LossScale
-from minddpm.training.options import OPTIMIZERS
-from minddpm.training.options import TrainingOptions as TrainingOptions
+from minddpm.training.options import OPTIMIZERS, TrainingOptions
 from minddpm.training.run_directory import LOSS_COLUMNS, RunDirectory
 
 
@@ -184,6 +183,8 @@ class Trainer(Loop):
             part = slice(first, first + self.part_size)
             inputs = (None if x is None else x[part] for x in batch)
             losses.append(self._part_gradients(step, self.rows.start + first, *inputs))
+        if not self.in_ranks:
+            self.loss_scale.unscale(self.optimizer.flat.grad)
         return tuple(losses)
 
     def _part_gradients(
@@ -221,7 +222,8 @@ class Trainer(Loop):
 
     def _update(self, step: int, adam_step: Any, lr: Any, decay: Any) -> backend.Array:
         """Update the weights by the gradients, and set these to zero; return their squared norm."""
-        self.loss_scale.unscale(self.optimizer.flat.grad)
+        if self.in_ranks:  # only now are all gradients complete
+            self.loss_scale.unscale(self.optimizer.flat.grad)
         squared_norm = self.optimizer.update(adam_step, lr, decay, self.options.clip_norm, self.ema)
         self.loss_scale.update(squared_norm)
         self.optimizer.zero_grad()

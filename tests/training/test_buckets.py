@@ -75,6 +75,16 @@ def test_a_bucket_is_complete_when_its_sum_begins(trainer, case, accumulate):
         np.testing.assert_allclose(*sums, rtol=1e-2, atol=1e-3 * abs(sums[1]).max())
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_loss_scale_changes_no_weight(trainer, accumulate):
+    made, expected = (trainer("dropout", batch=8, accumulate=accumulate) for _ in range(2))
+    made.loss_scale.needed = lambda: True  # as in half precision
+    for _ in range(3):
+        norms = [each.train_step().squared_norm for each in (made, expected)]
+        np.testing.assert_array_equal(*norms)
+    np.testing.assert_array_equal(made.optimizer.flat.data, expected.optimizer.flat.data)
+
+
 def test_a_training_that_diverges_in_ranks_names_its_gradients(trainer):
     made = trainer()
     made.unet.conv_out.bias.data[...] = np.inf
