@@ -43,12 +43,11 @@ class Alone:
         """Return which of n images this rank computes: parts that differ by at most one."""
         return slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
 
-    def sum(self, x: Array) -> None:
-        """Add up x over all ranks, in place: every rank gets the same bits."""
-        self.begin_sum(x)()
-
     def begin_sum(self, x: Array) -> Callable[[], None]:
-        """Begin what sum does; return the function to call before x is used."""
+        """Begin to add up x over all ranks, in place: every rank gets the same bits.
+
+        Returns the function to call before x is used.
+        """
         return lambda: None
 
     def gather(self, x: np.ndarray, axis: int = 0) -> np.ndarray:

@@ -22,7 +22,7 @@ def backward_in_parts(y: Tensor, g: Array, groups: Sequence[Sequence[Tensor]]) -
         for function in order[done:end]:
             function.run_backward(gradients)
         done = max(done, end)
-        gradients.add_to(group)
+        gradients.take(group).add_to_leaves()
         if group is not groups[-1]:
             yield
 
@@ -30,10 +30,8 @@ def backward_in_parts(y: Tensor, g: Array, groups: Sequence[Sequence[Tensor]]) -
 class _PartGradients(Gradients):
     """Gradients of which some leaves get theirs before the others."""
 
-    def add_to(self, leaves: Sequence[Tensor]) -> None:
-        """Add the sums of these leaves to their .grad, all in one kernel."""
-        complete = {x: self._sums[x] for x in leaves if x in self._sums}
-        others = {x: total for x, total in self._sums.items() if x not in complete}
-        self._sums = complete
-        self.add_to_leaves()
-        self._sums = others
+    def take(self, leaves: Sequence[Tensor]) -> Gradients:
+        """Remove the sums of these leaves and return them."""
+        taken = Gradients()
+        taken._sums = {x: self._sums.pop(x) for x in leaves if x in self._sums}
+        return taken

@@ -26,10 +26,8 @@ def test_a_group_has_its_gradients_when_its_turn_ends(groups):
         x.grad = np.ones(3, np.float32)
     g = np.array([1, 2, 3], np.float32)
     chain(*one).backward(g)
-    parts, done = (
-        backward_in_parts(chain(*other), g, [[other[i] for i in group] for group in groups]),
-        [],
-    )
+    parts = backward_in_parts(chain(*other), g, [[other[i] for i in group] for group in groups])
+    done = []
     for group in groups:
         next(parts, None)
         done += group
