@@ -33,7 +33,7 @@ class Buckets:
         self._backward = backward_in_parts(losses, g, self._groups)
 
     def complete(self, step: int = 0) -> None:
-        """Compute the gradients of the next bucket; nothing in them depends on the step."""
+        """Compute the gradients of the next bucket. step: for a replay, which draws masks again."""
         next(self._backward, None)
 
     def sum(self, complete: Callable[[], None]) -> None:
