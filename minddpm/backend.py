@@ -114,12 +114,13 @@ def set_device(i: int) -> None:
         cuda.Device(i % cuda.runtime.getDeviceCount()).use()
 
 
-def sum_over_ranks(comm: Any, x: Array) -> None:
-    """Add up x over the ranks of an MPI communicator, in place; on a GPU by NCCL."""
-    if array_module(x) is np:
-        importlib.import_module("minddpm.kernels.mpi").all_reduce(comm, x)
-    else:
-        importlib.import_module("minddpm.kernels.cuda.nccl").all_reduce(comm, x)
+def begin_sum(comm: Any, x: Array) -> Callable[[], None]:
+    """Begin to add up x over the ranks of an MPI communicator, in place; on a GPU by NCCL.
+
+    Returns the function to call before x is used.
+    """
+    module = "mpi" if array_module(x) is np else "cuda.nccl"
+    return importlib.import_module(f"minddpm.kernels.{module}").begin_all_reduce(comm, x)
 
 
 def set_precision(name: str) -> str:

@@ -43,8 +43,12 @@ class Alone:
         """Return which of n images this rank computes: parts that differ by at most one."""
         return slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
 
-    def sum(self, x: Array) -> None:
-        """Add up x over all ranks, in place: every rank gets the same bits."""
+    def begin_sum(self, x: Array) -> Callable[[], None]:
+        """Begin to add up x over all ranks, in place: every rank gets the same bits.
+
+        Returns the function to call before x is used.
+        """
+        return lambda: None
 
     def gather(self, x: np.ndarray, axis: int = 0) -> np.ndarray:
         """Return the arrays of all ranks, in order, joined along an axis."""
@@ -88,12 +92,13 @@ class Ranks(Alone):
 
         self._comm = comm
         self._machine = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self._sums = comm.Dup()  # their messages never meet those of the calls below
         self.rank, self.size, self.local_rank = comm.rank, comm.size, self._machine.rank
         affinity = getattr(os, "sched_getaffinity", lambda _: ())(0)
         self.sharing = self._machine.allgather(sorted(affinity)).count(sorted(affinity))
 
-    def sum(self, x: Array) -> None:
-        backend.sum_over_ranks(self._comm, x)
+    def begin_sum(self, x: Array) -> Callable[[], None]:
+        return backend.begin_sum(self._sums, x)
 
     def gather(self, x: np.ndarray, axis: int = 0) -> np.ndarray:
         return np.concatenate(self._comm.allgather(x), axis=axis)

@@ -198,13 +198,13 @@ def replayed_training(model: Module, flat: FlatParameters) -> Model:
 class ReplayedStep:
     """A training step whose kernels are all recorded, once for each shape, and replayed.
 
-    model: whose weights it trains. state: all arrays that it changes. count: of its functions, 1,
-    or 2 if something that cannot be recorded happens between them.
+    model: whose weights it trains. state: all arrays that it changes. count: of its functions, more
+    than 1 if something that cannot be recorded happens between them.
     """
 
     def __init__(self, model: Module, state: tuple[Array, ...], count: int = 1):
         self._state, self._count, self._records = state, count, _Records(model)
-        self._call: Any = None
+        self._call, self._i = None, 0
 
     def __call__(self, function: Callable[..., Any], step: int, *inputs: Any) -> Any:
         """Return function(step, *inputs).
@@ -217,8 +217,10 @@ class ReplayedStep:
         self._call = self._records.get(
             inputs, lambda: backend.kernels.replayed_step(self._count, self._state)
         )
+        self._i = 0
         return self._call(0, function, step, *inputs)
 
     def then(self, function: Callable[..., Any], step: int, *inputs: Any) -> Any:
-        """Return function(step, *inputs), the second function of the step that the call began."""
-        return self._call(1, function, step, *inputs)
+        """Return function(step, *inputs), the next function of the step that the call began."""
+        self._i += 1
+        return self._call(self._i, function, step, *inputs)

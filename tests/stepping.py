@@ -4,7 +4,7 @@ import numpy as np
 from builders import make_trainer, noise_images, random_unet
 
 import minddpm
-from minddpm import backend
+from minddpm import backend, parallel
 
 LABELLED = noise_images(20, labels=np.arange(20) % 3)
 CASES = {  # changes of the model, of the diffusion, options
@@ -41,8 +41,41 @@ def trainer(config, path, case="plain", T=50, batch=4, **more):
 
 def eager(made):
     """Let a trainer call Python between the kernels."""
-    made.replay = lambda function, step, *inputs: function(step, *inputs)
+
+    def call(function, step, *inputs):
+        return function(step, *inputs)
+
+    made.replay, call.then = call, call
     made.model = made.unet
+    return made
+
+
+class Doubled(parallel.Alone):
+    """The first of two ranks, the other of which has the same images.
+
+    A sum is there when it has been waited for, and not before. events: "begin" with a copy of what
+    is summed, and "end".
+    """
+
+    size = 2
+
+    def __init__(self):
+        self.events = []
+
+    def begin_sum(self, x):
+        self.events.append(("begin", x.copy()))
+
+        def end():
+            x[...] *= 2
+            self.events.append(("end", None))
+
+        return end
+
+
+def one_bucket(made):
+    """Let a trainer in ranks add up all gradients together, after the backward."""
+    made.buckets._ranges = [slice(None)]
+    made.buckets._groups = [made.optimizer.flat.parameters]
     return made
 
 

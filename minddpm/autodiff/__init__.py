@@ -1,6 +1,7 @@
 """Hand-written reverse-mode automatic differentiation.
 
-Read graph.py (Tensor, Function, backward; seal.py guards the saved arrays), then the operations:
+Read graph.py (Tensor, Function, backward; seal.py guards the saved arrays; parts.py runs a backward
+part by part), then the operations:
 
     pointwise.py     +, -, *, /, **, exp, log, tanh, silu
     shape.py         sum, mean, reshape, x[index], concat, take_rows

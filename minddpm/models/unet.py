@@ -31,7 +31,7 @@ from minddpm.models.pretrained import (
     read_weights,
     write_pretrained,
 )
-from minddpm.nn import Conv2d, Embedding, GroupNorm, Linear, Module, ModuleList
+from minddpm.nn import Conv2d, Embedding, GroupNorm, Linear, Module, ModuleList, Parameter
 from minddpm.nn.init import sized_for
 from minddpm.nn.torch_layout import load_torch_tensors
 
@@ -132,11 +132,22 @@ class UNet2D(Module):
         cosines_first = self.config["flip_sin_to_cos"]
         return backend.kernels.timestep_features(t, C, float(shift), cosines_first, str(dtype))
 
+    def in_backward_order(self) -> list[Parameter]:
+        """Return all parameters as a backward completes their gradients: the last layers first."""
+        blocks = [*self._blocks(), self.conv_norm_out, self.conv_out]
+        of_blocks = [p for block in blocks[::-1] for p in block.parameters()[::-1]]
+        # One operation computes the projections of all blocks, before the first block runs.
+        late = {p for resnet in self._resnets() for p in resnet.time_emb_proj.parameters()}
+        early = dict.fromkeys(p for p in of_blocks if p not in late)
+        return [*early, *(p for p in self.parameters() if p not in early)]
+
+    def _blocks(self) -> list[Module]:
+        middle = [self.mid_block] if hasattr(self, "mid_block") else []
+        return [*self.down_blocks, *middle, *self.up_blocks]
+
     def _resnets(self) -> list[ResnetBlock2D]:
         """Return the residual blocks in the order in which forward runs them."""
-        middle = [self.mid_block] if hasattr(self, "mid_block") else []
-        blocks = [*self.down_blocks, *middle, *self.up_blocks]
-        return [resnet for block in blocks for resnet in block.resnets]
+        return [resnet for block in self._blocks() for resnet in block.resnets]
 
     def _check(self, x: Any, t: Any) -> tuple[Tensor, Array]:
         """Return x in the model's dtype, and t as [N]; ValueError if x or t is unsuitable."""

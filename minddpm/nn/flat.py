@@ -1,7 +1,8 @@
 """All parameters in one flat buffer, so that an optimiser step is one pass over one array."""
 
+from bisect import bisect_left
 from collections.abc import Iterable
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from minddpm import backend
 from minddpm.backend import Array
@@ -34,6 +35,12 @@ class FlatParameters:
             flat[start : start + p.size].reshape(p.shape)
             for start, p in zip(self.starts(), self.parameters, strict=False)
         ]
+
+    def buckets(self, count: int) -> list[tuple[slice, list[Parameter]]]:
+        """Return at most `count` ranges of a flat array, of similar size, and their parameters."""
+        starts = self.starts()
+        cuts = sorted({bisect_left(starts, starts[-1] * i // count) for i in range(count + 1)})
+        return [(slice(starts[a], starts[b]), self.parameters[a:b]) for a, b in pairwise(cuts)]
 
     def starts(self) -> list[int]:
         """Return where each parameter begins in a flat array, and the size of all together."""

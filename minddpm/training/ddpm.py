@@ -1,7 +1,6 @@
 """Training a DDPM: Ho et al. 2020, Algorithm 1, with warm-up, clipping, EMA and checkpoints."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from minddpm.errors import InputError
 from minddpm.models import UNet2D
 from minddpm.pipeline import save_pipeline
 from minddpm.replay import ReplayedStep, replayed_training
+from minddpm.training.buckets import Buckets
 from minddpm.training.importance import ImportanceSampler
 from minddpm.training.loop import (
     Loop,
@@ -26,8 +26,7 @@ from minddpm.training.loop import (
     to_table,
 )
 from minddpm.training.loss_scale import LossScale
-from minddpm.training.options import OPTIMIZERS
-from minddpm.training.options import TrainingOptions as TrainingOptions
+from minddpm.training.options import OPTIMIZERS, TrainingOptions
 from minddpm.training.run_directory import LOSS_COLUMNS, RunDirectory
 
 
@@ -70,10 +69,6 @@ def check_classes(unet: UNet2D, dataset: ImageDataset) -> None:
         )
 
 
-def _rows_of(indices: Callable[[int], np.ndarray], rows: slice, step: int) -> np.ndarray:
-    return indices(step)[rows]
-
-
 class Trainer(Loop):
     """Trains `unet` on `dataset` and stores the run in `run`.
 
@@ -107,16 +102,20 @@ class Trainer(Loop):
         self.uses_labels = options.class_conditional
         if self.uses_labels:
             check_classes(unet, dataset)
+        self.in_ranks = self.world.size > 1
+        parameters = unet.in_backward_order() if self.in_ranks else unet.parameters()
         self.optimizer = OPTIMIZERS[options.optimizer](
-            unet.parameters(), lr=options.lr, weight_decay=options.weight_decay
+            parameters, lr=options.lr, weight_decay=options.weight_decay
         )
+        self.buckets = Buckets(self.optimizer.flat, self.world)
         self.model = replayed_training(unet, self.optimizer.flat)
         self.ema = nn.EMA(self.optimizer.flat, options.ema_decay)
         self.importance = ImportanceSampler(diffusion.T) if options.importance_sampling else None
         self.loss_scale = LossScale(options.batch_size * dataset.images[0].size)
         self.changed = (*self.optimizer.arrays(self.ema), *self.loss_scale.arrays())
-        # The sum over ranks is not recorded.
-        self.replay = ReplayedStep(unet, self.changed, count=1 if self.world.size == 1 else 2)
+        # The sums over ranks are not recorded.
+        count = len(self.buckets) + 2 if self.in_ranks else 1
+        self.replay = ReplayedStep(unet, self.changed, count)
         parts = self.world.size * options.accumulate
         if options.batch_size % parts:
             raise InputError(
@@ -125,11 +124,11 @@ class Trainer(Loop):
                 "--batch-size, --accumulate or number of ranks."
             )
         self.part_size = options.batch_size // parts  # images of a forward and backward
-        self.rows = self.world.part(options.batch_size)  # of a batch, that this rank computes
+        rows = self.rows = self.world.part(options.batch_size)  # of a batch: those of this rank
         # No method of self: the run is locked until nothing refers to this object (lock.py).
         indices = partial(batch_indices, len(dataset), options.batch_size, seed=options.seed)
         self.read = Prefetched(
-            partial(_rows_of, indices, self.rows), dataset.pixels, ahead=dataset.mapping is not None
+            lambda step: indices(step)[rows], dataset.pixels, ahead=dataset.mapping is not None
         )
 
     # --- one step --------------------------------------------------------------------------------
@@ -157,10 +156,10 @@ class Trainer(Loop):
     def _replayed(self, step: int, batch: Batch) -> tuple[backend.Array, ...]:
         """Return what _compute returns, computed by all ranks together."""
         numbers = self.optimizer.numbers(self.ema)
-        if self.world.size == 1:
+        if not self.in_ranks:
             return self.replay(self._compute, step, *batch, *numbers)
         losses = self.replay(self._gradients, step, *batch)
-        self.world.sum(self.optimizer.flat.grad)
+        self.buckets.sum(partial(self.replay.then, self.buckets.complete, step))
         return *losses, self.replay.then(self._update, step, *numbers)
 
     def _batch(self, step: int) -> Batch:
@@ -184,17 +183,17 @@ class Trainer(Loop):
             part = slice(first, first + self.part_size)
             inputs = (None if x is None else x[part] for x in batch)
             losses.append(self._part_gradients(step, self.rows.start + first, *inputs))
-        self.loss_scale.unscale(self.optimizer.flat.grad)
+        if not self.in_ranks:
+            self.loss_scale.unscale(self.optimizer.flat.grad)
         return tuple(losses)
 
     def _part_gradients(
         self, step: int, first: int, x0: backend.Array, t: np.ndarray, labels: np.ndarray | None,
         weights: np.ndarray | None,
     ) -> backend.Array:  # fmt: skip
-        """Compute the gradients of images first, first + 1, ... of a batch.
+        """Compute the gradients of images first, first + 1, ...; return their weighted losses [N].
 
-        Returns their weighted losses [N]. The lines are those of Algorithm 1, as in
-        diffusion/algorithms.py.
+        The lines are those of Algorithm 1, as in diffusion/algorithms.py.
         """
         # line 4: eps, and x_t in the same kernel
         stream = self.options.seed, random.NOISE, step, first * x0[0].size
@@ -215,11 +214,16 @@ class Trainer(Loop):
             losses = losses * backend.xp.asarray(weights)
         # losses.mean().backward(), scaled in half precision; the mean is that of the whole batch
         of_mean = backend.xp.full_like(losses.data, 1 / options.batch_size)
-        self.loss_scale.backward(losses, of_mean)
+        if self.in_ranks and first + self.part_size == self.rows.stop:
+            self.buckets.begin(self.loss_scale.scaled(losses), of_mean)  # _replayed goes on with it
+        else:
+            self.loss_scale.backward(losses, of_mean)
         return losses.data
 
     def _update(self, step: int, adam_step: Any, lr: Any, decay: Any) -> backend.Array:
         """Update the weights by the gradients, and set these to zero; return their squared norm."""
+        if self.in_ranks:  # only now are all gradients complete
+            self.loss_scale.unscale(self.optimizer.flat.grad)
         squared_norm = self.optimizer.update(adam_step, lr, decay, self.options.clip_norm, self.ema)
         self.loss_scale.update(squared_norm)
         self.optimizer.zero_grad()
@@ -262,7 +266,7 @@ class Trainer(Loop):
         """Compute the gradients of a diverged step again and return the error message."""
         self.loss_scale.scale[...] = 1  # so that no gradient overflows because of a large scale
         self._gradients(step, *self._batch(step))
-        self.world.sum(self.optimizer.flat.grad)
+        self.buckets.sum(self.buckets.complete)
 
         def not_finite(array: backend.Array) -> bool:
             return not math.isfinite(backend.kernels.squared_norm(array.reshape(-1)).item())

@@ -39,9 +39,13 @@ class LossScale:
         """Return whether the backend computes in half precision."""
         return backend.precision() == "fp16"
 
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return the loss whose backward gives scaled gradients."""
+        return loss * self.scale if self.needed() else loss
+
     def backward(self, loss: Tensor, g: Array | None = None) -> None:
         """Add the scaled gradients of a loss to those of the parameters; g: as in its backward."""
-        (loss * self.scale if self.needed() else loss).backward(g)
+        self.scaled(loss).backward(g)
 
     def unscale(self, gradients: Array) -> None:
         """Divide by the scale what calls of backward() have added up."""

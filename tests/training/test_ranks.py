@@ -14,6 +14,28 @@ from minddpm.training.run_directory import STATE
 ranks.needs_mpi()
 PROGRAM = Path(__file__).with_name("rank_program.py")
 STEPS = 5  # the first is eager, the second recorded and compared, the others replayed
+SUMS = """
+import time
+import numpy as np
+from minddpm import parallel
+
+world = parallel.join()
+x = np.full((2, 1_000_000), world.rank + 1, "float32")
+latest = time.monotonic() + 60
+while world.rank == 1 and not world._comm.iprobe():
+    if time.monotonic() > latest:
+        print("rank 0 waits for rank 1 when it begins a sum", flush=True)
+        world._comm.Abort(1)
+    time.sleep(0.01)
+ends = [world.begin_sum(part) for part in x]
+if world.rank == 0:
+    world._comm.send("rank 0 has begun", 1)
+else:
+    world._comm.recv()
+for end in ends:
+    end()
+assert (x == 3).all()
+"""
 
 
 def train(out, count, case="plain", steps=STEPS, **options):
@@ -40,6 +62,13 @@ def test_two_ranks_compute_what_one_does(tmp_path, case):
     norms = [np.load(tmp_path / name / "norms.npy") for name in ("one", "two")]
     np.testing.assert_allclose(norms[1], norms[0], rtol=1e-4)
     check_weights(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_sum_begins_without_the_other_ranks(tmp_path):
+    program = tmp_path / "sums.py"
+    program.write_text(SUMS)
+    code, stdout, stderr = ranks.run(2, program)
+    assert code == 0, stdout + stderr
 
 
 def test_the_same_ranks_give_the_same_bits(tmp_path):
