@@ -82,3 +82,12 @@ def test_an_array_that_is_not_aligned(monkeypatch, function):
     for i in range(len(arrays)):
         for result, wanted in zip(results(i), expected, strict=True):
             np.testing.assert_array_equal(result, wanted)
+
+
+def test_weights_for_one_channel_that_are_not_aligned(monkeypatch):
+    """A tile computes the convolution, which takes the sums in another order."""
+    monkeypatch.setattr(emulation, "mode", "race")
+    x, w, b = map(cupy_on_cpu.asarray, draw(0, IMAGE, (3, 3, 8, 1), 1))
+    expected = cuda.conv2d(x, w, b, 1, SAME).get()
+    y = cuda.conv2d(x, moved(w.get()), b, 1, SAME).get()
+    np.testing.assert_allclose(y, expected, atol=1e-5)
