@@ -84,8 +84,7 @@ def generate(
     world = world or parallel.Alone()
     mine = world.part(count)
     starts = range(mine.start, mine.stop, batch_size)
-    batch = min(batch_size, mine.stop - mine.start)
-    check_memory(batch * _least_memory(unet), f"a batch of {batch} images of {H} x {W} pixels")
+    check_batch(unet, min(batch_size, mine.stop - mine.start))
     images = np.empty((mine.stop - mine.start, H, W, C), np.float32)
     total = None if sampler in ADAPTIVE else len(starts) * number
     with (
@@ -157,9 +156,14 @@ def labels_in_turn(unet: UNet2D, count: int) -> np.ndarray:
     return np.arange(count) % unet.num_classes
 
 
-def conditioned(unet: UNet2D, labels: np.ndarray, guidance: float = 1.0) -> Model:
-    """Return the model conditioned on labels [N]; without classes, return it unchanged."""
-    return Guided(unet, labels, guidance) if unet.num_classes else unet
+def conditioned(
+    unet: UNet2D, labels: np.ndarray, guidance: float = 1.0, model: Model | None = None
+) -> Model:
+    """Return the model conditioned on labels [N]; without classes, return it unchanged.
+
+    model: what computes the outputs, the unet itself (None) or replayed(unet).
+    """
+    return Guided(unet, labels, guidance, model) if unet.num_classes else model or unet
 
 
 def seconds_per_run(unet: UNet2D, batch_size: int, guidance: float = 1.0) -> float:
@@ -177,14 +181,16 @@ def seconds_per_run(unet: UNet2D, batch_size: int, guidance: float = 1.0) -> flo
     return seconds
 
 
-def _least_memory(unet: UNet2D) -> int:
-    """Return bytes that an image takes at least: the skips of the UNet's first level, in float32.
+def check_batch(unet: UNet2D, count: int) -> None:
+    """Raise InputError if a batch needs more memory than this machine has.
 
-    A configuration may state any size of an image.
+    It needs at least the skips of the UNet's first level, in float32. A configuration may state any
+    size of an image.
     """
     H, W = image_size(unet)
     config = unet.config
-    return 4 * H * W * config["block_out_channels"][0] * (config["layers_per_block"] + 1)
+    each = 4 * H * W * config["block_out_channels"][0] * (config["layers_per_block"] + 1)
+    check_memory(count * each, f"a batch of {count} images of {H} x {W} pixels")
 
 
 def image_size(unet: UNet2D) -> tuple[int, int]:

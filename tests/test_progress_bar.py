@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -61,8 +62,11 @@ def test_a_terminal_gets_one_line_that_renews_itself(clock, monkeypatch):
     with open(theirs, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         steps(clock, seconds=0.5, count=20)
-        terminal.flush()
-        text = os.read(ours, 1 << 16).decode()
+    text = ""
+    # The kernel hands over the text in pieces; an error says that all is read, and nobody writes.
+    with suppress(OSError):
+        while piece := os.read(ours, 1 << 16).decode():
+            text += piece
     os.close(ours)
     assert text.count("\r") > 10
     assert text.count("\n") == 1

@@ -32,7 +32,7 @@ def ema(average, param, decay: float):
 
 @float32_only
 def squared_norm(x):
-    grid = min(blocks(x.size, 256), 1024)
+    grid = min(blocks(x.size, 1024), 1024)
     parts, total = cupy().empty(grid, "float64"), cupy().empty((), "float64")
     launch(
         "pointwise.cu", "squared_norm", (grid,), (256,), x, parts, total, counters(1), x.size

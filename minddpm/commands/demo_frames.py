@@ -8,21 +8,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from minddpm import backend, random
 from minddpm.backend import Array
 from minddpm.commands.known_part import known_mask
+from minddpm.diffusion.forward import Model
 from minddpm.diffusion.sampling import Step, inpaint, interpolate, invert, nearer_labels
 from minddpm.errors import InputError
-from minddpm.generate import conditioned, generate, image_size, sampler_options
+from minddpm.generate import SAMPLERS, check_batch, conditioned, image_size, sampler_options
 from minddpm.pipeline import load
+from minddpm.replay import replayed
 
-STEPS = 20  # of a model that was not distilled: half a second for 16 digits on two cores
+STEPS = 20  # of a model that was not distilled
 COLUMNS = 9  # images from one end of a mixture to the other
 
 
@@ -42,15 +44,12 @@ class End(NamedTuple):
     seed: int
 
 
-class Stopped(Exception):  # noqa: N818  (nothing is wrong)
-    """Nobody reads the frames any more."""
-
-
 class Demo:
     """A model, and the one thread that runs it.
 
     The CPU kernels keep what they derive from the weights, and their recordings, per thread, but a
-    web server asks for each frame in another thread. Requests wait for one another.
+    web server asks for each frame in another thread. Requests wait for one another. The weights
+    never change here, so a request repeats what an earlier one has recorded.
     """
 
     def __init__(self, directory: Path):
@@ -63,6 +62,8 @@ class Demo:
         self.distilled = own is not None and own.steps is not None
         self.sampler = own.sampler if own else "dpm_solver_sde"
         self.steps: int = own.steps if self.distilled else min(STEPS, self.diffusion.T)
+        self._derived: dict | None = None  # what the kernels have derived from the weights
+        self._count, self._model = 0, replayed(self.unet)
         self._thread = ThreadPoolExecutor(1, "model")
         self._closed = threading.Event()
 
@@ -80,16 +81,16 @@ class Demo:
         self, count: int, label: int | None, guidance: float, sampler: str, steps: int, seed: int
     ) -> Iterator[Frame]:
         """Draw `count` samples of a class; label None: of all classes in turn."""
-        labels = None
-        if self.classes:
-            labels = np.arange(count) % len(self.classes)
-            labels = labels if label is None else np.full(count, label)
-        return self._frames(
-            lambda show: generate(
-                (self.unet, self.diffusion), count, sampler, steps, seed, batch_size=count,
-                watch=lambda _, step: show(step), labels=labels, guidance=guidance,
-            )
-        )  # fmt: skip
+        sampler, options = sampler_options(self.diffusion, sampler)
+        labels = np.arange(count) % max(1, len(self.classes))
+        labels = labels if label is None else np.full(count, label)
+        shape = (count, *self.size, self.channels)
+
+        def steps_of(model: Model) -> Iterator[Step]:
+            model = conditioned(self.unet, labels, guidance, model)
+            return SAMPLERS[sampler](self.diffusion, model, shape, steps, seed=seed, **options)
+
+        return self._frames(count, steps_of)
 
     def complete(
         self, image: np.ndarray | None, missing: str, count: int, label: int | None,
@@ -106,69 +107,72 @@ class Demo:
                 "or choose another missing part."
             )
         random.check_seed(seed)
-        model = conditioned(self.unet, np.full(count, self._number(label)), guidance)
-        x0 = np.repeat(image, count, axis=0)
-        return self._frames(
-            lambda show: _show_all(
-                show,
-                inpaint(
-                    self.diffusion, model, x0, mask, steps, resample=resample, seed=seed,
-                    spacing="trailing" if self.distilled else "linspace",
-                ),
-            )
-        )  # fmt: skip
+        x0, labels = np.repeat(image, count, axis=0), np.full(count, self._number(label))
+
+        def steps_of(model: Model) -> Iterator[Step]:
+            model = conditioned(self.unet, labels, guidance, model)
+            return inpaint(
+                self.diffusion, model, x0, mask, steps, resample=resample, seed=seed,
+                spacing="trailing" if self.distilled else "linspace",
+            )  # fmt: skip
+
+        return self._frames(count, steps_of)
 
     def mix(self, first: End, second: End, guidance: float, steps: int) -> Iterator[Frame]:
         """Draw COLUMNS images from one end to the other, all from noise between theirs."""
         shares = np.linspace(0, 1, COLUMNS)
         labels = [np.array([self._number(end.label)]) for end in (first, second)]
-        model = conditioned(self.unet, nearer_labels(*labels, shares), guidance)
         _, options = sampler_options(self.diffusion, "ddim")
         spacing = options["spacing"]
 
-        def noise(end: End, label: np.ndarray) -> Array:
+        def noise(model: Model, end: End, label: np.ndarray) -> Array:
             if end.image is None:
                 return random.normal((1, *self.size, self.channels), end.seed, random.X_T)
-            alone = conditioned(self.unet, label, 1.0)
+            alone = conditioned(self.unet, label, 1.0, model)
             *_, step = invert(self.diffusion, alone, end.image, steps, spacing=spacing)
             return step.x
 
-        def work(show: Callable[[Step], None]) -> None:
-            ends = map(noise, (first, second), labels)
-            _show_all(
-                show, interpolate(self.diffusion, model, *ends, shares, steps, spacing=spacing)
-            )
+        def steps_of(model: Model) -> Iterator[Step]:
+            ends = map(partial(noise, model), (first, second), labels)
+            model = conditioned(self.unet, nearer_labels(*labels, shares), guidance, model)
+            return interpolate(self.diffusion, model, *ends, shares, steps, spacing=spacing)
 
-        return self._frames(work)
+        return self._frames(COLUMNS, steps_of)
 
     def _number(self, label: int | None) -> int:
         """Return the label; for None the one beyond the classes, which means no class."""
         return len(self.classes) if label is None else label
 
-    def _frames(self, work: Callable[[Callable[[Step], None]], Any]) -> Iterator[Frame]:
-        """Run work(show) in the model's thread, and yield what it shows.
+    def _replayed(self, count: int) -> Model:
+        """Return the model, replayed for batches of `count`; forget those of other sizes.
+
+        A recording holds the memory of its batch.
+        """
+        check_batch(self.unet, count)
+        if count != self._count:
+            self._count, self._model = count, replayed(self.unet)
+        return self._model
+
+    def _frames(self, count: int, steps_of: Callable[[Model], Iterator[Step]]) -> Iterator[Frame]:
+        """Take the steps of a model for `count` images in its thread, and yield them as frames.
 
         Frames that the caller is too slow for are left out, so that nobody waits for them. Closing
-        this generator stops the work at its next step. Raises what the work raises.
+        this generator stops the work at its next step. Raises what steps_of raises.
         """
         frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
-        stopped, count = threading.Event(), 0
-
-        def show(step: Step) -> None:
-            nonlocal count
-            if stopped.is_set() or self._closed.is_set():
-                raise Stopped
-            count += 1
-            text = f"step {count}, t = {step.t}, {time.perf_counter() - start:.2f} s"
-            frames.put(Frame(backend.to_numpy(step.x), backend.to_numpy(step.pred_x0), text))
+        stopped = threading.Event()
 
         def run() -> None:
-            nonlocal start
             start = time.perf_counter()
-            with suppress(Stopped), backend.kernels.constant_weights():
-                work(show)
+            with backend.kernels.constant_weights(self._derived) as self._derived:
+                for number, step in enumerate(steps_of(self._replayed(count)), 1):
+                    if stopped.is_set() or self._closed.is_set():
+                        return
+                    text = f"step {number}, t = {step.t}, {time.perf_counter() - start:.2f} s"
+                    frames.put(
+                        Frame(backend.to_numpy(step.x), backend.to_numpy(step.pred_x0), text)
+                    )
 
-        start = 0.0
         job = self._thread.submit(run)
         job.add_done_callback(lambda _: frames.put(None))
         try:
@@ -179,11 +183,6 @@ class Demo:
             job.cancel()  # if it has not begun
         if not job.cancelled():
             job.result()
-
-
-def _show_all(show: Callable[[Step], None], steps: Iterator[Step]) -> None:
-    for step in steps:
-        show(step)
 
 
 def _newest(frames: "queue.SimpleQueue[Frame | None]") -> Frame | None:

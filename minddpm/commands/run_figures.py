@@ -98,9 +98,13 @@ def draw_log(run: RunDirectory, names: dict[str, str], ylabel: str, log_y: bool 
 
 
 def smooth(values: Sequence[float], width: int = 9) -> np.ndarray:
-    """Return the running median over `width` (an odd number of) values, ignoring nan."""
+    """Return the running median over `width` (an odd number of) values, ignoring nan.
+
+    Over at most about a quarter of them: over all, a curve that falls would be flat.
+    """
     if len(values) == 0:
         return np.empty(0)
+    width = min(width, 2 * (len(values) // 8) + 1)
     padded = np.pad(np.asarray(values, np.float64), width // 2, constant_values=np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the median of nothing but nan is nan

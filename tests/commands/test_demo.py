@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from builders import WIDE, random_unet
 from builders import save_tiny_pipeline as save
 from commands import NUMPY, refused
 
@@ -18,7 +19,7 @@ from minddpm.commands.known_part import PARTS, known_mask
 from minddpm.diffusion.sampling import ddim, invert, slerp
 from minddpm.diffusion.sampling.steps import timesteps
 from minddpm.diffusion.scheduler_file import few_steps
-from minddpm.generate import conditioned, generate
+from minddpm.generate import SAMPLERS, conditioned, generate
 from minddpm.pipeline import load, save_pipeline
 
 
@@ -63,14 +64,9 @@ def a_step(i):
     return minddpm.samplers.Step(np.full(1, i), np.full(1, -i), 10 - i)
 
 
-def replace_generate(monkeypatch, steps):
+def replace_ddim(monkeypatch, steps):
     """Let the demo show what steps() yields instead of samples."""
-
-    def generate(model, *arguments, watch, **options):
-        for step in steps():
-            watch(0, step)
-
-    monkeypatch.setattr("minddpm.commands.demo_frames.generate", generate)
+    monkeypatch.setitem(SAMPLERS, "ddim", lambda *arguments, **options: steps())
 
 
 def test_each_step_is_a_frame(grey, monkeypatch):
@@ -81,7 +77,7 @@ def test_each_step_is_a_frame(grey, monkeypatch):
             read.acquire()
             yield a_step(i)
 
-    replace_generate(monkeypatch, steps)
+    replace_ddim(monkeypatch, steps)
     frames = []
     for frame in grey.sample(1, None, 1.0, "ddim", 3, 0):
         frames.append(frame)
@@ -103,7 +99,7 @@ def test_a_slow_reader_gets_the_newest_frame_and_delays_nothing(grey, monkeypatc
         yield from map(a_step, range(1, 5))
         done.set()
 
-    replace_generate(monkeypatch, steps)
+    replace_ddim(monkeypatch, steps)
     frames = grey.sample(1, None, 1.0, "ddim", 5, 0)
     next(frames)
     begun.set()
@@ -120,12 +116,12 @@ def test_a_reader_that_leaves_ends_the_work(grey, monkeypatch):
         yield a_step(1)
         finished.append(True)
 
-    replace_generate(monkeypatch, steps)
+    replace_ddim(monkeypatch, steps)
     frames = grey.sample(1, None, 1.0, "ddim", 3, 0)
     next(frames)
     frames.close()
     left.set()
-    replace_generate(monkeypatch, lambda: [a_step(7)])
+    replace_ddim(monkeypatch, lambda: [a_step(7)])
     (frame,) = grey.sample(1, None, 1.0, "ddim", 3, 0)  # waits for the first
     assert (frame.x[0], finished) == (7, [])
 
@@ -139,7 +135,7 @@ def test_closing_ends_what_runs_and_what_waits(grey, monkeypatch):
         yield a_step(1)
         finished.append(True)
 
-    replace_generate(monkeypatch, steps)
+    replace_ddim(monkeypatch, steps)
     running, waiting = (grey.sample(1, None, 1.0, "ddim", 3, 0) for _ in range(2))
     next(running)
     reader = threading.Thread(target=list, args=(waiting,))
@@ -148,6 +144,34 @@ def test_closing_ends_what_runs_and_what_waits(grey, monkeypatch):
     assert list(running) == []
     reader.join(60)
     assert (reader.is_alive(), finished) == (False, [])
+
+
+@pytest.mark.usefixtures("numba_with_its_threads")
+def test_requests_of_one_size_repeat_one_recording(tmp_path, monkeypatch):
+    """A recording of another size is forgotten, because it holds the memory of its batch."""
+    unet = random_unet({**WIDE, "sample_size": 8})
+    save_pipeline(unet, minddpm.GaussianDiffusion(minddpm.schedules.cosine(30)), tmp_path)
+    demo = Demo(tmp_path)
+    eager, forward = [], demo.unet.forward
+
+    def spy(x, t):
+        eager.append(len(x))
+        return forward(x, t)
+
+    monkeypatch.setattr(demo.unet, "forward", spy)
+    samples = {}
+    for count, recorded in ((2, False), (2, True), (3, False), (2, False)):
+        eager.clear()
+        *_, last = demo.sample(count, None, 1.0, "ddim", 5, 0)
+        assert (eager == []) == recorded
+        samples.setdefault(count, last.x)
+        np.testing.assert_array_equal(last.x, samples[count])
+    ends = End(half(demo), None, 3), End(None, None, 4)
+    for recorded in (False, True):
+        eager.clear()
+        list(demo.mix(*ends, 1.0, 5))
+        assert (eager == []) == recorded
+    demo.close()
 
 
 def test_what_the_work_raises_reaches_the_reader(grey):

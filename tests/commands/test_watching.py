@@ -210,6 +210,14 @@ def test_long_curves_have_few_points_of_the_same_shape():
     assert loss["colour"] != empty["colour"]
 
 
+@pytest.mark.parametrize("rows", [2, 5, 8, 20])
+def test_a_short_curve_falls_as_its_loss_does(rows):
+    found = curves(("step", "loss"), [(10 * i, 1 / i) for i in range(1, rows + 1)])
+    (loss,) = found["curves"]
+    assert loss["values"] == sorted(loss["values"], reverse=True)
+    assert loss["values"][0] > 1.4 * loss["values"][-1]
+
+
 def test_no_rows():
     assert curves(("step", "loss"), [])["steps"] == []
 

@@ -132,6 +132,13 @@ def test_other_states(run, facts, state):
         assert text(document, "problem") == "training &lt;i&gt;diverged&lt;/i&gt;"
 
 
+def test_one_picture_needs_no_slider(run):
+    samples(run, (2,))
+    document = opened(run)
+    sliders = re.findall(r'<section id="by-(?:step|t)".*?<input ([^>]*)>', document, re.S)
+    assert ["hidden" in attributes for attributes in sliders] == [True, False]
+
+
 def test_a_run_without_samples_and_without_rows(run):
     (run / SAMPLES).write_bytes(call("samples", {"pictures": []}))
     change(run, samples=False, loss={"steps": [], "curves": []})

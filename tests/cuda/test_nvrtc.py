@@ -93,7 +93,7 @@ VARIANTS = {  # other macros with which kernels/cuda compiles files
 }  # fmt: skip
 SINCE_80 = {"TF32", "BF16"}
 # These differ from the others in numbers alone, so the oldest and one of the newest are enough.
-ON_TWO, TWO = {"TILE=64", "UP=1", "STRIDE=2"}, (75, 90)
+ON_TWO, TWO = {"COLUMNS=32", "TILE=64", "UP=1", "STRIDE=2"}, (75, 90)
 
 
 def compilations():

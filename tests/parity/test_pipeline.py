@@ -30,6 +30,7 @@ THEIR_SCHEDULES = {
 }  # fmt: skip
 every_schedule = pytest.mark.parametrize("schedule", BY_NAME.values(), ids=BY_NAME)
 every_prediction = pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
+every_variance = pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
 
 
 def noises(count):
@@ -201,30 +202,35 @@ def test_the_written_scheduler_has_our_noise_levels(schedule, prediction, steps)
 # --- DDPM ----------------------------------------------------------------------------------------
 
 
-@every_schedule
-@every_prediction
-@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
-@pytest.mark.parametrize("steps", [None, 7])
-def test_ddpm(any_backend, model_pair, given_noise, schedule, prediction, variance, steps):
-    pair, (x_T, *z) = model_pair(**RGB), noises(1 + T)
-    d = GaussianDiffusion(schedule(T), prediction, variance)
-    given_noise(z)
-    scheduler = their_scheduler(diffusers.DDPMScheduler, d)
-    theirs = their_steps(pair.theirs, scheduler, steps or T, x_T)
-    ours = samplers.ddpm(d, pair.ours, SHAPE, steps, x_T=x_T, noise=device(z))
+def check_ddpm(pair, give, diffusion, steps):
+    x_T, *z = noises(1 + T)
+    give(z)
+    scheduler = their_scheduler(diffusers.DDPMScheduler, diffusion)
+    theirs = their_steps(pair.theirs, scheduler, steps, x_T)
+    ours = samplers.ddpm(diffusion, pair.ours, SHAPE, steps, x_T=x_T, noise=device(z))
     check_close(our_steps(ours), theirs)
 
 
-@pytest.mark.parametrize("steps", [None, 10])
+@every_schedule
+@every_prediction
+@every_variance
+def test_ddpm(model_pair, given_noise, schedule, prediction, variance):
+    d = GaussianDiffusion(schedule(T), prediction, variance)
+    check_ddpm(model_pair(**RGB), given_noise, d, T)
+
+
+@every_schedule
+@every_prediction
+@every_variance
+def test_ddpm_in_fewer_steps(any_backend, model_pair, given_noise, schedule, prediction, variance):
+    d = GaussianDiffusion(schedule(T), prediction, variance)
+    check_ddpm(model_pair(**RGB), given_noise, d, 7)
+
+
+@pytest.mark.parametrize("steps", [T, 10])
 def test_ddpm_with_a_learned_variance(any_backend, model_pair, given_noise, steps):
-    pair, (x_T, *z) = model_pair(**{**RGB, "out_channels": 6}), noises(1 + T)
     d = GaussianDiffusion(linear(T), variance="learned_range")
-    given_noise(z)
-    scheduler = their_scheduler(diffusers.DDPMScheduler, d)
-    theirs = their_steps(pair.theirs, scheduler, steps or T, x_T)
-    check_close(
-        our_steps(samplers.ddpm(d, pair.ours, SHAPE, steps, x_T=x_T, noise=device(z))), theirs
-    )
+    check_ddpm(model_pair(**{**RGB, "out_channels": 6}), given_noise, d, steps)
 
 
 @pytest.mark.parametrize("spacing", ["linspace", "trailing"])
@@ -240,11 +246,8 @@ def test_ddpm_with_other_spacings(model_pair, given_noise, spacing):
 
 
 def test_ddpm_unclipped(model_pair, given_noise):
-    pair, (x_T, *z) = model_pair(**RGB), noises(1 + T)
     d = GaussianDiffusion(linear(T), "v", clip_x0=False)
-    given_noise(z)
-    theirs = their_steps(pair.theirs, their_scheduler(diffusers.DDPMScheduler, d), T, x_T)
-    check_close(our_steps(samplers.ddpm(d, pair.ours, SHAPE, x_T=x_T, noise=device(z))), theirs)
+    check_ddpm(model_pair(**RGB), given_noise, d, T)
 
 
 # --- DDIM ----------------------------------------------------------------------------------------
@@ -259,10 +262,10 @@ def test_ddim(any_backend, model_pair, schedule, prediction, eta, clipped_eps):
     d = GaussianDiffusion(schedule(T), prediction)
     scheduler = their_scheduler(diffusers.DDIMScheduler, d)
     theirs = their_steps(
-        pair.theirs, scheduler, 10, x_T, eta=eta, use_clipped_model_output=clipped_eps, noise=z
+        pair.theirs, scheduler, 5, x_T, eta=eta, use_clipped_model_output=clipped_eps, noise=z
     )
     ours = samplers.ddim(
-        d, pair.ours, SHAPE, 10, eta=eta, clipped_eps=clipped_eps, x_T=x_T, noise=device(z)
+        d, pair.ours, SHAPE, 5, eta=eta, clipped_eps=clipped_eps, x_T=x_T, noise=device(z)
     )
     check_close(our_steps(ours), theirs)
 
