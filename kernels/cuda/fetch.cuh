@@ -7,6 +7,9 @@
 #ifndef LANES
 #define LANES THREADS  // that read one depth of a line across the depth, at most
 #endif
+#ifndef ONE_BY_ONE
+#define ONE_BY_ONE 4  // neighbours of a thread; 1: neighbouring threads fetch neighbours
+#endif
 
 // What a side of the product asks the problem for; a "line" is a row of a or a column of b.
 template <class P> struct SideA {
@@ -36,22 +39,22 @@ template <class P> struct SideB {
 };
 
 // A thread's vectors of one tile: AT_ONCE lines at one depth, and the same lines at other depths;
-// if vectors are along the depth, all at one depth. TOGETHER: each is fetched as 16 bytes. Else it
-// has four numbers, fetched one by one; or, across the depth, a single one, so that neighbouring
-// threads fetch neighbours.
+// if vectors are along the depth, all at one depth. TOGETHER: each is fetched as 16 bytes; else it
+// has four numbers, fetched one by one. Across the depth it has ONE_BY_ONE numbers instead.
 template <class P, class ItsSide, bool AS_VECTOR> struct Vectors {
     typedef ItsSide Side;
     typedef typename Side::Number Number;
     static constexpr bool DEEP = Side::along_depth, TOGETHER = AS_VECTOR;
-    static constexpr int LENGTH = TOGETHER ? 16 / sizeof(Number) : DEEP ? 4 : 1;
+    static constexpr int LENGTH = TOGETHER ? 16 / sizeof(Number) : DEEP ? 4 : ONE_BY_ONE;
+    static constexpr int EACH = TOGETHER ? 1 : LENGTH;
     static constexpr int IN_LINE = (DEEP ? DEPTH : Side::length) / LENGTH;  // vectors
     static constexpr int COUNT = Side::length * DEPTH / LENGTH / THREADS;
-    static constexpr int MOST = DEEP ? IN_LINE : TOGETHER ? LANES : IN_LINE / 4;
+    static constexpr int MOST = DEEP ? IN_LINE : TOGETHER ? LANES : Side::length / 4;
     static constexpr int ALONG = MOST < IN_LINE ? MOST : IN_LINE;  // threads
     static constexpr int PASS = THREADS / ALONG, AT_ONCE = DEEP ? COUNT : IN_LINE / ALONG;
     typedef Vector<Number, LENGTH> Held;
     Held held[COUNT];
-    typename Side::Line lines[AT_ONCE];
+    typename Side::Line lines[DEEP ? COUNT : AT_ONCE * EACH];
     typename Side::Depth depth, step;  // of the next vector
 
     // Line and depth of the i-th vector in the tile, and their differences from the first one's.
@@ -67,7 +70,10 @@ template <class P, class ItsSide, bool AS_VECTOR> struct Vectors {
     }
     __device__ Vectors(const P& p, int line0, int start) {
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) lines[i] = Side::line(p, line0 + line_in_tile(i));
+        for (int i = 0; i < (DEEP ? COUNT : AT_ONCE * EACH); i++) {
+            int line = DEEP ? line_in_tile(i) : line_in_tile(i / EACH) + i % EACH;
+            lines[i] = Side::line(p, line0 + line);
+        }
         depth = Side::depth(p, start + depth_in_tile(0));
         step = Side::depth(p, DEEP ? DEPTH : PASS);
     }
@@ -76,9 +82,9 @@ template <class P, class ItsSide, bool AS_VECTOR> struct Vectors {
     __device__ auto at(const P& p, int i, int j, int left) const {
         typename Side::Depth its_depth = depth;
 #pragma unroll
-        for (int k = 0; k < j; k++) its_depth.add_one(Side::radix(p));
-        auto entry = Side::at(p, lines[i % AT_ONCE], its_depth);
-        entry.inside = entry.inside && depth_in_tile(i) + j < left;
+        for (int k = 0; k < (DEEP ? j : 0); k++) its_depth.add_one(Side::radix(p));
+        auto entry = Side::at(p, lines[DEEP ? i : i % AT_ONCE * EACH + j], its_depth);
+        entry.inside = entry.inside && depth_in_tile(i) + (DEEP ? j : 0) < left;
         return entry;
     }
     // Call take(i) for each vector, with at() at the present depth, and go on.
@@ -99,7 +105,7 @@ template <class P, class ItsSide, bool AS_VECTOR> struct Vectors {
             } else {
 #pragma unroll
                 for (int j = 0; j < LENGTH; j++) {
-                    auto entry = at(p, i, j, left);
+                    auto entry = at(p, i, j % EACH, left);
                     held[i].at[j] = entry.inside ? *entry.from : Number{};
                 }
             }

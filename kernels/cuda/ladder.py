@@ -208,7 +208,8 @@ def forward(
         grid, sums = grid[:2], ()
     launch(
         rung.file, "conv2d", grid, rung.block, *parts, xs[0].shape[-1], w, bias, shift, extra, y,
-        *s, vectors(s, xs, *parts, w), *sums, options=options_of(rung, s, xs, up),
+        *s, vectors(s, xs, *parts, w, bias, shift, extra, y), *sums,
+        options=options_of(rung, s, xs, up),
     )  # fmt: skip
 
 
@@ -231,7 +232,7 @@ def transposed(s: Sizes, x: Array, w: Array, bias: Array, y: Array) -> None:
     grid = blocks(pixels, rung.rows), blocks(s.C, rung.columns)
     launch(
         rung.file, "conv2d_gradient_x", grid, rung.block, x, w, None, None, bias, y, None, s.C,
-        *s, vectors(s, (y,), x, w), options=options_of(rung, s),
+        *s, vectors(s, (y,), x, w, bias, y), options=options_of(rung, s),
     )  # fmt: skip
 
 
@@ -265,7 +266,7 @@ def backward(
         rung.file, "conv2d_gradients", (tiles_w * slices + s.N * groups + tiles_x,), rung.block,
         gy, *two_parts(xs), xs[0].shape[-1], w, *two_parts(partial), *two_parts(gxs or ()), gw,
         gshift, gbias, parts, counters(tiles_w + groups), tiles_w, slices, *s,
-        vectors(s, xs, gy, *xs, w), options=options_of(rung, s, xs, up),
+        vectors(s, xs, gy, *xs, w, *partial), options=options_of(rung, s, xs, up),
     )  # fmt: skip
     return Gradients(gxs, gw, gshift, gbias)
 
@@ -328,5 +329,5 @@ def two_parts(parts: Sequence[Array | None]) -> tuple[Array | None, Array | None
 
 
 def vectors(s: Sizes, xs: Parts, *arrays: Array | None) -> bool:
-    """Return whether kernels may fetch four numbers together; arrays: the factors."""
+    """Return whether kernels may fetch and store four numbers together."""
     return s.C % 4 == s.C_out % 4 == xs[0].shape[-1] % 4 == 0 and aligned(*arrays)

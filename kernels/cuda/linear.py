@@ -51,7 +51,7 @@ def _split(flat: Array, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
     return tuple(parts)
 
 
-def _vector(s: Sizes, widths: Sequence[int], *arrays: Array) -> bool:
+def _vector(s: Sizes, widths: Sequence[int], *arrays: Array | None) -> bool:
     """Return whether kernels may fetch four numbers together; widths: C_out of each layer."""
     return s.C % 4 == 0 and all(width % 4 == 0 for width in widths) and aligned(*arrays)
 
@@ -70,7 +70,7 @@ def linears(x, ws, bs):
     grid = blocks(s.pixels, rung.rows), sum(blocks(width, rung.columns) for width in widths)
     launch(
         "linears.cu", "linears", grid, rung.block, x, layers, y, s.N, s.W, s.C,
-        _vector(s, widths, x, *ws), options=rung.options,
+        _vector(s, widths, x, *ws, *bs), options=rung.options,
     )  # fmt: skip
     return _split(y, [(*x.shape[:-1], width) for width in widths])
 
@@ -98,6 +98,6 @@ def linears_backward(gys, x, ws, partial=None):
     launch(
         "linears.cu", "linears_backward", (tiles_x + tiles_w * slices + s.N * groups,),
         rung.block, x, layers, partial, gx, parts, counters(tiles_w + groups), len(widths), slices,
-        s.N, s.W, s.C, _vector(s, widths, x, *gys, *ws), options=rung.options,
+        s.N, s.W, s.C, _vector(s, widths, x, *gys, *ws, partial), options=rung.options,
     )  # fmt: skip
     return gx, gws, gbs

@@ -28,7 +28,7 @@ def convolved(h, w, b, shift, xs, w_2, b_2):
     launch(
         rung.file, "conv2d_shortcut", grid, rung.block, h, w, b, shift, y, *two_parts(xs),
         xs[0].shape[-1], len(w_2), w_2, b_2, vectors, *sums, *s,
-        ladder.vectors(s, (h,), h, w), options=ladder.options_of(rung, s, (h,)),
+        ladder.vectors(s, (h,), h, w, b, shift, b_2), options=ladder.options_of(rung, s, (h,)),
     )  # fmt: skip
     return y
 
@@ -55,7 +55,7 @@ def gradients(
     launch(
         rung.file, "conv2d_shortcut_gradients", (grid,), rung.block, gy, h, w, gh, gw, gshift,
         gbias, *two_parts(xs), xs[0].shape[-1], len(w_2), w_2, *two_parts(partial),
-        *two_parts(gxs), gw_2, ladder.vectors(s_2, xs, *xs, gy, w_2), parts, parts_2,
+        *two_parts(gxs), gw_2, ladder.vectors(s_2, xs, *xs, gy, w_2, *partial), parts, parts_2,
         counters(sum(tiles) + sums), tiles[0], slices, tiles[1], slices_2, *s,
         ladder.vectors(s, (h,), gy, h, w), options=ladder.options_of(rung, s, (h,)),
     )  # fmt: skip

@@ -23,11 +23,11 @@ template <class... Pointers> __device__ inline bool aligned(Pointers... at) {
     return ((unsigned long long)at | ...) % 16 == 0;
 }
 
-// Store those of a problem's results that are within it; together, if the problem can.
+// Store those of a problem's results that are within it.
 template <class P, class V>
-__device__ inline void store_within(const P& p, int row, int column, V values) {
+__device__ inline void store_within(const P& p, bool together, int row, int column, V values) {
     if (row >= p.rows() || column >= p.columns()) return;
-    if (FLOATS<V> == 1 || p.stores_vectors()) {
+    if (FLOATS<V> == 1 || together) {
         p.store(row, column, values);
         return;
     }
