@@ -1,10 +1,11 @@
 """Analyse the CUDA kernels without a GPU: the tables and the roofline of kernels/cuda/README.md.
 
-    python benchmarks/cuda_tables.py                  # print all tables, 12 minutes
+    python benchmarks/cuda_tables.py                  # print all tables, 17 minutes
     python benchmarks/cuda_tables.py --only crossings # some of them
     python benchmarks/cuda_tables.py --write          # and write them into kernels/cuda/README.md
 
-Compiled code needs the compiler's wheels, pip install -e ".[nvrtc]"; the rest is arithmetic.
+Compiled code needs the compiler's wheels, pip install -e ".[nvrtc]"; sectors need g++, the rest is
+arithmetic.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from minddpm.kernels.cuda.analysis.roofline import (
     winograd_seconds,
 )
 from minddpm.kernels.cuda.analysis.schedule import Block
+from sector_table import sectors
 from tables import ROOT, markdown, write
 
 FILE = ROOT / "kernels" / "cuda" / "README.md"
@@ -300,10 +302,8 @@ def _iterations(depth: int, slices: int) -> int:
     return -(-depth // (8 * slices)) + (2 + min(slices, 16) if slices > 1 else 0)
 
 
-TABLES = {
-    f.__name__: f
-    for f in (compiled, ceilings, tensor, tensor_floors, cards, floors, crossings, schedules)
-}
+ALL = compiled, ceilings, sectors, tensor, tensor_floors, cards, floors, crossings, schedules
+TABLES = {f.__name__: f for f in ALL}
 
 
 def draw_roofline(path: Path) -> None:

@@ -41,6 +41,17 @@ struct __align__(16) Part {
 #pragma unroll
         for (int c = 0; c < 8; c++) at[c] += weight * x.at[c];
     }
+    // Exchange halves with the neighbouring lane: then the even lane has both first halves, the
+    // odd one both second halves. A second exchange undoes it.
+    __device__ void exchange_halves() {
+        bool odd = threadIdx.x % 2;
+#pragma unroll
+        for (int c = 0; c < 4; c++) {
+            float got = __shfl_xor_sync(~0u, odd ? at[c] : at[c + 4], 1);
+            at[c] = odd ? got : at[c];
+            at[c + 4] = odd ? at[c + 4] : got;
+        }
+    }
 };
 
 // The product of two rows; all lanes of a row return it.
@@ -70,7 +81,7 @@ struct Tile {
 // The head of a block: `number`, counted over all images. It begins at `first`, its rows are `step`
 // numbers apart. A thread has row `own` of it, and loads every ROWS-th from `loaded` on.
 struct Head {
-    int L, D, vector, number, step, own, loaded = threadIdx.x / LANES;
+    int L, D, vector, number, step, own, loaded = (int)threadIdx.x / LANES;
     long long first;
     __device__ Head(int block, int L, int D, int heads, int vector) : L(L), D(D), vector(vector) {
         int tiles = (L + ROWS - 1) / ROWS;
@@ -79,23 +90,52 @@ struct Head {
         own = block % tiles * ROWS + loaded;
         first = (long long)(number / heads) * L * step + number % heads * D;
     }
-    __device__ long long place(int row) const { return first + (long long)row * step + 8 * LANE; }
-    // Copy this lane's channels of a row, none beyond the last row.
-    __device__ void copy(float* to, const float* from, int row) const {
-        int channels = row < L ? D - 8 * LANE : 0;
+    __device__ long long place(int row, int channel) const {
+        return first + (long long)row * step + channel;
+    }
+    // Return the channel of this lane's i-th number: neighbouring lanes have neighbouring vectors.
+    __device__ static int channel(int i) { return 4 * (LANE + i / 4 * LANES) + i % 4; }
+    // Call move(i, place) for each number that this lane's part, in this row, has.
+    template <class Move> __device__ void each(int row, Move move) const {
 #pragma unroll
-        for (int c = 0; c < 8; c++) {
-            if (c >= channels) continue;
-            if (!vector) to[c] = from[c];
-            else if (c % 4 == 0) *(float4*)(to + c) = *(const float4*)(from + c);
+        for (int i = 0; i < 8; i++) {
+            if (row < L && channel(i) < D) move(i, place(row, channel(i)));
+        }
+    }
+    // Call move(i, place) for two vectors of four, which place counts, so that a warp's fill whole
+    // sectors of 32 bytes: if a lane has a row, for a half of the even lane's row (i = 0) and of the
+    // odd lane's (i = 1), which the lanes exchange.
+    template <class Move> __device__ void each_half(int row, Move move) const {
+        int odd = threadIdx.x % 2;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            int its_row = LANES == 1 ? row - odd + i : row;
+            int its_channel = LANES == 1 ? 4 * odd : channel(4 * i);
+            if (its_row < L && its_channel < D) move(i, place(its_row, its_channel) >> 2);
         }
     }
     __device__ Part load(const float* x, int row) const {
         Part part = {};
-        copy(part.at, x + place(row), row);
+        if (!vector) {
+            each(row, [&](int i, long long at) { part.at[i] = x[at]; });
+            return part;
+        }
+        each_half(row, [&](int i, long long at) {
+            ((float4*)part.at)[i] = ((const float4*)x)[at];
+        });
+        if (LANES == 1) part.exchange_halves();
         return part;
     }
-    __device__ void store(float* x, const Part& part) const { copy(x + place(own), part.at, own); }
+    __device__ void store(float* x, Part part) const {
+        if (!vector) {
+            each(own, [&](int i, long long at) { x[at] = part.at[i]; });
+            return;
+        }
+        if (LANES == 1) part.exchange_halves();
+        each_half(own, [&](int i, long long at) {
+            ((float4*)x)[at] = ((const float4*)part.at)[i];
+        });
+    }
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS)

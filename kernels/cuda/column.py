@@ -22,6 +22,9 @@ def forward(
     shift: Array | None = None, extra: Array | None = None,
 ) -> None:  # fmt: skip
     """Compute ladder.forward for x in one part, without upsampling."""
+    if not aligned(w):  # which is read in vectors, too
+        ladder.forward(s, xs, w, bias, y, shift=shift, extra=extra)
+        return
     grid = (blocks(s.pixels, PIXELS),)
     launch(FILE, "conv2d_column", grid, (256,), xs[0], w, bias, shift, extra, y, *s, 1)
 

@@ -11,6 +11,7 @@
 
 struct TwoLayers : Forward {
     const float* bias_2;
+    __device__ bool stores_vectors() const { return Forward::stores_vectors() && aligned(bias_2); }
     template <class V> __device__ void store(int row, int k, V values) const {
         add(values, bias_2 + k);
         Forward::store(row, k, values);

@@ -228,7 +228,7 @@ struct Tile {
                     for (int n = 0; n < 4; n++) four.at[n] = from[n];
                 }
                 int row = row0 + down() + Layout<SideA<P>>::in_tile(16 * i + its_row);
-                store_within(p, row, column0 + right() + four_from, four);
+                store_within(p, p.vector(), row, column0 + right() + four_from, four);
             }
             __syncwarp();  // all lanes have read it
         }

@@ -25,10 +25,9 @@ conv2d_column(const float* x, const float* w, const float* bias, const float* sh
             d.low = c, d.mid = tap % 3, d.high = tap / 3;
             auto a = p.a_at(corner, d);
             if (!a.inside) continue;
-            float4 numbers = *(const float4*)a.from;
-            const float* weights = w + (tap * C + c);
-            sum += numbers.x * weights[0] + numbers.y * weights[1];
-            sum += numbers.z * weights[2] + numbers.w * weights[3];
+            float4 numbers = *(const float4*)a.from, weights = *(const float4*)(w + (tap * C + c));
+            sum += numbers.x * weights.x + numbers.y * weights.y;
+            sum += numbers.z * weights.z + numbers.w * weights.w;
         }
     }
     for (int lanes = 4; lanes; lanes /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);

@@ -18,7 +18,8 @@
 //
 // 16 bytes can be fetched together if all sizes and addresses are multiples of as many numbers;
 // `vector` is 1 if they are multiples of four. a is contiguous along the depth or along the rows; b
-// along the columns or along the depth.
+// along the columns or along the depth. Whether results are stored together depends only on their
+// columns, and on the addresses of what store() accesses: y may have 32 channels where x has one.
 //
 // Where a number is in memory follows from its row and depth by divisions. A loop over the depth
 // divides only once, before it begins: a_row, a_depth and b_depth return the digits of a number
@@ -93,6 +94,9 @@ template <class T> struct ForwardOf {
     static constexpr bool a_along_depth = true, b_along_columns = true;
 
     __device__ bool vector() const { return x.vector(s); }
+    __device__ bool stores_vectors() const {
+        return s.K % 4 == 0 && aligned(bias, shift, extra, y);
+    }
     __device__ int rows() const { return s.N * s.OH * s.OW; }
     __device__ int depth() const { return s.KH * s.KW * s.C; }
     __device__ int columns() const { return s.K; }
@@ -148,6 +152,9 @@ struct GradientX {
     static constexpr bool SHIFTED = !UP && STRIDE == 1;  // a window of gy is x's, shifted
 
     __device__ bool vector() const { return s.vector; }
+    __device__ bool stores_vectors() const {
+        return s.C % 4 == 0 && C1 % 4 == 0 && aligned(bias, partial1, partial2, gx1, gx2);
+    }
     __device__ int rows() const { return s.N * (s.H >> UP) * (s.W >> UP); }
     __device__ int depth() const { return (s.KH * s.KW * s.K) << (2 * UP); }
     __device__ int columns() const { return s.C; }
@@ -198,6 +205,7 @@ template <class T> struct GradientWOf {
     static constexpr bool a_along_depth = false, b_along_columns = true;
 
     __device__ bool vector() const { return x.vector(s); }
+    __device__ bool stores_vectors() const { return s.K % 4 == 0 && aligned(gw); }
     __device__ int rows() const { return s.KH * s.KW * s.C; }
     __device__ int depth() const { return s.N * s.OH * s.OW; }
     __device__ int columns() const { return s.K; }

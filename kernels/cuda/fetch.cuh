@@ -7,6 +7,9 @@
 #ifndef LANES
 #define LANES THREADS  // that read one depth of a line across the depth, at most
 #endif
+#ifndef ONE_BY_ONE
+#define ONE_BY_ONE 4  // neighbours of a thread; 1: neighbouring threads fetch neighbours
+#endif
 
 // What a side of the product asks the problem for; a "line" is a row of a or a column of b.
 template <class P> struct SideA {
@@ -37,15 +40,17 @@ template <class P> struct SideB {
 
 // A thread's vectors of one tile: AT_ONCE lines at one depth, and the same lines at other depths;
 // if vectors are along the depth, all at one depth. TOGETHER: each is fetched as 16 bytes; else it
-// has four numbers, fetched one by one.
+// has four numbers, fetched one by one. Across the depth it has ONE_BY_ONE numbers instead.
 template <class P, class ItsSide, bool AS_VECTOR> struct Vectors {
     typedef ItsSide Side;
     typedef typename Side::Number Number;
     static constexpr bool DEEP = Side::along_depth, TOGETHER = AS_VECTOR;
-    static constexpr int LENGTH = TOGETHER ? 16 / sizeof(Number) : 4, EACH = TOGETHER ? 1 : LENGTH;
+    static constexpr int LENGTH = TOGETHER ? 16 / sizeof(Number) : DEEP ? 4 : ONE_BY_ONE;
+    static constexpr int EACH = TOGETHER ? 1 : LENGTH;
     static constexpr int IN_LINE = (DEEP ? DEPTH : Side::length) / LENGTH;  // vectors
     static constexpr int COUNT = Side::length * DEPTH / LENGTH / THREADS;
-    static constexpr int ALONG = !DEEP && TOGETHER && LANES < IN_LINE ? LANES : IN_LINE;  // threads
+    static constexpr int MOST = DEEP ? IN_LINE : TOGETHER ? LANES : Side::length / 4;
+    static constexpr int ALONG = MOST < IN_LINE ? MOST : IN_LINE;  // threads
     static constexpr int PASS = THREADS / ALONG, AT_ONCE = DEEP ? COUNT : IN_LINE / ALONG;
     typedef Vector<Number, LENGTH> Held;
     Held held[COUNT];

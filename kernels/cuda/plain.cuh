@@ -12,6 +12,7 @@ struct Plain {  // matrix product of rows x depth and depth x columns
     static constexpr bool a_along_depth = true, b_along_columns = true;
 
     __device__ bool vector() const { return vector_; }
+    __device__ bool stores_vectors() const { return columns_ % 4 == 0 && aligned(result); }
     __device__ int rows() const { return rows_; }
     __device__ int depth() const { return depth_; }
     __device__ int columns() const { return columns_; }

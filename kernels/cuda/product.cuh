@@ -19,6 +19,7 @@
 #define BOUNDS THREADS, ((THREADS == 32 && __CUDA_ARCH__ <= 800 ? 256 : 384) / THREADS)
 #define BOUNDS_X THREADS, (256 / THREADS)
 #define LANES (THREADS / DEPTH)  // of fetch.cuh: each depth of a tile is read at once
+#define ONE_BY_ONE 1             // so that a warp fetches whole sectors
 #define SIDE_A (DEPTH * TILE)
 #define SIDE_B (DEPTH * COLUMNS)
 #define MEMORY (STAGES * (SIDE_A + SIDE_B))
@@ -128,7 +129,7 @@ struct Tile {
             Near near;
 #pragma unroll
             for (int i = 0; i < Near::length; i++) near.at[i] = sums[n / 8][n % 8 + i];
-            store_within(p, row, column, near);
+            store_within(p, p.stores_vectors(), row, column, near);
         }
     }
 };

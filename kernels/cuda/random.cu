@@ -5,6 +5,7 @@
 // in any order. Results begin at a block's first word; `n` need not be a multiple of four.
 
 #include "each.cuh"
+#include "vector.cuh"
 
 // A CUDA graph repeats its arguments, but each replay of a training step draws other numbers: the
 // step is read at step_at, unless that is null.
@@ -39,9 +40,34 @@ __device__ inline float2 normals(unsigned w1, unsigned w2) {
     return make_float2(r * cos, r * sin);
 }
 
-__device__ inline float4 four_normals(uint4 words) {
+typedef Vector<float, 4> Four;
+
+__device__ inline Four four_normals(uint4 words) {
     float2 a = normals(words.x, words.y), b = normals(words.z, words.w);
-    return make_float4(a.x, a.y, b.x, b.y);
+    return {a.x, a.y, b.x, b.y};
+}
+
+// Elements first .. first + 3 of x [n], of those that it has; together, so that a warp's fill whole
+// sectors, if all are there and the address allows it.
+__device__ inline bool together(const float* x, long long first, int n) {
+    return first >= 0 && first + 4 <= n && aligned(x + first);
+}
+__device__ inline Four load(const float* x, long long first, int n) {
+    if (together(x, first, n)) return *(const Four*)(x + first);
+    Four four = {};
+    for (int j = 0; j < 4; j++) {
+        if (first + j >= 0 && first + j < n) four.at[j] = x[first + j];
+    }
+    return four;
+}
+__device__ inline void store(float* x, long long first, int n, const Four& four) {
+    if (together(x, first, n)) {
+        *(Four*)(x + first) = four;
+        return;
+    }
+    for (int j = 0; j < 4; j++) {
+        if (first + j >= 0 && first + j < n) x[first + j] = four.at[j];
+    }
 }
 
 // Words of blocks first, first + 1, ...: out [4 blocks]
@@ -53,7 +79,7 @@ extern "C" __global__ void random_bits(unsigned* out, unsigned long long first, 
 // Standard normals of blocks first, first + 1, ...: out [4 blocks]
 extern "C" __global__ void random_normal(float* out, unsigned long long first, Stream stream,
                                          int blocks) {
-    for (EACH(i, blocks)) ((float4*)out)[i] = four_normals(philox(first + i, stream));
+    for (EACH(i, blocks)) ((Four*)out)[i] = four_normals(philox(first + i, stream));
 }
 
 // x_t = a x0 + b z, and noise = z, drawn here: elements first, first + 1, ... of the stream. Image k
@@ -63,14 +89,14 @@ extern "C" __global__ void q_sample_normal(const float* x0, const float* a, cons
                                            Stream stream, int P, int n) {
     int lead = first % 4;  // elements of the first block that come before `first`
     for (EACH(block, (lead + n + 3) / 4)) {
-        float4 z4 = four_normals(philox(first / 4 + block, stream));
-        float z[4] = {z4.x, z4.y, z4.z, z4.w};
+        long long i = 4 * block - lead;
+        Four z = four_normals(philox(first / 4 + block, stream)), x = load(x0, i, n);
         for (int j = 0; j < 4; j++) {
-            long long i = 4 * block + j - lead;
-            if (i < 0 || i >= n) continue;
-            noise[i] = z[j];
-            x_t[i] = a[i / P] * x0[i] + b[i / P] * z[j];
+            long long image = max(0LL, min(i + j, n - 1LL)) / P;
+            x.at[j] = a[image] * x.at[j] + b[image] * z.at[j];
         }
+        store(noise, i, n, z);
+        store(x_t, i, n, x);
     }
 }
 
@@ -82,11 +108,12 @@ extern "C" __global__ void dropout(const float* x, float* y, unsigned limit, flo
     for (EACH(block, (lead + n + 3) / 4)) {
         uint4 w = philox(first / 4 + block, stream);
         unsigned words[4] = {w.x, w.y, w.z, w.w};
+        long long i = 4 * block - lead;
+        Four four = load(x, i, n);
         for (int j = 0; j < 4; j++) {
-            long long i = 4 * block + j - lead;
-            if (i < 0 || i >= n) continue;
-            y[i] = words[j] >> 8 >= limit ? factor * x[i] : 0.0f;
+            four.at[j] = words[j] >> 8 >= limit ? factor * four.at[j] : 0.0f;
         }
+        store(y, i, n, four);
     }
 }
 
@@ -99,17 +126,14 @@ extern "C" __global__ void sampler_step_normal(const float* x_t, const float* ou
     Step step = {px, po, k0, kx, ko, clip};
     int lead = first % 4;  // elements of the first block that come before `first`
     for (EACH(block, (lead + n + 3) / 4)) {
-        float z[4] = {};
-        if (sigma != 0.0f) {
-            uint4 words = philox(first / 4 + block, stream);
-            float4 z4 = four_normals(words);
-            z[0] = z4.x, z[1] = z4.y, z[2] = z4.z, z[3] = z4.w;
-        }
+        long long i = 4 * block - lead;
+        Four z = {}, x = load(x_t, i, n), its_output = load(output, i, n), x0;
+        if (sigma != 0.0f) z = four_normals(philox(first / 4 + block, stream));
         for (int j = 0; j < 4; j++) {
-            long long i = 4 * block + j - lead;
-            if (i < 0 || i >= n) continue;
-            float x0 = pred_x0[i] = step.pred_x0(x_t[i], output[i]);
-            x_prev[i] = step.x_prev(x0, x_t[i], output[i]) + sigma * z[j];
+            x0.at[j] = step.pred_x0(x.at[j], its_output.at[j]);
+            x.at[j] = step.x_prev(x0.at[j], x.at[j], its_output.at[j]) + sigma * z.at[j];
         }
+        store(pred_x0, i, n, x0);
+        store(x_prev, i, n, x);
     }
 }

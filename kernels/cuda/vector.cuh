@@ -18,12 +18,16 @@ template <class V> __device__ inline void add(V& numbers, const float* from) {
     for (int i = 0; i < FLOATS<V>; i++) one_of(numbers, i) += one_of(more, i);
 }
 
-// Store those of a problem's results that are within it; together, if rows begin at multiples of 16
-// bytes.
+// Whether vectors of four floats can be accessed at each of these addresses that is not null.
+template <class... Pointers> __device__ inline bool aligned(Pointers... at) {
+    return ((unsigned long long)at | ...) % 16 == 0;
+}
+
+// Store those of a problem's results that are within it.
 template <class P, class V>
-__device__ inline void store_within(const P& p, int row, int column, V values) {
+__device__ inline void store_within(const P& p, bool together, int row, int column, V values) {
     if (row >= p.rows() || column >= p.columns()) return;
-    if (p.vector()) {
+    if (FLOATS<V> == 1 || together) {
         p.store(row, column, values);
         return;
     }

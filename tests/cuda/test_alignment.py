@@ -82,3 +82,27 @@ def test_an_array_that_is_not_aligned(monkeypatch, function):
     for i in range(len(arrays)):
         for result, wanted in zip(results(i), expected, strict=True):
             np.testing.assert_array_equal(result, wanted)
+
+
+def test_weights_for_one_channel_that_are_not_aligned(monkeypatch):
+    """A tile computes the convolution, which takes the sums in another order."""
+    monkeypatch.setattr(emulation, "mode", "race")
+    x, w, b = map(cupy_on_cpu.asarray, draw(0, IMAGE, (3, 3, 8, 1), 1))
+    expected = cuda.conv2d(x, w, b, 1, SAME).get()
+    y = cuda.conv2d(x, moved(w.get()), b, 1, SAME).get()
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("C", [16, 20])  # 32 and 40 bytes of each pixel
+def test_channels_stored_in_16_bits(monkeypatch, C):
+    monkeypatch.setattr(emulation, "mode", "race")
+    x, w, gy = map(cupy_on_cpu.asarray, draw(0, (2, 3, 3, C), (3, 3, C, 8), IMAGE))
+    s = ladder.Sizes.of((x,), w.shape, 1, SAME)
+
+    def results(x):
+        y, rung = cupy_on_cpu.empty(IMAGE, "float32"), ladder.RUNGS["6 tensor cores, half"]
+        ladder.forward(s, (x,), w, None, y, rung=rung)
+        return y, *flat(ladder.backward(s, gy, (x,), w, rung=rung))
+
+    for stored, wanted in zip(results(x.astype("float16")), results(x), strict=True):
+        np.testing.assert_array_equal(stored.get(), wanted.get())

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import cuda_tables
+import sector_table
 from cases import CONVOLUTIONS, convolution
 from minddpm.commands import cli
 from minddpm.errors import InputError
@@ -25,6 +26,7 @@ from minddpm.kernels.cuda.analysis.roofline import (
     winograd_seconds,
 )
 from minddpm.kernels.cuda.analysis.schedule import Block, time
+from minddpm.kernels.emulator.profile import Line
 from tables import cells, markdown, replace
 
 T4 = CARDS[0]
@@ -176,6 +178,31 @@ def test_the_readme_has_the_tables_of_these_data_sheets(name):
         assert card.name in table
     if name == "floors":
         assert len(table.splitlines()) == 2 + len(CARDS) * len(CONVOLUTIONS)
+
+
+def test_sectors_by_hand(monkeypatch):
+    def line(kernel, space, kind, transactions, ideal):
+        return Line(kernel, "a.cu:1", space, kind, 1, 32, transactions, ideal, 1, 32, ())
+
+    lines = [
+        line("b", "global", "load", 1000, 500), line("b", "global", "load", 500, 500),
+        line("b", "shared", "load", 7, 1), line("b", "global", "atomic", 7, 1),
+        line("b", "global", "store", 4, 4), line("a", "global", "store", 5, 4),
+    ]  # fmt: skip
+    monkeypatch.setattr(sector_table, "profiled_steps", lambda config: lines)
+    assert sector_table.sectors()[1] == [
+        ["a", "0", "0", "-", "5", "4", "1.25"],
+        ["b", "1,500", "1,000", "1.50", "4", "4", "1.00"],
+    ]
+
+
+def test_the_readmes_sectors_are_few():
+    text = cuda_tables.FILE.read_text()
+    table = text.split("<!-- benchmark:sectors -->\n")[1].split("<!-- /benchmark -->")[0]
+    rows = [cells(line) for line in table.splitlines()[2:]]
+    assert len(rows) > 20
+    wasteful = {row[0] for row in rows if max(float(row[3]), float(row[6])) > 1.3}
+    assert wasteful <= {"gradient_w_column"}  # the page says why
 
 
 def test_the_plot_is_drawn(tmp_path):

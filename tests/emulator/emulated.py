@@ -1,4 +1,4 @@
-"""What the tests of the emulator share: planted bugs, launches of real kernels, a tiny trainer."""
+"""What the tests of the emulator share: planted bugs, real kernels, costs, a tiny trainer."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from builders import TINY, make_trainer, noise_images
 import minddpm
 from minddpm import kernels
 from minddpm.kernels.emulator import Library, device_array, device_empty
+from minddpm.kernels.emulator.profile import Line
 
 CUDA = Path(kernels.__file__).parent / "cuda"
 THREAD = r"thread \(\d+, \d+, \d+\) of block \(\d+, \d+, \d+\)"
@@ -25,6 +26,12 @@ def line_of(file: str, text: str) -> int:
     return next(
         i for i, line in enumerate((CUDA / file).read_text().splitlines(), 1) if text in line
     )
+
+
+def excess(lines: list[Line], space: str, kind: str) -> float:
+    """Return the transactions of all accesses of this kind, as a multiple of the ideal."""
+    chosen = [line for line in lines if (line.space, line.kind) == (space, kind)]
+    return sum(line.transactions for line in chosen) / sum(line.ideal for line in chosen)
 
 
 def norm_backward(library: Library, order: int = 0) -> list[np.ndarray]:

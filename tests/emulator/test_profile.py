@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 from cuda_checks import ORDERS, draw, needs_compiler
-from emulated import line_of
+from emulated import excess
 
 from minddpm.errors import InputError
-from minddpm.kernels.cuda import ladder, norm
+from minddpm.kernels.cuda import ladder
 from minddpm.kernels.emulator import Library, cupy_on_cpu, device_array, device_empty
 from minddpm.kernels.emulator.cupy_on_cpu.cuda import emulation
 from minddpm.kernels.emulator.profile import Line, global_bytes, table, totals
@@ -41,67 +41,6 @@ def forward(stand_in, monkeypatch):
     return run
 
 
-def excess(lines: list[Line], space: str, kind: str) -> float:
-    """Return the transactions of all accesses of this kind, as a multiple of the ideal."""
-    chosen = [line for line in lines if (line.space, line.kind) == (space, kind)]
-    return sum(line.transactions for line in chosen) / sum(line.ideal for line in chosen)
-
-
-@pytest.mark.parametrize("name", [name for name in ladder.RUNGS if name.startswith("4")])
-@pytest.mark.parametrize("shortcut", [False, True])
-def test_the_default_convolution_wastes_little(stand_in, monkeypatch, name, shortcut):
-    """Forward and backward, alone and with all that is added to their results."""
-    rung = ladder.RUNGS[name]
-    x, w, b, shift, extra = map(
-        cupy_on_cpu.asarray, draw(0, IMAGES, (3, 3, 32, 32), 32, (2, 32), IMAGES)
-    )
-    more = {"shift": shift, "extra": extra} if shortcut else {}
-    sizes = ladder.Sizes.of((x,), w.shape, 1, ((1, 1), (1, 1)))
-    monkeypatch.setattr(emulation, "mode", "profile")
-    for run in (
-        lambda: ladder.forward(sizes, (x,), w, b, x.copy(), rung=rung, **more),
-        lambda: ladder.backward(sizes, x, (x,), w, rung=rung, partial=(extra,) * shortcut),
-    ):
-        monkeypatch.setattr(emulation, "profile", [])
-        run()
-        lines = emulation.profile
-        assert excess(lines, "global", "load") <= 1.3
-        assert excess(lines, "global", "store") <= 1.3
-        shared = [line for line in lines if line.space == "shared"]
-        assert max(line.worst for line in shared) <= 2  # ways of a bank conflict
-        loads = [n for n in shared if n.kind == "load" and n.place.startswith("product.cuh")]
-        assert sum(n.transactions for n in loads) == 2 * sum(n.requests for n in loads) > 0
-
-
-# bfloat16 has the code of half.
-@pytest.mark.parametrize(
-    "name", [name for name in ladder.RUNGS if name[0] == "6" and "bf" not in name]
-)
-@pytest.mark.parametrize("stored", [False, True])
-def test_tensor_cores_waste_little(stand_in, monkeypatch, name, stored):
-    """Forward and backward: no bank conflict in the loop, and nearly whole sectors.
-
-    g++ splits the store of two sums, which is one instruction on a GPU, in two, so that each has
-    every second bank.
-    """
-    rung = ladder.RUNGS[name]
-    if stored and rung.stored == "float32":
-        return
-    monkeypatch.setattr(emulation, "mode", "profile")
-    monkeypatch.setattr(emulation, "profile", [])
-    images = (1, 6, 5, 48)
-    x, w, y, gy = map(cupy_on_cpu.asarray, draw(0, images, (3, 3, 48, 48), images, images))
-    sizes = ladder.Sizes.of((x,), w.shape, 1, ((1, 1), (1, 1)))
-    xs = (x.astype(rung.stored) if stored else x,)
-    ladder.forward(sizes, xs, w, None, y, rung=rung)
-    ladder.backward(sizes, gy, xs, w, rung=rung)
-    shared = [line for line in emulation.profile if line.space == "shared"]
-    split = f"conv6_tensor.cu:{line_of('conv6_tensor.cu', 'patch[down * line + Right')}"
-    assert {line.place for line in shared if line.worst > 1} <= {split}
-    assert max(line.worst for line in shared) <= 2
-    assert excess(emulation.profile, "global", "load") <= 1.1
-
-
 def test_the_naive_convolution_wastes_much(forward):
     assert excess(forward(ladder.RUNGS["1 naive"]), "global", "load") > 5
     assert excess(forward(ladder.RUNGS["2 coalesced"]), "global", "load") < 1.1
@@ -120,35 +59,6 @@ def test_half_reads_half_the_bytes_of_the_images(forward):
     read = [global_bytes(forward(half, dtype))["conv2d"][0] for dtype in ("float32", "float16")]
     pixels = 2 * (3 * 14 - 2) ** 2  # of all windows, without those outside the image
     assert read[0] - read[1] == pixels * 32 * 2  # half of 4 bytes
-
-
-# --- group norm ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("stored", ["float32", "float16"])
-@pytest.mark.parametrize(
-    ("H", "parts", "times"), [(28, (32,), 1), (14, (64,), 1), (7, (64, 64), 1), (28, (64, 32), 2.5)]
-)
-def test_group_norm_wastes_little(stand_in, monkeypatch, H, parts, times, stored):
-    """At the small UNet's shapes. times: how often the forward reads x; once if a block keeps it.
-
-    The backward reads gy as often, and x twice.
-    """
-    monkeypatch.setattr(emulation, "mode", "profile")
-    C, N = sum(parts), 2
-    gy, weight, bias, *xs = map(
-        cupy_on_cpu.asarray, draw(0, (N, H, H, C), C, C, *[(N, H, H, c) for c in parts])
-    )
-    monkeypatch.setattr(emulation, "profile", [])
-    _, *stats = norm.normalise(xs, weight, bias, 8, 1e-5, True, stored)
-    forward = emulation.profile
-    monkeypatch.setattr(emulation, "profile", [])
-    norm.normalise_backward(gy, xs, weight, bias, *stats, 8, True)
-    for lines, most in ((forward, times), (emulation.profile, times + 2)):
-        assert excess(lines, "global", "load") <= 1.3
-        assert excess(lines, "global", "store") <= 1.3
-        (read, _) = next(iter(global_bytes(lines).values()))
-        assert read <= 1.3 * most * 4 * gy.size
 
 
 # --- counts --------------------------------------------------------------------------------------
