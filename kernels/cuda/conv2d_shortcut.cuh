@@ -18,9 +18,9 @@ struct TwoLayers : Forward {
     }
 };
 
-// grid (ceil(rows / TILE), ceil(columns / COLUMNS), slices), block (THREADS). Where three blocks are
-// to fit on a multiprocessor, as BOUNDS may say, the compiler spills registers for sm_90.
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
+// grid (ceil(rows / TILE), ceil(columns / COLUMNS), slices), block (THREADS). Three blocks are to
+// fit on a multiprocessor; from sm_90 on the compiler would spill registers for that.
+extern "C" __global__ void __launch_bounds__(THREADS, __CUDA_ARCH__ < 900 ? 3 : 2)
 conv2d_shortcut(const Stored* h, const float* w, const float* bias, const float* shift, float* y,
                 const float* x1, const float* x2, int C1, int C_2, const float* w_2,
                 const float* bias_2, int vector_2, float* parts, unsigned* counters, SIZES) {
