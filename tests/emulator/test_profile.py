@@ -1,7 +1,6 @@
 """Profile mode of the CUDA emulator: its counts, and bounds on the cost of each rung."""
 
 import platform
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -26,17 +25,13 @@ IMAGES = (2, 14, 14, 32)
 
 
 @pytest.fixture
-def forward(stand_in, monkeypatch):
+def forward(costs):
     """Profiles the forward pass of a rung: 3 x 3, 2 images of 14 x 14, 32 to 32 channels."""
-    monkeypatch.setattr(emulation, "mode", "profile")
 
     def run(rung: ladder.Rung, stored: str = "float32") -> list[Line]:
-        monkeypatch.setattr(emulation, "profile", [])
-        monkeypatch.setattr(emulation, "operations", Counter())
         x, w, b, y = map(cupy_on_cpu.asarray, draw(0, IMAGES, (3, 3, 32, 32), 32, IMAGES))
         sizes = ladder.Sizes.of((x,), w.shape, 1, ((1, 1), (1, 1)))
-        ladder.forward(sizes, (x.astype(stored),), w, b, y, rung=rung)
-        return emulation.profile
+        return costs(ladder.forward, sizes, (x.astype(stored),), w, b, y, rung=rung)
 
     return run
 

@@ -3,8 +3,6 @@
 The bound for all of them is 1.3 times the fewest; benchmarks/sector_table.py has the numbers.
 """
 
-from collections import Counter
-
 import pytest
 from cuda_checks import draw, needs_compiler
 from emulated import excess, line_of
@@ -12,28 +10,13 @@ from emulated import excess, line_of
 from minddpm.kernels import cuda
 from minddpm.kernels.cuda import ladder, norm
 from minddpm.kernels.emulator import cupy_on_cpu
-from minddpm.kernels.emulator.cupy_on_cpu.cuda import emulation
-from minddpm.kernels.emulator.profile import Line, global_bytes
+from minddpm.kernels.emulator.profile import global_bytes
 from minddpm.kernels.shapes import SAME
 
 pytestmark = needs_compiler
 
 IMAGES = (2, 14, 14, 32)
 REGISTER_TILES = [name for name in ladder.RUNGS if name.startswith("4")]
-
-
-@pytest.fixture
-def costs(stand_in, monkeypatch):
-    """Returns the lines of the kernels that a function launches."""
-    monkeypatch.setattr(emulation, "mode", "profile")
-
-    def run(function, *arguments, **options) -> list[Line]:
-        monkeypatch.setattr(emulation, "profile", [])
-        monkeypatch.setattr(emulation, "operations", Counter())
-        function(*arguments, **options)
-        return emulation.profile
-
-    return run
 
 
 def arrays(*shapes):
@@ -69,7 +52,7 @@ def test_the_default_convolution_wastes_little(costs, name, shortcut):
 
 @pytest.mark.parametrize("name", REGISTER_TILES)
 def test_images_of_one_channel_become_many_channels_in_whole_sectors(costs, name):
-    """Of the first convolution, which cannot fetch x in vectors, and of gx of the last one."""
+    """The first convolution cannot fetch x in vectors; the gx of the last one cannot fetch gy."""
     rung = ladder.RUNGS[name]
     grey, x, w, b = arrays((2, 28, 28, 1), (2, 28, 28, 32), (3, 3, 1, 32), 32)
     sizes = ladder.Sizes.of((grey,), w.shape, 1, SAME)
