@@ -18,8 +18,9 @@
 //
 // 16 bytes can be fetched together if all sizes and addresses are multiples of as many numbers;
 // `vector` is 1 if they are multiples of four. a is contiguous along the depth or along the rows; b
-// along the columns or along the depth. Whether results are stored together depends only on their
-// columns, and on the addresses of what store() accesses: y may have 32 channels where x has one.
+// along the columns or along the depth. Rung 4 stores results together even where `vector` is 0, if
+// their columns and the addresses of what store() accesses allow it: y may have 32 channels where x
+// has one.
 //
 // Where a number is in memory follows from its row and depth by divisions. A loop over the depth
 // divides only once, before it begins: a_row, a_depth and b_depth return the digits of a number
