@@ -1,42 +1,8 @@
 // The complete backward of a convolution in one launch of three independent kinds of blocks: tiles
 // of gw, the sums of gy that are the gradients of bias and shift, and tiles of gx. A GPU starts the
 // first blocks first. These take the longest, so that the short ones at the end fill the gaps.
+#include "bounds.cuh"
 #include "gradients.cuh"
-
-// Each of these computes what the block is for and returns true, or passes by its own blocks.
-template <class P>
-__device__ inline bool tile_of_gw(const P& p, int& block, int tiles, int slices, float* memory,
-                                  float* parts, unsigned* counters) {
-    if (block < tiles * slices) {
-        sliced_tile(p, memory, parts, counters, block % tiles, tiles, block / tiles, slices);
-        return true;
-    }
-    block -= tiles * slices;
-    return false;
-}
-__device__ inline bool sum_of_gy(const float* gy, float* gshift, float* gbias, int& block,
-                                 float* memory, unsigned* counters, const Sizes& s) {
-    int groups = (s.K + 31) / 32;
-    if (block < s.N * groups) {
-        sum_pixels(gy, gshift, gbias, counters, memory, block / s.N, block % s.N, s);
-        return true;
-    }
-    block -= s.N * groups;
-    return false;
-}
-__device__ inline bool tile_of_gx(const GradientX& p, int& block, float* memory) {
-    int down = (p.rows() + TILE - 1) / TILE, tiles = down * ((p.columns() + COLUMNS - 1) / COLUMNS);
-    if (block < tiles) {
-        int row0 = block % down * TILE, column0 = block / down * COLUMNS;
-        Tile sums;
-        sums.clear();
-        add_up(sums, p, memory, row0, column0, 0, p.depth());
-        sums.store(p, memory, row0, column0);
-        return true;
-    }
-    block -= tiles;
-    return false;
-}
 
 // Grid (tiles of gw * slices + N * ceil(K / 32) + tiles of gx, or 0), block (THREADS).
 // counters [tiles of gw + ceil(K / 32)]: zero on entry and on exit.

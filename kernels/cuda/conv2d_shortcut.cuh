@@ -4,6 +4,9 @@
 //
 // h is the convolution's only input. x has two parts, as in convolution.cuh, and float32 numbers,
 // even if h is stored in 16 bits. Names that end in 2 are those of the linear layer.
+#include "bounds.cuh"
+#include "gradients.cuh"
+
 #ifndef BOUNDS_SHORTCUT
 #define BOUNDS_SHORTCUT BOUNDS_X  // of the gradients, which need the most registers
 #endif

@@ -27,3 +27,4 @@ template <class P> __device__ void product(P p) {
 }
 
 #include "conv2d.cuh"
+#include "conv2d_separate.cuh"

@@ -9,11 +9,12 @@
 // What is left to save is arithmetic on addresses: it takes the place of multiplications. A thread
 // knows its rows, all its vectors of a tile have one depth, and along the depth it counts digits
 // instead of dividing (digits.cuh, fetch.cuh).
+//
+// This is the forward. Each other use of the tile is a file of its own, because CUDA's compiler takes
+// seconds for each, and a program waits only for those that it uses.
 #include "convolution.cuh"
 #include "product.cuh"
 
 #include "sliced.cuh"
 
 #include "conv2d.cuh"
-#include "conv2d_gradients.cuh"
-#include "conv2d_shortcut.cuh"

@@ -16,10 +16,24 @@ from minddpm.kernels.precision import available_precisions, precision
 from minddpm.kernels.shapes import Padding, Parts
 
 BFLOAT16 = "uint16"  # bfloat16's bits: NumPy lacks the type, CuPy needs ml_dtypes
+FUSED_BACKWARD = "conv4_registers.cu", "conv6_tensor.cu"  # all gradients in one launch
+# Their other kernels are in files whose names end in this: a program compiles only what it uses.
+KERNELS = {
+    "conv2d_gradients": "gradients",
+    **dict.fromkeys(("conv2d_gradient_x", "conv2d_gradient_w"), "separate"),
+    **dict.fromkeys(("conv2d_shortcut", "conv2d_shortcut_gradients"), "shortcut"),
+}
+
+
+def file_of(forward: str, kernel: str) -> str:
+    """Return the file that has a kernel of a rung, of which this is the forward's file."""
+    if forward in FUSED_BACKWARD and kernel in KERNELS:
+        return f"{forward.partition('_')[0]}_{KERNELS[kernel]}.cu"
+    return forward
 
 
 class Rung(NamedTuple):
-    """A file of the ladder whose kernels share a block, and the rows and columns of its tile.
+    """The kernels of a rung: the file of the forward, their block, rows and columns of their tile.
 
     options: of the compiler. stored: the 16-bit type to which it rounds, in which x may be given;
     "float32" if x is always float32.
@@ -31,6 +45,10 @@ class Rung(NamedTuple):
     columns: int
     options: tuple[str, ...] = ()
     stored: str = "float32"
+
+    def kernel(self, name: str) -> tuple[str, str]:
+        """Return the file that has the kernel of this name, and the name."""
+        return file_of(self.file, name), name
 
 
 RUNGS = {
@@ -64,7 +82,6 @@ TENSOR_CORES = {
     "tf32": "6 tensor cores, TF32",
 }  # fmt: skip
 MIN_CHANNELS = 16  # for tensor cores: below, most of a fragment would be zeros
-FUSED_BACKWARD = "conv4_registers.cu", "conv6_tensor.cu"  # all gradients in one launch
 SLICED_FORWARD = "conv4_registers.cu"  # whose forward may have slices
 MIN_PIXELS = 256  # at least this many pixels per slice of gw
 MAX_SLICES = 16  # of the forward's depth
@@ -231,7 +248,7 @@ def transposed(s: Sizes, x: Array, w: Array, bias: Array, y: Array) -> None:
     rung = choose_rung(s, pixels, s.C)
     grid = blocks(pixels, rung.rows), blocks(s.C, rung.columns)
     launch(
-        rung.file, "conv2d_gradient_x", grid, rung.block, x, w, None, None, bias, y, None, s.C,
+        *rung.kernel("conv2d_gradient_x"), grid, rung.block, x, w, None, None, bias, y, None, s.C,
         *s, vectors(s, (y,), x, w, bias, y), options=options_of(rung, s),
     )  # fmt: skip
 
@@ -263,7 +280,7 @@ def backward(
     slices, parts = weight_slices(s, rung, tiles_w)
     groups = blocks(s.C_out, 32)
     launch(
-        rung.file, "conv2d_gradients", (tiles_w * slices + s.N * groups + tiles_x,), rung.block,
+        *rung.kernel("conv2d_gradients"), (tiles_w * slices + s.N * groups + tiles_x,), rung.block,
         gy, *two_parts(xs), xs[0].shape[-1], w, *two_parts(partial), *two_parts(gxs or ()), gw,
         gshift, gbias, parts, counters(tiles_w + groups), tiles_w, slices, *s,
         vectors(s, xs, gy, *xs, w, *partial), options=options_of(rung, s, xs, up),
@@ -282,7 +299,7 @@ def sum_pixels(gy: Array) -> tuple[Array, Array]:
     rung, groups = register_tile(s.pixels, C), blocks(C, 32)
     none = (None,) * 2
     launch(
-        rung.file, "conv2d_gradients", (N * groups,), rung.block, gy, *none, 0, None, *none,
+        *rung.kernel("conv2d_gradients"), (N * groups,), rung.block, gy, *none, 0, None, *none,
         *none, None, gshift, gbias, None, counters(groups), 0, 1, *s, aligned(gy),
         options=rung.options,
     )  # fmt: skip
@@ -319,7 +336,7 @@ def separate_gradients(
     ):
         grid = blocks(rows, rung.rows), blocks(columns, rung.columns)
         vector, options = vectors(s, xs, gy, *xs, w), options_of(rung, s, xs, up)
-        launch(rung.file, name, grid, rung.block, *arrays, *s, vector, options=options)
+        launch(*rung.kernel(name), grid, rung.block, *arrays, *s, vector, options=options)
     return gxs, gw
 
 

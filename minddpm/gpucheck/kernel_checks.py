@@ -21,8 +21,9 @@ from minddpm.gpucheck.convolutions import (
     sums_tolerance,
 )
 from minddpm.kernels import reference
-from minddpm.kernels.cuda import fused, ladder, winograd
+from minddpm.kernels.cuda import fused, ladder, shortcut, winograd
 from minddpm.kernels.cuda.ladder import FUSED_BACKWARD, Rung, Sizes, available_rungs
+from minddpm.kernels.shapes import SAME
 
 WINOGRADS = {"conv2d, rung 5 Winograd": winograd, "conv2d, rung 5 Winograd, fused": fused}
 
@@ -127,7 +128,7 @@ def _rung_arguments(stored: str, c: Convolution, up: int) -> tuple[Sizes, tuple[
 def _rung_results(rung: Rung, c: Convolution, up: int, dtype: str) -> list[Any]:
     """Return y, the gradients by separate kernels and, if the rung has it, by one launch.
 
-    dtype: the type of x.
+    dtype: the type of x. The last rungs also add a linear layer of x to a 3x3 convolution.
     """
     s, (xs, *rest) = _rung_arguments(rung.stored, c, up)
     xs = tuple(narrowed(part, dtype) for part in xs)
@@ -137,7 +138,16 @@ def _rung_results(rung: Rung, c: Convolution, up: int, dtype: str) -> list[Any]:
     results = [y, ladder.separate_gradients(s, gy, xs, w, rung, up)]
     if rung.file in FUSED_BACKWARD:
         results.append(ladder.backward(s, gy, xs, w, up=up, rung=rung))
+    if rung.file in FUSED_BACKWARD and _has_shortcut(c, up):
+        h, w_2 = backend.xp.concatenate(xs, axis=3), w[1, 1]
+        xs = mapped(backend.xp.asarray, _rung_arguments(rung.stored, c, up)[1][0])
+        results.append(shortcut.convolved(h, w, b, shift, xs, w_2, b, rung))
+        results.append(shortcut.gradients(gy, h, w, xs, w_2, (None,) * len(xs), rung))
     return results
+
+
+def _has_shortcut(c: Convolution, up: int) -> bool:
+    return (c.KH, c.KW, c.stride, c.padding, up) == (3, 3, 1, SAME, 0)
 
 
 @cache
@@ -150,8 +160,14 @@ def _rung_expected(stored: str, c: Convolution, up: int, fused: bool) -> tuple[A
     y = reference.conv2d(image, w, b, c.stride, c.padding) + shift[:, None, None] + extra
     gx, gw, gb = reference.conv2d_backward(gy, image, w, c.stride, c.padding)
     gx = reference.upsample_nearest_backward(gx) if up else gx
-    gxs = np.split(gx, np.cumsum([part.shape[3] for part in xs])[:-1], axis=3)
-    return y, (gxs, gw), *[(gxs, gw, gy.sum(axis=(1, 2)), gb)] * fused
+    places = np.cumsum([part.shape[3] for part in xs])[:-1]
+    gxs, gshift = np.split(gx, places, axis=3), gy.sum(axis=(1, 2))
+    results = [y, (gxs, gw), *[(gxs, gw, gshift, gb)] * fused]
+    if fused and _has_shortcut(c, up):
+        w_2 = w[1, 1]
+        gxs_2, gw_2 = np.split(gy @ w_2.T, places, axis=3), np.einsum("nhwc,nhwk->ck", x, gy)
+        results += [y - extra + x @ w_2 + b, ((gx, gw, gshift, gb), (gxs_2, gw_2))]
+    return tuple(results)
 
 
 def _winograd_results(module: ModuleType, c: Convolution) -> tuple[Any, ...]:

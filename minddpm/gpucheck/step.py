@@ -11,11 +11,10 @@ import minddpm
 from minddpm import backend
 from minddpm.gpucheck import timings
 from minddpm.gpucheck.checks import first_line, sampling, small_trainer
-from minddpm.kernels.cuda.ladder import RUNGS, Sizes
+from minddpm.kernels.cuda.ladder import Sizes
 from minddpm.kernels.cuda.launch import is_array, observed_by
 
 ROUNDS = 5
-LADDER = {rung.file for rung in RUNGS.values()}
 PRODUCTS = ("conv2d", "conv2d_gradient_x", "conv2d_gradient_w", "conv2d_gradients")
 # Convolutions with a linear layer: where its channels are among the arguments, and the products.
 WITH_LAYER = {"conv2d_shortcut": (8, 1), "conv2d_shortcut_gradients": (10, 2)}
@@ -108,7 +107,7 @@ def work(file: str, name: str, arguments: tuple[Any, ...]) -> tuple[int, int]:
         return 0, 0
     arrays = {id(x): x.nbytes for x in arguments if is_array(x)}
     flops = 0
-    if file in LADDER and name in (*PRODUCTS, *WITH_LAYER):
+    if name in (*PRODUCTS, *WITH_LAYER):
         numbers = [x for x in arguments if isinstance(x, int)]
         s = Sizes(*numbers[-13:-1])  # before `vector`, as ladder.py passes them
         depth, products = s.window, 1

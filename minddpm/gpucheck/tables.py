@@ -6,7 +6,7 @@ from typing import Any
 from minddpm.commands import cli
 
 Record = dict[str, Any]
-TENSOR = "conv6_tensor"  # the file whose products are those of tensor cores
+TENSOR = "conv6_"  # begins the names of the files whose products are those of tensor cores
 FFMA, TENSOR_CORES, COPY = "FFMA", "tensor cores, half", "copy in memory"  # measured ceilings
 TIMES = ("ms", "ms, queued", "ms of the host", "images/s", "MiB", "GFLOP/s, effective",
          "% of its ceiling", "GB/s")  # fmt: skip

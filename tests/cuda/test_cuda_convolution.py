@@ -322,7 +322,7 @@ def test_one_channel_is_not_computed_as_32():
 
 @pytest.mark.parametrize(
     ("K", "files"),
-    [(32, {"conv5_fused.cu", "conv4_registers.cu"}), (1, {"conv_column.cu", "conv4_registers.cu"})],
+    [(32, {"conv5_fused.cu", "conv4_gradients.cu"}), (1, {"conv_column.cu", "conv4_gradients.cu"})],
 )
 def test_the_rungs_of_a_t4(monkeypatch, K, files):
     """Through the functions of the reference; rung 4 computes the other gradients."""

@@ -1,4 +1,4 @@
-"""The rung of the convolution that uses tensor cores (conv6_tensor.cu), in the emulator."""
+"""The rung of the convolution that uses tensor cores (tensor.cuh), in the emulator."""
 
 from functools import cache
 
@@ -27,8 +27,8 @@ MACROS = {"half": "HALF", "T4": "__CUDA_ARCH__ 750", "NARROW": "COLUMNS 32"}
 
 
 @cache
-def conv6(*defines):
-    file = FOLDER / "conv6_tensor.cu"
+def conv6(name, *defines):
+    file = FOLDER / ladder.RUNGS["6 tensor cores, half"].kernel(name)[0]
     defines = "".join(f"#define {define}\n" for define in defines)
     return Library(f"{defines}#line 1\n{file.read_text()}", file)
 
@@ -42,7 +42,7 @@ def launch(precision, name, sizes, rows, columns, *arguments, order=0):
     arguments = (*arguments, *map(np.int32, (*sizes, vector)))
     defines = [MACROS.get(word, word) for word in precision.split()]
     defines += [f"STRIDE {sizes.stride}"] if sizes.stride != 1 else []
-    conv6(*defines).launch(name, grid, (threads,), arguments, order=order)
+    conv6(name, *defines).launch(name, grid, (threads,), arguments, order=order)
 
 
 @pytest.mark.parametrize("precision", ROUNDING)

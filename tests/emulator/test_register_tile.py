@@ -8,27 +8,28 @@ from cuda_checks import draw, needs_compiler
 from emulated import CUDA
 
 from minddpm.kernels import reference
+from minddpm.kernels.cuda import ladder
 from minddpm.kernels.cuda.ladder import Sizes
 from minddpm.kernels.emulator import EmulatorError, Library, device_array, device_empty
 
 pytestmark = needs_compiler
-FILE, TILE, NULL = "conv4_registers.cu", "product.cuh", np.uint64(0)
+TILE, NULL = "product.cuh", np.uint64(0)
 T4 = "#undef __CUDA_ARCH__\n#define __CUDA_ARCH__ 750\n"
 
 
 @cache
-def kernels(right, wrong, mode, before):
-    """Return rung 4 with a bug in its tile: `wrong` in place of `right`."""
+def library(name, right, wrong, mode, before):
+    """Return rung 4's file with a kernel and a bug in its tile: `wrong` in place of `right`."""
+    file = CUDA / ladder.RUNGS["4 register tile"].kernel(name)[0]
     tile = (CUDA / TILE).read_text()
     assert right in tile, "the tile has changed: plant the bug elsewhere"
     tile = tile.replace(right, wrong, 1) if right else tile
-    source = (CUDA / FILE).read_text().replace(f'#include "{TILE}"', tile)
-    return Library(f"{before}#define COLUMNS 32\n{source}", CUDA / FILE, mode)
+    source = file.read_text().replace(f'#include "{TILE}"', tile)
+    return Library(f"{before}#define COLUMNS 32\n{source}", file, mode)
 
 
 def errors(right="", wrong="", mode="plain", order=0, before="", C=8):
     """Return the largest errors of y, gx and gw of a small convolution."""
-    library = kernels(right, wrong, mode, before)
     x, w, gy = draw(0, (1, 9, 9, C), (3, 3, C, 36), (1, 9, 9, 36))
     s = Sizes.of((x,), w.shape, 1, ((1, 1), (1, 1)))
     last = tuple(map(np.int32, (*s, int(C % 4 == 0))))
@@ -36,7 +37,8 @@ def errors(right="", wrong="", mode="plain", order=0, before="", C=8):
     y, gx, gw = (device_empty(array.shape) for array in (gy, x, w))
 
     def launch(name, *arguments):
-        library.launch(name, (1, 2, 1), (64,), arguments, order=order)
+        kernels = library(name, right, wrong, mode, before)
+        kernels.launch(name, (1, 2, 1), (64,), arguments, order=order)
 
     launch("conv2d", x, NULL, np.int32(C), w, *(NULL,) * 3, y, *last, NULL, NULL)
     launch("conv2d_gradient_x", gy, w, *(NULL,) * 3, gx, NULL, np.int32(C), *last)

@@ -91,7 +91,7 @@ def test_tensor_cores_waste_little(costs, name, stored):
     lines = costs(ladder.forward, sizes, xs, w, None, y, rung=rung)
     lines += costs(ladder.backward, sizes, gy, xs, w, rung=rung)
     shared = [line for line in lines if line.space == "shared"]
-    split = f"conv6_tensor.cu:{line_of('conv6_tensor.cu', 'patch[down * line + Right')}"
+    split = f"tensor.cuh:{line_of('tensor.cuh', 'patch[down * line + Right')}"
     assert {line.place for line in shared if line.worst > 1} <= {split}
     assert max(line.worst for line in shared) <= 2
     check_sectors(lines, 1.1)

@@ -33,7 +33,7 @@ def test_convolutions_use_the_tensor_cores(xp, monkeypatch, precision, launches)
         k.conv2d_backward(y, x, w, 1, ((1, 1), (1, 1)))
     x, w = xp.ones((2, 16), "float32"), xp.ones((16, 16), "float32")
     k.linear_backward(k.linear((x,), w, None), (x,), w)
-    assert [file for file, _ in used].count("conv6_tensor.cu") == launches
+    assert sum(file.startswith("conv6_") for file, _ in used) == launches
     if launches:
         options = {"tf32": ("-DTF32",), "fp16": (), "bf16": ("-DBF16",)}[precision]
         assert ("conv6_tensor.cu", options) in used

@@ -1,4 +1,4 @@
-"""Bugs planted in the convolution on tensor cores (conv6_tensor.cu) are reported or visible."""
+"""Bugs planted in the tile on tensor cores (tensor.cuh) are reported or visible."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from minddpm.kernels.cuda.ladder import Sizes
 from minddpm.kernels.emulator import EmulatorError, Library, device_array, device_empty
 
 pytestmark = needs_compiler
-FILE, NULL = "conv6_tensor.cu", np.uint64(0)
+FILE, NULL = "tensor.cuh", np.uint64(0)
 
 # Macros, the type and the rounding of x, the tile of a block and its threads.
 STORED = "#define STORED 1\n", np.float16, to_half, (64, 64), 128
@@ -21,9 +21,10 @@ TF32 = "#define TF32 1\n#define COLUMNS 32\n", np.float32, to_tf32, (128, 32), 6
 def error(right="", wrong="", mode="plain", order=0, kind=STORED):
     """Return the largest error of a small convolution with a bug in it."""
     defines, stored, rounded, (rows, columns), threads = kind
-    source = (CUDA / FILE).read_text()
-    assert right in source, "the kernel has changed: plant the bug elsewhere"
-    library = Library(f"{defines}#line 1\n{source.replace(right, wrong, 1)}", CUDA / FILE, mode)
+    tile = (CUDA / FILE).read_text()
+    assert right in tile, "the tile has changed: plant the bug elsewhere"
+    source = f'{defines}#line 1\n{tile.replace(right, wrong, 1)}\n#include "conv2d.cuh"\n'
+    library = Library(source, CUDA / FILE, mode)
     x, w = draw(0, (2, 9, 9, 8), (3, 3, 8, 40))
     s = Sizes.of((x,), w.shape, 1, ((1, 1), (1, 1)))
     y = device_empty((2, 9, 9, 40))

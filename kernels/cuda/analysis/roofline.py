@@ -105,7 +105,7 @@ def direct(card: Card, layer: Layer, peak: float, stored: int = WORD) -> Floor:
 def tensor_cores(
     card: Card, layer: Layer, loop: Loop, peak: float, rows: int, columns: int, warps: int
 ) -> float:
-    """Return the least time of conv6_tensor.cu's main loop, in seconds: no unit can do it faster.
+    """Return the least time of the main loop of tensor.cuh, in seconds: no unit can do it faster.
 
     peak: TFLOP/s of the tensor cores. rows, columns: of a block's tile, of which results beyond the
     edges are computed, too. warps: of a block.
