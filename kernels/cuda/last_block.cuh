@@ -17,9 +17,7 @@ __device__ inline bool count_block(unsigned* counter, unsigned blocks) {
 // Return whether this block is the last of `blocks` to call this function. It may then add up what
 // all of them have written. All threads of a block must call it.
 __device__ inline bool last_block(unsigned* counter, unsigned blocks) {
-    __shared__ bool last;
     __syncthreads();
-    if (threadIdx.x == 0 && threadIdx.y == 0) last = count_block(counter, blocks);
-    __syncthreads();
-    return last;
+    bool first_thread = threadIdx.x == 0 && threadIdx.y == 0;
+    return __syncthreads_or(first_thread && count_block(counter, blocks));  // a barrier, too
 }

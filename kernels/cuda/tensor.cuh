@@ -24,7 +24,10 @@
 #define BLOCKS (COLUMNS == 32 ? 2 : 3)
 #endif
 #define BOUNDS THREADS, BLOCKS
-#define BOUNDS_SHORTCUT THREADS, (BLOCKS == 4 && WARP_ROWS == 32 ? 3 : BLOCKS)
+// With four blocks of 128 threads, a thread has 128 registers: some kernels need more.
+#define FEWER (BLOCKS == 4 && THREADS == 128 ? 3 : BLOCKS)
+#define BOUNDS_X THREADS, (__CUDA_ARCH__ >= 1000 ? FEWER : BLOCKS)
+#define BOUNDS_SHORTCUT THREADS, FEWER
 
 #ifdef TF32
 #if __CUDA_ARCH__ < 800

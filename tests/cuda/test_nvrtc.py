@@ -94,8 +94,9 @@ VARIANTS = {  # other macros with which kernels/cuda compiles files
     ],
 }  # fmt: skip
 SINCE_80 = {"TF32", "BF16"}
-# These differ from the others in numbers alone, so the oldest and one of the newest are enough.
-ON_TWO, TWO = {"COLUMNS=32", "TILE=64", "UP=1", "STRIDE=2"}, (75, 90)
+# These differ from the others in numbers alone, or as bfloat16 from half in single instructions, so
+# the oldest and one of the newest are enough.
+ON_TWO, TWO = {"COLUMNS=32", "TILE=64", "UP=1", "STRIDE=2", "BF16"}, (75, 90)
 
 
 def compilations():
