@@ -2,7 +2,7 @@
 
 import os
 import unittest.mock as mock
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import minddpm
 from minddpm import backend
 from minddpm.gpucheck.checks import small_trainer
-from minddpm.kernels.emulator.cupy_on_cpu.cuda import emulation
+from minddpm.kernels.emulator.cupy_on_cpu.cuda import profiling
 from minddpm.kernels.emulator.profile import Line
 
 BATCH = 1  # the emulator takes minutes for it
@@ -20,27 +20,25 @@ COEFFICIENTS = (1.0, 0.5, 0.5, 0.5, 0.1, 0.1)  # of the sampler's step: any numb
 
 
 @contextmanager
-def _profiling() -> Iterator[list[Line]]:
-    """Within the block the backend is cupy, emulated; the list gets the lines of its kernels."""
-    before, name = vars(emulation).copy(), backend.active().name
-    emulation.profile, emulation.operations = lines, _ = [], Counter()
+def _emulated() -> Iterator[None]:
+    """Within the block a trainer's backend may be cupy, emulated."""
+    name = backend.active().name
     with mock.patch.dict(os.environ, MINDDPM_CUDA="emulate"):
         try:
-            yield lines
+            yield
         finally:
-            vars(emulation).update(before)
             minddpm.set_backend(name)
 
 
 def profiled_steps(config: dict[str, Any]) -> list[Line]:
     """Return the memory accesses of a training step and of a sampler's step, kernel by kernel."""
-    with _profiling() as lines:
+    with _emulated():
         trainer = small_trainer("cupy", "float32", config, BATCH, replay=False)
-        emulation.mode = "profile"
-        trainer.train_step()
         shape = BATCH, config["sample_size"], config["sample_size"], config["in_channels"]
         x, output = (backend.active().xp.zeros(shape, "float32") for _ in range(2))
-        backend.kernels.sampler_step_normal(x, output, COEFFICIENTS, True, 0, 0, 0)
+        with profiling() as (lines, _):
+            trainer.train_step()
+            backend.kernels.sampler_step_normal(x, output, COEFFICIENTS, True, 0, 0, 0)
     return lines
 
 

@@ -15,9 +15,9 @@ The small kernels are code blocks of the chapters, found by their first line, "/
 import argparse
 import re
 import sys
+import unittest.mock as mock
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import fill
@@ -34,7 +34,7 @@ from minddpm.kernels.emulator import (
     device_array,
     device_empty,
 )
-from minddpm.kernels.emulator.cupy_on_cpu.cuda import emulation
+from minddpm.kernels.emulator.cupy_on_cpu.cuda import profiling
 from minddpm.kernels.emulator.profile import Line, global_bytes, totals
 
 FOLDER = Path(__file__).parent
@@ -54,42 +54,33 @@ RUNGS = {
 }
 
 
-@contextmanager
-def profiling() -> Iterator[None]:
-    """Within the block the stand-in counts what kernels do, from zero, without slices.
+def profiled(
+    forward: Callable[..., None], size: int, stored: str = "float32", **options
+) -> tuple[list[Line], Counter]:
+    """Profile a rung's forward for two results of size x size; stored: the type of x.
 
-    Slices fill a whole GPU, for which the shape of these counts is too small.
+    Without slices: they fill a whole GPU, for which this is too small.
     """
-    before = emulation.mode, ladder.depth_slices
-    emulation.mode, ladder.depth_slices = "profile", lambda *sizes: 1
-    emulation.profile, emulation.operations = [], Counter()
-    try:
-        yield
-    finally:
-        emulation.mode, ladder.depth_slices = before
-
-
-def convolved(forward: Callable[..., None], size: int, stored: str = "float32", **options) -> None:
-    """Run a rung's forward for two results of size x size; stored: the type of x."""
     shapes = (2, size + 2, size + 2, X[3]), W, Y[3]
     x, w, b = (cupy_on_cpu.zeros(shape, "float32") for shape in shapes)
     y = cupy_on_cpu.empty((2, size, size, Y[3]), "float32")
     sizes = ladder.Sizes.of((x,), W, 1, NO_PADDING)
-    forward(sizes, (x.astype(stored),), w, b, y, **options)
+    with mock.patch.object(ladder, "depth_slices", return_value=1), profiling() as costs:
+        forward(sizes, (x.astype(stored),), w, b, y, **options)
+    return costs
 
 
-def profiled(rung: str) -> tuple[list[Line], int]:
+def profiled_rung(rung: str) -> tuple[list[Line], int]:
     """Return the profile and the floating-point operations of a rung of the ladder."""
     name, stored = RUNGS[rung]
-    with profiling():
-        convolved(ladder.forward, Y[1], stored, rung=ladder.RUNGS[name])
-        return emulation.profile, sum(emulation.operations.values())
+    lines, operations = profiled(ladder.forward, Y[1], stored, rung=ladder.RUNGS[name])
+    return lines, sum(operations.values())
 
 
 def line_table(rung: str, document: str) -> str:
     """Return the accesses of each line of a rung."""
     rows = []
-    for line in profiled(rung)[0]:
+    for line in profiled_rung(rung)[0]:
         file, _, number = line.place.partition(":")
         source = (CUDA / file).read_text().split("\n")[int(number) - 1].strip()
         source = source.partition("  //")[0].replace("|", "\\|")
@@ -109,7 +100,7 @@ def ladder_table(document: str) -> str:
     """Return a row for each rung; a multiply-add is two operations."""
     rows = []
     for rung in RUNGS:
-        lines, flops = profiled(rung)
+        lines, flops = profiled_rung(rung)
         read, written = (sum(n) for n in zip(*global_bytes(lines).values(), strict=True))
         shared = sum(line.requests for line in lines if line.space == "shared")
         rows.append((rung, f"{flops:,}", f"{read:,}", f"{written:,}", f"{shared:,}"))
@@ -125,10 +116,8 @@ def winograd_table(document: str) -> str:
         ("5 Winograd F(4x4)", winograd.forward, {}),
         ("5 fused F(2x2)", fused.forward, {}),
     ):
-        with profiling():
-            convolved(forward, 32, **options)
-        moved = global_bytes(emulation.profile)
-        flops = totals(emulation.operations)
+        lines, operations = profiled(forward, 32, **options)
+        moved, flops = global_bytes(lines), totals(operations)
         counts = [(f"`{kernel}`", flops[kernel], *moved[kernel]) for kernel in moved]
         if len(counts) > 1:
             counts.append(("together", *(sum(n) for n in list(zip(*counts, strict=True))[1:])))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from minddpm.errors import InputError
 from minddpm.kernels.emulator import Library, notation
-from minddpm.kernels.emulator.cupy_on_cpu.cuda import emulation
+from minddpm.kernels.emulator.cupy_on_cpu.cuda import profiling
 from minddpm.kernels.emulator.page import library_page, page
 
 
@@ -57,14 +57,14 @@ def _of_launches(file: Path, launches: Sequence[str]) -> str:
 def _of_program(file: Path, run: Sequence[str]) -> str:
     source = file.read_text(encoding="utf-8")
     os.environ["MINDDPM_CUDA"] = "emulate"
-    emulation.mode = "profile"
     sys.argv = list(run)
-    runpy.run_path(run[0], run_name="__main__")
-    if not emulation.profile:
+    with profiling() as (lines, operations):
+        runpy.run_path(run[0], run_name="__main__")
+    if not lines:
         raise InputError(
             f"{run[0]} launched no kernel in mode profile: call one, and leave emulation.mode."
         )
-    return page(file, source, emulation.profile, emulation.operations, [" ".join(run)])
+    return page(file, source, lines, operations, [" ".join(run)])
 
 
 if __name__ == "__main__":

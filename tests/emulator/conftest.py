@@ -1,12 +1,11 @@
 """What the tests of the emulator share as fixtures."""
 
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from minddpm.kernels.emulator.cupy_on_cpu.cuda import emulation
+from minddpm.kernels.emulator.cupy_on_cpu.cuda import profiling
 from minddpm.kernels.emulator.profile import Line
 
 # For cuda_checks, and for test_race_free.py, which calls the tests of the CUDA kernels.
@@ -21,14 +20,12 @@ def xp(emulated_cupy):
 
 
 @pytest.fixture
-def costs(stand_in, monkeypatch):
+def costs(stand_in):
     """Returns the lines of the kernels that a function launches."""
-    monkeypatch.setattr(emulation, "mode", "profile")
 
     def run(function, *arguments, **options) -> list[Line]:
-        monkeypatch.setattr(emulation, "profile", [])
-        monkeypatch.setattr(emulation, "operations", Counter())
-        function(*arguments, **options)
-        return emulation.profile
+        with profiling() as (lines, _):
+            function(*arguments, **options)
+        return lines
 
     return run

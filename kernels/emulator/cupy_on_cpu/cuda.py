@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TextIO
@@ -34,6 +36,7 @@ from minddpm.kernels.emulator.cupy_on_cpu.state import (
 from minddpm.kernels.emulator.cupy_on_cpu.state import current_stream as get_current_stream
 from minddpm.kernels.emulator.cupy_on_cpu.state import synchronise as _synchronise
 from minddpm.kernels.emulator.launch import Library, is_structure
+from minddpm.kernels.emulator.profile import Line
 
 # Names of cupy.cuda only; raw kernels belong to cupy itself.
 __all__ = [
@@ -48,6 +51,17 @@ ARCHITECTURE = "80"  # compute capability of the device, the only one that its c
 MEMORY = 16 << 30  # bytes of the device
 MULTIPROCESSORS = 1  # blocks run one after another
 SHARED_BYTES = 48 << 10  # dynamic shared memory of a block, unless a kernel raises its limit
+
+
+@contextmanager
+def profiling() -> Iterator[tuple[list[Line], Counter]]:
+    """Within the block kernels run in mode "profile": yield their lines and their operations."""
+    before = vars(emulation).copy()
+    emulation.mode, emulation.profile, emulation.operations = "profile", [], Counter()
+    try:
+        yield emulation.profile, emulation.operations
+    finally:
+        vars(emulation).update(before)
 
 
 # --- raw kernels ---------------------------------------------------------------------------------
