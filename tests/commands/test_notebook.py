@@ -59,9 +59,9 @@ def run_cells(monkeypatch, tmp_path, shown):
     return run
 
 
-TINY = {
-    "REPOSITORY": "", "CHECKOUT": ROOT, "GPUCHECK": ["--quick"], "STEPS": 2, "BATCH": 2,
-    "SAMPLES": 4, "SAMPLE_STEPS": 2,
+TINY = {  # test_gpucheck.py runs all checks
+    "REPOSITORY": "", "CHECKOUT": ROOT, "GPUCHECK": ["--quick", "--seconds", "10"], "STEPS": 2,
+    "BATCH": 2, "SAMPLES": 4, "SAMPLE_STEPS": 2,
 }  # fmt: skip
 
 
