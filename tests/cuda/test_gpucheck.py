@@ -32,7 +32,7 @@ from minddpm.gpucheck import (
 from minddpm.gpucheck.arrays import largest_error
 from minddpm.gpucheck.cases import every_case
 from minddpm.kernels import cuda, reference
-from minddpm.kernels.cuda import ladder, launch, replay
+from minddpm.kernels.cuda import ladder, launch, replay, shortcut
 from minddpm.replay import ReplayedStep
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -186,6 +186,22 @@ def test_wrong_gradients_of_a_rung_fail(emulated_cupy, monkeypatch):
     assert check("conv2d, rung 3 shared tile")().ok
     monkeypatch.setattr(ladder, "separate_gradients", wrong)
     assert not check("conv2d, rung 3 shared tile")().ok
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["convolved", "gradients"])
+def test_a_wrong_shortcut_of_a_rung_fails(emulated_cupy, monkeypatch, name):
+    """The channels of each part of x are in the other order."""
+    right, place = getattr(shortcut, name), {"convolved": 4, "gradients": 3}[name]
+
+    def wrong(*arguments):
+        xs = tuple(x[..., ::-1].copy() for x in arguments[place])
+        return right(*arguments[:place], xs, *arguments[place + 1 :])
+
+    rung = "conv2d, rung 6 tensor cores, half"
+    assert check(rung)().ok
+    monkeypatch.setattr(shortcut, name, wrong)
+    assert not check(rung)().ok
 
 
 @needs_compiler
