@@ -185,7 +185,7 @@ def tensor_times(card: Card, layer: Layer, kind: str) -> tuple[float, float] | N
 
 
 def slowest_loop(file: str, kernel: str, architecture: int, defines: tuple[str, ...]) -> Loop:
-    """Return a kernel's main loop with the least arithmetic; file: of a rung, the forward's."""
+    """Return a kernel's main loop with the least share of arithmetic; file: a rung's forward."""
     program = compile(cuda.FOLDER / ladder.file_of(file, kernel), architecture, defines)
     loops = main_loops(disassemble(program.cubin)[kernel], architecture)
     return max(loops, key=lambda loop: loop.instructions / loop.products)

@@ -130,17 +130,17 @@ def _rung_results(rung: Rung, c: Convolution, up: int, dtype: str) -> list[Any]:
 
     dtype: the type of x. The last rungs also add a linear layer of x to a 3x3 convolution.
     """
-    s, (xs, *rest) = _rung_arguments(rung.stored, c, up)
-    xs = tuple(narrowed(part, dtype) for part in xs)
-    xs, w, b, shift, extra, gy = mapped(backend.xp.asarray, (xs, *rest))
+    s, arguments = _rung_arguments(rung.stored, c, up)
+    stored = tuple(narrowed(part, dtype) for part in arguments[0])
+    stored, (xs, w, b, shift, extra, gy) = mapped(backend.xp.asarray, (stored, arguments))
     y = backend.xp.empty(gy.shape, "float32")
-    ladder.forward(s, xs, w, b, y, up=up, shift=shift, extra=extra, rung=rung)
-    results = [y, ladder.separate_gradients(s, gy, xs, w, rung, up)]
-    if rung.file in FUSED_BACKWARD:
-        results.append(ladder.backward(s, gy, xs, w, up=up, rung=rung))
-    if rung.file in FUSED_BACKWARD and _has_shortcut(c, up):
-        h, w_2 = backend.xp.concatenate(xs, axis=3), w[1, 1]
-        xs = mapped(backend.xp.asarray, _rung_arguments(rung.stored, c, up)[1][0])
+    ladder.forward(s, stored, w, b, y, up=up, shift=shift, extra=extra, rung=rung)
+    results = [y, ladder.separate_gradients(s, gy, stored, w, rung, up)]
+    if rung.file not in FUSED_BACKWARD:
+        return results
+    results.append(ladder.backward(s, gy, stored, w, up=up, rung=rung))
+    if _has_shortcut(c, up):
+        h, w_2 = backend.xp.concatenate(stored, axis=3), w[1, 1]
         results.append(shortcut.convolved(h, w, b, shift, xs, w_2, b, rung))
         results.append(shortcut.gradients(gy, h, w, xs, w_2, (None,) * len(xs), rung))
     return results

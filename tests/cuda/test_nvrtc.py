@@ -75,19 +75,19 @@ int main() {
 
 
 CONV6 = cuda.FOLDER / "conv6_tensor.cu"
-CONV4 = [("COLUMNS=32",), ("TILE=64",), ("TILE=64", "COLUMNS=32")]
+TILES = [("COLUMNS=32",), ("TILE=64",), ("TILE=64", "COLUMNS=32")]
 UP_OR_STRIDE = [("UP=1",), ("STRIDE=2",)]
-CONV6_KINDS = [
+FORMATS = [
     (*kind, *columns)
     for kind in ((), ("TF32",), ("STORED",), ("BF16",), ("BF16", "STORED"))
     for columns in ((), ("COLUMNS=32",))
 ][1:]
 VARIANTS = {  # other macros with which kernels/cuda compiles files
     "attention.cu": [(f"LANES={lanes}",) for lanes in (2, 4, 8, 16, 32)],
-    **{f"conv4_{name}.cu": CONV4 + UP_OR_STRIDE for name in ("registers", "gradients", "separate")},
-    "conv4_shortcut.cu": CONV4,
-    "linears.cu": CONV4,
-    **{f"conv6_{name}.cu": CONV6_KINDS for name in ("tensor", "gradients", "separate", "shortcut")},
+    **{f"conv4_{name}.cu": TILES + UP_OR_STRIDE for name in ("registers", "gradients", "separate")},
+    "conv4_shortcut.cu": TILES,
+    "linears.cu": TILES,
+    **{f"conv6_{name}.cu": FORMATS for name in ("tensor", "gradients", "separate", "shortcut")},
     "norm.cu": [
         ("LANES=1",), ("STORED",), ("WIDE",), ("LANES=1", "WIDE"), ("STORED", "BF16"),
         ("STORED", "WIDE"), ("LANES=1", "STORED"),
