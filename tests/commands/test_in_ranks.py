@@ -13,7 +13,9 @@ from commands import EXAMPLES, QUICK, snapshot
 
 import minddpm
 from minddpm import parallel
+from minddpm.models.pretrained import WEIGHTS
 from minddpm.pipeline import save_pipeline
+from minddpm.storage.tensors import read_tensors
 from minddpm.training.run_directory import LOSS, STATE
 from refusals import refused
 
@@ -132,12 +134,33 @@ def test_ctrl_c_stops_all_ranks_after_the_same_step(mpirun, digits, tmp_path):
     assert out.joinpath(LOSS).read_text().count("\n") == steps + 1
 
 
-def test_samples_and_their_metrics_are_those_of_one_rank(mpirun, digits, tmp_path):
-    minddpm.set_backend("numba")
+@pytest.fixture
+def model(tmp_path):
+    """The directory of a tiny model of 40 timesteps."""
     unet = random_unet(sample_size=28, scale=0.1)
-    diffusion = minddpm.GaussianDiffusion(minddpm.schedules.linear(40))
-    save_pipeline(unet, diffusion, tmp_path / "model")
-    common = ["--model", tmp_path / "model", "--backend", "numba"]
+    save_pipeline(unet, minddpm.GaussianDiffusion(minddpm.schedules.linear(40)), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_two_ranks_distill_what_one_does(mpirun, model, digits, tmp_path):
+    words = ["--model", model, "--data-dir", digits, "--backend", "numba"]
+    words += ["--method", "progressive", "--teacher-steps", 4, "--sampling-steps", 1]
+    words += ["--steps-per-stage", 3, "--batch-size", 4, "--samples", 4, "--log-every", 1]
+    losses, weights = [], []
+    for count in (None, 2):
+        out = tmp_path / str(count)
+        code, _, stderr = mpirun(count, EXAMPLES / "distill.py", *words, "--out", out)
+        assert code == 0, stderr
+        losses.append(np.genfromtxt(out / LOSS, delimiter=",", names=True)["loss"])
+        weights.append(read_tensors(out / "unet" / WEIGHTS)[0])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert len(losses[0]) == 6
+    for name, array in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], array, rtol=1e-3, atol=2e-5, err_msg=name)
+
+
+def test_samples_and_their_metrics_are_those_of_one_rank(mpirun, model, digits, tmp_path):
+    common = ["--model", model, "--backend", "numba"]
     images = []
     for count in (None, 2):
         npz = tmp_path / f"{count}.npz"

@@ -52,12 +52,15 @@ def check_weights(one, other):
         np.testing.assert_allclose(second[name], array, rtol=1e-3, atol=2e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("case", ["dropout and classes", "muon", *IN_PART])
-def test_two_ranks_compute_what_one_does(tmp_path, case):
+@pytest.mark.parametrize(
+    ("case", "options"),
+    [("dropout and classes", {"accumulate": 2}), *((case, {}) for case in ("muon", *IN_PART))],
+)
+def test_two_ranks_compute_what_one_does(tmp_path, case, options):
     """Losses, norms (Adam hides the gradients' scale), weights (Adam magnifies their rounding)."""
     assert case in CASES | IN_PART
     one = train(tmp_path / "one", None, case)
-    two = train(tmp_path / "two", 2, case)
+    two = train(tmp_path / "two", 2, case, **options)
     np.testing.assert_allclose(two, one, rtol=1e-5)
     norms = [np.load(tmp_path / name / "norms.npy") for name in ("one", "two")]
     np.testing.assert_allclose(norms[1], norms[0], rtol=1e-4)
