@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from browser import check_page
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "sphinx-build -W -j auto -c docs . "
@@ -94,6 +95,11 @@ def test_a_source_file_has_its_documentation_and_its_code(site):
     assert "\nvlb     T L_t (bound.py): its mean" in page  # columns stay
     page = (site / "minddpm" / "diffusion" / "sampling" / "steps.py.html").read_text()
     assert ">x_{t-1} = k0 pred_x0 + kx x_t + ko prediction + sigma z<" in page  # and lines
+
+
+@pytest.mark.parametrize("name", ["index", "docs/tour/01-an-image-becomes-noise", "docs/results"])
+def test_a_page_opens_in_a_browser(site, tmp_path, name):
+    check_page(site / f"{name}.html", tmp_path / "profile")
 
 
 def test_dead_links_and_foreign_addresses_are_found(tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,10 +10,10 @@ from importlib.util import find_spec
 from urllib.request import Request, urlopen
 
 import pytest
+from browser import CHROMIUM
 from builders import save_tiny_pipeline
 from commands import EXAMPLES, NUMPY
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.skipif(find_spec("gradio") is None, reason="Gradio is not installed"),
     pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as POSIX systems do"),

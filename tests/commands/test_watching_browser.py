@@ -2,9 +2,8 @@
 
 import json
 import re
-import shutil
-import subprocess
 
+import browser
 import pytest
 from builders import tiny_run
 from PIL import Image
@@ -12,8 +11,7 @@ from PIL import Image
 from minddpm.commands.watching import watchers
 from minddpm.commands.watching.page import INDEX, PROGRESS, SAMPLES, call
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="needs Chromium")
 ODD = "a b'\"</script><b>\u2028\udcff\u00e9"
 
 
@@ -49,17 +47,8 @@ def samples(path, steps, then=""):
 
 
 def opened(path, *options, seconds=3):
-    """Return the page's document after so many seconds of its clock; no error is logged."""
-    done = subprocess.run(
-        [
-            CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", *options,
-            f"--user-data-dir={path.parent / 'profile'}", "--enable-logging=stderr",
-            f"--virtual-time-budget={1000 * seconds}", "--dump-dom", (path / INDEX).as_uri(),
-        ],
-        capture_output=True, text=True, timeout=300, check=True,
-    )  # fmt: skip
-    assert "CONSOLE" not in done.stderr, done.stderr
-    return done.stdout
+    """Return the document of a run's page."""
+    return browser.opened(path / INDEX, path.parent / "profile", *options, seconds=seconds)
 
 
 def text(document, name):
@@ -71,12 +60,7 @@ def text(document, name):
 
 @pytest.mark.parametrize("width", [1280, 400])
 def test_a_run_that_is_done(run, width):
-    samples(run, (2, 4, 6), then="""
-        setTimeout(() => {
-          const page = document.documentElement;
-          page.dataset.fits = page.scrollWidth <= page.clientWidth && page.scrollWidth > 300;
-        }, 1000);
-    """)  # fmt: skip
+    samples(run, (2, 4, 6), then=browser.FITS)
     document = opened(run, f"--window-size={width},1200")
     assert text(document, "state") == "done"
     assert text(document, "name") == "a run's #1 &lt;b&gt;"

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from browser import check_page
 from PIL import Image
 
 from minddpm.gpucheck import tables
@@ -94,6 +95,11 @@ def test_every_row_is_on_the_page():
     assert "it hung" in conv
     widths = [float(w) for w in re.findall(r"width: ([0-9.]+)%\"", made)]
     assert widths[:3] == [25.0, 100.0, 50.0]
+
+
+def test_the_page_opens_in_a_browser(tmp_path):
+    (file := tmp_path / "gpucheck.html").write_text(page(PLAN, ROWS))
+    check_page(file, tmp_path / "profile")
 
 
 def test_a_bar_that_is_much_longer_is_cut_off():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import check_page
 from cuda_checks import needs_compiler
 from emulated import CUDA
 from test_profile import needs_x86
@@ -244,6 +245,7 @@ def test_the_command_with_a_launch(tmp_path):
     assert (done.returncode, done.stdout) == (0, "copy.html\n"), done.stderr
     page = ElementTree.fromstring((tmp_path / "copy.html").read_text())
     assert next(page.iter("code")).text == launch
+    check_page(tmp_path / "copy.html", tmp_path / "profile")
     done = command(tmp_path, "copy.cu", "copy<<<2, 64>>>([1024], [1000], 1024)")
     assert (done.returncode, done.stdout) == (1, "")
     assert "error: copy: out of bounds: copy.cu:4" in done.stderr

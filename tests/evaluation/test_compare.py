@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from browser import check_page
 from builders import comparison_result
 from commands import refused, snapshot
 from PIL import Image
@@ -68,6 +69,8 @@ def test_from_training_to_the_report(command, digits, tmp_path):
     (slider,) = [a for tag, a in page.tags if tag == "input"]
     assert (slider["min"], slider["max"]) == ("0", "1")
     assert sum("frame" in a.get("class", "") and "hidden" not in a for _, a in page.tags) == 1
+
+    check_page(out / "report.html", tmp_path / "profile")
 
     # The same command repeats nothing; a second seed is added beside the first one.
     before = {p: content for p, content in snapshot(out).items() if p.parent != out}
