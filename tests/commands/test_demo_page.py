@@ -72,10 +72,11 @@ def test_the_functions_of_the_page_answer_with_frames_or_a_sentence(address):
         assert words in str(data)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+@pytest.mark.skipif(
+    CHROMIUM is None or find_spec("playwright") is None, reason="needs Chromium and Playwright"
+)
 @pytest.mark.parametrize("width", [1280, 400])
 def test_the_page_works_in_a_browser_and_loads_nothing_else(address, width):
-    pytest.importorskip("playwright.sync_api")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
