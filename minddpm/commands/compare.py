@@ -92,7 +92,7 @@ def begin(plan: Plan, judge: Judge, data: dict[str, ImageDataset]) -> None:
     settings = {
         "minutes": plan.minutes, "count": plan.count, "sampler": vars(plan.sampler),
         "classification_steps": plan.classification_steps, "judge": judge.name,
-        "cooldown": COOLDOWN,
+        "cooldown": COOLDOWN, "recipe of the DDPM": "DIGITS",
         **{part: dataset.identity()["checksum"] for part, dataset in data.items()},
     }  # fmt: skip
     file = plan.out / PLAN
@@ -150,7 +150,8 @@ def protocol(plan: Plan, reference: Reference) -> list[str]:
         f"{reference.test.source}; the row of shuffled pixels uses the same images, with the",
         "pixels of each image permuted.",
         f"In the last {COOLDOWN:.0%} of each training's steps the learning rate falls to zero.",
-        f"The DDPM samples with {plan.sampler.steps} steps of {plan.sampler.name}.",
+        "The DDPM is that of train_mnist.py --unconditional; it samples with",
+        f"{plan.sampler.steps} steps of {plan.sampler.name}.",
         f"The bound and the -ELBO are computed on {bound_images:,} test digits. The VAE's",
         "likelihood is a Bernoulli, which is not a distribution of grey values, so it has no",
         "bits/dim; its samples are the means of p(x|z).",

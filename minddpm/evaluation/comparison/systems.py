@@ -18,7 +18,7 @@ from minddpm.generate import generate, spacing
 from minddpm.training.ddpm import Trainer, TrainingOptions
 from minddpm.training.loop import Loop
 from minddpm.training.options import LoopOptions
-from minddpm.training.recipe import PLAIN
+from minddpm.training.recipe import DIGITS
 from minddpm.training.run_directory import RunDirectory
 
 # For all trainings: with a constant learning rate, the quality of the last weights varies.
@@ -68,10 +68,11 @@ class DDPM(System):
     curves = {"all t": "loss", "t in quarter 1": "loss_q1", "t in quarter 4": "loss_q4"}  # noqa: RUF012
 
     def options(self, steps: int, seed: int) -> TrainingOptions:
-        return replace(PLAIN.options, steps=steps, seed=seed, cooldown=COOLDOWN)
+        changes = {"cooldown": COOLDOWN, "class_conditional": False}  # the others know no classes
+        return replace(DIGITS.options, steps=steps, seed=seed, **changes)
 
     def loop(self, dataset: ImageDataset, run: RunDirectory, options: LoopOptions) -> Trainer:
-        return PLAIN._replace(options=options).trainer(dataset, run, self.T)
+        return DIGITS._replace(options=options).trainer(dataset, run, self.T)
 
     def sample(self, run: Path, count: int, seed: int, sampler: Sampler) -> np.ndarray:
         unet, diffusion = minddpm.UNet2D.from_pretrained(run), load_diffusion(run)
