@@ -15,6 +15,7 @@ from minddpm.gpucheck.worker import LOST
 
 WORKER = (sys.executable, "-m", "minddpm.gpucheck.worker")
 ROW_SECONDS = 180  # of one row, before its process is ended
+UNLIMITED = "compile"  # the kind of row that may take longer, as on a notebook's slow cores
 
 
 class Worker:
@@ -40,7 +41,7 @@ class Worker:
                 return None
             ready = self._selector.select(max(0.0, deadline - time.monotonic()))
             if not ready:
-                raise TimeoutError
+                raise TimeoutError(f"no result within {seconds:.0f} s")
             for key, _ in ready:
                 data = os.read(key.fd, 65536)
                 if not data:
@@ -53,18 +54,6 @@ class Worker:
                     print(text, end="", file=sys.stderr, flush=True)
         line, _, self._lines = self._lines.partition(b"\n")
         return json.loads(line)
-
-    def records(self, deadline: float, row_seconds: float) -> Iterator[dict[str, Any]]:
-        """Yield records until the process has ended; TimeoutError if one is late."""
-        while True:
-            seconds = max(0.0, min(deadline - time.monotonic(), row_seconds))
-            try:
-                record = self.next(seconds)
-            except TimeoutError:
-                raise TimeoutError(f"no result within {seconds:.0f} s") from None
-            if record is None:
-                return
-            yield record
 
     def end(self) -> int:
         """End the process and all that it has started; return its exit code."""
@@ -97,7 +86,7 @@ def results(
         process = Worker([*worker, "--first", str(done), "--seconds", f"{left:.0f}"])
         problem, begun = None, False
         try:
-            for record in process.records(deadline, row_seconds):
+            while record := process.next(_limit(deadline, row_seconds, plan, done)):
                 if record["kind"] == "refused":
                     raise InputError(record["problem"])
                 if record["kind"] == "plan":
@@ -128,3 +117,10 @@ def results(
     for number in range(done, len(plan["rows"])):
         kind, name = plan["rows"][number]
         yield {"kind": "not run", "row": number, "of": kind, "name": name}
+
+
+def _limit(deadline: float, row_seconds: float, plan: dict[str, Any] | None, done: int) -> float:
+    """Return how many seconds the next record may take."""
+    left = max(0.0, deadline - time.monotonic())
+    rows = plan["rows"][done:] if plan else ()
+    return left if rows and rows[0][0] == UNLIMITED else min(left, row_seconds)

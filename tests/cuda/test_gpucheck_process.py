@@ -136,6 +136,31 @@ def test_the_time_is_over(gpucheck):
     assert json.loads(Path("gpucheck.json").read_text())["not run"] == ["silu", "upsample_nearest"]
 
 
+def test_only_the_compilation_may_take_all_the_seconds(monkeypatch):
+    rows = [["compile", "all kernels"], ["check", "add"]]
+    kinds = "begin", "compile", "state", "begin", "check", "state"
+    records = iter([{"kind": "plan", "rows": rows}, *({"kind": kind} for kind in kinds)])
+    limits = []
+
+    class Scripted:
+        def __init__(self, command):
+            pass
+
+        def next(self, seconds):
+            limits.append(seconds)
+            return next(records, None)
+
+        def end(self):
+            return 0
+
+        def last_words(self):
+            return ""
+
+    monkeypatch.setattr(supervisor, "Worker", Scripted)
+    assert len(list(supervisor.results(1000, 5))) == 5
+    assert [limit > 900 for limit in limits] == [False, True, True, *[False] * 5]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_costs_no_row(capsys):
     with command.Lines(Path("/dev/full")) as lines:
