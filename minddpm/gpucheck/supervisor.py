@@ -16,6 +16,10 @@ from minddpm.gpucheck.worker import LOST
 WORKER = (sys.executable, "-m", "minddpm.gpucheck.worker")
 ROW_SECONDS = 180  # of one row, before its process is ended
 UNLIMITED = "compile"  # the kind of row that may take longer, as on a notebook's slow cores
+NOT_STARTED: dict[str, Any] = {  # the plan if no process has sent one
+    "kind": "plan", "machine": {"GPU": "not known: the process that uses it did not start"},
+    "emulated": False, "rows": [["check", "start of the process that uses the GPU"]],
+}  # fmt: skip
 
 
 class Worker:
@@ -75,8 +79,9 @@ def results(
     """Yield the plan, and then a record for each row, in order, with states between them.
 
     A row whose process died or was ended has kind "lost" and a "problem"; a row for which no time
-    was left has kind "not run". worker: the command, to which --first and --seconds are added.
-    Raises InputError if the first worker refuses, as without a GPU.
+    was left has kind "not run". If the first worker sends no plan, its start is the only row, and
+    lost. worker: the command, to which --first and --seconds are added. Raises InputError if the
+    first worker refuses, as without a GPU.
     """
     deadline, plan, done = time.monotonic() + seconds, None, 0
     while plan is None or done < len(plan["rows"]):
@@ -106,8 +111,9 @@ def results(
             code = process.end()
         ended = f"the process ended with exit code {code}: {process.last_words()}"
         if plan is None:
-            raise RuntimeError(problem or ended)
-        if done == len(plan["rows"]) or (problem and time.monotonic() >= deadline):
+            plan, begun = NOT_STARTED, True
+            yield plan
+        elif done == len(plan["rows"]) or (problem and time.monotonic() >= deadline):
             break
         if begun or problem or code != LOST:  # else the row that lost the device has its record
             kind, name = plan["rows"][done]

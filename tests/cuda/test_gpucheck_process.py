@@ -136,6 +136,33 @@ def test_the_time_is_over(gpucheck):
     assert json.loads(Path("gpucheck.json").read_text())["not run"] == ["silu", "upsample_nearest"]
 
 
+@pytest.mark.parametrize(
+    ("fault", "limits", "problem"),
+    [
+        ("os._exit(7)", (100, 100), "the process ended with exit code 7: without a message"),
+        ("raise OSError('no driver')", (100, 100), "exit code 1: OSError: no driver"),
+        ("time.sleep(1000)", (100, 1), "no result within 1 s"),
+        ("time.sleep(1000)", (1, 100), "no result within 1 s"),
+    ],
+)
+def test_a_process_that_does_not_start(gpucheck, monkeypatch, fault, limits, problem):
+    """It dies or hangs before its plan; there are a table and all files."""
+    seconds, of_row = limits
+    monkeypatch.setattr(command.supervisor.results, "__defaults__", (of_row, supervisor.WORKER))
+    early = f"import os, time\n{fault}\n"
+    monkeypatch.setattr(sys.modules[__name__], "PLANTED", early + PLANTED)
+    code, stdout, stderr = gpucheck("--seconds", seconds, "--report", "page.html")
+    assert code == 1
+    (line,) = (line for line in stdout.splitlines() if line.startswith("| start of the process"))
+    assert problem in line
+    assert "\n1 failed. Every number is in gpucheck.json." in stdout
+    (row,) = json.loads(Path("gpucheck.json").read_text())["checks"]
+    assert problem in row["problem"]
+    assert len(Path("gpucheck.jsonl").read_text().splitlines()) == 2
+    assert problem in Path("page.html").read_text()
+    assert "supervisor.py" not in stderr  # no traceback of the command itself
+
+
 def test_only_the_compilation_may_take_all_the_seconds(monkeypatch):
     rows = [["compile", "all kernels"], ["check", "add"]]
     kinds = "begin", "compile", "state", "begin", "check", "state"
