@@ -93,8 +93,10 @@ def results(
         try:
             while record := process.next(_limit(deadline, row_seconds, plan, done)):
                 if record["kind"] == "refused":
-                    raise InputError(record["problem"])
-                if record["kind"] == "plan":
+                    problem = record["problem"]
+                    if plan is None:
+                        raise InputError(problem)
+                elif record["kind"] == "plan":
                     if plan is None:
                         plan = record
                         yield plan

@@ -97,6 +97,17 @@ def silu(x):
 cuda.silu = silu
 """
 CRASHES = "cuda.silu = lambda x: os.kill(os.getpid(), 11)"
+# The first process crashes, and after that the device is gone.
+GONE = (
+    CRASHES
+    + """
+from minddpm.errors import InputError
+def set_backend(name):
+    raise InputError("the device is gone")
+if "0" not in sys.argv:
+    worker.minddpm.set_backend = set_backend
+"""
+)
 # After an access outside an array every call fails, until the process ends.
 LOST = """
 def silu(x):
@@ -113,6 +124,7 @@ EVERYTHING_LOST = "worker.usable = lambda: False"
     [
         (HANGS, ["ok", "FAILED no result within 20 s", "ok"]),
         (CRASHES, ["ok", "FAILED the process ended with exit code -11", "ok"]),
+        (GONE, ["ok", "FAILED the process ended", "FAILED no GPU to check"]),
         (LOST, ["ok", "FAILED RuntimeError: CUDA_ERROR_ILLEGAL_ADDRESS", "ok"]),
         (EVERYTHING_LOST, ["ok", "ok", "ok"]),
     ],
