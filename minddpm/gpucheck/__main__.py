@@ -10,9 +10,9 @@ with the reference in float64; sampling by a CUDA graph with eager sampling, and
 run with the same run on the NumPy backend. Then training steps and sampling steps are timed with
 device events, next to plain CuPy and, if it is installed, PyTorch; one step is taken apart, kernel
 by kernel, beside what the card's multipliers, tensor cores and memory reach. A model is trained
-for at most 90 seconds, its digits are judged, and drawn in a PNG file beside the JSON file. If
-compute-sanitizer is on the PATH, it looks for accesses outside arrays. Then come the rungs, one by
-one, and last races and PyTorch's compiled steps.
+for at most 90 seconds, its digits are judged, and drawn in a PNG file beside the JSON file. Then
+come the rungs, one by one; if compute-sanitizer is on the PATH, it looks for accesses outside
+arrays and for races; PyTorch's compiled steps come last.
 
 Each result is printed as a line of JSON as soon as it is known, and kept in a file beside the JSON
 file; the tables follow at the end. A kernel that hangs or ends its process costs its own row.

@@ -56,9 +56,8 @@ def items(settings: Settings, emulated: bool) -> list[Item]:
     """Return all rows, in the order in which they are worth a GPU's time.
 
     First whether results are right; then what users run, training and sampling, beside PyTorch and
-    beside what the card reaches at most; a training; accesses outside arrays by compute-sanitizer,
-    if it is installed; single convolutions; races; and last what takes long to compile. The
-    emulator is not timed.
+    beside what the card reaches at most; a training; single convolutions; compute-sanitizer, if it
+    is installed; and last what takes long to compile. The emulator is not timed.
     """
     from minddpm.gpucheck import ceilings, checks, digits, kernel_checks, rung_timings, step_timings
 
@@ -70,7 +69,6 @@ def items(settings: Settings, emulated: bool) -> list[Item]:
     if emulated:
         return checked
     early, late = ("eager", "graph"), ("compiled",)
-    sanitizers = [Item("sanitizer", tool, partial(_sanitized, tool)) for tool in machine.TOOLS]
     return [
         Item("compile", "all kernels", partial(_compiled, quick)),
         *checked,
@@ -86,9 +84,8 @@ def items(settings: Settings, emulated: bool) -> list[Item]:
         *map(_timed, step_timings.pytorch("sampling", early, quick)),
         Item("resources", "registers and memory of the kernels", _resources),
         Item("digits", "a training", partial(_digits, digits.digits, settings)),
-        *sanitizers[:1],
         *map(_timed, rung_timings.tasks(quick)),
-        *sanitizers[1:],  # slower
+        *(Item("sanitizer", tool, partial(_sanitized, tool)) for tool in machine.TOOLS),
         *map(_timed, step_timings.pytorch("training", late, quick)),
         *map(_timed, step_timings.pytorch("sampling", late, quick)),
     ]  # fmt: skip

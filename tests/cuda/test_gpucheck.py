@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -81,6 +82,21 @@ def test_without_a_gpu(tmp_path):
     assert done.stderr.count("\n") == 1
     assert "MINDDPM_CUDA is not emulate" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_order_of_the_rows(emulated_cupy, monkeypatch):
+    """A short time cuts off what comes last: compute-sanitizer, and what PyTorch compiles."""
+    monkeypatch.setattr(step_timings, "pytorch_problem", lambda *_: "")
+    rows = worker.items(worker.Settings(True, 0.0, Path("gpucheck.png")), emulated=False)
+    groups = [
+        (kind, [row.name for row in some])
+        for kind, some in itertools.groupby(rows, key=lambda row: row.kind)
+    ]
+    first = ["compile", "check", "timing", "step", "timing", "resources", "digits"]
+    assert [kind for kind, _ in groups] == [*first, "timing", "sanitizer", "timing"]
+    (_, rungs), _, (_, last) = groups[-3:]
+    assert all(name.startswith("conv ") for name in rungs)
+    assert all(name.endswith(", compiled") for name in last)
 
 
 # --- planted faults ------------------------------------------------------------------------------
