@@ -440,21 +440,30 @@ def test_pytorch_is_timed_in_the_precisions_of_the_gpu(monkeypatch, emulated_cup
 
 
 @pytest.mark.parametrize(
-    ("code", "summary", "ok"),
+    ("code", "summary", "ran", "ok"),
     [
-        (0, "========= ERROR SUMMARY: 0 errors", True),
-        (77, "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)", False),
-        (1, "Internal Sanitizer Error", None),  # it did not run
+        (0, "========= ERROR SUMMARY: 0 errors", "ran 3 of 4 checks, 3 right", True),
+        (0, "========= Warning: a counter is not supported", "ran 3 of 4 checks, 3 right", True),
+        (77, "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)",
+         "ran 3 of 4 checks, 3 right", False),
+        (77, "========= ERROR SUMMARY: 1 error", "", False),  # the error has ended the process
+        (1, "========= ERROR SUMMARY: 0 errors", "ran 3 of 4 checks, 2 right", False),
+        (1, "========= Internal Sanitizer Error", "ran 3 of 4 checks, 0 right", None),
+        (1, "========= Error: Device not supported", "ran 3 of 4 checks, 0 right", None),
+        (1, "========= Error: no device", "", None),
+        (0, "========= Error: no process was found", "", None),
     ],
-)
-def test_the_verdict_of_compute_sanitizer(monkeypatch, tmp_path, code, summary, ok):
+)  # fmt: skip
+def test_the_verdict_of_compute_sanitizer(monkeypatch, tmp_path, code, summary, ran, ok):
     tool = tmp_path / "compute-sanitizer"
-    lines = "echo ========= $2", f"echo '{summary}'", "echo ran 3 of 4 checks", f"exit {code}"
+    lines = "echo ========= $2", f"echo '{summary}'", f"echo '{ran}'", f"exit {code}"
     tool.write_text("\n".join(("#!/bin/sh", *lines, "")))
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     verdict = machine.sanitized("racecheck")
-    assert verdict == ("racecheck", ok, f"{summary.strip('= ')}, ran 3 of 4 checks")
+    assert verdict == ("racecheck", ok, summary.strip("= ") + f", {ran}" * bool(ran))
+    shown = tables.sanitizer([{"kind": "sanitizer", "name": "racecheck", **verdict._asdict()}])
+    assert {True: ": ok (", False: ": FAILED (", None: ": did not run ("}[ok] in shown
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert machine.sanitized("racecheck").ok is None
 
