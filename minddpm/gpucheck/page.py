@@ -10,6 +10,7 @@ from minddpm.gpucheck.tables import (
     TIMES,
     Record,
     by_task,
+    by_the_table,
     ceilings,
     compiled,
     digits,
@@ -22,6 +23,7 @@ from minddpm.gpucheck.tables import (
     states_table,
     times,
     used_times,
+    variants,
     why_not,
 )
 
@@ -144,17 +146,17 @@ def _step(row: Record, measured: dict[str, float]) -> str:
 
 
 def _resources(row: Record) -> str:
-    names = "registers", "stack, bytes", "shared, bytes", "registers, stack by the table"
+    names = "registers", "stack, bytes", "shared, bytes", "registers/stack by the table"
     lines = []
     shown, rest = notable(row)
     for each in shown:
         keys = ("registers", "stack", "shared")
         numbers = ["not available" if each[key] is None else f"{each[key]}" for key in keys]
-        numbers.append(", ".join(map(str, each["expected"] or ())))
+        numbers.append(by_the_table(each))
         name = html.escape(f"{each['name']} {each['options']}".strip())
         lines.append(_line(name, None, zip(names, numbers, strict=True)))
-    variants = f"<p>Variants of these with options, without a stack: {rest}.</p>"
-    return f"<h2>Compiled kernels on this GPU</h2>{_table(lines, ['', *names])}{variants}"
+    table = _table(lines, ["", *names])
+    return f"<h2>Compiled kernels on this GPU</h2>{table}<p>{variants(rest)}</p>"
 
 
 def _states(rows: list[Record]) -> str:

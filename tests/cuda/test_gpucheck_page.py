@@ -41,6 +41,10 @@ NEEDS = [
      "expected": None},
     {"name": "random: dropout", "options": "", "registers": None, "stack": None, "shared": None,
      "expected": [40, 0]},
+    {"name": "random: random_bits", "options": "", "registers": 38, "stack": 16, "shared": 0,
+     "expected": [40, 0]},
+    {"name": "norm: group_norm", "options": "", "registers": 40, "stack": 0, "shared": 0,
+     "expected": [40, 0]},
 ]  # fmt: skip
 DIGITS = {
     "kind": "digits", "name": "a training", "steps": 1200, "training_seconds": 66.0,
@@ -86,7 +90,8 @@ def test_every_row_is_on_the_page():
     for part in (
         "it hung", "off by 3", "|10.00|8.000|10.00|12800|1024|", "|6000|75|",
         "|1.000|1.000|300|", "|PyTorch|torch is not installed|", "conv 14x14, rung 4",
-        "|900.0|90.0|30|50|FFMA|", "|90.0|9.0|1|25|copy in memory|", "|44|8|32|", "|40, 0|",
+        "|900.0|90.0|30|50|FFMA|", "|90.0|9.0|1|25|copy in memory|", "|44|8|32|not in the table|",
+        "|not available|40/0|", "|38|16|0|40/0, -2 registers, +16 stack|", "|40|0|0|40/0|",
         "without a stack: 1.", "1590 MHz", "Trained for 1200 steps", "OSError: full",
     ):  # fmt: skip
         assert part in text(made), part
@@ -119,8 +124,9 @@ def test_every_row_is_in_the_tables():
         "FAILED off by 3", "FAILED it hung",
         "| conv4_registers: conv2d | 30 | 900.0 | 90.0 | 50 of FFMA |",
         "| pointwise: adam | 1 | 90.0 | 9.0 | 25 of copy in memory |", "64.5 us for each",
-        "| norm: group_norm -DSTORED | 44 | 8 | 32 |  |", "without a stack: 1.",
-        "not available | 40/0 |",
+        "| norm: group_norm -DSTORED | 44 | 8 | 32 | not in the table |", "without a stack: 1.",
+        "not available | 40/0 |", "| 38 | 16 | 0 | 40/0, -2 registers, +16 stack |",
+        "| 40 | 0 | 0 | 40/0 |",
         "Trained for 1200 steps in 66 s (MNIST), loss 0.0300. FID of the samples by our own judge "
         "0.40, of as many real digits 0.05. The judge is 95% sure of 75% of the samples, of 99% of "
         "real digits. No picture: OSError: full",
