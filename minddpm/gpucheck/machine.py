@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from typing import NamedTuple
 
 import minddpm
@@ -59,11 +60,13 @@ def description() -> dict[str, str]:
         "compute capability": f"{properties['major']}.{properties['minor']}",
         "multiprocessors": f"{properties['multiProcessorCount']}",
         "memory": f"{device.mem_info[1] / 2**30:.1f} GiB",
+        "driver": _nvidia_smi("driver_version", "{}"),
         "CUDA of the driver": _version(cuda.runtime.driverGetVersion()),
         "CUDA runtime": _version(cuda.runtime.runtimeGetVersion()),
         "NVRTC": ".".join(map(str, cuda.nvrtc.getVersion())),
         "CuPy": backend.xp.__version__,
         "PyTorch": _pytorch(),
+        "diffusers": _installed("diffusers"),
         **facts,
     }
 
@@ -86,6 +89,14 @@ def _pytorch() -> str:
     return f"{torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
 
 
+def _installed(package: str) -> str:
+    """Return the version of a package."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def state() -> dict[str, str]:
     """Return what changes while the checks run: clocks, temperature, power, and memory.
 
@@ -97,12 +108,12 @@ def state() -> dict[str, str]:
         return memory
     free, total = backend.xp.cuda.Device().mem_info
     used = {"memory of the device in use": f"{(total - free) / 2**20:.0f} MiB"}
-    return {"clocks": _clocks(), **memory, **used}
-
-
-def _clocks() -> str:
-    """Return the clocks, temperature and power of the GPU, by nvidia-smi."""
     fields = "clocks.sm,clocks.mem,temperature.gpu,power.draw"
+    return {"clocks": _nvidia_smi(fields, "{}, memory {}, {} C, {}"), **memory, **used}
+
+
+def _nvidia_smi(fields: str, text: str) -> str:
+    """Return text with what nvidia-smi says of the first GPU, or why that is not available."""
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
@@ -110,10 +121,9 @@ def _clocks() -> str:
         return f"not available: {problem}"
     lines = (done.stdout or done.stderr).splitlines() or ["without a message"]
     values = lines[0].split(", ")
-    if done.returncode or len(values) != 4:
+    if done.returncode or len(values) != fields.count(",") + 1:
         return f"not available: {lines[0]}"
-    multiprocessors, memory, temperature, power = values
-    return f"{multiprocessors}, memory {memory}, {temperature} C, {power}"
+    return text.format(*values)
 
 
 def _version(number: int) -> str:

@@ -99,6 +99,34 @@ def test_the_order_of_the_rows(emulated_cupy, monkeypatch):
     assert all(name.endswith(", compiled") for name in last)
 
 
+def test_the_machine_and_its_state(emulated_cupy, monkeypatch, tmp_path):
+    """Both ask nvidia-smi, which may be missing, fail, or print another number of values."""
+    monkeypatch.setattr(machine, "is_emulated", lambda: False)
+    monkeypatch.setattr(machine, "_pytorch", lambda: "2.11")
+    monkeypatch.setattr(machine.metadata, "version", {"diffusers": "0.35.1"}.get)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.description()["driver"].startswith("not available: [Errno 2]")
+    tool = tmp_path / "nvidia-smi"
+
+    def says(*lines):
+        tool.write_text("\n".join(("#!/bin/sh", *lines, "")))
+        tool.chmod(0o755)
+        return machine.description()["driver"], machine.state()["clocks"]
+
+    driver, clocks = says(
+        'case "$1" in', "--query-gpu=driver_version) echo 580.65.06; echo 580.65.06 ;;",
+        "*) echo 1590 MHz, 5000 MHz, 61, 68.1 W ;;", "esac",
+    )  # fmt: skip
+    assert (driver, clocks) == ("580.65.06", "1590 MHz, memory 5000 MHz, 61 C, 68.1 W")
+    assert (
+        says("echo NVIDIA-SMI has failed; exit 9") == ("not available: NVIDIA-SMI has failed",) * 2
+    )
+    assert says("echo 1, 2") == ("not available: 1, 2",) * 2
+    assert machine.description()["diffusers"] == "0.35.1"
+    monkeypatch.undo()
+    assert machine._installed("no-such-package") == "not installed"
+
+
 # --- planted faults ------------------------------------------------------------------------------
 
 
