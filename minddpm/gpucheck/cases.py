@@ -1,7 +1,8 @@
 """The arguments for the check of every function: awkward sizes, and some sizes of real models.
 
 Awkward sizes: odd numbers of pixels, channel counts that no tile divides, an image of one pixel,
-parts of unequal width, random streams that begin inside a block of four numbers.
+parts of unequal width, random streams that begin inside a block of four numbers; more pixels or
+rows than fit into one slice of a gradient of w.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minddpm.gpucheck.convolutions import NONE, SUMS, WINOGRAD, convolutions, draw
+from minddpm.gpucheck.convolutions import COLUMN, NONE, SUMS, WINOGRAD, convolutions, draw
 from minddpm.kernels import reference
 from minddpm.kernels.arrays import array_module
 from minddpm.kernels.shapes import SAME, transposed_shape
@@ -56,7 +57,7 @@ def every_case(quick: bool) -> list[Case]:
 
 def _convolutions(quick: bool) -> list[Case]:
     cases = []
-    for s in convolutions(quick):
+    for s in (*convolutions(quick), COLUMN):
         x, w, b, gy, *_ = s.arrays()
         how, tolerance = (s.stride, s.padding), WINOGRAD if s.C >= 256 else SUMS
         cases += [
@@ -94,14 +95,14 @@ def _unless(quick: bool, *more: Any) -> tuple[Any, ...]:
 
 def _linears(quick: bool) -> list[Case]:
     cases = []
-    for rows, parts, C_out in ((7, (3, 2), 70), (130, (4, 8), 8), (1, (1, 2, 3), 1)):
+    for rows, parts, C_out in ((7, (3, 2), 70), (270, (4, 8), 8), (1, (1, 2, 3), 1)):
         xs = tuple(draw(1, *[(rows, 1, C) for C in parts]))
         w, b, gy = draw(0, (sum(parts), C_out), C_out, (rows, 1, C_out))
         cases += [
             Case("linear", (xs, w, b, gy), SUMS),
             Case("linear_backward", (gy, xs, w, (None, *xs[1:])), SUMS),
         ]
-    several = (((3, 49), 8, (8, 8, 8)), ((130,), 66, (3, 70)))
+    several = (((3, 49), 8, (8, 8, 8)), ((130,), 66, (3, 70)), ((3, 99), 4, (5,)))
     for shape, C, widths in several + _unless(quick, ((16, 49), 64, (64, 64, 64))):
         x, partial, *ws = draw(0, (*shape, C), (*shape, C), *[(C, width) for width in widths])
         bs, gys = draw(1, *widths), draw(2, *[(*shape, width) for width in widths])

@@ -49,11 +49,12 @@ class Convolution(NamedTuple):
 AWKWARD = (
     Convolution(2, 7, 5, 3, 5),
     Convolution(1, 14, 14, 8, 66),
-    Convolution(1, 5, 7, 8, 12),  # whole vectors
+    Convolution(1, 15, 19, 8, 12),  # whole vectors; gw in slices, by ladder.MIN_PIXELS
     Convolution(1, 1, 1, 20, 1),
     Convolution(2, 5, 6, 17, 8, 3, 2, 2, ((0, 1), (2, 0))),
     Convolution(2, 9, 9, 8, 8, 1, 1, 2, NONE),
 )
+COLUMN = Convolution(1, 23, 25, 8, 1)  # gw of column.py in slices
 REAL = (  # sizes of the small UNet, and two others
     Convolution(4, 28, 28, 32, 32),
     Convolution(4, 28, 28, 32, 32, stride=2),

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from contextlib import nullcontext
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,7 +34,7 @@ from minddpm.gpucheck import (
 from minddpm.gpucheck.arrays import largest_error
 from minddpm.gpucheck.cases import every_case
 from minddpm.kernels import cuda, reference
-from minddpm.kernels.cuda import ladder, launch, replay, shortcut
+from minddpm.kernels.cuda import column, ladder, launch, replay, shortcut
 from minddpm.replay import ReplayedStep
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -230,6 +231,37 @@ def test_wrong_gradients_of_a_rung_fail(emulated_cupy, monkeypatch):
     assert check("conv2d, rung 3 shared tile")().ok
     monkeypatch.setattr(ladder, "separate_gradients", wrong)
     assert not check("conv2d, rung 3 shared tile")().ok
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["conv2d_backward", "linear_backward", "linears_backward"])
+def test_a_fault_of_slices_fails_at_the_quick_sizes(emulated_cupy, monkeypatch, name):
+    """The gradient of w is cut into slices only for many pixels or rows, as in real models."""
+    right = ladder.weight_slices
+
+    def fails(*arguments):
+        slices, parts = right(*arguments)
+        if slices > 1:
+            raise RuntimeError("in slices")
+        return slices, parts
+
+    monkeypatch.setattr(ladder, "weight_slices", fails)
+    # The package has a function of this name.
+    monkeypatch.setattr(import_module("minddpm.kernels.cuda.linear"), "weight_slices", fails)
+    assert check(name)().note == "RuntimeError: in slices"
+
+
+@needs_compiler
+def test_the_kernels_of_one_channel_are_checked_in_slices(emulated_cupy, monkeypatch):
+    grids = []
+
+    def launched(file, name, grid, *rest, **options):
+        grids.append((name, grid))
+        launch.launch(file, name, grid, *rest, **options)
+
+    monkeypatch.setattr(column, "launch", launched)
+    assert check("conv2d_backward")().ok
+    assert max(slices for name, (slices, *_) in grids if name == "gradient_w_column") > 1
 
 
 @needs_compiler
