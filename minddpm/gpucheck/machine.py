@@ -152,8 +152,9 @@ def sanitized(tool: str) -> Verdict:
     lines = [line.strip("= ") for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     ran = [line for line in lines if line.startswith("ran ")]
     own = [line for line in lines if line not in ran] or ["silent"]
-    summary = ", ".join([next((line for line in own if "SUMMARY" in line), own[-1]), *ran])
-    code, could_not = done.returncode, any(words in line for line in own for words in CANNOT)
-    if code != FOUND and (not ran or (code and could_not)):
-        return Verdict(tool, None, summary)
-    return Verdict(tool, code == 0, summary)
+    said = next((line for line in own if "SUMMARY" in line), own[-1])
+    why = next((line for line in own if any(words in line for words in CANNOT)), "")
+    code = done.returncode
+    if code != FOUND and (not ran or (code and why)):
+        return Verdict(tool, None, ", ".join([why or said, *ran]))
+    return Verdict(tool, code == 0, ", ".join([said, *ran]))
