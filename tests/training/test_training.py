@@ -36,17 +36,16 @@ def test_resuming_is_bit_exact(any_backend, tmp_path, optimizer):
 def test_resuming_is_bit_exact_with_importance_sampling(any_backend, tmp_path, options):
     """With few t, so that the second part draws t by the losses of the first part."""
     options = {"T": 21, "importance_sampling": True, "batch_size": 20, **options}
-    reference = tiny_run(tmp_path / "reference", steps=24, **options)
-    for _ in range(3):  # as if almost ten losses of each t were known
-        for _ in range(3):
-            reference.importance.update(np.arange(21), np.linspace(2, 1, 21))
-    first = tiny_run(tmp_path / "parts", steps=12, **options)
+    reference = tiny_run(tmp_path / "reference", steps=12, **options)
+    for _ in range(9):  # as if almost ten losses of each t were known
+        reference.importance.update(np.arange(21), np.linspace(2, 1, 21))
+    first = tiny_run(tmp_path / "parts", steps=6, **options)
     first.importance.losses[:] = reference.importance.losses
     assert reference.train(progress=False)
     assert not (reference.importance.probabilities() == 1 / 21).all()
     assert first.train(progress=False)
-    second = tiny_run(tmp_path / "parts", steps=24, **options)
-    assert second.resume() == 12
+    second = tiny_run(tmp_path / "parts", steps=12, **options)
+    assert second.resume() == 6
     np.testing.assert_array_equal(second.importance.losses, first.importance.losses)
     assert second.train(progress=False)
     assert read_files(tmp_path / "parts") == read_files(tmp_path / "reference")
