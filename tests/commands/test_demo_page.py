@@ -39,7 +39,9 @@ def address(request, tmp_path):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 0, stderr
     assert f"http://127.0.0.1:{port} in a browser; Ctrl-C ends" in printed
-    assert "Traceback" not in stderr
+    # Gradio's server prints one if a browser leaves in the middle of a request.
+    _, *tracebacks = stderr.split("Traceback")
+    assert all(text.rstrip().endswith("ClientDisconnect") for text in tracebacks), stderr
 
 
 def call(address, name, *values):
