@@ -5,18 +5,16 @@ per-block arrays. Each becomes a reference into the block's memory, on the same 
 """
 
 import hashlib
-import os
 import platform
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
 from minddpm.errors import InputError
-from minddpm.storage.cache_folder import cache_directory
+from minddpm.storage.cache_folder import cached_file
 
 MACHINE_FOLDER = Path(__file__).parent / "machine"
 # The parts of the machine that every mode links, and those that each mode adds.
@@ -142,20 +140,14 @@ def _machine(mode: str) -> Path:
 
 
 def _cached(contents: str, suffix: str, make: Callable[[Path], None]) -> Path:
-    """Return a file of the cache; `make` creates it, in a temporary folder, if it is missing."""
+    """Return the file of the cache for these contents; `make` creates it if it is missing."""
     # MACHINE_FOLDER is part of the key, because the library contains the paths of its source files
     # for debuggers and for `source_lines`.
     key = f"{contents}\0{_compiler()}\0{FLAGS}{MODE_FLAGS}{MACHINE_FOLDER}"
     digest = hashlib.sha256(key.encode())
     for file in sorted((*MACHINE_FOLDER.glob("*.h"), *MACHINE_FOLDER.glob("*.cc"))):
         digest.update(file.read_bytes())
-    cached = cache_directory("emulator") / f"{digest.hexdigest()[:24]}{suffix}"
-    if not cached.exists():
-        with tempfile.TemporaryDirectory(dir=cached.parent) as work:
-            target = Path(work, cached.name)
-            make(target)
-            os.replace(target, cached)  # atomic: two processes may build the same file
-    return cached
+    return cached_file("emulator", f"{digest.hexdigest()[:24]}{suffix}", make)
 
 
 @cache

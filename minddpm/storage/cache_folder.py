@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -30,6 +31,20 @@ def cache_directory(*names: str) -> Path:
         ) from error
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def cached_file(folder: str, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a file in a folder of the cache; `make` writes it to the path it gets if it is absent.
+
+    make: may leave other files beside that path, which are removed.
+    """
+    cached = cache_directory(folder) / name
+    if not cached.exists():
+        with tempfile.TemporaryDirectory(dir=cached.parent) as work:
+            target = Path(work, name)
+            make(target)
+            os.replace(target, cached)  # atomic: two processes may make the same file
+    return cached
 
 
 @cache

@@ -6,7 +6,9 @@ bytes did not fit (spills, which are stored in memory). disassembly.py reads the
 """
 
 import ctypes
+import hashlib
 import importlib.util
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minddpm.errors import InputError
+from minddpm.storage.cache_folder import cached_file
 
 # T4, A100, RTX 30, RTX 40, H100, B200, RTX 50
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -67,18 +70,54 @@ def _nvrtc() -> ctypes.CDLL:
 
 @cache
 def compile(file: Path, architecture: int, defines: tuple[str, ...] = ()) -> Program:
-    """Compile a .cu file for sm_<architecture>.
+    """Compile a .cu file for sm_<architecture>, or read the program from the cache on disk.
 
     defines: macros, "NAME" or "NAME=value". CUDA's own headers are not found: no kernel needs one.
     Raises RuntimeError with the compiler's log if it fails, InputError if NVRTC is not installed.
     """
+    key = "\0".join((_version(), *_options(architecture, defines), *_sources(file)))
+
+    def make(target: Path) -> None:
+        kernels, cubin = _compile(file, architecture, defines)
+        target.write_bytes(json.dumps(kernels).encode() + b"\n" + cubin)
+
+    name = hashlib.sha256(key.encode()).hexdigest()[:24]
+    kernels, _, cubin = cached_file("nvrtc", name, make).read_bytes().partition(b"\n")
+    return Program({name: Resources(*n) for name, n in json.loads(kernels).items()}, cubin)
+
+
+def _options(architecture: int, defines: tuple[str, ...]) -> list[str]:
+    """Return the compiler's options except the folder of .cuh files."""
+    # What CuPy adds: denormals are zero, and functions without a mark are for the device. Its
+    # include paths are absent, because no file of ours includes a header of another project.
+    options = [f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v", "--ftz=true"]
+    options += ["--device-as-default-execution-space", "--std=c++17"]
+    return options + [f"-D{define}" for define in defines]
+
+
+@cache
+def _version() -> str:
+    """Return what a program depends on beside its source: the compiler, and how it is called."""
+    numbers = ctypes.c_int(), ctypes.c_int()
+    _nvrtc().nvrtcVersion(*map(ctypes.byref, numbers))
+    # The size differs between releases of one version.
+    size = Path(_nvrtc()._name).stat().st_size
+    return f"{[number.value for number in numbers]} {size} {Path(__file__).read_text()}"
+
+
+def _sources(file: Path) -> Iterator[str]:
+    """Yield the text of a file and of all that it includes."""
+    yield (text := file.read_text())
+    for name in re.findall(r'#include "([^"]+)"', text):
+        yield from _sources(file.parent / name)
+
+
+def _compile(file: Path, architecture: int, defines: tuple[str, ...]) -> Program:
+    """Compute compile() without the cache."""
     nvrtc, program = _nvrtc(), ctypes.c_void_p()
     source = file.read_bytes()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, file.name.encode(), 0, None, None)
-    options = [f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v", f"-I{file.parent}"]
-    # What CuPy adds: denormals are zero, and functions without a mark are for the device.
-    options += ["--ftz=true", "--device-as-default-execution-space", "--std=c++17"]
-    options += [f"-D{define}" for define in defines]
+    options = [*_options(architecture, defines), f"-I{file.parent}"]
     pointers = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
     failed = nvrtc.nvrtcCompileProgram(program, len(options), pointers)
     log, ptx, cubin = (_result(program, what) for what in ("ProgramLog", "PTX", "CUBIN"))
