@@ -42,20 +42,28 @@ __device__ inline void g(float* w, int step) {
     for (int i = 0; i < (rows); i++) transform((tile) + 4 * i, 1)
 
 // Grid (ceil(K / 32), ceil(C / 8)), block (32, 8). w [3, 3, C, K] -> U [16, C, K]; if turned, the
-// window is rotated by 180 degrees -> U [16, K, C].
+// window is rotated by 180 degrees -> U [16, K, C]. The weights of a block pass through shared
+// memory, so that a warp reads 32 numbers of K and writes 8 of C: whole sectors in both arrays.
 extern "C" __global__ void __launch_bounds__(THREADS)
 weights_to_16(const float* w, float* u, int C, int K, int turned) {
-    int k = blockIdx.x * 32 + threadIdx.x, c = blockIdx.y * 8 + threadIdx.y;
-    if (c >= C || k >= K) return;
+    __shared__ float taps[9][8][36];  // 36: 8 numbers of C by 4 of K are in different banks
+    int k = threadIdx.x, c = threadIdx.y, k0 = blockIdx.x * 32, c0 = blockIdx.y * 8;
+    for (int tap = 0; tap < 9; tap++) {
+        bool inside = c0 + c < C && k0 + k < K;
+        taps[tap][c][k] = inside ? w[(tap * C + c0 + c) * K + k0 + k] : 0.0f;
+    }
+    __syncthreads();
+    if (turned) k = threadIdx.y * 4 + threadIdx.x / 8, c = threadIdx.x % 8;
+    if (c0 + c >= C || k0 + k >= K) return;
     float tile[POINTS];
     for (int i = 0; i < 3; i++) {
         for (int j = 0; j < 3; j++) {
-            int tap = turned ? 8 - (3 * i + j) : 3 * i + j;
-            tile[4 * i + j] = w[(tap * C + c) * K + k];
+            int tap = 3 * i + j;
+            tile[4 * i + j] = taps[turned ? 8 - tap : tap][c][k];
         }
     }
     BOTH_SIDES(g, tile, 3, 4);
-    int to = turned ? k * C + c : c * K + k;
+    int to = turned ? (k0 + k) * C + c0 + c : (c0 + c) * K + k0 + k;
     for (int i = 0; i < POINTS; i++) u[i * C * K + to] = tile[i];
 }
 

@@ -8,7 +8,7 @@ from cuda_checks import draw, needs_compiler
 from emulated import excess, line_of
 
 from minddpm.kernels import cuda
-from minddpm.kernels.cuda import ladder, norm
+from minddpm.kernels.cuda import fused, ladder, norm
 from minddpm.kernels.emulator import cupy_on_cpu
 from minddpm.kernels.emulator.profile import global_bytes
 from minddpm.kernels.shapes import SAME
@@ -68,6 +68,30 @@ def test_the_last_convolution_wastes_little(costs):
     check_sectors(costs(cuda.conv2d, x, w, b, 1, SAME), 1, 1)
     # Four neighbouring pixels of gy, which has one channel, often begin within a sector.
     check_sectors(costs(cuda.conv2d_backward, gy, x, w, 1, SAME, need_gx=False), 1.4, 1)
+
+
+def test_fused_winograd_wastes_little_but_for_x(costs):
+    """The default of a T4, forward and gradient of x.
+
+    A request for x has four channels of eight tiles, half a sector for each number of a tile; where
+    tiles are cut by the edges, the fewest sectors are fewer, too.
+    """
+    x, w, y = arrays(IMAGES, (3, 3, 32, 64), (2, 14, 14, 64))
+    sizes = ladder.Sizes.of((x,), w.shape, 1, SAME)
+    lines = costs(fused.forward, sizes, (x,), w, None, y)
+    lines += [
+        line
+        for line in costs(fused.backward, sizes, y, (x,), w)
+        if line.place.startswith(fused.FILE)
+    ]
+    of_weights = [line for line in lines if line.kernel == "weights_to_16"]
+    of_x = [
+        line for line in lines if line.place == f"{fused.FILE}:{line_of(fused.FILE, '*at : 0')}"
+    ]
+    check_sectors(of_weights, 1, 1)
+    assert max(line.worst for line in of_weights if line.space == "shared") == 1
+    assert 1.3 < excess(of_x, "global", "load") <= 2
+    check_sectors([line for line in lines if line not in of_x])
 
 
 # bfloat16 has the code of half.

@@ -1,4 +1,9 @@
-"""Bugs planted in the tile on tensor cores (tensor.cuh) are reported or visible."""
+"""Bugs planted in the tile on tensor cores (tensor.cuh) are reported or visible.
+
+Missing waits, absent lanes and wrong addresses are reported in race mode. A wrong index into a
+fragment is no wrong access: the numbers are there, in another lane's place, and the result alone is
+wrong.
+"""
 
 import numpy as np
 import pytest
