@@ -83,6 +83,16 @@ struct Corner {
 };
 #define BEYOND (1 << 29)  // h of a row beyond the last one: outside every image
 
+// Return n / STRIDE, or a number outside every image if n is negative or no multiple. For 2, odd
+// numbers get the highest bit: one instruction, and one comparison finds all that are outside.
+__device__ inline unsigned by_stride(unsigned n) {
+#if STRIDE == 2
+    return n >> 1 | n << 31;
+#else
+    return n % STRIDE == 0 ? n / STRIDE : BEYOND;
+#endif
+}
+
 template <class T> struct ForwardOf {
     typedef T A;
     typedef Corner Row;     // the window of a pixel of y
@@ -173,11 +183,11 @@ struct GradientX {
     __device__ Entry<float> a_at(const Row& row, const DepthA& d) const {
         int of_four = UP ? d.mid % 4 : 0, kh = d.high, kw = d.mid >> (2 * UP);
         // y(oh) read x(h) at kh where oh stride + kh - top = h
-        int h = row.h + of_four / 2 - kh, w = row.w + of_four % 2 - kw;
-        bool inside = h % STRIDE == 0 && (unsigned)h < (unsigned)(s.OH * STRIDE);
-        inside = inside && w % STRIDE == 0 && (unsigned)w < (unsigned)(s.OW * STRIDE);
+        unsigned oh = by_stride(row.h + of_four / 2 - kh);
+        unsigned ow = by_stride(row.w + of_four % 2 - kw);
+        bool inside = oh < (unsigned)s.OH && ow < (unsigned)s.OW;
         int tap = SHIFTED ? -kh * s.OW - kw : 0;
-        int pixel = row.pixel + (SHIFTED ? 0 : h / STRIDE * s.OW + w / STRIDE);
+        int pixel = row.pixel + (SHIFTED ? 0 : oh * s.OW + ow);
         return {jump(gy + (tap * s.K + d.low), pixel, s.K), inside};
     }
     __device__ Entry<float> b_at(const DepthB& d, int c) const {

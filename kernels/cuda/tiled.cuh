@@ -32,7 +32,8 @@ __device__ void add_up(Tile& sums, const P& p, float* memory, int row0, int colu
         }
         await_tile();
         __syncthreads();
-        last = stage, stage = stage == STAGES - 1 ? 0 : stage + 1;
+        int free = stage;
+        stage = STAGES == 2 ? last : stage == STAGES - 1 ? 0 : stage + 1, last = free;
     }
 }
 
