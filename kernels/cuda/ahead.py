@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
-from minddpm.kernels.cuda.launch import compile_module, cupy, noted
+from minddpm.kernels.cuda.launch import compile_module, cupy, is_noting, noted
 from minddpm.progress_bar import tqdm
 
 DELAY = 1  # second until the progress is shown: compiled files load faster
@@ -28,8 +28,12 @@ def compile_ahead(run: Callable[[], Any]) -> Compiled:
     """Compile all modules whose kernels run() launches, and show the progress.
 
     run: called once; no kernel runs in it, so its results are undefined. A module that does not
-    compile raises no error here, but when it is first used.
+    compile raises no error here, but when it is first used. Within the run of another call this one
+    only calls run(): the other one compiles.
     """
+    if is_noting():
+        run()
+        return Compiled(0, [])
     device, problems, futures = cupy().cuda.Device(), [], {}
     # The compiler runs without Python's lock, so that threads are enough.
     with ThreadPoolExecutor(os.cpu_count(), initializer=device.use) as pool:

@@ -8,6 +8,7 @@ import pytest
 
 import minddpm
 from minddpm import backend
+from minddpm.generate import seconds_per_run
 from minddpm.gpucheck import checks
 from minddpm.kernels import cuda
 from minddpm.kernels.cuda import ahead, launch
@@ -119,6 +120,30 @@ def test_a_replayed_model_is_first_called_after_it(emulated_cupy):
         np.testing.assert_array_equal(backend.to_numpy(model(x, t)), expected)
 
 
+def test_within_another_call_the_other_one_compiles(compiled, emulated_cupy):
+    inner, x = [], emulated_cupy.zeros(8, "float32")
+    run = lambda: inner.append(ahead.compile_ahead(lambda: cuda.silu(x)))  # noqa: E731
+    assert ahead.compile_ahead(run) == (1, [])
+    assert inner == [(0, [])]
+    assert compiled == [("pointwise.cu", ())]
+
+
+def test_commands_that_sample_compile_before_they_time(compiled, monkeypatch):
+    """sample, evaluate, inpaint and interpolate time the model first."""
+    counts = []
+
+    def compile_ahead(run):
+        before = len(compiled)
+        counts.extend([ahead.compile_ahead(run).modules, len(compiled) - before])
+
+    monkeypatch.setattr(backend, "compile_ahead", compile_ahead)
+    unet = checks.random_unet(checks.TINY)
+    compiled.clear()
+    seconds_per_run(unet, 2)
+    noise = [("random.cu", ())]
+    assert counts[0] == counts[1] == len([module for module in compiled if module not in noise]) > 5
+
+
 def test_only_on_a_gpu(emulated_cupy, monkeypatch):
     calls = []
     monkeypatch.setattr(ahead, "compile_ahead", calls.append)
@@ -134,7 +159,7 @@ def test_only_on_a_gpu(emulated_cupy, monkeypatch):
 
 
 def test_the_commands_compile_before_they_time(command, digits, monkeypatch):
-    """Before the trials, whose time is printed."""
+    """Before the trials and the model's runs, whose times are printed."""
     calls = []
     monkeypatch.setattr(backend, "compile_ahead", lambda run: calls.append(run()))
     trial = minddpm.Trainer.trial
@@ -142,6 +167,7 @@ def test_the_commands_compile_before_they_time(command, digits, monkeypatch):
     code, _, stderr = command("train_mnist", "--data-dir", digits, "--steps", 1, "--samples", 1,
                               "--sample-steps", 1, "--batch-size", 2)  # fmt: skip
     assert code == 0, stderr
-    assert calls[0] == "trial"
-    assert calls[1] is not None
-    assert calls[2:] == ["trial"] * 3
+    # within the run that compiles; the result of that run; what the other samples need
+    assert calls[:2] == ["trial", None]
+    assert len(calls[2]) == 2
+    assert calls[3:] == [None, *["trial"] * 3]
