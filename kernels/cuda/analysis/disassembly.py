@@ -7,6 +7,7 @@ instruction in a loop counts once.
 import json
 import subprocess
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ def available() -> bool:
 Code = list[dict[str, Any]]  # of one kernel: "opcode", "operands" and "predicate" of each
 
 
+@lru_cache(maxsize=1)  # the kernels of a program are asked for one after another
 def disassemble(cubin: bytes) -> dict[str, Code]:
     """Return the instructions of each kernel. cubin: machine code, as compile() returns it.
 
