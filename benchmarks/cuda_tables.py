@@ -10,7 +10,6 @@ arithmetic.
 
 import argparse
 import sys
-import unittest.mock as mock
 from pathlib import Path
 
 from tqdm import tqdm
@@ -21,11 +20,10 @@ from minddpm.commands import cli
 from minddpm.errors import InputError
 from minddpm.kernels import cuda
 from minddpm.kernels.cuda import ladder
-from minddpm.kernels.cuda.analysis import schedule
 from minddpm.kernels.cuda.analysis.compile import ARCHITECTURES, Program, compile
 from minddpm.kernels.cuda.analysis.disassembly import Code, Instructions, count, disassemble
 from minddpm.kernels.cuda.analysis.mainloop import Loop, main_loops
-from minddpm.kernels.cuda.analysis.occupancy import WARP, occupancy, resident_blocks
+from minddpm.kernels.cuda.analysis.occupancy import WARP, occupancy
 from minddpm.kernels.cuda.analysis.roofline import (
     CARDS,
     Card,
@@ -36,7 +34,7 @@ from minddpm.kernels.cuda.analysis.roofline import (
     winograd,
     winograd_seconds,
 )
-from minddpm.kernels.cuda.analysis.schedule import Block
+from schedule_table import schedules
 from sector_table import sectors
 from tables import ROOT, markdown, write
 
@@ -47,23 +45,41 @@ ANY_BLOCK = 256  # block size assumed for a kernel without __launch_bounds__
 SIZES = (28, 14, 7)
 CEILINGS = (75, 80, 86, 89, 90)
 CONVOLUTION = "conv2d", "conv2d_gradient_x", "conv2d_gradient_w", "conv2d_gradients"
+SHORTCUT = "conv2d_shortcut", "conv2d_shortcut_gradients"
 TILES = {  # name: file, macros, kernels
     "128 x 64": ("conv4_registers.cu", (), CONVOLUTION),
     "128 x 32": ("conv4_registers.cu", ("COLUMNS=32",), CONVOLUTION),
     "64 x 64": ("conv4_registers.cu", ("TILE=64",), CONVOLUTION),
     "64 x 32": ("conv4_registers.cu", ("TILE=64", "COLUMNS=32"), CONVOLUTION),
+    "128 x 32, stride 2": (
+        "conv4_registers.cu",
+        ("STRIDE=2", "COLUMNS=32"),
+        ("conv2d_gradients",),
+    ),
+    "128 x 64, shortcut": ("conv4_registers.cu", (), SHORTCUT),
+    "128 x 32, shortcut": ("conv4_registers.cu", ("COLUMNS=32",), SHORTCUT),
     "linears": ("linears.cu", (), ("linears", "linears_backward")),
     "Winograd, fused": ("conv5_fused.cu", (), ("conv2d_fused",)),
     "Winograd": ("conv5_winograd.cu", (), ("at_points", "weights_at_points")),
     "heads of 8": ("attention.cu", (), ("attention", "attention_gradients")),
     "heads of 64": ("attention.cu", ("LANES=8",), ("attention", "attention_gradients")),
 }
+# Instructions for 256 FFMA, and how busy the FMA unit can be, by the same model, in commit 3838e92:
+# a tile of 64 rows, 4 x 4 results a thread, and divisions for each address.
+BEFORE = {  # columns, kernel
+    ("64", "conv2d"): ("458/454/455/455/467", "80/80/56/56/55"),
+    ("64", "conv2d_gradient_x"): ("544/547/546/546/560", "74/72/47/47/46"),
+    ("64", "conv2d_gradient_w"): ("451/451/451/451/461", "83/83/57/57/56"),
+    ("64", "conv2d_gradients"): ("548/549/569/569/583", "73/73/45/45/44"),
+    ("32", "conv2d"): ("600/593/596/596/637", "68/69/43/43/40"),
+    ("32", "conv2d_gradient_x"): ("731/721/723/723/752", "60/60/35/35/34"),
+    ("32", "conv2d_gradient_w"): ("588/592/587/587/627", "70/69/44/44/41"),
+    ("32", "conv2d_gradients"): ("731/717/751/751/769", "60/61/34/34/33"),
+}
 # Of conv6_tensor.cu: macros, bytes of a number of x.
 TENSOR = {"half": ((), 4), "half, x stored": (("STORED",), 2), "TF32": (("TF32",), 4)}
 TENSOR_COLUMNS = {64: ((), 64), 32: (("COLUMNS=32",), 128)}  # macros, rows
 TENSOR_PRODUCTS = 32 * 32 * 16  # for which instructions are counted
-FORWARD, BACKWARD = 168, 254  # registers of rung 4, at most
-BEGIN_AND_END = 4  # of a block, in iterations
 MAX_CHANNELS = 4096  # the largest number that crossings() tries
 Table = tuple[list[str], list[list[str]]]
 
@@ -121,9 +137,10 @@ def ceilings() -> Table:
             limits = dict.fromkeys(loop.limit for loop in loops.values())
             divisions = max(loop.divisions for loop in loops.values())
             cells = "/".join(per_256), "/".join(busy), "/".join(limits), str(divisions)
-            rows.append([f"{name}: {kernel}", *cells])
+            before = BEFORE.get((name.rpartition(" x ")[2], kernel), ("-", "-"))
+            rows.append([f"{name}: {kernel}", *cells, *before])
     head = ["main loop", "instructions for 256 FFMA", "FMA unit busy, %, at most", "set by"]
-    return [*head, "divisions or 2^x"], rows
+    return [*head, "divisions or 2^x", "instructions in 3838e92", "busy in 3838e92, %"], rows
 
 
 def tensor() -> Table:
@@ -243,63 +260,6 @@ def crossings() -> Table:
         rows.append([card.name, f"{card.balance:.0f}", *cells])
     head = ["F(4x4) below the definition from C = K on", "FP32 FLOP per byte of memory"]
     return head + [f"{H}x{H}" for H in SIZES], rows
-
-
-def schedules() -> Table:
-    """Return how busy rung 4 keeps each card's multiprocessors, by simulation (schedule.py)."""
-    rows = []
-    for card in CARDS:
-        # ladder.py asks for a GPU's number of multiprocessors, and for memory
-        gpu = {"multiprocessors": lambda _, n=card.multiprocessors: n, "cupy": mock.MagicMock()}
-        for name, (H, C, K) in CONVOLUTIONS.items():
-            sizes = ladder.Sizes(TABLE_BATCH, H, H, C, H, H, K, 3, 3, 1, 1, 1)
-            with mock.patch.multiple(ladder, **gpu):
-                cells = *_forward(card, sizes), *_backward(card, sizes)
-            rows.append([f"{card.name}: {name}", *cells])
-    head = ["multiprocessors busy, %", "forward: tiles", "busy", "slices", "busy"]
-    return [*head, "backward: blocks", "gx first", "gw first"], rows
-
-
-def _busy(
-    card: Card, products: int, rung: ladder.Rung, registers: int, kinds: list[tuple[int, int]]
-) -> str:
-    """Return the percentage; kinds: the number of blocks of each kind, and their iterations."""
-    threads, stages = rung.block[0], 3 if card.architecture >= 80 else 2
-    shared = stages * 8 * (rung.rows + rung.columns) * 4  # numbers of a depth of 8
-    resident = resident_blocks(card.architecture, threads, registers, shared)
-    blocks = [Block(threads // 32, its + BEGIN_AND_END) for n, its in kinds for _ in range(n)]
-    time = schedule.time(blocks, card.multiprocessors, resident)
-    iterations = products / (32 * 8 * 8 * 8)  # of a warp
-    return f"{100 * iterations / (time * 4 * card.multiprocessors):.0f}"
-
-
-def _forward(card: Card, s: ladder.Sizes) -> tuple[str, ...]:
-    rung = ladder.register_tile(s.pixels, s.C_out)
-    tiles = -(-s.pixels // rung.rows) * -(-s.C_out // rung.columns)
-    slices = ladder.depth_slices(tiles, rung.block[0] // 32, s.window, card.multiprocessors)
-    products = s.pixels * s.window * s.C_out
-    busy = (
-        _busy(card, products, rung, FORWARD, [(tiles * n, _iterations(s.window, n))])
-        for n in (1, slices)
-    )
-    return f"{tiles}", next(busy), f"{slices}", next(busy)
-
-
-def _backward(card: Card, s: ladder.Sizes) -> tuple[str, ...]:
-    rung = ladder.register_tile(s.pixels, s.C, s.C_out)
-    tiles_x = -(-s.pixels // rung.rows) * -(-s.C // rung.columns)
-    tiles_w = -(-s.window // rung.rows) * -(-s.C_out // rung.columns)
-    slices, _ = ladder.weight_slices(s, rung, tiles_w)
-    gx = tiles_x, _iterations(9 * s.C_out, 1)
-    gw = tiles_w * slices, _iterations(s.pixels, slices)
-    products = 2 * s.pixels * s.window * s.C_out
-    orders = ([gx, gw], [gw, gx])
-    return f"{gx[0]} + {gw[0]}", *(_busy(card, products, rung, BACKWARD, k) for k in orders)
-
-
-def _iterations(depth: int, slices: int) -> int:
-    """Return the iterations for a slice, with those that its sums count as (depth_slices)."""
-    return -(-depth // (8 * slices)) + (2 + min(slices, 16) if slices > 1 else 0)
 
 
 ALL = compiled, ceilings, sectors, tensor, tensor_floors, cards, floors, crossings, schedules

@@ -9,6 +9,12 @@ from minddpm.kernels.cuda.analysis import disassembly, mainloop
 from minddpm.kernels.cuda.analysis.roofline import CARDS, Layer
 
 TWO = 75, 90
+REGISTER_TILES = [
+    name for name in cuda_tables.TILES if name.startswith(("128 x", "64 x", "linears"))
+]
+# The FMA unit of an architecture may be busy for so much of the time, at least. On sm_89 only the
+# gradients of stride 2 are below 0.8, because gy's rows and columns are halves of those of x.
+LEAST = {75: 0.9, 80: 0.9, 89: 0.795, 90: 0.79}
 disassembler = pytest.mark.skipif(
     not (nvrtc.available() and disassembly.available()),
     reason="pip install nvidia-cuda-nvrtc nvidia-cuda-nvdisasm",
@@ -74,8 +80,8 @@ def test_a_loop_of_tensor_cores():
 
 
 @disassembler
-@pytest.mark.parametrize("tile", [name for name in cuda_tables.TILES if " x " in name])
-@pytest.mark.parametrize("architecture", TWO)
+@pytest.mark.parametrize("tile", REGISTER_TILES)
+@pytest.mark.parametrize("architecture", LEAST)
 def test_the_main_loops_are_arithmetic(tile, architecture):
     """Per 256 FFMA few other instructions, no division, and a high ceiling of the FMA unit.
 
@@ -83,12 +89,28 @@ def test_the_main_loops_are_arithmetic(tile, architecture):
     counted digits, these were 450 to 730 instructions with 12 to 36 of divisions.
     """
     file, defines, kernels_of_it = cuda_tables.TILES[tile]
-    most, least = (331, 0.9) if architecture == 75 else (322, 0.795)
     for kernel in kernels_of_it:
         loop = cuda_tables.slowest_loop(file, kernel, architecture, defines)
-        assert 256 * loop.instructions / loop.arithmetic <= most, kernel
-        assert loop.ceiling(architecture) >= least, kernel
+        assert 256 * loop.instructions / loop.arithmetic <= 330, kernel
+        assert loop.ceiling(architecture) >= LEAST[architecture], kernel
         assert loop.divisions == 0
+
+
+@disassembler
+def test_the_tiles_have_the_same_code_for_sm_86_and_sm_89():
+    """So what a test shows of sm_89 holds for sm_86; the names of conversions alone differ."""
+    tiles = [file for file in cuda.files() if file.name.startswith(("conv4", "conv6", "linears"))]
+    assert len(tiles) == 9
+    for file in tiles:
+        of_86, of_89 = (nvrtc.compile(file, architecture) for architecture in (86, 89))
+        assert of_86.kernels == of_89.kernels
+        if file.name in ("conv4_gradients.cu", "conv6_tensor.cu"):
+            codes = [disassembly.disassemble(program.cubin) for program in (of_86, of_89)]
+            names = [
+                {kernel: [disassembly.name(at) for at in code[kernel]] for kernel in code}
+                for code in codes
+            ]
+            assert names[0] == names[1]
 
 
 @disassembler

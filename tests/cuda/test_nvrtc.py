@@ -99,14 +99,13 @@ ON_TWO, TWO = {"COLUMNS=32", "TILE=64", "UP=1", "STRIDE=2", "BF16"}, (75, 90)
 
 
 def architectures(file, defines):
-    """Return those for which a file with these macros is compiled; without macros all."""
+    """Return those for which a file is compiled with these macros."""
     if ON_TWO & set(defines):
         return TWO
-    if not defines:
-        return nvrtc.ARCHITECTURES
-    # sm_86 has the code of sm_89 (test_main_loops.py), and in rung 6 each kernel of sm_89 has the
-    # registers of sm_80 in all formats.
-    return 75, 80, *(() if file.name.startswith("conv6") else (89,)), 90, 100, 120
+    # The tiles have the code of sm_89 for sm_86 (test_main_loops.py), and each kernel of rung 6 has
+    # the registers of sm_80 in all formats for both.
+    same = {86, 89} if defines and file.name.startswith("conv6") else set()
+    return [a for a in nvrtc.ARCHITECTURES if a not in same]
 
 
 def compilations():
