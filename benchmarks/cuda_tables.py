@@ -143,6 +143,26 @@ def ceilings() -> Table:
     return [*head, "divisions or 2^x", "instructions in 3838e92", "busy in 3838e92, %"], rows
 
 
+def cycles() -> Table:
+    """Return the cycles that rung 4's tiles of 128 rows take of each unit, and what they load."""
+    rows, units = [], ("issue", "FMA", "integers", "special functions", "shared memory")
+    tiles = {name: tile for name, tile in TILES.items() if name.startswith("128")}
+    for name, (file, defines, kernels) in tqdm(tiles.items(), unit="tile"):
+        for kernel in kernels:
+            loops = [slowest_loop(file, kernel, card.architecture, defines) for card in CARDS]
+            amounts = [[loop.cycles[unit] for loop in loops] for unit in units]
+            amounts.append([loop.loads for loop in loops])
+            cells = (
+                "/".join(
+                    f"{256 * n / loop.arithmetic:.0f}"
+                    for n, loop in zip(of_all, loops, strict=True)
+                )
+                for of_all in amounts
+            )
+            rows.append([f"{name}: {kernel}", *cells])
+    return ["cycles for 256 FFMA", *units, "bytes loaded by a thread"], rows
+
+
 def tensor() -> Table:
     """Return the instructions of the main loops of rung 6."""
     rows = []
@@ -262,7 +282,9 @@ def crossings() -> Table:
     return head + [f"{H}x{H}" for H in SIZES], rows
 
 
-ALL = compiled, ceilings, sectors, tensor, tensor_floors, cards, floors, crossings, schedules
+ALL = (
+    compiled, ceilings, cycles, sectors, tensor, tensor_floors, cards, floors, crossings, schedules,
+)  # fmt: skip
 TABLES = {f.__name__: f for f in ALL}
 
 
