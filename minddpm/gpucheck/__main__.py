@@ -74,7 +74,7 @@ def main(worker: Sequence[str] = supervisor.WORKER) -> int:
             rows.append(row)
             lines.add(row)
     print("\n" + tables(plan, rows), flush=True)
-    failed = failures(rows)
+    failed, ran = failures(rows), any(row["kind"] not in ("state", "not run") for row in rows)
     saved = _written(lambda: write_json(path, content(plan, rows, args.quick)))
     print(f"\n{failed} failed." + f" Every number is in {path}." * saved)
     if (report := args.report) is not None:
@@ -83,7 +83,7 @@ def main(worker: Sequence[str] = supervisor.WORKER) -> int:
             print(f"wrote {report}")
         else:
             saved = False
-    return cli.FAILED if failed or not saved else 0
+    return cli.FAILED if failed or not ran or not saved else 0
 
 
 def write_page(path: Path, drawn: str) -> None:

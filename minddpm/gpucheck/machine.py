@@ -153,7 +153,8 @@ def sanitized(tool: str) -> Verdict:
     ran = [line for line in lines if line.startswith("ran ")]
     own = [line for line in lines if line not in ran] or ["silent"]
     said = next((line for line in own if "SUMMARY" in line), own[-1])
-    why = next((line for line in own if any(words in line for words in CANNOT)), "")
+    errors = [line for line in own if "Error" in line]
+    why = next((line for line in errors if any(words in line for words in CANNOT)), "")
     code = done.returncode
     if code != FOUND and (not ran or (code and why)):
         return Verdict(tool, None, ", ".join([why or said, *ran]))

@@ -15,7 +15,8 @@ from minddpm.gpucheck.worker import LOST
 
 WORKER = (sys.executable, "-m", "minddpm.gpucheck.worker")
 ROW_SECONDS = 180  # of one row, before its process is ended
-UNLIMITED = "compile"  # the kind of row that may take longer, as on a notebook's slow cores
+LONG = "compile"  # the kind of row that may take longer, as on a notebook's slow cores
+LONG_SHARE = 0.75  # of the seconds that are left
 NOT_STARTED: dict[str, Any] = {  # the plan if no process has sent one
     "kind": "plan", "machine": {"GPU": "not known: the process that uses it did not start"},
     "emulated": False, "rows": [["check", "start of the process that uses the GPU"]],
@@ -130,5 +131,6 @@ def results(
 def _limit(deadline: float, row_seconds: float, plan: dict[str, Any] | None, done: int) -> float:
     """Return how many seconds the next record may take."""
     left = max(0.0, deadline - time.monotonic())
-    rows = plan["rows"][done:] if plan else ()
-    return left if rows and rows[0][0] == UNLIMITED else min(left, row_seconds)
+    if plan and done < len(plan["rows"]) and plan["rows"][done][0] == LONG:
+        row_seconds = max(row_seconds, LONG_SHARE * left)
+    return min(left, row_seconds)

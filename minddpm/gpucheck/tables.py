@@ -221,7 +221,7 @@ def _resources(row: Record) -> str:
 
 def variants(rest: int) -> str:
     """Return a sentence about the kernels that notable() leaves out."""
-    return f"Variants of these with options, not in the table, without a stack: {rest}."
+    return f"Variants with options, of which the table has no numbers, without a stack: {rest}."
 
 
 def by_the_table(needs: Record) -> str:
@@ -230,7 +230,7 @@ def by_the_table(needs: Record) -> str:
     That is a remark, not a failure: another version of the compiler needs a few registers more.
     """
     if needs["expected"] is None:
-        return "not in the table"
+        return "no numbers"
     remarks = [
         f"{needs[name] - expected:+d} {name}"
         for name, expected in zip(("registers", "stack"), needs["expected"], strict=True)

@@ -508,6 +508,7 @@ def test_pytorch_is_timed_in_the_precisions_of_the_gpu(monkeypatch, emulated_cup
          "ran 3 of 4 checks, 3 right", False),
         (77, "========= ERROR SUMMARY: 1 error", "", False),  # the error has ended the process
         (1, "========= ERROR SUMMARY: 0 errors", "ran 3 of 4 checks, 2 right", False),
+        (1, "= Warning: a counter is not supported", "ran 3 of 4 checks, 2 right", False),
         (1, "========= Internal Sanitizer Error", "ran 3 of 4 checks, 0 right", None),
         (1, "= Error: Device not supported\n= ERROR SUMMARY: 0 errors", "ran 3 of 4 checks", None),
         (1, "========= Error: no device", "", None),

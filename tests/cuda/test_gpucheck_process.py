@@ -175,7 +175,15 @@ def test_a_process_that_does_not_start(gpucheck, monkeypatch, fault, limits, pro
     assert "supervisor.py" not in stderr  # no traceback of the command itself
 
 
-def test_only_the_compilation_may_take_all_the_seconds(monkeypatch):
+def test_without_a_row_the_command_fails(gpucheck, monkeypatch):
+    plan = {"kind": "plan", "machine": {}, "emulated": True, "rows": [["check", "add"]]}
+    rows = [plan, {"kind": "not run", "row": 0, "of": "check", "name": "add"}]
+    monkeypatch.setattr(supervisor, "results", lambda *_, **__: iter(rows))
+    code, stdout, _ = gpucheck()
+    assert (code, "No time was left for 1 of 1 rows" in stdout) == (1, True)
+
+
+def test_only_the_compilation_may_take_three_quarters_of_the_seconds(monkeypatch):
     rows = [["compile", "all kernels"], ["check", "add"]]
     kinds = "begin", "compile", "state", "begin", "check", "state"
     records = iter([{"kind": "plan", "rows": rows}, *({"kind": kind} for kind in kinds)])
@@ -197,7 +205,7 @@ def test_only_the_compilation_may_take_all_the_seconds(monkeypatch):
 
     monkeypatch.setattr(supervisor, "Worker", Scripted)
     assert len(list(supervisor.results(1000, 5))) == 5
-    assert [limit > 900 for limit in limits] == [False, True, True, *[False] * 5]
+    assert [round(limit) for limit in limits] == [5, 750, 750, *[5] * 5]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
