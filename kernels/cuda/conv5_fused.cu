@@ -43,7 +43,8 @@ __device__ inline void g(float* w, int step) {
 
 // Grid (ceil(K / 32), ceil(C / 8)), block (32, 8). w [3, 3, C, K] -> U [16, C, K]; if turned, the
 // window is rotated by 180 degrees -> U [16, K, C]. The weights of a block pass through shared
-// memory, so that a warp reads 32 numbers of K and writes 8 of C: whole sectors in both arrays.
+// memory, so that a warp reads 32 numbers of K and writes 8 of C: whole sectors of both arrays, if
+// C and K are multiples of eight.
 extern "C" __global__ void __launch_bounds__(THREADS)
 weights_to_16(const float* w, float* u, int C, int K, int turned) {
     __shared__ float taps[9][8][36];  // 36: 8 numbers of C by 4 of K are in different banks

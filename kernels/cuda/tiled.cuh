@@ -32,7 +32,7 @@ __device__ void add_up(Tile& sums, const P& p, float* memory, int row0, int colu
         }
         await_tile();
         __syncthreads();
-        int free = stage;
+        int free = stage;  // two tiles swap, which takes fewer instructions than counting
         stage = STAGES == 2 ? last : stage == STAGES - 1 ? 0 : stage + 1, last = free;
     }
 }

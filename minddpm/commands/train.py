@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import shlex
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +202,9 @@ def train(args: argparse.Namespace, run: RunDirectory, options: dict[str, Any]) 
     # Without dropped labels the model has not learned what guidance compares with.
     guided = trainer.options.class_conditional and trainer.options.label_dropout > 0
     guidance = GUIDANCE if guided else 1.0
-    backend.compile_ahead(lambda: (trainer.trial(), seconds_per_run(trainer.unet, args.samples)))
-    seconds = seconds_per_run(trainer.unet, args.samples, guidance) * sample_steps
+    seconds_of_model = partial(seconds_per_run, trainer.unet, args.samples, guidance)
+    backend.compile_ahead(lambda: (trainer.trial(), seconds_of_model()))
+    seconds = seconds_of_model() * sample_steps
     training_run.announce(trainer, options, f", then {args.samples} samples", seconds)
     first = trainer.world.rank == 0  # the rank that writes the files
     unet, diffusion, seed = trainer.unet, trainer.diffusion, trainer.options.seed

@@ -43,6 +43,8 @@ def cached_file(folder: str, name: str, make: Callable[[Path], None]) -> Path:
         with tempfile.TemporaryDirectory(dir=cached.parent) as work:
             target = Path(work, name)
             make(target)
+            with target.open("rb") as file:
+                os.fsync(file.fileno())  # else a power cut could leave an empty file
             os.replace(target, cached)  # atomic: two processes may make the same file
     return cached
 

@@ -106,10 +106,11 @@ def _version() -> str:
 
 
 def _sources(file: Path) -> Iterator[str]:
-    """Yield the text of a file and of all that it includes."""
+    """Yield the text of a file and of all that it includes; the compiler finds what is missing."""
     yield (text := file.read_text())
     for name in re.findall(r'#include "([^"]+)"', text):
-        yield from _sources(file.parent / name)
+        if (included := file.parent / name).is_file():
+            yield from _sources(included)
 
 
 def _compile(file: Path, architecture: int, defines: tuple[str, ...]) -> Program:

@@ -40,7 +40,7 @@ def available() -> bool:
 Code = list[dict[str, Any]]  # of one kernel: "opcode", "operands" and "predicate" of each
 
 
-@lru_cache(maxsize=1)  # the kernels of a program are asked for one after another
+@lru_cache(maxsize=8)  # all kernels of a program are asked for, on one card after another
 def disassemble(cubin: bytes) -> dict[str, Code]:
     """Return the instructions of each kernel. cubin: machine code, as compile() returns it.
 
