@@ -4,7 +4,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 FITS = """
 setTimeout(() => {
   const page = document.documentElement;
@@ -39,7 +42,9 @@ def check_page(file: Path, profile: Path) -> None:
         return
     copy = file.with_name(f"checked-{file.name}")
     copy.write_text(f"{file.read_text()}<script>{FITS}</script>")
-    for width in (1280, 400):
-        document = opened(copy, profile, f"--window-size={width},1200")
-        assert 'data-fits="true"' in document, f"{file.name} does not fit into {width} pixels"
-    copy.unlink()
+    try:
+        for width in (1280, 400):
+            document = opened(copy, profile, f"--window-size={width},1200")
+            assert 'data-fits="true"' in document, f"{file.name} does not fit into {width} pixels"
+    finally:
+        copy.unlink()

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser import check_page
+from browser import check_page, needs_chromium
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "sphinx-build -W -j auto -c docs . "
@@ -97,6 +97,7 @@ def test_a_source_file_has_its_documentation_and_its_code(site):
     assert ">x_{t-1} = k0 pred_x0 + kx x_t + ko prediction + sigma z<" in page  # and lines
 
 
+@needs_chromium
 @pytest.mark.parametrize("name", ["index", "docs/tour/01-an-image-becomes-noise", "docs/results"])
 def test_a_page_opens_in_a_browser(site, tmp_path, name):
     check_page(site / f"{name}.html", tmp_path / "profile")

@@ -11,7 +11,7 @@ from PIL import Image
 from minddpm.commands.watching import watchers
 from minddpm.commands.watching.page import INDEX, PROGRESS, SAMPLES, call
 
-pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="needs Chromium")
+pytestmark = browser.needs_chromium
 ODD = "a b'\"</script><b>\u2028\udcff\u00e9"
 
 

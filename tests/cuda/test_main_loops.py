@@ -86,7 +86,7 @@ def test_the_main_loops_are_arithmetic(tile, architecture):
     """Per 256 FFMA few other instructions, no division, and a high ceiling of the FMA unit.
 
     NVRTC's versions differ by a few instructions. Before the tile had 8 x 8 results a thread and
-    counted digits, these were 450 to 730 instructions with 12 to 36 of divisions.
+    counted digits, these were 451 to 769 instructions, of which 12 to 36 belonged to divisions.
     """
     file, defines, kernels_of_it = cuda_tables.TILES[tile]
     for kernel in kernels_of_it:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 import pytest
+from test_main_loops import TWO, disassembler
 
 import cuda_tables
 from minddpm.gpucheck import timings
@@ -16,9 +17,6 @@ from minddpm.kernels.emulator.build import kernels
 from tables import cells, markdown
 
 pytestmark = pytest.mark.skipif(not nvrtc.available(), reason="pip install nvidia-cuda-nvrtc")
-disassembler = pytest.mark.skipif(
-    not disassembly.available(), reason="pip install nvidia-cuda-nvdisasm"
-)
 headers = pytest.mark.skipif(
     nvrtc.in_wheels("cuda_occupancy.h") is None, reason="pip install nvidia-cuda-runtime"
 )
@@ -95,16 +93,15 @@ SINCE_80 = {"TF32", "BF16"}
 # These differ from the others in numbers alone, or as bfloat16 from half in single instructions, so
 # the oldest and one of the newest are enough. bfloat16 with 32 columns is left out: each kernel of
 # rung 6 has the registers of half.
-ON_TWO, TWO = {"COLUMNS=32", "TILE=64", "UP=1", "STRIDE=2", "BF16"}, (75, 90)
+ON_TWO = {"COLUMNS=32", "TILE=64", "UP=1", "STRIDE=2", "BF16"}
 
 
 def architectures(file, defines):
     """Return those for which a file is compiled with these macros."""
     if ON_TWO & set(defines):
         return TWO
-    # The tiles have the code of sm_89 for sm_86 (test_main_loops.py), and each kernel of rung 6 has
-    # the registers of sm_80 in all formats for both.
-    same = {86, 89} if defines and file.name.startswith("conv6") else set()
+    # The tiles have the code of sm_89 for sm_86: test_main_loops.py
+    same = {86} if defines and file.name.startswith("conv6") else set()
     return [a for a in nvrtc.ARCHITECTURES if a not in same]
 
 
