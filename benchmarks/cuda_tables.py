@@ -76,7 +76,7 @@ BEFORE = {  # columns, kernel
     ("32", "conv2d_gradient_w"): ("588/592/587/587/627", "70/69/44/44/41"),
     ("32", "conv2d_gradients"): ("731/717/751/751/769", "60/61/34/34/33"),
 }
-# Of conv6_tensor.cu: macros, bytes of a number of x.
+# The formats of conv6_tensor.cu: macros, and bytes of a number of x.
 TENSOR = {"half": ((), 4), "half, x stored": (("STORED",), 2), "TF32": (("TF32",), 4)}
 TENSOR_COLUMNS = {64: ((), 64), 32: (("COLUMNS=32",), 128)}  # macros, rows
 TENSOR_PRODUCTS = 32 * 32 * 16  # for which instructions are counted
@@ -130,13 +130,11 @@ def ceilings() -> Table:
     for name, (file, defines, kernels) in tqdm(TILES.items(), unit="tile"):
         for kernel in kernels:
             loops = {a: slowest_loop(file, kernel, a, defines) for a in CEILINGS}
-            per_256 = (
-                f"{256 * loop.instructions / loop.arithmetic:.0f}" for loop in loops.values()
-            )
+            per_256 = _for_256_ffma([(loop.instructions, loop) for loop in loops.values()])
             busy = (f"{100 * loop.ceiling(a):.0f}" for a, loop in loops.items())
             limits = dict.fromkeys(loop.limit for loop in loops.values())
             divisions = max(loop.divisions for loop in loops.values())
-            cells = "/".join(per_256), "/".join(busy), "/".join(limits), str(divisions)
+            cells = per_256, "/".join(busy), "/".join(limits), str(divisions)
             before = BEFORE.get((name.rpartition(" x ")[2], kernel), ("-", "-"))
             rows.append([f"{name}: {kernel}", *cells, *before])
     head = ["main loop", "instructions for 256 FFMA", "FMA unit busy, %, at most", "set by"]
@@ -150,17 +148,15 @@ def cycles() -> Table:
     for name, (file, defines, kernels) in tqdm(tiles.items(), unit="tile"):
         for kernel in kernels:
             loops = [slowest_loop(file, kernel, card.architecture, defines) for card in CARDS]
-            amounts = [[loop.cycles[unit] for loop in loops] for unit in units]
-            amounts.append([loop.loads for loop in loops])
-            cells = (
-                "/".join(
-                    f"{256 * n / loop.arithmetic:.0f}"
-                    for n, loop in zip(of_all, loops, strict=True)
-                )
-                for of_all in amounts
-            )
-            rows.append([f"{name}: {kernel}", *cells])
+            cells = [_for_256_ffma([(loop.cycles[unit], loop) for loop in loops]) for unit in units]
+            loads = _for_256_ffma([(loop.loads, loop) for loop in loops])
+            rows.append([f"{name}: {kernel}", *cells, loads])
     return ["cycles for 256 FFMA", *units, "bytes loaded by a thread"], rows
+
+
+def _for_256_ffma(amounts: list[tuple[int, Loop]]) -> str:
+    """Return what each card's loop takes for 256 FFMA; amounts: of an iteration, and its loop."""
+    return "/".join(f"{256 * amount / loop.arithmetic:.0f}" for amount, loop in amounts)
 
 
 def tensor() -> Table:

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from minddpm.storage.tensors import read_tensors
 
 ROOT = Path(__file__).parents[1]
 # Open MPI refuses root, and more ranks than cores, unless it is told otherwise.
@@ -45,3 +48,10 @@ def run(count, *words, **variables):
     process = start(count, *words, **variables)
     stdout, stderr = process.communicate(timeout=300)
     return process.returncode, stdout, stderr
+
+
+def check_weights(one, other):
+    """Check that two files of tensors hold almost the same."""
+    (first, _), (second, _) = map(read_tensors, (one, other))
+    for name, array in first.items():
+        np.testing.assert_allclose(second[name], array, rtol=1e-3, atol=2e-5, err_msg=name)

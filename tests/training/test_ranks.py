@@ -8,7 +8,6 @@ import pytest
 import ranks
 from stepping import CASES, IN_PART
 
-from minddpm.storage.tensors import read_tensors
 from minddpm.training.run_directory import STATE
 
 ranks.needs_mpi()
@@ -45,13 +44,6 @@ def train(out, count, case="plain", steps=STEPS, **options):
     return np.load(out / "losses.npy")
 
 
-def check_weights(one, other):
-    """Check that two checkpoints hold almost the same."""
-    (first, _), (second, _) = (read_tensors(out / STATE) for out in (one, other))
-    for name, array in first.items():
-        np.testing.assert_allclose(second[name], array, rtol=1e-3, atol=2e-5, err_msg=name)
-
-
 @pytest.mark.parametrize(
     ("case", "options"),
     [("dropout and classes", {"accumulate": 2}), *((case, {}) for case in ("muon", *IN_PART))],
@@ -64,7 +56,7 @@ def test_two_ranks_compute_what_one_does(tmp_path, case, options):
     np.testing.assert_allclose(two, one, rtol=1e-5)
     norms = [np.load(tmp_path / name / "norms.npy") for name in ("one", "two")]
     np.testing.assert_allclose(norms[1], norms[0], rtol=1e-4)
-    check_weights(tmp_path / "one", tmp_path / "two")
+    ranks.check_weights(tmp_path / "one" / STATE, tmp_path / "two" / STATE)
 
 
 def test_a_sum_begins_without_the_other_ranks(tmp_path):
