@@ -12,11 +12,13 @@ import argparse
 import time
 from pathlib import Path
 
+import numpy as np
+
 from minddpm import random
 from minddpm.commands import cli
 from minddpm.commands.parser import CommandParser
 from minddpm.commands.run_figures import draw_log
-from minddpm.data import ImageDataset, load_mnist
+from minddpm.data import ImageDataset, load_mnist, to_float
 from minddpm.diffusion.sampling.steps import timesteps
 from minddpm.drawing import grid, save_png
 from minddpm.errors import InputError
@@ -25,7 +27,7 @@ from minddpm.evaluation.comparison.detail import draw_detail
 from minddpm.evaluation.comparison.page import page
 from minddpm.evaluation.comparison.runs import Plan
 from minddpm.evaluation.comparison.systems import COOLDOWN, DDPM, Sampler
-from minddpm.evaluation.comparison.table import Results, summary
+from minddpm.evaluation.comparison.table import REFERENCES, Results, summary
 from minddpm.evaluation.metrics.judge import Judge, load_judge
 from minddpm.evaluation.report import Reference
 from minddpm.generate import SAMPLERS
@@ -34,6 +36,7 @@ from minddpm.storage.json_files import read_json, write_json
 from minddpm.training.run_directory import RunDirectory
 
 PLAN = "plan.json"
+COLUMNS = 16  # of samples.png
 
 
 def parse() -> argparse.Namespace:
@@ -135,7 +138,7 @@ def compare(plan: Plan, reference: Reference) -> Results | None:
                 return None
             results[system.name].append(runs.judge(plan, system, seed, training, reference))
         if all(results.values()):
-            write_report(plan, results, protocol(plan, reference))
+            write_report(plan, results, reference)
     return results
 
 
@@ -166,10 +169,11 @@ def protocol(plan: Plan, reference: Reference) -> list[str]:
     return [*lines, "Means and standard deviations over the seeds."]
 
 
-def write_report(plan: Plan, results: Results, notes: list[str]) -> None:
-    """Write report.html, report.md, samples.png and detail.png."""
-    seed = plan.seeds[0]
+def write_report(plan: Plan, results: Results, reference: Reference) -> None:
+    """Write report.html, report.md, detail.png, and samples.png: two rows of each system's."""
+    seed, notes = plan.seeds[0], protocol(plan, reference)
     samples = {s.name: runs.first_samples(plan, s, seed) for s in plan.systems}
+    samples[REFERENCES["floor"]] = to_float(reference.real_images(runs.SHOWN))
     curves = {}
     for system in plan.systems:
         run = RunDirectory(runs.directory(plan, system, seed))
@@ -182,7 +186,8 @@ def write_report(plan: Plan, results: Results, notes: list[str]) -> None:
     for name, content in (("report.html", text), ("report.md", table)):
         with atomic_write(plan.out / name) as file:
             file.write(content.encode())
-    save_png(grid(samples[DDPM.name]), plan.out / "samples.png")
+    rows = [images[: 2 * COLUMNS] for images in samples.values()]
+    save_png(grid(np.concatenate(rows), COLUMNS), plan.out / "samples.png")
 
 
 def main() -> int:

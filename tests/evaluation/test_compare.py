@@ -14,12 +14,15 @@ from commands import refused, snapshot
 from PIL import Image
 
 from minddpm.baselines.vae.training import VAEOptions
-from minddpm.data import load_mnist
+from minddpm.data import load_mnist, to_float
+from minddpm.drawing import grid
 from minddpm.evaluation.comparison import runs
 from minddpm.evaluation.comparison.detail import grey_pixels, lines, measure
 from minddpm.evaluation.comparison.runs import Plan
 from minddpm.evaluation.comparison.systems import SLIDES, SYSTEMS, Sampler
 from minddpm.evaluation.comparison.table import as_markdown, rows, verdict
+from minddpm.evaluation.metrics.judge import load_judge
+from minddpm.evaluation.report import Reference
 from minddpm.storage.json_files import read_json, write_json
 from minddpm.storage.tensors import read_tensors
 from minddpm.training.run_directory import RunDirectory
@@ -54,13 +57,19 @@ def test_from_training_to_the_report(command, digits, tmp_path):
     for label in ("parameters", "FID", "classification score", "recall", "-ELBO (Bernoulli), nats"):
         assert f"| {label} |" in table
     assert table.split("\n\n")[0] in stdout
-    for name in ("samples", "detail"):
-        with Image.open(out / f"{name}.png") as image:
-            image.verify()
+    with Image.open(out / "detail.png") as image:
+        image.verify()
+    # samples.png has two rows each of DDPM, GAN, VAE and real digits, 16 in a row.
+    real = Reference(load_judge(), load_mnist(digits), load_mnist(digits, "test")).real_images(32)
+    with Image.open(out / "samples.png") as image:
+        expected = grid(to_float(real), 16)
+        assert image.size == (expected.width, 4 * (expected.height - 2) + 2)
+        last = image.crop((0, image.height - expected.height, *image.size))
+        np.testing.assert_array_equal(last, expected)
 
     page = Page((out / "report.html").read_text())
     images = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 3 + 1 + 2 + 3  # grids, detail, the slider's steps, curves
+    assert len(images) == 4 + 1 + 2 + 3  # grids, detail, the slider's steps, curves
     assert all(src.startswith("data:image/png;base64,") for src in images)
     assert not {"link", "iframe", "object"} & {tag for tag, _ in page.tags}
     assert not re.search(

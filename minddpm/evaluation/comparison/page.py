@@ -51,7 +51,8 @@ def page(
 ) -> str:
     """Return the report as HTML.
 
-    protocol: sentences on how the numbers were measured. samples: system -> float32 [n, H, W, C].
+    protocol: sentences on how the numbers were measured.
+    samples: heading -> float32 [n, H, W, C], of each system and of real digits.
     curves: system -> the bytes of loss.png. detail: the bytes of detail.png.
     frames: sampling step -> the DDPM's batch [n, H, W, C] after this step.
     """
