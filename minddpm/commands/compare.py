@@ -5,7 +5,7 @@
     minddpm compare --slides           # the step counts of the slides: a night
 
 The same command continues an interrupted comparison. Writes report.html, which is self-contained,
-and report.md.
+report.md, samples.png and detail.png.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from minddpm.storage.json_files import read_json, write_json
 from minddpm.training.run_directory import RunDirectory
 
 PLAN = "plan.json"
-COLUMNS = 16  # of samples.png
+COLUMNS = 16  # images in a row of samples.png
 
 
 def parse() -> argparse.Namespace:
@@ -170,7 +170,7 @@ def protocol(plan: Plan, reference: Reference) -> list[str]:
 
 
 def write_report(plan: Plan, results: Results, reference: Reference) -> None:
-    """Write report.html, report.md, detail.png, and samples.png: two rows of each system's."""
+    """Write the report; samples.png has two rows of each system, then two of real digits."""
     seed, notes = plan.seeds[0], protocol(plan, reference)
     samples = {s.name: runs.first_samples(plan, s, seed) for s in plan.systems}
     samples[REFERENCES["floor"]] = to_float(reference.real_images(runs.SHOWN))

@@ -84,7 +84,7 @@ def page(
 <body>
 <h1>DDPM, GAN and VAE on MNIST</h1>
 <p>{html.escape(verdict(results))}</p>
-<h2>Samples, not selected</h2>
+<h2>Samples and real digits, not selected</h2>
 <div class="side">{grids}</div>
 <h2>Numbers</h2>
 <div class="wide"><table>
