@@ -37,12 +37,13 @@ def _multiply_add(piece, pieces, worker, at):
 
 @task
 def _micro_kernel(piece, pieces, worker, at):
-    space, row, count = integers(at, 3)
+    # Sizes as arguments, as in a convolution: for constants the compiler would make another kernel.
+    space, row, count, blocks, block = integers(at, 5)
     a = space + worker * row
-    b = a + BLOCKS * ROWS * BYTES
-    c = b + BLOCKS * LANES * 2 * BYTES
+    b = a + blocks * block
+    c = b + blocks * LANES * 2 * BYTES
     for _ in range(count):
-        panel_product((a, b, c, BLOCKS, ROWS * BYTES, ROWS * BYTES))
+        panel_product((a, b, c, blocks, block, block))
 
 
 @task
@@ -79,7 +80,8 @@ def fma_peak(threads: int, count: int = 3_000_000) -> float:
 def micro_kernel(threads: int, count: int = 20_000) -> float:
     """Return the GFLOP/s of the register tile on panels that stay in the L1 cache."""
     space = _space(threads, (BLOCKS + 2) * ROWS * LANES + BLOCKS * LANES * 2 * LANES)
-    seconds = _best(lambda: _micro_kernel(threads, address(space), space.strides[0], count))
+    sizes = space.strides[0], count, BLOCKS, ROWS * BYTES
+    seconds = _best(lambda: _micro_kernel(threads, address(space), *sizes))
     return threads * count * BLOCKS * LANES * ROWS * 2 * 2 * LANES / seconds / 1e9
 
 
