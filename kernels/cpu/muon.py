@@ -88,16 +88,17 @@ def _muon(piece, pieces, worker, at):
 def _begin(grad, momentum, x, columns, transposed, beta, grad_scale):
     """Update the momentum and store u / |u| in x, transposed if it has fewer rows than columns."""
     one, total = np.float32(1), 0.0
-    for i in range(grad.size):
-        g = (one - beta) * (grad[i] * grad_scale)
-        momentum[i] = beta * momentum[i] + g
-        u = beta * momentum[i] + g
-        total += np.float64(u) * np.float64(u)
-        r, c = i // columns, i % columns
-        if transposed:
-            x[c, r] = u
-        else:
-            x[r, c] = u
+    for r in range(grad.size // columns):
+        for c in range(columns):
+            i = r * columns + c
+            g = (one - beta) * (grad[i] * grad_scale)
+            momentum[i] = beta * momentum[i] + g
+            u = beta * momentum[i] + g
+            total += np.float64(u) * np.float64(u)
+            if transposed:
+                x[c, r] = u
+            else:
+                x[r, c] = u
     factor = np.float32(1 / (math.sqrt(total) + EPS))
     for r in range(x.shape[0]):
         for c in range(x.shape[1]):
@@ -166,6 +167,7 @@ def _polynomial(gram, square, width, p):
 @njit
 def _move(param, x, columns, transposed, keep, step):
     """param = keep param - step x"""
-    for i in range(param.size):
-        r, c = i // columns, i % columns
-        param[i] = keep * param[i] - step * (x[c, r] if transposed else x[r, c])
+    for r in range(param.size // columns):
+        for c in range(columns):
+            i = r * columns + c
+            param[i] = keep * param[i] - step * (x[c, r] if transposed else x[r, c])
